@@ -1,0 +1,49 @@
+"""Loads the native libraries. The CPU library must be there; the CUDA one may be missing, with a reason."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+
+def _find(name: str) -> Path | None:
+    spec = find_spec("kpdeform")
+    folders = spec.submodule_search_locations if spec is not None else None
+    candidates = [Path(folder) / f"{name}.so" for folder in folders or [Path(__file__).parent]]
+    return next((path for path in candidates if path.exists()), None)
+
+
+def _load_cpu() -> None:
+    path = _find("_C")
+    if path is None:
+        raise ImportError(
+            "kpdeform: the compiled library kpdeform/_C.so is missing; install the package with "
+            "`pip install .` (or `make install`) instead of importing the bare source tree"
+        )
+    torch.ops.load_library(path)
+
+
+def _load_cuda() -> str | None:
+    """Returns why the CUDA kernels cannot be used, or None when they can."""
+    if not torch.cuda.is_available():
+        return "torch.cuda.is_available() is False: no CUDA device, or a CPU build of torch"
+    path = _find("_C_cuda")
+    if path is None:
+        return "kpdeform was built without nvcc; install the CUDA toolkit and build it again"
+    try:
+        torch.ops.load_library(path)
+    except OSError as error:
+        return f"loading {path.name} failed: {error}"
+    return None
+
+
+_load_cpu()
+CUDA_MISSING: str | None = _load_cuda()
+
+
+def require_cuda() -> None:
+    """Raises RuntimeError with the reason when the CUDA kernels are missing."""
+    if CUDA_MISSING is not None:
+        raise RuntimeError(f"kpdeform: CUDA kernels are not available: {CUDA_MISSING}")
