@@ -1,4 +1,4 @@
-"""Loads the native libraries. The CPU library must be there; the CUDA one may be missing, with a reason."""
+"""Loads the native libraries: the CPU one must be there, the CUDA one may be missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Kernel point convolution and the distances its fitting loss needs. The native contract is csrc/sampling/kpconv.h."""
+"""Kernel point convolution, and the distances its fitting loss needs.
+
+The native contract is csrc/sampling/kpconv.h.
+"""
 
 from __future__ import annotations
 
@@ -39,29 +42,31 @@ def kpconv(
     .. math::
         y_m = \sum_{h,k} \mu_{mk}\, a(\|p_{n(m,h)} - q_m - x_k - \Delta_{mk}\|)\, f_{n(m,h)} W_k
 
-    with the influence :math:`a(d) = \max(0, 1 - d/\sigma)` (``"linear"``), :math:`\exp(-d^2 / (2 (0.3\sigma)^2))`
-    (``"gaussian"``) or 1 (``"constant"``). All lengths share one unit, usually metres. No tensor of size M×H×K, M×H×C
-    or M×K×C is made, forward or backward.
+    with the influence :math:`a(d) = \max(0, 1 - d/\sigma)` (``"linear"``),
+    :math:`\exp(-d^2 / (2 (0.3\sigma)^2))` (``"gaussian"``) or 1 (``"constant"``). All lengths share
+    one unit, usually metres. No tensor of size M×H×K, M×H×C or M×K×C is made, forward or backward.
 
-    Under autocast, features and weight take the autocast dtype; positions, influences and sums stay as they are.
+    Under autocast, features and weight take the autocast dtype; positions, influences and sums stay
+    as they are.
 
     Args:
         queries: q, ``(M, D)`` float32 or float64, D in {2, 3}.
         points: p, ``(N, D)``, same dtype as queries.
-        neighbors: n, rows of ``points``, ``(M, H)`` int32 or int64; ``N`` and ``-1`` are empty slots.
-        features: f, ``(N, C)`` of the positions' dtype, or float16/bfloat16 with float32 positions.
-        kernel_points: x, ``(K, D)``, same dtype as queries.
+        neighbors: n, rows of ``points``, ``(M, H)`` int32 or int64; ``N`` and ``-1`` are empty
+            slots.
+        features: f, ``(N, C)`` of the positions' dtype, or half precision with float32 positions.
         weight: W, ``(K, C / groups, O)``, same dtype as features.
         sigma: Reach of a kernel point, > 0.
         offsets: Delta, ``(M, K, D)``, same dtype as queries.
         modulations: mu, ``(M, K)``, same dtype as queries.
-        influence: ``"linear"``, ``"gaussian"`` or ``"constant"``. With offsets, the last two drop neighbours that no
-            kernel point has within sigma.
+        influence: ``"linear"``, ``"gaussian"`` or ``"constant"``. With offsets, the last two drop
+            neighbours that no kernel point has within sigma.
         aggregation: ``"sum"`` over kernel points, or only the ``"closest"`` one of each neighbour.
         groups: Channel groups, a divisor of C and O.
 
     Returns:
-        ``(M, O)`` of the features' dtype; differentiable in features, weight, offsets and modulations, once.
+        ``(M, O)`` of the features' dtype; differentiable in features, weight, offsets and
+        modulations, once.
 
     Raises:
         ValueError: Shapes, devices, ``sigma`` or a neighbour index disagree with the above.
@@ -77,7 +82,9 @@ def kpconv(
         >>> points = torch.rand(100, 3)
         >>> neighbors = ops.radius_neighbors(points, points, 0.3, max_neighbors=16)
         >>> kernel_points = torch.rand(15, 3) * 0.3 - 0.15
-        >>> ops.kpconv(points, points, neighbors, torch.rand(100, 8), kernel_points, torch.rand(15, 8, 32), 0.15).shape
+        >>> weight = torch.rand(15, 8, 32)
+        >>> features = torch.rand(100, 8)
+        >>> ops.kpconv(points, points, neighbors, features, kernel_points, weight, 0.15).shape
         torch.Size([100, 32])
     """
     features, weight = _autocast(features, weight)
@@ -87,8 +94,9 @@ def kpconv(
     _check_sigma("kpconv", sigma)
     return call(
         torch.ops.kpdeform.kpconv.default,
-        queries, points, neighbors, features, kernel_points, weight, float(sigma), offsets, modulations,
-        _choice("influence", influence, _INFLUENCES), _choice("aggregation", aggregation, _AGGREGATIONS), groups,
+        queries, points, neighbors, features, kernel_points, weight, float(sigma),
+        offsets, modulations, _choice("influence", influence, _INFLUENCES),
+        _choice("aggregation", aggregation, _AGGREGATIONS), groups,
     )  # fmt: skip
 
 
@@ -101,7 +109,7 @@ def kernel_point_distances(
     *,
     offsets: Tensor | None = None,
 ) -> Tensor:
-    r"""Squared distance from every kernel point to its nearest neighbour of the query, for the fitting loss.
+    r"""Squared distance from every kernel point to its nearest neighbour (fitting loss).
 
     .. math:: d^2_{mk} = \min_h \|p_{n(m,h)} - q_m - x_k - \Delta_{mk}\|^2
 
@@ -110,12 +118,13 @@ def kernel_point_distances(
         points: ``(N, D)``.
         neighbors: ``(M, H)`` int32 or int64; empty slots are skipped.
         kernel_points: ``(K, D)``.
-        sigma: Reach of a kernel point, as in :func:`kpconv`, whose argument list this one keeps; the distances do not
-            depend on it.
+        sigma: Reach of a kernel point, as in :func:`kpconv`, whose argument list this one keeps;
+            the distances do not depend on it.
         offsets: ``(M, K, D)``.
 
     Returns:
-        ``(M, K)`` in squared units of the cloud, 0 for a query without neighbours; differentiable in offsets, once.
+        ``(M, K)`` in squared units of the cloud, 0 for a query without neighbours; differentiable
+        in offsets, once.
 
     Raises:
         ValueError: Shapes, devices, ``sigma`` or a neighbour index disagree with the above.
@@ -123,14 +132,16 @@ def kernel_point_distances(
 
     Source: Thomas et al. 2019, arXiv:1904.08889, Eq. 7.
 
-    Deviation: empty slots do not count; in KPConv-PyTorch a query without neighbours gives about 3e12.
+    Deviation: empty slots do not count; in KPConv-PyTorch a query without neighbours gives about
+    3e12.
 
     Example:
         >>> import torch
         >>> from kpdeform import ops
         >>> points = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
         >>> neighbors = torch.tensor([[0, 1], [1, 2]])
-        >>> ops.kernel_point_distances(points, points, neighbors, torch.tensor([[0.75, 0.0, 0.0]]), 1.0)
+        >>> kernel_points = torch.tensor([[0.75, 0.0, 0.0]])
+        >>> ops.kernel_point_distances(points, points, neighbors, kernel_points, 1.0)
         tensor([[0.0625],
                 [0.5625]])
     """
@@ -178,23 +189,19 @@ def _check_positions(
 ) -> None:
     if queries.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"{op}: queries must be float32 or float64, got {queries.dtype}")
-    if (
-        kernel_points.dim() != 2
-        or kernel_points.shape[1] not in (2, 3)
-        or kernel_points.shape[0] == 0
-    ):
-        raise ValueError(
-            f"{op}: kernel_points must be (K, 2) or (K, 3), K > 0, got {tuple(kernel_points.shape)}"
-        )
+    shape = tuple(kernel_points.shape)
+    if len(shape) != 2 or shape[1] not in (2, 3) or shape[0] == 0:
+        raise ValueError(f"{op}: kernel_points must be (K, 2) or (K, 3), K > 0, got {shape}")
     for name, tensor in (("queries", queries), ("points", points)):
-        if tensor.dim() != 2 or tensor.shape[1] != kernel_points.shape[1]:
+        if tensor.dim() != 2 or tensor.shape[1] != shape[1]:
             raise ValueError(
-                f"{op}: {name} must have {kernel_points.shape[1]} columns like kernel_points, got {tuple(tensor.shape)}"
+                f"{op}: {name} must have {shape[1]} columns like kernel_points, "
+                f"got shape {tuple(tensor.shape)}"
             )
     if neighbors.dim() != 2 or neighbors.shape[0] != queries.shape[0]:
         raise ValueError(
-            f"{op}: neighbors has shape {tuple(neighbors.shape)} but queries has {queries.shape[0]} rows; "
-            "build it with radius_neighbors(queries, points, ...) for these queries"
+            f"{op}: neighbors has shape {tuple(neighbors.shape)} but queries has "
+            f"{queries.shape[0]} rows; build it with radius_neighbors(queries, points, ...)"
         )
     if neighbors.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"{op}: neighbors must be int32 or int64, got {neighbors.dtype}")
@@ -226,7 +233,8 @@ def _check_features(
 ) -> None:
     if features.dim() != 2 or features.shape[0] != points.shape[0]:
         raise ValueError(
-            f"kpconv: features must have one row per point, ({points.shape[0]}, C), got {tuple(features.shape)}"
+            f"kpconv: features must have one row per point, ({points.shape[0]}, C), "
+            f"got {tuple(features.shape)}"
         )
     if groups < 1 or features.shape[1] % groups:
         raise ValueError(
@@ -235,15 +243,15 @@ def _check_features(
     expected = (kernel_points.shape[0], features.shape[1] // groups)
     if weight.dim() != 3 or weight.shape[:2] != expected or weight.shape[2] % groups:
         raise ValueError(
-            f"kpconv: weight must be (K, C / groups, O) = ({expected[0]}, {expected[1]}, O) with O divisible by "
-            f"groups = {groups}, got {tuple(weight.shape)}"
+            f"kpconv: weight must be (K, C / groups, O) = ({expected[0]}, {expected[1]}, O) with O "
+            f"divisible by groups = {groups}, got {tuple(weight.shape)}"
         )
     if features.dtype != points.dtype and not (
         features.dtype in _HALF and points.dtype == torch.float32
     ):
         raise TypeError(
-            f"kpconv: features must be {points.dtype} like points, or float16/bfloat16 with float32 points, "
-            f"got {features.dtype}"
+            f"kpconv: features must be {points.dtype} like points, or float16/bfloat16 with "
+            f"float32 points, got {features.dtype}"
         )
     if weight.dtype != features.dtype:
         raise TypeError(f"kpconv: weight is {weight.dtype} but features is {features.dtype}")
@@ -270,8 +278,9 @@ def _check_modulations(queries: Tensor, kernel_points: Tensor, modulations: Tens
 
 @torch.library.register_fake("kpdeform::kpconv")
 def _kpconv_fake(
-    queries: Tensor, points: Tensor, neighbors: Tensor, features: Tensor, kernel_points: Tensor, weight: Tensor,
-    sigma: float, offsets: Tensor | None, modulations: Tensor | None, influence: int, aggregation: int, groups: int,
+    queries: Tensor, points: Tensor, neighbors: Tensor, features: Tensor, kernel_points: Tensor,
+    weight: Tensor, sigma: float, offsets: Tensor | None, modulations: Tensor | None,
+    influence: int, aggregation: int, groups: int,
 ) -> Tensor:  # fmt: skip
     torch._check(neighbors.shape[0] == queries.shape[0])
     torch._check(features.shape[0] == points.shape[0])
@@ -280,19 +289,19 @@ def _kpconv_fake(
 
 @torch.library.register_fake("kpdeform::kpconv_backward")
 def _kpconv_backward_fake(
-    grad: Tensor, queries: Tensor, points: Tensor, neighbors: Tensor, features: Tensor, kernel_points: Tensor,
-    weight: Tensor, sigma: float, offsets: Tensor | None, modulations: Tensor | None, influence: int,
-    aggregation: int, groups: int, features_wanted: bool, weight_wanted: bool, offsets_wanted: bool,
-    modulations_wanted: bool,
+    grad: Tensor, queries: Tensor, points: Tensor, neighbors: Tensor, features: Tensor,
+    kernel_points: Tensor, weight: Tensor, sigma: float, offsets: Tensor | None,
+    modulations: Tensor | None, influence: int, aggregation: int, groups: int,
+    features_wanted: bool, weight_wanted: bool, offsets_wanted: bool, modulations_wanted: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    def gradient(wanted: bool, of: Tensor | None) -> Tensor:
-        return of.new_empty(of.shape) if wanted and of is not None else queries.new_empty(0)
+    def gradient(wanted: bool, of: Tensor | None, like: Tensor) -> Tensor:
+        return like.new_empty(of.shape if wanted and of is not None else (0,))
 
     return (
-        gradient(features_wanted, features) if features_wanted else features.new_empty(0),
-        gradient(weight_wanted, weight) if weight_wanted else weight.new_empty(0),
-        gradient(offsets_wanted, offsets),
-        gradient(modulations_wanted, modulations),
+        gradient(features_wanted, features, features),
+        gradient(weight_wanted, weight, weight),
+        gradient(offsets_wanted, offsets, queries),
+        gradient(modulations_wanted, modulations, queries),
     )
 
 
@@ -312,20 +321,8 @@ def _kpconv_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     features, weight, of_offsets, of_modulations = (
         g if w else None for g, w in zip(grads, wanted, strict=True)
     )
-    return (
-        None,
-        None,
-        None,
-        features,
-        None,
-        weight,
-        None,
-        of_offsets,
-        of_modulations,
-        None,
-        None,
-        None,
-    )
+    rest = (of_offsets, of_modulations, None, None, None)
+    return None, None, None, features, None, weight, None, *rest
 
 
 torch.library.register_autograd("kpdeform::kpconv", _kpconv_backward, setup_context=_kpconv_setup)

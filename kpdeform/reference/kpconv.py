@@ -1,6 +1,9 @@
-"""Kernel point convolution written with tensors, equation by equation. Uses O(M·H·(K + C)) memory: for reading and tests.
+"""Kernel point convolution with tensors, equation by equation.
 
-Source: Thomas et al. 2019, arXiv:1904.08889 (Eq. 1-5); where the paper is silent, the behaviour of KPConv-PyTorch.
+For reading and for tests: it uses O(M·H·(K + C)) memory.
+
+Source: Thomas et al. 2019, arXiv:1904.08889 (Eq. 1-5); where the paper is silent, the behaviour of
+KPConv-PyTorch.
 """
 
 from __future__ import annotations
@@ -91,7 +94,7 @@ def _influence(squared: Tensor, sigma: float, influence: str) -> Tensor:
 
 
 def _combine(sampled: Tensor, weight: Tensor, groups: int) -> Tensor:
-    """Sum over kernel points and input channels, channel group by channel group. (M, K, C) -> (M, O)."""
+    """Sum over kernel points and channels, group by group. (M, K, C) -> (M, O)."""
     inputs, outputs = sampled.chunk(groups, dim=2), weight.chunk(groups, dim=2)
     return torch.cat(
         [torch.einsum("mkc,kco->mo", s, w) for s, w in zip(inputs, outputs, strict=True)], 1

@@ -1,4 +1,4 @@
-"""Loop-level oracle of the kernel point ops in NumPy float64. Imports nothing of ours; follows the published formulas."""
+"""Loop-level NumPy oracle of the kernel point ops, from the published formulas alone."""
 
 import math
 
