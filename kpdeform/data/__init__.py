@@ -2,12 +2,18 @@
 
 from kpdeform.data.batch import PointBatch, Sample
 from kpdeform.data.pyramid import Pyramid, PyramidSpec, build_pyramid, neighbor_limits
+from kpdeform.data.scenes import DatasetInfo, Scene, SceneFolder, SceneWriter, open_dataset
 
 __all__ = [
+    "DatasetInfo",
     "PointBatch",
     "Pyramid",
     "PyramidSpec",
     "Sample",
+    "Scene",
+    "SceneFolder",
+    "SceneWriter",
     "build_pyramid",
     "neighbor_limits",
+    "open_dataset",
 ]

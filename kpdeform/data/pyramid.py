@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kpdeform import ops
+from kpdeform.data._check import check_finite
 from kpdeform.data.batch import PointBatch
 
 
@@ -216,15 +217,3 @@ def _add(a: Tensor, b: Tensor) -> Tensor:
 def _quantile(histogram: Tensor, quantile: float) -> int:
     reached = histogram.cumsum(0) >= math.ceil(quantile * int(histogram.sum()))
     return max(1, int(reached.int().argmax()))
-
-
-def check_finite(name: str, points: Tensor) -> None:
-    """Raises ValueError with the count of NaN or infinite rows and the first of them."""
-    finite = torch.isfinite(points).all(dim=1)
-    if not bool(finite.all()):
-        rows = (~finite).nonzero()[:, 0]
-        raise ValueError(
-            f"{name}: {len(rows)} of {len(points)} rows hold NaN or infinite coordinates, "
-            f"the first is row {int(rows[0])} {points[rows[0]].tolist()}; drop them, for example with "
-            "points[np.isfinite(points).all(axis=1)]"
-        )
