@@ -1,5 +1,6 @@
 """From scanned files to batches: readers, the scene format, crops, transforms and pyramids."""
 
+from kpdeform.data import transforms
 from kpdeform.data.batch import PointBatch, Sample
 from kpdeform.data.files import Cloud, read_cloud
 from kpdeform.data.pyramid import Pyramid, PyramidSpec, build_pyramid, neighbor_limits
@@ -19,4 +20,5 @@ __all__ = [
     "neighbor_limits",
     "open_dataset",
     "read_cloud",
+    "transforms",
 ]
