@@ -282,7 +282,8 @@ template <typename T>
 Tensor forward(const Inputs& in, const DenseShape& shape, const Tensor& features, const Tensor& weight) {
   const ScalarType dtype = in.queries.scalar_type();
   const Tensor x = compute_copy(features, dtype), w = compute_copy(weight, dtype);
-  const Tensor out = torch::stable::new_empty(x, {in.queries.size(0), shape.out_channels});
+  const Tensor out = torch::stable::new_zeros(x, {in.queries.size(0), shape.out_channels});
+  if (shape.empty()) return compute_copy(out, features.scalar_type());
   const std::vector<T> packed = pack_groups(data<T>(w), shape.groups, shape.group_out(), shape.out_channels, int64_t(1),
                                             shape.terms(), shape.group_out());
   convolve(make_view<T>(in), false, shape, data<T>(x), packed.data(), mutable_data<T>(out));
@@ -303,9 +304,9 @@ FourTensors backward(const Inputs& in, const DenseShape& shape, const Tensor& gr
   };
   const Tensor grad_features = zeros(features_wanted, x), grad_weight = zeros(weight_wanted, w);
   const Tensor grad_offsets = zeros(offsets_wanted, in.offsets), grad_modulations = zeros(modulations_wanted, in.modulations);
-  if (features_wanted) features_gradient(view, shape, data<T>(g), data<T>(w), mutable_data<T>(grad_features));
-  if (weight_wanted) weight_gradient(view, shape, data<T>(x), data<T>(g), mutable_data<T>(grad_weight));
-  if (offsets_wanted || modulations_wanted) {
+  if (!shape.empty() && features_wanted) features_gradient(view, shape, data<T>(g), data<T>(w), mutable_data<T>(grad_features));
+  if (!shape.empty() && weight_wanted) weight_gradient(view, shape, data<T>(x), data<T>(g), mutable_data<T>(grad_weight));
+  if (!shape.empty() && (offsets_wanted || modulations_wanted)) {
     const SiteGradients<T> sites{offsets_wanted ? mutable_data<T>(grad_offsets) : nullptr,
                                  modulations_wanted ? mutable_data<T>(grad_modulations) : nullptr};
     sites_gradient(view, shape, data<T>(x), data<T>(g), data<T>(w), sites);

@@ -42,6 +42,7 @@ struct DenseShape {
   int64_t groups;             // G
   int64_t row() const { return num_kernel_points * in_channels; }
   int64_t terms() const { return num_kernel_points * group_in(); }
+  bool empty() const { return in_channels == 0 || out_channels == 0; }
   int64_t group_in() const { return in_channels / groups; }
   int64_t group_out() const { return out_channels / groups; }
 };

@@ -55,6 +55,7 @@ def kpconv(
         neighbors: n, rows of ``points``, ``(M, H)`` int32 or int64; ``N`` and ``-1`` are empty
             slots.
         features: f, ``(N, C)`` of the positions' dtype, or half precision with float32 positions.
+        kernel_points: x, ``(K, D)``, same dtype as queries.
         weight: W, ``(K, C / groups, O)``, same dtype as features.
         sigma: Reach of a kernel point, > 0.
         offsets: Delta, ``(M, K, D)``, same dtype as queries.
@@ -175,7 +176,7 @@ def _choice(name: str, value: str, choices: tuple[str, ...]) -> int:
 
 
 def _check_sigma(op: str, sigma: float) -> None:
-    if not (math.isfinite(sigma) and sigma > 0):
+    if not 0 < sigma < math.inf:
         raise ValueError(f"{op}: sigma must be a finite number > 0, got {sigma}")
 
 
