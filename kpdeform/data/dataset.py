@@ -54,8 +54,8 @@ class SceneDataset(Dataset[PointBatch]):
         split: Such as ``"train"``.
         cell_size: Grid step that scenes are thinned to, in metres; one point per cell remains.
         features: Columns of the batch's features: ``"ones"``, ``"height"`` above
-            :attr:`Scene.floor`, ``"x"``, ``"y"``, ``"z"`` relative to the crop's origin (its centre; for
-            cylinders at the height of its lowest 1 %), and the data set's own.
+            :attr:`Scene.floor`, ``"x"``, ``"y"``, ``"z"`` relative to the crop's origin (its
+            centre; in a cylinder at the height of the lowest 1 %), and the data set's own.
         crop: ``"sphere"``, vertical ``"cylinder"``, or ``"none"`` for whole scenes.
         radius: Radius of the crops, in metres.
         sampling: Where crops are taken. ``"potential"`` visits all places evenly,
@@ -95,7 +95,8 @@ class SceneDataset(Dataset[PointBatch]):
     ) -> None:
         _check_choice("crop", crop, Crop)
         _check_choice("sampling", sampling, Sampling)
-        _check_positive(cell_size=cell_size, max_points=max_points, batches=batches_per_epoch)
+        _check_positive(cell_size=cell_size, max_points=max_points)
+        _check_positive(batches_per_epoch=batches_per_epoch)
         if crop != "none":
             _check_positive(radius=radius, reach=reach)
         if not reach < 1:
