@@ -1,3 +1,3 @@
-"""Rigid and deformable kernel-point convolutions for point clouds, and their image-grid twin, in PyTorch."""
+"""Rigid and deformable kernel-point convolutions for point clouds in PyTorch."""
 
 __version__ = "0.1.0"

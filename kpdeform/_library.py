@@ -1,4 +1,4 @@
-"""Loads the native libraries. The CPU library must be there; the CUDA one may be missing, with a reason."""
+"""Loads the native libraries: the CPU one must be there, the CUDA one may be missing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _load_cuda() -> str | None:
     try:
         torch.ops.load_library(path)
     except OSError as error:
-        return f"loading {path.name} failed: {error}"
+        return f"loading {path.name} failed: {error.__cause__ or error}"
     return None
 
 

@@ -11,7 +11,8 @@ class GridSubsample(NamedTuple):
     """What :func:`kpdeform.ops.grid_subsample` returns, M occupied cells of B clouds.
 
     Attributes:
-        points: Mean of each cell's points, ``(M, D)``, in cell order (z, then y, then x), cloud by cloud.
+        points: Mean of each cell's points, ``(M, D)``, in cell order (z, then y, then x), cloud by
+            cloud.
         lengths: Cells per cloud, ``(B,)`` int64.
         features: Mean of each cell's features, ``(M, C)``, or None when none were given.
         labels: Most frequent label of each cell, ``(M,)``, or None when none were given.

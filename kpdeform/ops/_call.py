@@ -13,9 +13,9 @@ _PREFIX = "kpdeform: "
 def call(op: Callable[..., Any], *args: Any) -> Any:
     """Runs ``op(*args)``.
 
-    Only data-dependent checks (an index out of range, a NaN coordinate) are left to native code, where they cost one
-    pass. The stable ABI turns every native exception into RuntimeError; those that begin with ``kpdeform:`` speak of
-    the caller's data and become ValueError here.
+    Only data-dependent checks (an index out of range, a NaN coordinate) are left to native code,
+    where they cost one pass. The stable ABI turns every native exception into RuntimeError; those
+    that begin with ``kpdeform:`` speak of the caller's data and become ValueError here.
     """
     if torch.compiler.is_compiling():
         return op(*args)

@@ -1,4 +1,4 @@
-"""Checks that neighbour, subsampling and pooling ops share. Each says what it got and what to do."""
+"""Argument checks that the neighbour, subsampling and pooling ops share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ def tensor(op: str, name: str, value: Any, dtypes: tuple[torch.dtype, ...], dim:
         raise TypeError(f"{op}: {name} must be a torch.Tensor, got {type(value).__name__}")
     if value.dtype not in dtypes:
         allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
-        raise TypeError(f"{op}: {name} must be {allowed}, got {str(value.dtype).removeprefix('torch.')}")
+        raise TypeError(
+            f"{op}: {name} must be {allowed}, got {str(value.dtype).removeprefix('torch.')}"
+        )
     if value.dim() != dim:
         raise ValueError(f"{op}: {name} must have {dim} dimensions, got shape {tuple(value.shape)}")
 
@@ -27,7 +29,9 @@ def positions(op: str, name: str, value: Any) -> None:
     """``value`` is ``(rows, 2)`` or ``(rows, 3)``, float32 or float64."""
     tensor(op, name, value, (torch.float32, torch.float64), 2)
     if value.shape[1] not in (2, 3):
-        raise ValueError(f"{op}: {name} must be (rows, 2) or (rows, 3), got shape {tuple(value.shape)}")
+        raise ValueError(
+            f"{op}: {name} must be (rows, 2) or (rows, 3), got shape {tuple(value.shape)}"
+        )
 
 
 def alike(op: str, name: str, value: Tensor, other_name: str, other: Tensor) -> None:
@@ -38,7 +42,9 @@ def alike(op: str, name: str, value: Tensor, other_name: str, other: Tensor) -> 
         raise TypeError(f"{op}: {name} is {value.dtype} but {other_name} is {other.dtype}")
 
 
-def cloud_lengths(op: str, name: str, lengths: Tensor | None, rows_name: str, rows: Tensor) -> Tensor:
+def cloud_lengths(
+    op: str, name: str, lengths: Tensor | None, rows_name: str, rows: Tensor
+) -> Tensor:
     """Checked ``(B,)`` int64 lengths on the CPU; one cloud of all rows when ``lengths`` is None."""
     if lengths is None:
         return torch.full((1,), rows.shape[0], dtype=torch.int64)
@@ -50,7 +56,9 @@ def cloud_lengths(op: str, name: str, lengths: Tensor | None, rows_name: str, ro
         raise ValueError(f"{op}: {name} must not be negative, got {lengths.tolist()}")
     total = int(lengths.sum())
     if total != rows.shape[0]:
-        raise ValueError(f"{op}: {name} adds up to {total} but {rows_name} has {rows.shape[0]} rows")
+        raise ValueError(
+            f"{op}: {name} adds up to {total} but {rows_name} has {rows.shape[0]} rows"
+        )
     return lengths
 
 

@@ -24,25 +24,29 @@ def radius_neighbors(
 
     .. math:: \{\, n : \|p_n - q_m\|^2 < r^2 \,\}, \quad p_n \text{ in the cloud of } q_m
 
-    Which points are neighbours, and their order, is decided in float64 on the coordinates as given: it is what a
-    float64 brute force finds, for float32 input too, at any distance from the origin and for any number of threads.
-    Equal distances are ordered by row number. A query that is one of the points finds itself.
+    Which points are neighbours, and their order, is decided in float64 on the coordinates as given:
+    it is what a float64 brute force finds, for float32 input too, at any distance from the origin
+    and for any number of threads. Equal distances are ordered by row number. A query that is one of
+    the points finds itself.
 
     Args:
         queries: q, ``(M, D)`` float32 or float64, D in {2, 3}.
-        points: p, ``(N, D)``, dtype and device of ``queries``. Same tensor as ``queries``: the search is faster.
+        points: p, ``(N, D)``, dtype and device of ``queries``. Same tensor as ``queries``: the
+            search is faster.
         radius: r > 0, in the unit of the coordinates.
-        query_lengths: Queries of each cloud, ``(B,)`` int64. Default: one cloud. Clouds of size 0 are fine.
+        query_lengths: Queries of each cloud, ``(B,)`` int64. Default: one cloud. Clouds of size 0
+            are fine.
         point_lengths: Points of each cloud, ``(B,)`` int64. Default: one cloud.
         max_neighbors: Keep only this many, the nearest.
 
     Returns:
-        Rows of ``points``, ``(M, H)`` int32 (int64 from N = 2^31 on), H the largest number of neighbours that any
-        query has, or ``max_neighbors`` if that is less. Empty slots hold N and stand at the end of a row; H is 0 if
-        no query has a neighbour. Not differentiable.
+        Rows of ``points``, ``(M, H)`` int32 (int64 from N = 2^31 on), H the largest number of
+        neighbours that any query has, or ``max_neighbors`` if that is less. Empty slots hold N and
+        stand at the end of a row; H is 0 if no query has a neighbour. Not differentiable.
 
     Raises:
-        ValueError: Shapes, devices, lengths or ``radius`` disagree with the above, or a coordinate is NaN or infinite.
+        ValueError: Shapes, devices, lengths or ``radius`` disagree with the above, or a coordinate
+            is NaN or infinite.
         TypeError: A dtype is not supported.
 
     Example:
@@ -60,7 +64,12 @@ def radius_neighbors(
     lengths = _both_lengths(op, queries, points, query_lengths, point_lengths)
     queries, points = _contiguous(queries, points)
     return call(
-        torch.ops.kpdeform.radius_neighbors.default, queries, points, radius, *lengths, max_neighbors
+        torch.ops.kpdeform.radius_neighbors.default,
+        queries,
+        points,
+        radius,
+        *lengths,
+        max_neighbors,
     )
 
 
@@ -78,17 +87,20 @@ def knn_neighbors(
 
     Args:
         queries: q, ``(M, D)`` float32 or float64, D in {2, 3}.
-        points: p, ``(N, D)``, dtype and device of ``queries``. Same tensor as ``queries``: the search is faster.
+        points: p, ``(N, D)``, dtype and device of ``queries``. Same tensor as ``queries``: the
+            search is faster.
         k: Number of neighbours, at least 1.
-        query_lengths: Queries of each cloud, ``(B,)`` int64. Default: one cloud. Clouds of size 0 are fine.
+        query_lengths: Queries of each cloud, ``(B,)`` int64. Default: one cloud. Clouds of size 0
+            are fine.
         point_lengths: Points of each cloud, ``(B,)`` int64. Default: one cloud.
 
     Returns:
-        Rows of ``points``, ``(M, k)`` int32 (int64 from N = 2^31 on). Where a cloud has fewer than k points, the slots
-        at the end hold N. Not differentiable.
+        Rows of ``points``, ``(M, k)`` int32 (int64 from N = 2^31 on). Where a cloud has fewer than
+        k points, the slots at the end hold N. Not differentiable.
 
     Raises:
-        ValueError: Shapes, devices, lengths or ``k`` disagree with the above, or a coordinate is NaN or infinite.
+        ValueError: Shapes, devices, lengths or ``k`` disagree with the above, or a coordinate is
+            NaN or infinite.
         TypeError: A dtype is not supported.
 
     Example:
@@ -112,7 +124,8 @@ def _check_clouds(op: str, queries: Tensor, points: Tensor) -> None:
     _checks.alike(op, "queries", queries, "points", points)
     if queries.shape[1] != points.shape[1]:
         raise ValueError(
-            f"{op}: queries are {queries.shape[1]}-dimensional but points are {points.shape[1]}-dimensional"
+            f"{op}: queries and points must have as many columns, "
+            f"got {queries.shape[1]} and {points.shape[1]}"
         )
 
 
@@ -127,7 +140,8 @@ def _both_lengths(
     of_points = _checks.cloud_lengths(op, "point_lengths", point_lengths, "points", points)
     if of_queries.shape != of_points.shape:
         raise ValueError(
-            f"{op}: query_lengths has {of_queries.shape[0]} clouds but point_lengths has {of_points.shape[0]}"
+            f"{op}: query_lengths and point_lengths must count the same clouds, "
+            f"got {of_queries.shape[0]} and {of_points.shape[0]}"
         )
     return of_queries, of_points
 
@@ -143,11 +157,16 @@ def _index_dtype(num_points: int | torch.SymInt) -> torch.dtype:
 
 
 @torch.library.register_fake("kpdeform::radius_neighbors")
-def _(queries, points, radius, query_lengths, point_lengths, max_neighbors):  # type: ignore[no-untyped-def]
+def _radius_neighbors_fake(
+    queries: Tensor, points: Tensor, radius: float, query_lengths: Tensor, point_lengths: Tensor,
+    max_neighbors: int | None,
+) -> Tensor:  # fmt: skip
     width = torch.library.get_ctx().new_dynamic_size()
     return queries.new_empty((queries.shape[0], width), dtype=_index_dtype(points.shape[0]))
 
 
 @torch.library.register_fake("kpdeform::knn_neighbors")
-def _(queries, points, k, query_lengths, point_lengths):  # type: ignore[no-untyped-def]
+def _knn_neighbors_fake(
+    queries: Tensor, points: Tensor, k: int, query_lengths: Tensor, point_lengths: Tensor
+) -> Tensor:
     return queries.new_empty((queries.shape[0], k), dtype=_index_dtype(points.shape[0]))

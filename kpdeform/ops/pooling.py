@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,12 +14,19 @@ from kpdeform import _library as _library
 from kpdeform.ops import _checks
 from kpdeform.ops._call import call
 
-_NEIGHBOR_REDUCTIONS = ("max", "mean", "nearest")
+NeighborReduction = Literal["max", "mean", "nearest"]
+SegmentReduction = Literal["mean", "sum", "max"]
+
+_NEIGHBOR_REDUCTIONS = ("max", "mean", "nearest")  # position = the number native code knows
 _SEGMENT_REDUCTIONS = ("mean", "sum", "max")
 
 
 def neighbor_pool(
-    features: Tensor, neighbors: Tensor, reduce: str = "max", *, shadow_zero: bool = False
+    features: Tensor,
+    neighbors: Tensor,
+    reduce: NeighborReduction = "max",
+    *,
+    shadow_zero: bool = False,
 ) -> Tensor:
     r"""Maximum, mean or nearest of the features in each row of a neighbour table.
 
@@ -29,21 +37,24 @@ def neighbor_pool(
 
     Args:
         features: f, ``(N, C)`` float32, float64, float16 or bfloat16.
-        neighbors: Rows of ``features``, ``(M, H)`` int32 or int64; N and -1 are empty slots. At most 32767 slots.
+        neighbors: Rows of ``features``, ``(M, H)`` int32 or int64; N and -1 are empty slots. At
+            most 32767 slots.
         reduce: "max", "mean" or "nearest" (the first occupied slot).
-        shadow_zero: With "max": a row with an empty slot counts a feature 0 too, as published KPConv models do.
+        shadow_zero: With "max": a row with an empty slot counts a feature 0 too, as published
+            KPConv models do.
 
     Returns:
-        ``(M, C)``, dtype of ``features``; differentiable in ``features``, once. The gradient of "max" goes to one
-        slot, the lowest of equal ones, and is the same for any number of threads.
+        ``(M, C)``, dtype of ``features``; differentiable in ``features``, once. The gradient of
+        "max" goes to one slot, the lowest of equal ones, and is the same for any number of threads.
 
     Raises:
         ValueError: Shapes or devices disagree with the above, or an index is out of range.
         TypeError: A dtype is not supported.
 
-    Source: the max pooling of strided residual blocks and the nearest upsampling of Thomas et al. 2019,
-        arXiv:1904.08889, section 3.3.
-    Deviation: empty slots are left out of the maximum; ``shadow_zero=True`` is the published behaviour.
+    Source: the max pooling of strided residual blocks and the nearest upsampling of Thomas et al.
+        2019, arXiv:1904.08889, section 3.3.
+    Deviation: empty slots are left out of the maximum; ``shadow_zero=True`` is the published
+        behaviour.
 
     Example:
         >>> features = torch.tensor([[1.0], [2.0], [-3.0]])
@@ -59,7 +70,9 @@ def neighbor_pool(
     _checks.tensor(op, "features", features, _checks.FLOATS, 2)
     _checks.tensor(op, "neighbors", neighbors, (torch.int32, torch.int64), 2)
     if features.device != neighbors.device:
-        raise ValueError(f"{op}: features is on {features.device} but neighbors is on {neighbors.device}")
+        raise ValueError(
+            f"{op}: features is on {features.device} but neighbors is on {neighbors.device}"
+        )
     if neighbors.shape[1] > 32767:
         raise ValueError(f"{op}: neighbors must have at most 32767 slots, got {neighbors.shape[1]}")
     code = _checks.one_of(op, "reduce", reduce, _NEIGHBOR_REDUCTIONS)
@@ -76,7 +89,9 @@ def neighbor_pool(
 
 
 @torch.library.register_fake("kpdeform::neighbor_pool")
-def _(features, neighbors, reduce, shadow_zero):  # type: ignore[no-untyped-def]
+def _neighbor_pool_fake(
+    features: Tensor, neighbors: Tensor, reduce: int, shadow_zero: bool
+) -> tuple[Tensor, Tensor]:
     rows, channels = neighbors.shape[0], features.shape[1]
     argmax_rows = rows if _NEIGHBOR_REDUCTIONS[reduce] == "max" else 0
     return (
@@ -86,17 +101,19 @@ def _(features, neighbors, reduce, shadow_zero):  # type: ignore[no-untyped-def]
 
 
 @torch.library.register_fake("kpdeform::neighbor_pool_backward")
-def _(grad, neighbors, argmax, num_points, reduce):  # type: ignore[no-untyped-def]
+def _neighbor_pool_backward_fake(
+    grad: Tensor, neighbors: Tensor, argmax: Tensor, num_points: int, reduce: int
+) -> Tensor:
     return grad.new_empty((num_points, grad.shape[1]))
 
 
-def _save_for_backward(ctx, inputs, output):  # type: ignore[no-untyped-def]
+def _neighbor_pool_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     features, neighbors, ctx.reduce, _ = inputs
     ctx.num_points = features.shape[0]
     ctx.save_for_backward(neighbors, output[1])
 
 
-def _backward(ctx, grad, _):  # type: ignore[no-untyped-def]
+def _neighbor_pool_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     neighbors, argmax = ctx.saved_tensors
     grad_features = torch.ops.kpdeform.neighbor_pool_backward.default(
         grad.contiguous(), neighbors, argmax, ctx.num_points, ctx.reduce
@@ -104,20 +121,21 @@ def _backward(ctx, grad, _):  # type: ignore[no-untyped-def]
     return grad_features, None, None, None
 
 
-def _refuse_second_derivative(ctx, *grads):  # type: ignore[no-untyped-def]
-    raise NotImplementedError("neighbor_pool: the second derivative is not implemented")
+def _refuse_second_derivative(ctx: Any, *grads: Tensor) -> None:
+    raise RuntimeError("neighbor_pool can be differentiated once, not twice")
 
 
 torch.library.register_autograd(
-    "kpdeform::neighbor_pool", _backward, setup_context=_save_for_backward
+    "kpdeform::neighbor_pool", _neighbor_pool_backward, setup_context=_neighbor_pool_setup
 )
 torch.library.register_autograd("kpdeform::neighbor_pool_backward", _refuse_second_derivative)
 
 
-def segment_reduce(features: Tensor, lengths: Tensor, reduce: str = "mean") -> Tensor:
+def segment_reduce(features: Tensor, lengths: Tensor, reduce: SegmentReduction = "mean") -> Tensor:
     """Mean, sum or maximum of the features of each cloud of a packed batch.
 
-    Uses torch-scatter when it is installed (``pip install 'kpdeform[scatter]'``), PyTorch's own reduction otherwise.
+    Uses torch-scatter when it is installed (``pip install 'kpdeform[scatter]'``), PyTorch's own
+    reduction otherwise.
 
     Args:
         features: ``(N, C)`` float32, float64, float16 or bfloat16.
@@ -125,8 +143,9 @@ def segment_reduce(features: Tensor, lengths: Tensor, reduce: str = "mean") -> T
         reduce: "mean", "sum" or "max".
 
     Returns:
-        ``(B, C)``, dtype of ``features``; 0 for an empty cloud; differentiable in ``features``. The gradient of a
-        maximum that several rows share is divided among them by PyTorch and given to one of them by torch-scatter.
+        ``(B, C)``, dtype of ``features``; 0 for an empty cloud; differentiable in ``features``. The
+        gradient of a maximum that several rows share is divided among them by PyTorch and given to
+        one of them by torch-scatter.
 
     Raises:
         ValueError: Shapes or ``lengths`` disagree with the above.

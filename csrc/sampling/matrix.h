@@ -1,0 +1,129 @@
+// Two small matrix products that work on tiles in cache: out = left @ packed, and out += left^T @ right.
+// Every element is summed in one fixed order, so results do not depend on how sites are shared among threads.
+#pragma once
+
+#include <cstdint>
+
+#include "simd.h"
+
+namespace kpdeform::KPDEFORM_ISA {
+
+constexpr int kVectors = KPDEFORM_VECTOR_BYTES == 64 ? 4 : 2;  // vectors per row of a register tile
+constexpr int kRows = KPDEFORM_VECTOR_BYTES == 16 ? 4 : 6;     // rows of a register tile
+constexpr int64_t kDepth = 128;                                // terms per pass: a panel of `packed` stays in L1
+template <typename T>
+constexpr int64_t kPanel = kVectors * kLanes<T>;               // columns of a register tile
+
+inline int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
+
+template <typename T>
+inline void load_partial(const T* source, int64_t count, Vec<T>* tile) {
+  T buffer[kPanel<T>] = {};
+  for (int64_t c = 0; c < count; ++c) buffer[c] = source[c];
+  for (int v = 0; v < kVectors; ++v) tile[v] = load(buffer + v * kLanes<T>);
+}
+
+template <typename T>
+inline void store_partial(T* target, int64_t count, const Vec<T>* tile) {
+  T buffer[kPanel<T>];
+  for (int v = 0; v < kVectors; ++v) store(buffer + v * kLanes<T>, tile[v]);
+  for (int64_t c = 0; c < count; ++c) target[c] = buffer[c];
+}
+
+// out (Rows, columns <= kPanel) = [out +] left (Rows, depth) @ panel (depth, kPanel);
+// element (i, p) of left stands at left[i * row_stride + p * term_stride].
+template <typename T, int Rows>
+inline void register_tile(const T* left, int64_t row_stride, int64_t term_stride, const T* panel, int64_t panel_stride,
+                          int64_t depth, int64_t columns, bool add, T* out, int64_t out_stride) {
+  Vec<T> sum[Rows][kVectors];
+  const bool full = columns == kPanel<T>;
+  for (int i = 0; i < Rows; ++i) {
+    for (int v = 0; v < kVectors; ++v) sum[i][v] = Vec<T>{};
+    if (!add) continue;
+    if (full) {
+      for (int v = 0; v < kVectors; ++v) sum[i][v] = load(out + i * out_stride + v * kLanes<T>);
+    } else {
+      load_partial(out + i * out_stride, columns, sum[i]);
+    }
+  }
+  for (int64_t p = 0; p < depth; ++p) {
+    Vec<T> right[kVectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) right[v] = load(panel + p * panel_stride + v * kLanes<T>);
+#pragma GCC unroll 8
+    for (int i = 0; i < Rows; ++i) {
+      const T value = left[i * row_stride + p * term_stride];
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) sum[i][v] += value * right[v];
+    }
+  }
+  for (int i = 0; i < Rows; ++i) {
+    if (full) {
+      for (int v = 0; v < kVectors; ++v) store(out + i * out_stride + v * kLanes<T>, sum[i][v]);
+    } else {
+      store_partial(out + i * out_stride, columns, sum[i]);
+    }
+  }
+}
+
+// register_tile for `rows` rows, in tiles of kRows and single rows for the rest.
+template <typename T>
+inline void register_tiles(const T* left, int64_t row_stride, int64_t term_stride, int64_t rows, const T* panel,
+                           int64_t panel_stride, int64_t depth, int64_t columns, bool add, T* out, int64_t out_stride) {
+  int64_t i = 0;
+  for (; i + kRows <= rows; i += kRows) {
+    register_tile<T, kRows>(left + i * row_stride, row_stride, term_stride, panel, panel_stride, depth, columns, add,
+                            out + i * out_stride, out_stride);
+  }
+  for (; i < rows; ++i) {
+    register_tile<T, 1>(left + i * row_stride, row_stride, term_stride, panel, panel_stride, depth, columns, add,
+                        out + i * out_stride, out_stride);
+  }
+}
+
+// Packs a (terms, columns) matrix into panels of kPanel columns, the last one filled up with zeros.
+template <typename T>
+inline void pack_panels(const T* matrix, int64_t row_stride, int64_t column_stride, int64_t terms, int64_t columns,
+                        T* packed) {
+  for (int64_t first = 0; first < columns; first += kPanel<T>) {
+    for (int64_t p = 0; p < terms; ++p) {
+      for (int64_t c = first; c < first + kPanel<T>; ++c) {
+        *packed++ = c < columns ? matrix[p * row_stride + c * column_stride] : T(0);
+      }
+    }
+  }
+}
+
+// out (rows, columns) = left (rows, terms) @ the packed matrix (terms, columns).
+template <typename T>
+inline void multiply_packed(const T* left, int64_t left_stride, int64_t rows, int64_t terms, const T* packed,
+                            int64_t columns, T* out, int64_t out_stride) {
+  for (int64_t first = 0; first < columns; first += kPanel<T>, packed += terms * kPanel<T>) {
+    const int64_t width = columns - first < kPanel<T> ? columns - first : kPanel<T>;
+    for (int64_t p = 0; p < terms; p += kDepth) {
+      register_tiles(left + p, left_stride, 1, rows, packed + p * kPanel<T>, kPanel<T>,
+                     terms - p < kDepth ? terms - p : kDepth, width, p > 0, out + first, out_stride);
+    }
+  }
+}
+
+// out (rows, columns) += left (count, rows)^T @ right (count, columns); right_stride >= columns rounded up to a panel,
+// the surplus columns filled with anything finite.
+template <typename T>
+inline void accumulate_transposed(const T* left, int64_t left_stride, const T* right, int64_t right_stride,
+                                  int64_t count, int64_t rows, int64_t columns, T* out, int64_t out_stride) {
+  constexpr int64_t kRowBlock = 16 * kRows;
+  for (int64_t p = 0; p < count; p += kDepth) {
+    const int64_t depth = count - p < kDepth ? count - p : kDepth;
+    for (int64_t r = 0; r < rows; r += kRowBlock) {
+      for (int64_t first = 0; first < columns; first += kPanel<T>) {
+        register_tiles(left + p * left_stride + r, 1, left_stride, rows - r < kRowBlock ? rows - r : kRowBlock,
+                       right + p * right_stride + first, right_stride, depth,
+                       columns - first < kPanel<T> ? columns - first : kPanel<T>, true, out + r * out_stride + first,
+                       out_stride);
+      }
+    }
+  }
+}
+
+}  // namespace kpdeform::KPDEFORM_ISA

@@ -1,0 +1,52 @@
+// The formulas of kpconv.h sections 2 and 5, shared by host and device.
+#pragma once
+
+#include <cmath>
+
+#include "kpconv.h"
+
+#ifdef __CUDACC__
+#define KPDEFORM_HD __host__ __device__ __forceinline__
+#else
+#define KPDEFORM_HD inline __attribute__((always_inline))
+#endif
+
+namespace kpdeform {
+
+// A scalar influence and what its gradient needs: d a / d offset = slope * (y - x).
+template <typename T>
+struct Reach {
+  T inverse_sigma;
+  T squared_sigma;
+  T gaussian;  // 1 / (2 (0.3 sigma)^2 + 1e-9)
+};
+
+template <typename T>
+inline Reach<T> make_reach(double sigma) {
+  const double width = 0.3 * sigma;
+  return {T(1 / sigma), T(sigma * sigma), T(1 / (2 * width * width + 1e-9))};
+}
+
+template <typename T>
+KPDEFORM_HD T linear_influence(T squared, const Reach<T>& reach) {
+  const T a = T(1) - std::sqrt(squared) * reach.inverse_sigma;
+  return a > T(0) ? a : T(0);
+}
+
+template <typename T>
+KPDEFORM_HD T gaussian_influence(T squared, const Reach<T>& reach) {
+  return std::exp(-squared * reach.gaussian);
+}
+
+template <typename T>
+KPDEFORM_HD T linear_slope(T squared, const Reach<T>& reach) {
+  const T a = T(1) - std::sqrt(squared) * reach.inverse_sigma;
+  return a > T(0) && squared > T(0) ? reach.inverse_sigma / std::sqrt(squared) : T(0);
+}
+
+template <typename T>
+KPDEFORM_HD T gaussian_slope(T influence, const Reach<T>& reach) {
+  return T(2) * influence * reach.gaussian;
+}
+
+}  // namespace kpdeform

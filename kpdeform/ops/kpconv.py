@@ -1,0 +1,382 @@
+"""Kernel point convolution, and the distances its fitting loss needs.
+
+The native contract is csrc/sampling/kpconv.h.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from kpdeform import _library as _library
+from kpdeform.ops._call import call
+
+Influence = Literal["linear", "gaussian", "constant"]
+Aggregation = Literal["sum", "closest"]
+
+_INFLUENCES = ("linear", "gaussian", "constant")  # position = the number native code knows
+_AGGREGATIONS = ("sum", "closest")
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def kpconv(
+    queries: Tensor,
+    points: Tensor,
+    neighbors: Tensor,
+    features: Tensor,
+    kernel_points: Tensor,
+    weight: Tensor,
+    sigma: float,
+    *,
+    offsets: Tensor | None = None,
+    modulations: Tensor | None = None,
+    influence: Influence = "linear",
+    aggregation: Aggregation = "sum",
+    groups: int = 1,
+) -> Tensor:
+    r"""Kernel point convolution, deformable when ``offsets`` is given.
+
+    .. math::
+        y_m = \sum_{h,k} \mu_{mk}\, a(\|p_{n(m,h)} - q_m - x_k - \Delta_{mk}\|)\, f_{n(m,h)} W_k
+
+    with the influence :math:`a(d) = \max(0, 1 - d/\sigma)` (``"linear"``),
+    :math:`\exp(-d^2 / (2 (0.3\sigma)^2))` (``"gaussian"``) or 1 (``"constant"``). All lengths share
+    one unit, usually metres. No tensor of size M×H×K, M×H×C or M×K×C is made, forward or backward.
+
+    Under autocast, features and weight take the autocast dtype; positions, influences and sums stay
+    as they are.
+
+    Args:
+        queries: q, ``(M, D)`` float32 or float64, D in {2, 3}.
+        points: p, ``(N, D)``, same dtype as queries.
+        neighbors: n, rows of ``points``, ``(M, H)`` int32 or int64; ``N`` and ``-1`` are empty
+            slots.
+        features: f, ``(N, C)`` of the positions' dtype, or half precision with float32 positions.
+        kernel_points: x, ``(K, D)``, same dtype as queries.
+        weight: W, ``(K, C / groups, O)``, same dtype as features.
+        sigma: Reach of a kernel point, > 0.
+        offsets: Delta, ``(M, K, D)``, same dtype as queries.
+        modulations: mu, ``(M, K)``, same dtype as queries.
+        influence: ``"linear"``, ``"gaussian"`` or ``"constant"``. With offsets, the last two drop
+            neighbours that no kernel point has within sigma.
+        aggregation: ``"sum"`` over kernel points, or only the ``"closest"`` one of each neighbour.
+        groups: Channel groups, a divisor of C and O.
+
+    Returns:
+        ``(M, O)`` of the features' dtype; differentiable in features, weight, offsets and
+        modulations, once.
+
+    Raises:
+        ValueError: Shapes, devices, ``sigma`` or a neighbour index disagree with the above.
+        TypeError: A dtype is not supported.
+
+    Source: Thomas et al. 2019, arXiv:1904.08889, Eq. 1-3 (rigid), 4-5 (deformable).
+
+    Deviation: the distance has gradient 0 where it is 0; the paper leaves it open.
+
+    Example:
+        >>> import torch
+        >>> from kpdeform import ops
+        >>> points = torch.rand(100, 3)
+        >>> neighbors = ops.radius_neighbors(points, points, 0.3, max_neighbors=16)
+        >>> kernel_points = torch.rand(15, 3) * 0.3 - 0.15
+        >>> weight = torch.rand(15, 8, 32)
+        >>> features = torch.rand(100, 8)
+        >>> ops.kpconv(points, points, neighbors, features, kernel_points, weight, 0.15).shape
+        torch.Size([100, 32])
+    """
+    features, weight = _autocast(features, weight)
+    _check_positions("kpconv", queries, points, neighbors, kernel_points, offsets)
+    _check_features(points, features, weight, kernel_points, groups)
+    _check_modulations(queries, kernel_points, modulations)
+    _check_sigma("kpconv", sigma)
+    return call(
+        torch.ops.kpdeform.kpconv.default,
+        queries, points, neighbors, features, kernel_points, weight, float(sigma),
+        offsets, modulations, _choice("influence", influence, _INFLUENCES),
+        _choice("aggregation", aggregation, _AGGREGATIONS), groups,
+    )  # fmt: skip
+
+
+def kernel_point_distances(
+    queries: Tensor,
+    points: Tensor,
+    neighbors: Tensor,
+    kernel_points: Tensor,
+    sigma: float,
+    *,
+    offsets: Tensor | None = None,
+) -> Tensor:
+    r"""Squared distance from every kernel point to its nearest neighbour (fitting loss).
+
+    .. math:: d^2_{mk} = \min_h \|p_{n(m,h)} - q_m - x_k - \Delta_{mk}\|^2
+
+    Args:
+        queries: ``(M, D)`` float32 or float64.
+        points: ``(N, D)``.
+        neighbors: ``(M, H)`` int32 or int64; empty slots are skipped.
+        kernel_points: ``(K, D)``.
+        sigma: Reach of a kernel point, as in :func:`kpconv`, whose argument list this one keeps;
+            the distances do not depend on it.
+        offsets: ``(M, K, D)``.
+
+    Returns:
+        ``(M, K)`` in squared units of the cloud, 0 for a query without neighbours; differentiable
+        in offsets, once.
+
+    Raises:
+        ValueError: Shapes, devices, ``sigma`` or a neighbour index disagree with the above.
+        TypeError: A dtype is not supported.
+
+    Source: Thomas et al. 2019, arXiv:1904.08889, Eq. 7.
+
+    Deviation: empty slots do not count; in KPConv-PyTorch a query without neighbours gives about
+    3e12.
+
+    Example:
+        >>> import torch
+        >>> from kpdeform import ops
+        >>> points = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+        >>> neighbors = torch.tensor([[0, 1], [1, 2]])
+        >>> kernel_points = torch.tensor([[0.75, 0.0, 0.0]])
+        >>> ops.kernel_point_distances(points, points, neighbors, kernel_points, 1.0)
+        tensor([[0.0625],
+                [0.5625]])
+    """
+    _check_positions("kernel_point_distances", queries, points, neighbors, kernel_points, offsets)
+    _check_sigma("kernel_point_distances", sigma)
+    return call(
+        torch.ops.kpdeform.kernel_point_distances.default,
+        queries,
+        points,
+        neighbors,
+        kernel_points,
+        offsets,
+    )
+
+
+# ---- checks
+
+
+def _autocast(features: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    device = features.device.type
+    if features.dtype == torch.float64 or not torch.is_autocast_enabled(device):
+        return features, weight
+    dtype = torch.get_autocast_dtype(device)
+    return features.to(dtype), weight.to(dtype)
+
+
+def _choice(name: str, value: str, choices: tuple[str, ...]) -> int:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {choices}, got {value!r}")
+    return choices.index(value)
+
+
+def _check_sigma(op: str, sigma: float) -> None:
+    if not 0 < sigma < math.inf:
+        raise ValueError(f"{op}: sigma must be a finite number > 0, got {sigma}")
+
+
+def _check_positions(
+    op: str,
+    queries: Tensor,
+    points: Tensor,
+    neighbors: Tensor,
+    kernel_points: Tensor,
+    offsets: Tensor | None,
+) -> None:
+    if queries.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{op}: queries must be float32 or float64, got {queries.dtype}")
+    shape = tuple(kernel_points.shape)
+    if len(shape) != 2 or shape[1] not in (2, 3) or shape[0] == 0:
+        raise ValueError(f"{op}: kernel_points must be (K, 2) or (K, 3), K > 0, got {shape}")
+    for name, tensor in (("queries", queries), ("points", points)):
+        if tensor.dim() != 2 or tensor.shape[1] != shape[1]:
+            raise ValueError(
+                f"{op}: {name} must have {shape[1]} columns like kernel_points, "
+                f"got shape {tuple(tensor.shape)}"
+            )
+    if neighbors.dim() != 2 or neighbors.shape[0] != queries.shape[0]:
+        raise ValueError(
+            f"{op}: neighbors has shape {tuple(neighbors.shape)} but queries has "
+            f"{queries.shape[0]} rows; build it with radius_neighbors(queries, points, ...)"
+        )
+    if neighbors.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"{op}: neighbors must be int32 or int64, got {neighbors.dtype}")
+    if offsets is not None and offsets.shape != (queries.shape[0], *kernel_points.shape):
+        expected = (queries.shape[0], *kernel_points.shape)
+        raise ValueError(
+            f"{op}: offsets must be (M, K, D) = {expected}, got {tuple(offsets.shape)}"
+        )
+    others = {"points": points, "kernel_points": kernel_points, "offsets": offsets}
+    _check_like(op, queries, {name: t for name, t in others.items() if t is not None})
+    if neighbors.device != queries.device:
+        raise ValueError(
+            f"{op}: neighbors is on {neighbors.device} but queries is on {queries.device}"
+        )
+
+
+def _check_like(op: str, queries: Tensor, others: dict[str, Tensor]) -> None:
+    for name, tensor in others.items():
+        if tensor.dtype != queries.dtype:
+            raise TypeError(f"{op}: {name} is {tensor.dtype} but queries is {queries.dtype}")
+        if tensor.device != queries.device:
+            raise ValueError(
+                f"{op}: {name} is on {tensor.device} but queries is on {queries.device}"
+            )
+
+
+def _check_features(
+    points: Tensor, features: Tensor, weight: Tensor, kernel_points: Tensor, groups: int
+) -> None:
+    if features.dim() != 2 or features.shape[0] != points.shape[0]:
+        raise ValueError(
+            f"kpconv: features must have one row per point, ({points.shape[0]}, C), "
+            f"got {tuple(features.shape)}"
+        )
+    if groups < 1 or features.shape[1] % groups:
+        raise ValueError(
+            f"kpconv: groups must divide the {features.shape[1]} channels of features, got {groups}"
+        )
+    expected = (kernel_points.shape[0], features.shape[1] // groups)
+    if weight.dim() != 3 or weight.shape[:2] != expected or weight.shape[2] % groups:
+        raise ValueError(
+            f"kpconv: weight must be (K, C / groups, O) = ({expected[0]}, {expected[1]}, O) with O "
+            f"divisible by groups = {groups}, got {tuple(weight.shape)}"
+        )
+    if features.dtype != points.dtype and not (
+        features.dtype in _HALF and points.dtype == torch.float32
+    ):
+        raise TypeError(
+            f"kpconv: features must be {points.dtype} like points, or float16/bfloat16 with "
+            f"float32 points, got {features.dtype}"
+        )
+    if weight.dtype != features.dtype:
+        raise TypeError(f"kpconv: weight is {weight.dtype} but features is {features.dtype}")
+    for name, tensor in (("features", features), ("weight", weight)):
+        if tensor.device != points.device:
+            raise ValueError(
+                f"kpconv: {name} is on {tensor.device} but points is on {points.device}"
+            )
+
+
+def _check_modulations(queries: Tensor, kernel_points: Tensor, modulations: Tensor | None) -> None:
+    if modulations is None:
+        return
+    expected = (queries.shape[0], kernel_points.shape[0])
+    if modulations.shape != expected:
+        raise ValueError(
+            f"kpconv: modulations must be (M, K) = {expected}, got {tuple(modulations.shape)}"
+        )
+    _check_like("kpconv", queries, {"modulations": modulations})
+
+
+# ---- fakes and autograd
+
+
+@torch.library.register_fake("kpdeform::kpconv")
+def _kpconv_fake(
+    queries: Tensor, points: Tensor, neighbors: Tensor, features: Tensor, kernel_points: Tensor,
+    weight: Tensor, sigma: float, offsets: Tensor | None, modulations: Tensor | None,
+    influence: int, aggregation: int, groups: int,
+) -> Tensor:  # fmt: skip
+    torch._check(neighbors.shape[0] == queries.shape[0])
+    torch._check(features.shape[0] == points.shape[0])
+    return features.new_empty(queries.shape[0], weight.shape[2])
+
+
+@torch.library.register_fake("kpdeform::kpconv_backward")
+def _kpconv_backward_fake(
+    grad: Tensor, queries: Tensor, points: Tensor, neighbors: Tensor, features: Tensor,
+    kernel_points: Tensor, weight: Tensor, sigma: float, offsets: Tensor | None,
+    modulations: Tensor | None, influence: int, aggregation: int, groups: int,
+    features_wanted: bool, weight_wanted: bool, offsets_wanted: bool, modulations_wanted: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    def gradient(wanted: bool, of: Tensor | None, like: Tensor) -> Tensor:
+        return like.new_empty(of.shape if wanted and of is not None else (0,))
+
+    return (
+        gradient(features_wanted, features, features),
+        gradient(weight_wanted, weight, weight),
+        gradient(offsets_wanted, offsets, queries),
+        gradient(modulations_wanted, modulations, queries),
+    )
+
+
+def _kpconv_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, sigma, offsets, modulations, influence, aggregation, groups = inputs
+    ctx.save_for_backward(*tensors, offsets, modulations)
+    ctx.options = (sigma, influence, aggregation, groups)
+
+
+def _kpconv_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    *tensors, offsets, modulations = ctx.saved_tensors
+    sigma, influence, aggregation, groups = ctx.options
+    wanted = [ctx.needs_input_grad[i] for i in (3, 5, 7, 8)]
+    grads = torch.ops.kpdeform.kpconv_backward.default(
+        grad, *tensors, sigma, offsets, modulations, influence, aggregation, groups, *wanted
+    )
+    features, weight, of_offsets, of_modulations = (
+        g if w else None for g, w in zip(grads, wanted, strict=True)
+    )
+    rest = (of_offsets, of_modulations, None, None, None)
+    return None, None, None, features, None, weight, None, *rest
+
+
+torch.library.register_autograd("kpdeform::kpconv", _kpconv_backward, setup_context=_kpconv_setup)
+
+
+@torch.library.register_fake("kpdeform::kernel_point_distances")
+def _distances_fake(
+    queries: Tensor,
+    points: Tensor,
+    neighbors: Tensor,
+    kernel_points: Tensor,
+    offsets: Tensor | None,
+) -> Tensor:
+    torch._check(neighbors.shape[0] == queries.shape[0])
+    return queries.new_empty(queries.shape[0], kernel_points.shape[0])
+
+
+@torch.library.register_fake("kpdeform::kernel_point_distances_backward")
+def _distances_backward_fake(
+    grad: Tensor,
+    queries: Tensor,
+    points: Tensor,
+    neighbors: Tensor,
+    kernel_points: Tensor,
+    offsets: Tensor,
+) -> Tensor:
+    return offsets.new_empty(offsets.shape)
+
+
+def _distances_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _distances_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    if not ctx.needs_input_grad[4]:
+        return None, None, None, None, None
+    gradient = torch.ops.kpdeform.kernel_point_distances_backward.default(grad, *ctx.saved_tensors)
+    return None, None, None, None, gradient
+
+
+torch.library.register_autograd(
+    "kpdeform::kernel_point_distances", _distances_backward, setup_context=_distances_setup
+)
+
+
+def _refuse_second_derivative(name: str) -> None:
+    def refuse(ctx: Any, *grads: Tensor) -> None:
+        raise RuntimeError(
+            f"{name} can be differentiated once, not twice; detach its gradient before using it"
+        )
+
+    torch.library.register_autograd(f"kpdeform::{name}_backward", refuse)
+
+
+_refuse_second_derivative("kpconv")
+_refuse_second_derivative("kernel_point_distances")
