@@ -35,7 +35,7 @@ def _load_cuda() -> str | None:
     try:
         torch.ops.load_library(path)
     except OSError as error:
-        return f"loading {path.name} failed: {error}"
+        return f"loading {path.name} failed: {error.__cause__ or error}"
     return None
 
 

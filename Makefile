@@ -1,0 +1,77 @@
+# Two commands for a fresh clone: `make demo` and `make test`. Both build .venv, both are quick the second time.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
+SAY := @printf '\n== %s\n'
+
+# Without a GPU the CUDA library has nothing to run on: the demo leaves it out, the tests compile it all the same.
+HAS_GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
+TORCH ?= $(if $(HAS_GPU),"torch>=2.10",torch==2.13.0)
+NATIVE := $(shell find csrc -type f)
+SCATTER_WHEELS = $${XDG_CACHE_HOME:-$$HOME/.cache}/kpdeform/wheels
+
+.PHONY: help demo test test-slow lint format install system clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(VENV)/.torch:
+	$(SAY) "making $(VENV) with $$($(PYTHON) --version) and torch"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade pip
+	$(PIP) $(TORCH) numpy
+	$(PIP) "scikit-build-core>=0.10" cmake ninja
+	@touch $@
+
+# The package for the demo: CPU kernels, and CUDA kernels where there is a GPU.
+$(VENV)/.package: $(VENV)/.torch pyproject.toml $(NATIVE)
+	@if [ -e $(VENV)/.everything ] && [ -z "$$(find $(NATIVE) pyproject.toml -newer $(VENV)/.everything)" ]; then exit 0; fi; \
+	printf '\n== %s\n' "installing kpdeform: compiling csrc, fetching open3d, lightning, laspy"; \
+	$(PIP) --no-build-isolation -Ccmake.define.KPDEFORM_CUDA=$(if $(HAS_GPU),ON,OFF) -e ".[viz,train,io]"
+	@touch $@
+
+# The package for the tests: CUDA kernels wherever nvcc is, warnings are errors; development tools; torch-scatter.
+$(VENV)/.everything: $(VENV)/.torch pyproject.toml $(NATIVE)
+	$(SAY) "installing kpdeform for tests: compiling csrc (CUDA too where nvcc is found)"
+	$(PIP) --no-build-isolation -Ccmake.define.KPDEFORM_CUDA=ON -Ccmake.define.KPDEFORM_WERROR=ON -e ".[dev]"
+	$(SAY) "torch-scatter: built once (minutes), then taken from $(SCATTER_WHEELS)"
+	@tag=$$($(RUN) -c "import sys, torch; print(f'torch{torch.__version__}-python{sys.version_info[0]}.{sys.version_info[1]}')"); \
+	wheels=$(SCATTER_WHEELS)/$$tag; \
+	ls $$wheels/torch_scatter-*.whl >/dev/null 2>&1 || \
+	  $(RUN) -m pip wheel --quiet --no-build-isolation --no-deps torch-scatter -w $$wheels; \
+	$(PIP) --no-deps --force-reinstall $$wheels/torch_scatter-*.whl
+	@touch $@
+
+install: $(VENV)/.package ## .venv with the package and what scripts need
+
+system: ## Debian packages that Open3D's off-screen pictures need, when they are missing and can be installed
+	@scripts/install_system_packages.sh
+
+demo: $(VENV)/.package system ## simulate rooms, train, label unseen rooms, show deformed kernels (runs/demo)
+	@$(RUN) scripts/demo.py
+
+test: $(VENV)/.everything system ## every test but the slow ones, with and without torch-scatter
+	$(SAY) "tests"
+	@$(RUN) -m pytest -m "not slow"
+	$(SAY) "ragged reductions without torch-scatter"
+	@KPDEFORM_DISABLE_TORCH_SCATTER=1 $(RUN) -m pytest -q tests/ops/test_segment_reduce.py
+
+test-slow: $(VENV)/.everything system ## the slow tests
+	@$(RUN) -m pytest -m slow
+
+lint: $(VENV)/.everything ## ruff, mypy, clang-format: what pre-commit runs
+	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check .
+	@$(RUN) -m mypy
+	@git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' | xargs $(VENV)/bin/clang-format --dry-run --Werror
+
+format: $(VENV)/.everything ## rewrite files in the project's format
+	@$(RUN) -m ruff check --fix . ; $(RUN) -m ruff format .
+	@git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' | xargs $(VENV)/bin/clang-format -i
+
+clean: ## everything that the commands above made
+	rm -rf $(VENV) build runs

@@ -1,0 +1,24 @@
+"""From scanned files to batches: readers, the scene format, crops, transforms and pyramids."""
+
+from kpdeform.data import transforms
+from kpdeform.data.batch import PointBatch, Sample
+from kpdeform.data.files import Cloud, read_cloud
+from kpdeform.data.pyramid import Pyramid, PyramidSpec, build_pyramid, neighbor_limits
+from kpdeform.data.scenes import DatasetInfo, Scene, SceneFolder, SceneWriter, open_dataset
+
+__all__ = [
+    "Cloud",
+    "DatasetInfo",
+    "PointBatch",
+    "Pyramid",
+    "PyramidSpec",
+    "Sample",
+    "Scene",
+    "SceneFolder",
+    "SceneWriter",
+    "build_pyramid",
+    "neighbor_limits",
+    "open_dataset",
+    "read_cloud",
+    "transforms",
+]

@@ -1,0 +1,160 @@
+"""Clouds on their way to a network: one crop with named features, and a packed batch of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Sample:
+    """One cloud: a crop of a scene or a whole shape. Transforms take and return it.
+
+    Attributes:
+        points: ``(N, 3)`` float32, relative to ``origin``.
+        features: ``(N, C)`` float32.
+        feature_names: C column names; transforms find colours and normals by them.
+        labels: ``(N,)`` int64 with -1 ignored, a 0-d int64 tensor for the whole cloud, or None.
+        origin: ``(3,)`` float64; world is ``points + origin`` before any transform.
+        indices: ``(N,)`` int64 rows of the thinned scene, to bring predictions back, or None.
+        scene: Number of the scene in its data set.
+        weights: ``(N,)`` float32, how much a prediction counts where crops overlap, or None.
+    """
+
+    points: Tensor
+    features: Tensor
+    feature_names: tuple[str, ...] = ()
+    labels: Tensor | None = None
+    origin: Tensor | None = None
+    indices: Tensor | None = None
+    scene: int = 0
+    weights: Tensor | None = None
+
+    def columns(self, *names: str) -> list[int] | None:
+        """Returns the feature columns with these names, or None unless all of them are there."""
+        if not set(names) <= set(self.feature_names):
+            return None
+        return [self.feature_names.index(name) for name in names]
+
+
+@dataclass
+class PointBatch:
+    """A batch of clouds packed one after the other; cloud b owns ``lengths[b]`` consecutive rows.
+
+    Attributes:
+        points: ``(N, 3)`` float32 (float64 is accepted everywhere), relative to the cloud's origin.
+        features: ``(N, C)`` float32.
+        lengths: ``(B,)`` int64, rows of each cloud; 0 is legal.
+        labels: ``(N,)`` int64 with -1 ignored, ``(B,)`` where whole clouds are classified, or None.
+        origins: ``(B, 3)`` float64; world is ``points + origins`` before any transform.
+        indices: ``(N,)`` int64 rows of the thinned scene each point comes from, or None.
+        scenes: ``(B,)`` int64 number of the scene of each cloud, or None.
+        weights: ``(N,)`` float32 blending weights of overlapping crops, or None.
+
+    Raises:
+        ValueError: The tensors disagree in their number of rows or clouds.
+
+    Example:
+        >>> cloud = Sample(torch.rand(5, 3), torch.ones(5, 1))
+        >>> batch = PointBatch.collate([cloud, cloud])
+        >>> batch.lengths.tolist(), tuple(batch.points.shape)
+        ([5, 5], (10, 3))
+    """
+
+    points: Tensor
+    features: Tensor
+    lengths: Tensor
+    labels: Tensor | None = None
+    origins: Tensor | None = None
+    indices: Tensor | None = None
+    scenes: Tensor | None = None
+    weights: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        num_points = len(self.points)
+        if self.points.ndim != 2:
+            raise ValueError(f"PointBatch: points must be (N, D), got {tuple(self.points.shape)}")
+        if self.lengths.ndim != 1 or self.lengths.dtype != torch.int64:
+            raise ValueError(
+                "PointBatch: lengths must be (B,) int64, got "
+                f"{tuple(self.lengths.shape)} {self.lengths.dtype}"
+            )
+        # Reading lengths would wait for a GPU, where batches come from the CPU, checked.
+        if self.lengths.device.type == "cpu":
+            _check_lengths(self.lengths, num_points)
+        for name in ("features", "indices", "weights"):
+            _check_rows(name, getattr(self, name), (num_points,))
+        _check_rows("labels", self.labels, (num_points, len(self.lengths)))
+        for name in ("origins", "scenes"):
+            _check_rows(name, getattr(self, name), (len(self.lengths),))
+
+    @property
+    def batch_size(self) -> int:
+        """Number of clouds B."""
+        return len(self.lengths)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> PointBatch:
+        """Returns the batch on ``device``."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> PointBatch:
+        """Returns the batch in page-locked memory, for a copy to the GPU that does not block."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change) -> PointBatch:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{k: change(v) for k, v in values.items() if v is not None})
+
+    @staticmethod
+    def collate(samples: Sequence[Sample]) -> PointBatch:
+        """Packs samples into one batch; what is None in any of them is None in the batch.
+
+        Raises:
+            ValueError: There are no samples, or their feature columns differ.
+        """
+        if not samples:
+            raise ValueError("PointBatch.collate: got no samples")
+        names = {sample.feature_names for sample in samples}
+        if len(names) > 1:
+            raise ValueError(f"PointBatch.collate: features differ: {sorted(names)}")
+        return PointBatch(
+            points=torch.cat([sample.points for sample in samples]),
+            features=torch.cat([sample.features for sample in samples]),
+            lengths=torch.tensor([len(sample.points) for sample in samples]),
+            labels=_join([sample.labels for sample in samples]),
+            origins=_stack([sample.origin for sample in samples]),
+            indices=_join([sample.indices for sample in samples]),
+            scenes=torch.tensor([sample.scene for sample in samples]),
+            weights=_join([sample.weights for sample in samples]),
+        )
+
+
+def _join(tensors: list[Tensor | None]) -> Tensor | None:
+    present = [torch.atleast_1d(tensor) for tensor in tensors if tensor is not None]
+    return torch.cat(present) if len(present) == len(tensors) else None
+
+
+def _stack(tensors: list[Tensor | None]) -> Tensor | None:
+    present = [tensor for tensor in tensors if tensor is not None]
+    return torch.stack(present) if len(present) == len(tensors) else None
+
+
+def _check_lengths(lengths: Tensor, num_points: int) -> None:
+    if bool((lengths < 0).any()):
+        raise ValueError(f"PointBatch: lengths must be >= 0, got {lengths.tolist()}")
+    if int(lengths.sum()) != num_points:
+        raise ValueError(
+            f"PointBatch: lengths add up to {int(lengths.sum())} but points has {num_points} rows; "
+            "lengths must hold the number of rows of each cloud"
+        )
+
+
+def _check_rows(name: str, tensor: Tensor | None, allowed: tuple[int, ...]) -> None:
+    if tensor is not None and (tensor.ndim == 0 or len(tensor) not in allowed):
+        raise ValueError(
+            f"PointBatch: {name} must have {' or '.join(map(str, allowed))} rows, "
+            f"got shape {tuple(tensor.shape)}"
+        )

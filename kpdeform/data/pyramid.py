@@ -1,0 +1,219 @@
+"""The pyramid of a batch: the points of every level and the neighbour tables between them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from kpdeform import ops
+from kpdeform.data._check import check_finite
+from kpdeform.data.batch import PointBatch
+
+
+@dataclass(frozen=True)
+class PyramidSpec:
+    """What a network needs from :func:`build_pyramid`.
+
+    Level l has grid step ``cell_size * 2**l`` and search radius ``conv_radius`` times that step, or
+    ``deform_radius`` times where a deformable layer has to look further than a rigid one.
+
+    Attributes:
+        cell_size: Grid step of level 0, in the cloud's unit; the batch is already thinned to it.
+        num_levels: Number of levels, at least 1.
+        conv_radius: Search radius of rigid levels, in grid steps.
+        deform_radius: Search radius of deformable levels, in grid steps.
+        deformable: Per level, whether it holds a deformable layer; empty means none does.
+        deformable_pools: The same per transition l -> l+1, for its strided layer.
+        max_neighbors: Per level, how many nearest neighbours to keep, or None for all.
+
+    Raises:
+        ValueError: A size is not positive or a tuple has the wrong length.
+
+    Source: Thomas et al. 2019, arXiv:1904.08889, section 3.3 and supplementary A.
+    """
+
+    cell_size: float
+    num_levels: int
+    conv_radius: float = 2.5
+    deform_radius: float = 5.0
+    deformable: tuple[bool, ...] = ()
+    deformable_pools: tuple[bool, ...] = ()
+    max_neighbors: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("cell_size", "conv_radius", "deform_radius", "num_levels"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"PyramidSpec: {name} must be > 0, got {value}")
+        self._fill("deformable", self.num_levels)
+        self._fill("deformable_pools", self.num_levels - 1)
+        limits = self.max_neighbors
+        if limits is not None and (len(limits) != self.num_levels or min(limits) < 1):
+            raise ValueError(
+                f"PyramidSpec: max_neighbors must hold {self.num_levels} numbers >= 1, got {limits}"
+            )
+
+    def _fill(self, name: str, length: int) -> None:
+        flags = tuple(getattr(self, name)) or (False,) * length
+        if len(flags) != length:
+            raise ValueError(f"PyramidSpec: {name} must hold {length} flags, got {len(flags)}")
+        object.__setattr__(self, name, flags)
+
+    def step(self, level: int) -> float:
+        """Grid step of a level."""
+        return self.cell_size * 2**level
+
+    def radius(self, level: int) -> float:
+        """Search radius within a level."""
+        return self._radius(level, self.deformable[level])
+
+    def pool_radius(self, level: int) -> float:
+        """Radius in which points of level + 1 look for points of level."""
+        return self._radius(level, self.deformable_pools[level])
+
+    def _radius(self, level: int, deformable: bool) -> float:
+        return self.step(level) * (self.deform_radius if deformable else self.conv_radius)
+
+    def limit(self, level: int) -> int | None:
+        """Widest neighbour table of a level, or None."""
+        return None if self.max_neighbors is None else self.max_neighbors[level]
+
+
+class Pyramid(NamedTuple):
+    """One list entry per level; tables hold int32 rows, nearest first, padded with N_l.
+
+    Attributes:
+        points: ``(N_l, D)``.
+        neighbors: ``(N_l, H_l)`` into level l.
+        pools: ``(N_{l+1}, H)`` into level l; one entry fewer than levels.
+        upsamples: ``(N_l, 1)`` nearest point of level l+1; one entry fewer than levels.
+        lengths: ``(B,)`` int64.
+    """
+
+    points: list[Tensor]
+    neighbors: list[Tensor]
+    pools: list[Tensor]
+    upsamples: list[Tensor]
+    lengths: list[Tensor]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Pyramid:
+        """Returns the pyramid on ``device``."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Pyramid:
+        """Returns the pyramid in page-locked memory."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Pyramid:
+        return Pyramid(*([change(tensor) for tensor in level] for level in self))
+
+
+def build_pyramid(batch: PointBatch, spec: PyramidSpec) -> Pyramid:
+    """Builds the points and neighbour tables of every level of a batch.
+
+    Level 0 is the batch itself; level l+1 is level l averaged over a grid of twice the step.
+    Clouds never mix: neighbours, pools and upsamples stay within their cloud.
+
+    Args:
+        batch: Points ``(N, D)``, float32 or float64, and lengths; clouds of size 0 are legal.
+        spec: Grid steps, radii and limits, usually ``model.pyramid_spec``.
+
+    Returns:
+        A :class:`Pyramid` on the device of ``batch.points``; nothing in it is differentiable.
+
+    Raises:
+        ValueError: A coordinate is NaN or infinite.
+
+    Source: Thomas et al. 2019, arXiv:1904.08889, section 3.3.
+    Deviation: upsampling takes the nearest coarse point wherever it is, the authors' code searches
+        a ball of twice the radius and finds the same point.
+
+    Example:
+        >>> batch = PointBatch(torch.rand(100, 3), torch.ones(100, 1), torch.tensor([60, 40]))
+        >>> pyramid = build_pyramid(batch, PyramidSpec(cell_size=0.1, num_levels=3))
+        >>> [len(points) for points in pyramid.points][0], pyramid.lengths[0].tolist()
+        (100, [60, 40])
+    """
+    points, lengths = batch.points, batch.lengths
+    check_finite("build_pyramid: points", points)
+    table = _search(points, points, lengths, lengths, spec.radius(0), spec.limit(0))
+    pyramid = Pyramid([points], [table], [], [], [lengths])
+    for level in range(spec.num_levels - 1):
+        fine, fine_lengths = points, lengths
+        thinned = ops.grid_subsample(fine, spec.step(level + 1), lengths=fine_lengths)
+        points, lengths = thinned.points, thinned.lengths
+        limit, next_limit = spec.limit(level), spec.limit(level + 1)
+        pool = _search(points, fine, lengths, fine_lengths, spec.pool_radius(level), limit)
+        table = _search(points, points, lengths, lengths, spec.radius(level + 1), next_limit)
+        upsample = ops.knn_neighbors(
+            fine, points, 1, query_lengths=fine_lengths, point_lengths=lengths
+        )
+        for entries, entry in zip(pyramid, (points, table, pool, upsample, lengths), strict=True):
+            entries.append(entry)
+    return pyramid
+
+
+def _search(
+    queries: Tensor,
+    points: Tensor,
+    query_lengths: Tensor,
+    point_lengths: Tensor,
+    radius: float,
+    limit: int | None,
+) -> Tensor:
+    return ops.radius_neighbors(
+        queries,
+        points,
+        radius,
+        query_lengths=query_lengths,
+        point_lengths=point_lengths,
+        max_neighbors=limit,
+    )
+
+
+def neighbor_limits(
+    batches: Iterable[PointBatch], spec: PyramidSpec, quantile: float = 0.9
+) -> tuple[int, ...]:
+    """Chooses ``max_neighbors`` from a few batches of the training data.
+
+    The limit of a level is the smallest H with which the share ``quantile`` of its points keep all
+    their neighbours, read off the histogram of neighbour counts. It is at least 1.
+
+    Args:
+        batches: A few representative batches.
+        spec: The pyramid; its own ``max_neighbors`` is ignored.
+        quantile: Share of the points that lose nothing, in (0, 1].
+
+    Returns:
+        One limit per level, for ``dataclasses.replace(spec, max_neighbors=...)``.
+
+    Raises:
+        ValueError: ``quantile`` is outside (0, 1].
+    """
+    if not 0 < quantile <= 1:
+        raise ValueError(f"neighbor_limits: quantile must be in (0, 1], got {quantile}")
+    spec = replace(spec, max_neighbors=None)
+    histograms = [torch.zeros(1, dtype=torch.int64) for _ in range(spec.num_levels)]
+    for batch in batches:
+        pyramid = build_pyramid(batch, spec)
+        for level, table in enumerate(pyramid.neighbors):
+            counts = (table < len(pyramid.points[level])).sum(1).cpu()
+            histograms[level] = _add(histograms[level], torch.bincount(counts))
+    return tuple(_quantile(histogram, quantile) for histogram in histograms)
+
+
+def _add(a: Tensor, b: Tensor) -> Tensor:
+    total = torch.zeros(max(len(a), len(b)), dtype=torch.int64)
+    total[: len(a)] += a
+    total[: len(b)] += b
+    return total
+
+
+def _quantile(histogram: Tensor, quantile: float) -> int:
+    reached = histogram.cumsum(0) >= math.ceil(quantile * int(histogram.sum()))
+    return max(1, int(reached.int().argmax()))

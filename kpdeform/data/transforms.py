@@ -1,0 +1,196 @@
+"""Random changes of a training sample; points, normals and coordinate features move together.
+
+Every transform is called with a :class:`~kpdeform.data.Sample` and a ``torch.Generator`` and
+returns a new sample, so that the same generator state gives the same sample.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor
+
+from kpdeform.data.batch import Sample
+
+Transform = Callable[[Sample, Generator], Sample]
+
+
+class Compose:
+    """Applies transforms one after the other.
+
+    Example:
+        >>> augment = Compose([RandomRotation("z"), RandomScale(0.9, 1.1), Jitter(0.005)])
+        >>> sample = Sample(torch.rand(8, 3), torch.ones(8, 1), ("ones",))
+        >>> augment(sample, torch.Generator().manual_seed(0)).points.shape
+        torch.Size([8, 3])
+    """
+
+    def __init__(self, transforms: Sequence[Transform]) -> None:
+        self.transforms = tuple(transforms)
+
+    def __call__(self, sample: Sample, generator: Generator) -> Sample:
+        """Returns the sample after all transforms."""
+        for transform in self.transforms:
+            sample = transform(sample, generator)
+        return sample
+
+
+class RandomRotation:
+    """Rotates around the sample's origin.
+
+    Args:
+        axis: ``"z"`` keeps the vertical, ``"all"`` draws from all rotations evenly.
+
+    Raises:
+        ValueError: ``axis`` is neither of these.
+    """
+
+    def __init__(self, axis: Literal["z", "all"] = "z") -> None:
+        if axis not in ("z", "all"):
+            raise ValueError(f"RandomRotation: axis must be 'z' or 'all', got {axis!r}")
+        self.axis = axis
+
+    def __call__(self, sample: Sample, generator: Generator) -> Sample:
+        """Returns the rotated sample."""
+        if self.axis == "all":
+            quaternion = torch.randn(4, generator=generator, dtype=torch.float64)
+        else:
+            half = math.pi * torch.rand((), generator=generator, dtype=torch.float64)
+            quaternion = torch.stack([half.cos(), half * 0, half * 0, half.sin()])
+        return transform_linear(sample, _rotation(quaternion))
+
+
+class RandomScale:
+    """Scales by a factor drawn evenly from ``[minimum, maximum]``, one per axis if anisotropic.
+
+    Raises:
+        ValueError: Not ``0 < minimum <= maximum``.
+    """
+
+    def __init__(
+        self, minimum: float = 0.9, maximum: float = 1.1, anisotropic: bool = False
+    ) -> None:
+        if not 0 < minimum <= maximum:
+            raise ValueError(f"RandomScale: needs 0 < minimum <= maximum, got {minimum}, {maximum}")
+        self.minimum, self.maximum, self.anisotropic = minimum, maximum, anisotropic
+
+    def __call__(self, sample: Sample, generator: Generator) -> Sample:
+        """Returns the scaled sample."""
+        drawn = torch.rand(3 if self.anisotropic else 1, generator=generator, dtype=torch.float64)
+        factors = self.minimum + (self.maximum - self.minimum) * drawn
+        return transform_linear(sample, torch.diag(factors.expand(3)))
+
+
+class RandomFlip:
+    """Mirrors each of the given axes with probability ``p``.
+
+    Raises:
+        ValueError: An axis is not x, y or z, or ``p`` is not a probability.
+    """
+
+    def __init__(self, axes: str = "x", p: float = 0.5) -> None:
+        if not set(axes) <= set("xyz"):
+            raise ValueError(f"RandomFlip: axes must be letters of 'xyz', got {axes!r}")
+        self.axes, self.p = axes, _probability("RandomFlip", p)
+
+    def __call__(self, sample: Sample, generator: Generator) -> Sample:
+        """Returns the mirrored sample."""
+        drawn = torch.rand(3, generator=generator) < self.p
+        flips = [axis in self.axes and bool(hit) for axis, hit in zip("xyz", drawn, strict=True)]
+        return transform_linear(sample, torch.diag(1.0 - 2.0 * torch.tensor(flips).double()))
+
+
+class Jitter:
+    """Adds Gaussian noise to the points; normals stay.
+
+    Args:
+        sigma: Standard deviation, in the unit of the cloud.
+        clip: Largest displacement along an axis; None for no limit.
+
+    Raises:
+        ValueError: ``sigma`` or ``clip`` is negative.
+    """
+
+    def __init__(self, sigma: float, clip: float | None = None) -> None:
+        if sigma < 0 or (clip is not None and clip < 0):
+            raise ValueError(f"Jitter: sigma and clip must be >= 0, got {sigma}, {clip}")
+        self.sigma, self.clip = sigma, math.inf if clip is None else clip
+
+    def __call__(self, sample: Sample, generator: Generator) -> Sample:
+        """Returns the sample with noise on its points."""
+        noise = torch.randn(sample.points.shape, generator=generator, dtype=sample.points.dtype)
+        noise = (noise * self.sigma).clamp_(-self.clip, self.clip)
+        return replace_points(sample, sample.points + noise)
+
+
+class ColorDrop:
+    """Sets the colours of the whole sample to 0 with probability ``p``.
+
+    Raises:
+        ValueError: ``p`` is not a probability.
+    """
+
+    def __init__(self, p: float = 0.2) -> None:
+        self.p = _probability("ColorDrop", p)
+
+    def __call__(self, sample: Sample, generator: Generator) -> Sample:
+        """Returns the sample, with or without its colours."""
+        drop = bool(torch.rand((), generator=generator) < self.p)
+        columns = sample.columns("red", "green", "blue")
+        if columns is None or not drop:
+            return sample
+        features = sample.features.clone()
+        features[:, columns] = 0
+        return replace(sample, features=features)
+
+
+def transform_linear(sample: Sample, matrix: Tensor) -> Sample:
+    """Applies a linear map to points and, as it moves planes, to normals.
+
+    A plane with normal n maps to one with normal A⁻ᵀ n, which is then given length 1 again; under
+    an anisotropic scale that is not A n.
+
+    Args:
+        sample: Feature columns nx, ny, nz are taken as normals; zero normals stay zero.
+        matrix: A, ``(3, 3)``, invertible; points become A p.
+    """
+    moved = replace_points(sample, sample.points @ matrix.T.to(sample.points))
+    columns = sample.columns("nx", "ny", "nz")
+    if columns is None:
+        return moved
+    features = moved.features.clone()
+    normals = features[:, columns] @ torch.linalg.inv(matrix.double()).to(features)
+    features[:, columns] = torch.nn.functional.normalize(normals, dim=1)
+    return replace(moved, features=features)
+
+
+def replace_points(sample: Sample, points: Tensor) -> Sample:
+    """Returns the sample with other points; feature columns x, y, z follow them."""
+    features = sample.features
+    for axis, name in enumerate("xyz"):
+        if name in sample.feature_names:
+            features = features.clone() if features is sample.features else features
+            features[:, sample.feature_names.index(name)] = points[:, axis]
+    return replace(sample, points=points, features=features)
+
+
+def _rotation(quaternion: Tensor) -> Tensor:
+    w, x, y, z = (quaternion / quaternion.norm()).tolist()
+    return torch.tensor(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ],
+        dtype=torch.float64,
+    )
+
+
+def _probability(owner: str, p: float) -> float:
+    if not 0 <= p <= 1:
+        raise ValueError(f"{owner}: p must be in [0, 1], got {p}")
+    return p

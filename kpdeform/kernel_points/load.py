@@ -1,0 +1,93 @@
+"""Reads the committed tables and rotates them."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kpdeform.kernel_points.generate import Fixed, generate
+
+TABLES = Path(__file__).parent / "tables"
+
+
+def table_path(num_points: int, dimension: int, fixed: Fixed) -> Path:
+    """Where the table of these arguments is kept, if it was committed."""
+    return TABLES / f"k{num_points:02d}_{fixed}_{dimension}d.txt"
+
+
+def load(num_points: int = 15, dimension: int = 3, fixed: Fixed = "center") -> Tensor:
+    """Kernel points of the unit ball, the same on every machine.
+
+    Sizes without a committed table are generated with seed 0, which takes about a second once per process.
+
+    Args:
+        num_points: K.
+        dimension: D, 2 or 3.
+        fixed: "center", "verticals" or "none"; see :func:`generate`.
+
+    Returns:
+        ``(K, D)`` float32 on the CPU; a fresh tensor each time.
+
+    Raises:
+        ValueError: As :func:`generate`.
+
+    Example:
+        >>> from kpdeform import kernel_points
+        >>> kernel_points.load(15).shape
+        torch.Size([15, 3])
+    """
+    return torch.from_numpy(_table(num_points, dimension, fixed).copy())
+
+
+@lru_cache(maxsize=None)
+def _table(num_points: int, dimension: int, fixed: Fixed) -> NDArray[np.float32]:
+    path = table_path(num_points, dimension, fixed)
+    if path.exists():
+        return np.loadtxt(path, dtype=np.float32, ndmin=2)
+    return generate(num_points, dimension, fixed)
+
+
+def random_rotation(dimension: int = 3, generator: torch.Generator | None = None) -> Tensor:
+    """A rotation drawn uniformly from all rotations of the plane or of space.
+
+    Args:
+        dimension: D, 2 or 3.
+        generator: Source of randomness on the CPU; torch's global one when None.
+
+    Returns:
+        ``(D, D)`` float64 orthogonal matrix with determinant 1, on the CPU.
+
+    Raises:
+        ValueError: ``dimension`` is neither 2 nor 3.
+
+    Source: Shoemake 1992, "Uniform random rotations": a normalised Gaussian 4-vector is a uniform quaternion.
+
+    Example:
+        >>> from kpdeform.kernel_points import random_rotation
+        >>> rotation = random_rotation(3)
+        >>> bool((rotation @ rotation.T - torch.eye(3)).abs().max() < 1e-12)
+        True
+    """
+    if dimension not in (2, 3):
+        raise ValueError(f"random_rotation: dimension is {dimension}; use 2 or 3")
+
+    def gaussian(size: int) -> list[float]:
+        draw = torch.randn(size, dtype=torch.float64, device="cpu", generator=generator)
+        return (draw / draw.norm()).tolist()
+
+    if dimension == 2:
+        c, s = gaussian(2)
+        rows = [[c, -s], [s, c]]
+    else:
+        w, x, y, z = gaussian(4)
+        rows = [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    return torch.tensor(rows, dtype=torch.float64, device="cpu")

@@ -1,0 +1,188 @@
+"""Blocks that networks are assembled from. Features are rows: ``(points, channels)``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kpdeform import ops
+from kpdeform.nn.kpconv import Deformation, DeformKPConv, KPConv
+
+NEGATIVE_SLOPE = 0.1
+
+Norm = Callable[[int], nn.Module]
+"""Makes a normalisation for a number of channels: ``BatchNorm``, ``nn.LayerNorm``, ``nn.Identity``, ..."""
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation of rows ``(N, C)`` that lives with fewer than two rows.
+
+    A variance needs two rows. With one or none, in training too, the running statistics are used and left as they are.
+
+    Args:
+        num_features: C.
+        momentum: Share of the new statistics, torch's convention; 0.02 is slow.
+        eps: Added to the variance.
+    """
+
+    def __init__(self, num_features: int, momentum: float = 0.02, eps: float = 1e-5) -> None:
+        super().__init__(num_features, eps=eps, momentum=momentum)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C)`` to ``(N, C)``."""
+        if x.shape[0] > 1:
+            return super().forward(x)
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        )
+
+
+class Bias(nn.Module):
+    """Adds a learned number per channel: what stands where a normalisation is not wanted.
+
+    Args:
+        num_features: C.
+    """
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C)`` to ``(N, C)``."""
+        return x + self.bias.to(x.dtype)
+
+
+class Unary(nn.Module):
+    """Linear map of every row, normalisation and, unless switched off, LeakyReLU 0.1.
+
+    Args:
+        in_channels: C.
+        out_channels: O.
+        norm: Makes the normalisation.
+        activation: False leaves the LeakyReLU out.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        norm: Norm = BatchNorm,
+        activation: bool = True,
+    ) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_channels, out_channels, bias=False)
+        self.norm = norm(out_channels)
+        self.activation = nn.LeakyReLU(NEGATIVE_SLOPE) if activation else nn.Identity()
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``(N, C)`` to ``(N, O)``."""
+        return self.activation(self.norm(self.linear(features)))
+
+
+class SimpleBlock(nn.Module):
+    """Convolution, normalisation, LeakyReLU 0.1.
+
+    Args:
+        conv: The convolution, rigid or deformable.
+        norm: Makes the normalisation.
+        strided: True for a block whose queries are the points of the next level; for the network to read.
+    """
+
+    def __init__(self, conv: KPConv, *, norm: Norm = BatchNorm, strided: bool = False) -> None:
+        super().__init__()
+        self.strided = strided
+        self.conv = conv
+        self.norm = norm(conv.out_channels)
+        self.activation = nn.LeakyReLU(NEGATIVE_SLOPE)
+
+    def forward(
+        self, queries: Tensor, points: Tensor, neighbors: Tensor, features: Tensor
+    ) -> tuple[Tensor, Deformation | None]:
+        """``(N, C)`` at points to ``(M, O)`` at queries, and the deformation of a deformable convolution."""
+        x, deformation = _convolve(self.conv, queries, points, neighbors, features)
+        return self.activation(self.norm(x)), deformation
+
+
+class ResnetBlock(nn.Module):
+    """Bottleneck: narrow, convolve, widen, add the shortcut.
+
+    The shortcut of a strided block is the maximum over the same neighbours that the convolution sees.
+
+    Args:
+        in_channels: C.
+        out_channels: O; the published networks convolve with O / 4 channels.
+        conv: The convolution, rigid or deformable, with as many channels out as in.
+        norm: Makes the normalisations.
+        strided: True for a block whose queries are the points of the next level.
+        shadow_zero: Lets an empty neighbour slot count as a row of zeros in the maximum, as the published code does.
+            The result then depends on how far the table is padded, which depends on the other clouds in the batch.
+
+    Source: Thomas et al. 2019, arXiv:1904.08889, Fig. 2 of the supplementary material.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        conv: KPConv,
+        *,
+        norm: Norm = BatchNorm,
+        strided: bool = False,
+        shadow_zero: bool = False,
+    ) -> None:
+        super().__init__()
+        self.strided, self.shadow_zero = strided, shadow_zero
+        narrow = conv.in_channels
+        self.unary1 = Unary(in_channels, narrow, norm=norm) if in_channels != narrow else nn.Identity()
+        self.conv = conv
+        self.norm = norm(narrow)
+        self.unary2 = Unary(narrow, out_channels, norm=norm, activation=False)
+        self.shortcut = (
+            Unary(in_channels, out_channels, norm=norm, activation=False)
+            if in_channels != out_channels
+            else nn.Identity()
+        )
+        self.activation = nn.LeakyReLU(NEGATIVE_SLOPE)
+
+    def forward(
+        self, queries: Tensor, points: Tensor, neighbors: Tensor, features: Tensor
+    ) -> tuple[Tensor, Deformation | None]:
+        """``(N, C)`` at points to ``(M, O)`` at queries, and the deformation of a deformable convolution."""
+        x = self.unary1(features)
+        x, deformation = _convolve(self.conv, queries, points, neighbors, x)
+        x = self.unary2(self.activation(self.norm(x)))
+        if self.strided:
+            features = ops.neighbor_pool(features, neighbors, "max", shadow_zero=self.shadow_zero)
+        return self.activation(x + self.shortcut(features)), deformation
+
+    def extra_repr(self) -> str:
+        """Shows what is switched on."""
+        return ", ".join(f"{name}=True" for name in ("strided", "shadow_zero") if getattr(self, name))
+
+
+class NearestUpsample(nn.Module):
+    """Gives every fine point the features of its nearest coarse point."""
+
+    def forward(self, features: Tensor, upsamples: Tensor) -> Tensor:
+        """Coarse ``(N, C)`` and rows ``(M, >=1)`` into it, nearest first, to fine ``(M, C)``."""
+        return ops.neighbor_pool(features, upsamples, "nearest")
+
+
+class GlobalAverage(nn.Module):
+    """Mean over the points of each cloud; 0 for an empty cloud."""
+
+    def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
+        """``(N, C)`` and ``(B,)`` to ``(B, C)``."""
+        return ops.segment_reduce(features, lengths, "mean")
+
+
+def _convolve(
+    conv: KPConv, queries: Tensor, points: Tensor, neighbors: Tensor, features: Tensor
+) -> tuple[Tensor, Deformation | None]:
+    if isinstance(conv, DeformKPConv):
+        return conv(queries, points, neighbors, features, return_deformation=True)
+    return conv(queries, points, neighbors, features), None

@@ -1,0 +1,343 @@
+"""Rigid and deformable kernel point convolution layers."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple, overload
+
+import torch
+from torch import Tensor, nn
+
+from kpdeform import kernel_points as dispositions
+from kpdeform import ops
+from kpdeform.nn.offsets import num_offset_channels, split_offsets
+
+Influence = Literal["linear", "gaussian", "constant"]
+Aggregation = Literal["sum", "closest"]
+
+
+class Deformation(NamedTuple):
+    """What one deformable layer did, for :func:`kpdeform.nn.deformation_loss` and for pictures.
+
+    Attributes:
+        kernel_points: ``(M, K, D)``, deformed positions relative to each query, in the cloud's unit.
+        distances: ``(M, K)``, squared distance from each deformed kernel point to the nearest neighbour of its query;
+            0 for a query without neighbours.
+        sigma: Reach of the layer's kernel points.
+    """
+
+    kernel_points: Tensor
+    distances: Tensor
+    sigma: float
+
+
+class KPConv(nn.Module):
+    """Rigid kernel point convolution; see :func:`kpdeform.ops.kpconv` for the maths.
+
+    ``weight`` ``(K, C / groups, O)`` starts uniform in ±1/√(K·C/groups), the rule of :class:`torch.nn.Conv2d`, with
+    which a layer keeps the size of its input. ``kernel_points`` ``(K, D)`` is a buffer, the committed table times
+    ``radius`` under a random rotation: weights are only valid with the kernel points they were trained with.
+
+    Args:
+        in_channels: C.
+        out_channels: O.
+        radius: Radius of the ball that kernel points sit in, in the cloud's unit; normally the neighbour radius.
+        sigma: Reach of a kernel point, in the cloud's unit.
+        kernel_size: K.
+        dimension: D, 2 or 3.
+        influence: "linear", "gaussian" or "constant".
+        aggregation: "sum", or "closest" to give each neighbour to its nearest kernel point only.
+        groups: Channel groups; divides C and O.
+        bias: Adds a learned ``(O,)``.
+        generator: Source of the rotation; torch's global generator when None. Weights use the global one.
+
+    Raises:
+        ValueError: A number is not positive, or groups does not divide the channels.
+
+    Source: Thomas et al. 2019, arXiv:1904.08889, Eq. 1-3.
+    Deviation: the published code draws weights with fan-in C·O, an accident of its layout
+        (:func:`kpdeform.nn.published_init_` restores it), adds noise to the kernel points and rotates them about z only.
+
+    Example:
+        >>> import torch
+        >>> from kpdeform import nn, ops
+        >>> points = torch.rand(100, 3)
+        >>> neighbors = ops.radius_neighbors(points, points, 0.25)
+        >>> layer = nn.KPConv(4, 8, radius=0.25, sigma=0.12)
+        >>> layer(points, points, neighbors, torch.rand(100, 4)).shape
+        torch.Size([100, 8])
+    """
+
+    kernel_points: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        radius: float,
+        sigma: float,
+        kernel_size: int = 15,
+        dimension: int = 3,
+        influence: Influence = "linear",
+        aggregation: Aggregation = "sum",
+        groups: int = 1,
+        bias: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        _check_arguments(in_channels, out_channels, radius, sigma, groups)
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.radius, self.sigma = float(radius), float(sigma)
+        self.kernel_size, self.dimension, self.groups = kernel_size, dimension, groups
+        self.influence: Influence = influence
+        self.aggregation: Aggregation = aggregation
+        self.weight = nn.Parameter(torch.empty(kernel_size, in_channels // groups, out_channels))
+        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
+        table = dispositions.load(kernel_size, dimension).double()
+        rotated = self.radius * table @ dispositions.random_rotation(dimension, generator)
+        self.register_buffer("kernel_points", rotated.to(self.weight))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws new weights; kernel points stay."""
+        bound = 1 / math.sqrt(self.weight.shape[0] * self.weight.shape[1])
+        nn.init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, queries: Tensor, points: Tensor, neighbors: Tensor, features: Tensor) -> Tensor:
+        """Convolves.
+
+        Args:
+            queries: ``(M, D)``.
+            points: ``(N, D)``.
+            neighbors: ``(M, H)`` int32 or int64 rows of ``points``; N or -1 is an empty slot.
+            features: ``(N, C)``.
+
+        Returns:
+            ``(M, O)``; differentiable in features and parameters, not in positions.
+        """
+        return self._convolve(queries, points, neighbors, features, None, None)
+
+    def _convolve(
+        self,
+        queries: Tensor,
+        points: Tensor,
+        neighbors: Tensor,
+        features: Tensor,
+        offsets: Tensor | None,
+        modulations: Tensor | None,
+    ) -> Tensor:
+        y = ops.kpconv(
+            queries,
+            points,
+            neighbors,
+            features,
+            self.kernel_points,
+            self.weight,
+            self.sigma,
+            offsets=offsets,
+            modulations=modulations,
+            influence=self.influence,
+            aggregation=self.aggregation,
+            groups=self.groups,
+        )
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def extra_repr(self) -> str:
+        """Shows every argument that is not at its default."""
+        text = f"{self.in_channels}, {self.out_channels}, radius={self.radius:g}, sigma={self.sigma:g}"
+        defaults = [
+            ("kernel_size", self.kernel_size, 15),
+            ("dimension", self.dimension, 3),
+            ("influence", self.influence, "linear"),
+            ("aggregation", self.aggregation, "sum"),
+            ("groups", self.groups, 1),
+            ("bias", self.bias is not None, False),
+        ]
+        return text + "".join(f", {name}={value}" for name, value, usual in defaults if value != usual)
+
+
+class DeformKPConv(KPConv):
+    """Deformable kernel point convolution: every query moves its own kernel points.
+
+    A second, rigid KPConv (``offset_conv``, with its own kernel points) and ``offset_bias`` look at the same
+    neighbours and predict the offsets, in units of sigma, and with ``modulated`` a factor in (0, 2) per kernel point.
+    Both start at zero, so with linear influence the layer equals the rigid one until it has learned to deform.
+
+    Neighbours should be searched further out than ``radius`` (twice as far in the published networks), so that a kernel
+    point that moves still finds some.
+
+    Args:
+        in_channels: C.
+        out_channels: O.
+        radius: As :class:`KPConv`.
+        sigma: As :class:`KPConv`.
+        kernel_size: K.
+        dimension: D.
+        influence: "linear", "gaussian" or "constant"; the last two reach beyond sigma, but only for a neighbour
+            that is within sigma of some deformed kernel point.
+        aggregation: "sum" or "closest".
+        groups: Channel groups of the convolution; the offset head always sees all channels.
+        bias: Adds a learned ``(O,)``.
+        modulated: Predicts modulations too.
+        generator: Source of both rotations.
+
+    Raises:
+        ValueError: As :class:`KPConv`.
+
+    Source: Thomas et al. 2019, arXiv:1904.08889, Eq. 4-5.
+    Deviation: the published PyTorch code starts ``offset_conv`` with non-zero weights
+        (:func:`kpdeform.nn.published_init_` restores that).
+
+    Example:
+        >>> import torch
+        >>> from kpdeform import nn, ops
+        >>> points = torch.rand(100, 3)
+        >>> neighbors = ops.radius_neighbors(points, points, 0.5)
+        >>> layer = nn.DeformKPConv(4, 8, radius=0.25, sigma=0.12)
+        >>> y, deformation = layer(
+        ...     points, points, neighbors, torch.rand(100, 4), return_deformation=True
+        ... )
+        >>> deformation.kernel_points.shape
+        torch.Size([100, 15, 3])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        radius: float,
+        sigma: float,
+        kernel_size: int = 15,
+        dimension: int = 3,
+        influence: Influence = "linear",
+        aggregation: Aggregation = "sum",
+        groups: int = 1,
+        bias: bool = False,
+        modulated: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            radius=radius,
+            sigma=sigma,
+            kernel_size=kernel_size,
+            dimension=dimension,
+            influence=influence,
+            aggregation=aggregation,
+            groups=groups,
+            bias=bias,
+            generator=generator,
+        )
+        self.modulated = modulated
+        self.offset_conv = KPConv(
+            in_channels,
+            num_offset_channels(kernel_size, dimension, modulated),
+            radius=radius,
+            sigma=sigma,
+            kernel_size=kernel_size,
+            dimension=dimension,
+            influence=influence,
+            aggregation=aggregation,
+            generator=generator,
+        )
+        self.offset_bias = nn.Parameter(torch.empty(self.offset_conv.out_channels))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws new weights and makes the layer rigid again; kernel points stay."""
+        super().reset_parameters()
+        for name, parameter in self.named_parameters():  # none of them while the parent constructs
+            if name.startswith("offset"):
+                nn.init.zeros_(parameter)
+
+    @overload  # type: ignore[override]
+    def forward(
+        self,
+        queries: Tensor,
+        points: Tensor,
+        neighbors: Tensor,
+        features: Tensor,
+        return_deformation: Literal[False] = False,
+    ) -> Tensor: ...
+
+    @overload
+    def forward(
+        self,
+        queries: Tensor,
+        points: Tensor,
+        neighbors: Tensor,
+        features: Tensor,
+        return_deformation: Literal[True],
+    ) -> tuple[Tensor, Deformation]: ...
+
+    def forward(
+        self,
+        queries: Tensor,
+        points: Tensor,
+        neighbors: Tensor,
+        features: Tensor,
+        return_deformation: bool = False,
+    ) -> Tensor | tuple[Tensor, Deformation]:
+        """Convolves with deformed kernel points.
+
+        Args:
+            queries: ``(M, D)``.
+            points: ``(N, D)``.
+            neighbors: ``(M, H)`` int32 or int64 rows of ``points``; N or -1 is an empty slot.
+            features: ``(N, C)``.
+            return_deformation: Also returns what :func:`kpdeform.nn.deformation_loss` needs.
+
+        Returns:
+            ``(M, O)``, or that and a :class:`Deformation`.
+        """
+        # Positions keep their precision under autocast, whatever the head computes in.
+        head = self.offset_conv(queries, points, neighbors, features).to(queries.dtype)
+        offsets, modulations = split_offsets(
+            head + self.offset_bias, self.kernel_size, self.dimension, self.sigma, self.modulated
+        )
+        y = self._convolve(queries, points, neighbors, features, offsets, modulations)
+        if not return_deformation:
+            return y
+        distances = ops.kernel_point_distances(
+            queries, points, neighbors, self.kernel_points, self.sigma, offsets=offsets
+        )
+        return y, Deformation(self.kernel_points + offsets, distances, self.sigma)
+
+    def extra_repr(self) -> str:
+        """Shows every argument that is not at its default."""
+        return super().extra_repr() + (", modulated=True" if self.modulated else "")
+
+
+def published_init_(module: nn.Module) -> None:
+    """Draws the weights of one KPConv as KPConv-PyTorch does; for ``model.apply(published_init_)``.
+
+    Uniform in ±1/√(C·O), offset heads included, whose offsets are then not zero at the start. Batch normalisation hides
+    the scale of the output but not that of the steps: the smaller the weights, the faster they turn for one learning
+    rate. Use it to repeat a published training; without normalisation, activations shrink from layer to layer.
+
+    Args:
+        module: Changed in place when it is a :class:`KPConv`, else left alone.
+    """
+    if isinstance(module, KPConv):
+        bound = 1 / math.sqrt(module.weight.shape[1] * module.weight.shape[2])
+        nn.init.uniform_(module.weight, -bound, bound)
+
+
+def _check_arguments(
+    in_channels: int, out_channels: int, radius: float, sigma: float, groups: int
+) -> None:
+    for name, value in [("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)]:
+        if value < 1:
+            raise ValueError(f"KPConv: {name} is {value}; it must be at least 1")
+    for name, length in [("radius", radius), ("sigma", sigma)]:
+        if not (0 < length < math.inf):
+            raise ValueError(f"KPConv: {name} is {length}; it must be a positive length")
+    if in_channels % groups or out_channels % groups:
+        raise ValueError(
+            f"KPConv: groups={groups} does not divide in_channels={in_channels} and out_channels={out_channels}"
+        )

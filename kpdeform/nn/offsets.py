@@ -1,0 +1,42 @@
+"""Reading an offset head: the last step before a convolution deforms, the same for points and for images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def num_offset_channels(kernel_size: int, dimension: int, modulated: bool) -> int:
+    """Channels an offset head must produce: D per kernel point, one more when modulated."""
+    return kernel_size * (dimension + int(modulated))
+
+
+def split_offsets(
+    head: Tensor, kernel_size: int, dimension: int, scale: float, modulated: bool
+) -> tuple[Tensor, Tensor | None]:
+    r"""Splits the channels of an offset head into offsets and modulations.
+
+    .. math:: \Delta = \text{scale} \cdot head_{[:KD]}, \qquad mod = 2\,\mathrm{sigmoid}(head_{[KD:]})
+
+    A head of zeros gives offsets 0 and modulations 1: the rigid convolution.
+
+    Args:
+        head: ``(..., K * D)``, or ``(..., K * D + K)`` when modulated; kernel point outermost, then axis.
+        kernel_size: K.
+        dimension: D.
+        scale: Length that a head value of 1 stands for; sigma for points.
+        modulated: Whether the last K channels are modulations.
+
+    Returns:
+        Offsets ``(..., K, D)`` in the unit of ``scale`` and modulations ``(..., K)`` in (0, 2), or None.
+
+    Source: Thomas et al. 2019, arXiv:1904.08889, section 3.2; Zhu et al. 2019, arXiv:1811.11168 (modulation).
+
+    Example:
+        >>> offsets, modulations = split_offsets(torch.zeros(4, 60), 15, 3, 0.1, modulated=True)
+        >>> offsets.shape, modulations.unique().tolist()
+        (torch.Size([4, 15, 3]), [1.0])
+    """
+    num_coordinates = kernel_size * dimension
+    offsets = scale * head[..., :num_coordinates].unflatten(-1, (kernel_size, dimension))
+    return offsets, 2 * torch.sigmoid(head[..., num_coordinates:]) if modulated else None

@@ -1,0 +1,42 @@
+"""Parameters in the two groups that deformable networks are trained with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+
+def parameter_groups(
+    model: nn.Module, lr: float, offset_lr_factor: float = 0.1, weight_decay: float = 0.0
+) -> list[dict[str, Any]]:
+    """Groups for a torch optimizer: everything else first, then the offset heads with a smaller step.
+
+    Args:
+        model: Any module; parameters with "offset" in their name belong to offset heads.
+        lr: Learning rate of the first group.
+        offset_lr_factor: The second group uses ``lr * offset_lr_factor``.
+        weight_decay: Of both groups.
+
+    Returns:
+        ``[others, offsets]``, always two, so that schedules and checkpoints have one shape; the second is empty for a
+        rigid model. Parameters that do not require a gradient are left out.
+
+    Source: Thomas et al. 2019, arXiv:1904.08889, section 3.2 (factor 0.1).
+
+    Example:
+        >>> import torch
+        >>> from kpdeform.nn import DeformKPConv, parameter_groups
+        >>> layer = DeformKPConv(4, 8, radius=1.0, sigma=0.5)
+        >>> others, offsets = parameter_groups(layer, lr=0.01)
+        >>> len(others["params"]), len(offsets["params"])
+        (1, 2)
+        >>> optimizer = torch.optim.AdamW([others, offsets])
+    """
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    others = [p for name, p in trained if "offset" not in name]
+    offsets = [p for name, p in trained if "offset" in name]
+    return [
+        {"params": others, "lr": lr, "weight_decay": weight_decay},
+        {"params": offsets, "lr": lr * offset_lr_factor, "weight_decay": weight_decay},
+    ]

@@ -1,0 +1,164 @@
+"""The pyramid against brute force and at its edges; neighbour limits against their definition."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from kpdeform.data import PointBatch, PyramidSpec, build_pyramid, neighbor_limits
+
+SPEC = PyramidSpec(
+    0.1, 3, deform_radius=4.0, deformable=(False, False, True), deformable_pools=(False, True)
+)
+
+
+def make_batch(*lengths, dtype=torch.float32, extent=1.0):
+    points = torch.rand(sum(lengths), 3, dtype=dtype) * extent
+    return PointBatch(points, torch.ones(len(points), 1), torch.tensor(lengths))
+
+
+def cloud_of_rows(lengths):
+    return np.repeat(np.arange(len(lengths)), np.asarray(lengths))
+
+
+def distances(queries, points, query_lengths, point_lengths):
+    """All pairs; infinite between clouds."""
+    d = np.linalg.norm(queries[:, None].astype(float) - points[None].astype(float), axis=2)
+    d[cloud_of_rows(query_lengths)[:, None] != cloud_of_rows(point_lengths)[None]] = np.inf
+    return d
+
+
+def as_sets(table, empty):
+    return [set(row[row < empty].tolist()) for row in table]
+
+
+def assert_search(table, d, radius):
+    """The sets of brute force (but on the sphere itself), by distance, padded at the end."""
+    table, num_points = table.numpy(), d.shape[1]
+    for row, dist, found in zip(table, d, as_sets(table, num_points), strict=True):
+        surely = set(np.flatnonzero(dist < radius * (1 - 1e-5)).tolist())
+        maybe = set(np.flatnonzero(dist < radius * (1 + 1e-5)).tolist())
+        assert surely <= found <= maybe
+        real = row[row < num_points]
+        assert (row[len(real) :] == num_points).all()
+        assert (np.diff(dist[real]) >= -1e-6).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_agrees_with_brute_force(dtype):
+    batch = make_batch(150, 0, 90, 1, dtype=dtype)
+    pyramid = build_pyramid(batch, SPEC)
+    points = [p.numpy() for p in pyramid.points]
+    lengths = [n.tolist() for n in pyramid.lengths]
+    assert [len(entries) for entries in pyramid] == [3, 3, 2, 2, 3]
+    assert all(p.dtype == dtype for p in pyramid.points)
+    for level, radius in enumerate((0.25, 0.5, 1.6)):
+        d = distances(points[level], points[level], lengths[level], lengths[level])
+        assert_search(pyramid.neighbors[level], d, radius)
+    for level, radius in enumerate((0.25, 0.8)):
+        d = distances(points[level + 1], points[level], lengths[level + 1], lengths[level])
+        assert_search(pyramid.pools[level], d, radius)
+        upsample = pyramid.upsamples[level].numpy()
+        assert upsample.shape == (len(points[level]), 1)
+        chosen = np.take_along_axis(d, upsample.T, axis=0)[0]
+        np.testing.assert_allclose(chosen, d.min(axis=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_coarse_points_are_cell_means(level):
+    batch = make_batch(400, 30)
+    pyramid = build_pyramid(batch, SPEC)
+    fine, coarse = pyramid.points[level - 1].numpy(), pyramid.points[level].numpy()
+    step = 0.1 * 2**level
+    for cloud in range(2):
+        mine = fine[cloud_of_rows(pyramid.lengths[level - 1].tolist()) == cloud]
+        means = coarse[cloud_of_rows(pyramid.lengths[level].tolist()) == cloud]
+        # Wherever the grid is anchored, every mean lies within a cell of the points it averages.
+        assert len(means) < len(mine)
+        nearest = np.linalg.norm(mine[:, None] - means[None], axis=2).min(1)
+        assert nearest.max() < step * np.sqrt(3)
+        np.testing.assert_array_less(mine.min(0) - 1e-6, means.min(0) + 1e-6)
+
+
+def test_tables_are_cut_to_the_limit_nearest_first():
+    batch = make_batch(300)
+    full = build_pyramid(batch, SPEC)
+    cut = build_pyramid(batch, replace(SPEC, max_neighbors=(3, 4, 5)))
+    for level, limit in enumerate((3, 4, 5)):
+        assert torch.equal(cut.neighbors[level], full.neighbors[level][:, :limit])
+    for level, limit in enumerate((3, 4)):
+        assert torch.equal(cut.pools[level], full.pools[level][:, :limit])
+
+
+def test_cloud_shrinks_to_one_point_and_stays():
+    pyramid = build_pyramid(make_batch(20, extent=0.05), replace(SPEC, cell_size=1.0))
+    assert pyramid.lengths[-1].item() <= 8
+    far = build_pyramid(make_batch(1), SPEC)
+    assert [len(p) for p in far.points] == [1, 1, 1]
+    assert all(table.tolist() == [[0]] for table in far.neighbors + far.pools + far.upsamples)
+
+
+def test_batch_of_nothing():
+    pyramid = build_pyramid(make_batch(0, 0), SPEC)
+    assert [len(p) for p in pyramid.points] == [0, 0, 0]
+    assert [n.tolist() for n in pyramid.lengths] == [[0, 0]] * 3
+
+
+def test_duplicate_points_are_neighbours_of_each_other():
+    batch = PointBatch(torch.zeros(4, 3), torch.ones(4, 1), torch.tensor([4]))
+    pyramid = build_pyramid(batch, SPEC)
+    assert as_sets(pyramid.neighbors[0].numpy(), 4) == [{0, 1, 2, 3}] * 4
+    assert len(pyramid.points[1]) == 1
+
+
+def test_not_finite_is_named_with_count_and_row():
+    batch = make_batch(10)
+    batch.points[7, 1] = float("nan")
+    batch.points[4, 0] = float("inf")
+    with pytest.raises(ValueError, match=r"2 of 10 rows.*first is row 4"):
+        build_pyramid(batch, SPEC)
+
+
+@pytest.mark.parametrize("quantile", [0.5, 0.9, 1.0])
+def test_limits_keep_the_asked_share_and_no_more(quantile):
+    batches = [make_batch(200, 50), make_batch(120), make_batch(0)]
+    limits = neighbor_limits(batches, SPEC, quantile)
+    for level, limit in enumerate(limits):
+        counts = []
+        for batch in batches:
+            pyramid = build_pyramid(batch, SPEC)
+            table, empty = pyramid.neighbors[level].numpy(), len(pyramid.points[level])
+            counts += [len(found) for found in as_sets(table, empty)]
+        kept = np.mean(np.array(counts) <= limit)
+        kept_by_one_less = np.mean(np.array(counts) <= limit - 1)
+        assert kept >= quantile > kept_by_one_less
+
+
+def test_limits_without_points_are_one():
+    assert neighbor_limits([], SPEC) == (1, 1, 1)
+    assert neighbor_limits([make_batch(0)], SPEC) == (1, 1, 1)
+    with pytest.raises(ValueError, match="quantile"):
+        neighbor_limits([], SPEC, quantile=0.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"cell_size": 0.0}, "cell_size"),
+        ({"cell_size": float("nan")}, "cell_size"),
+        ({"num_levels": 0}, "num_levels"),
+        ({"deformable": (True,)}, "deformable must hold 3"),
+        ({"deformable_pools": (True,)}, "deformable_pools must hold 2"),
+        ({"max_neighbors": (3, 3)}, "max_neighbors"),
+        ({"max_neighbors": (3, 0, 3)}, "max_neighbors"),
+    ],
+)
+def test_spec_refuses(change, words):
+    with pytest.raises(ValueError, match=words):
+        replace(SPEC, **change)
+
+
+def test_pyramid_moves_to_a_device(device):
+    pyramid = build_pyramid(make_batch(30), SPEC).to(device)
+    assert all(tensor.device.type == device.type for level in pyramid for tensor in level)
