@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -89,12 +90,10 @@ class SimpleBlock(nn.Module):
     Args:
         conv: The convolution, rigid or deformable.
         norm: Makes the normalisation.
-        strided: True for a block whose queries are the points of the next level; for the network to read.
     """
 
-    def __init__(self, conv: KPConv, *, norm: Norm = BatchNorm, strided: bool = False) -> None:
+    def __init__(self, conv: KPConv, *, norm: Norm = BatchNorm) -> None:
         super().__init__()
-        self.strided = strided
         self.conv = conv
         self.norm = norm(conv.out_channels)
         self.activation = nn.LeakyReLU(NEGATIVE_SLOPE)

@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from kpdeform import kernel_points as dispositions
 from kpdeform import ops
 from kpdeform.nn.offsets import num_offset_channels, split_offsets
-
-Influence = Literal["linear", "gaussian", "constant"]
-Aggregation = Literal["sum", "closest"]
+from kpdeform.ops.kpconv import Aggregation, Influence
 
 
 class Deformation(NamedTuple):
