@@ -126,6 +126,11 @@ class Scene:
         """Number of points N."""
         return len(self.points)
 
+    @property
+    def floor(self) -> float:
+        """World height of the scene's ground, see :func:`floor_height`."""
+        return floor_height(self.points[:, 2]) + float(self.origin[2])
+
     @staticmethod
     def from_cloud(
         points: np.ndarray,
@@ -161,6 +166,23 @@ class Scene:
         return Scene(name, local, features, labels, origin)
 
 
+def floor_height(heights: np.ndarray) -> float:
+    """Height that the feature ``"height"`` counts from: 1 % of the points lie below it.
+
+    Stray points far below the ground, which the minimum would follow, do not move it.
+
+    Args:
+        heights: z of the points of a scene, ``(N,)``.
+
+    Returns:
+        The quantile, in the unit and frame of ``heights``; 0 without points.
+    """
+    if not len(heights):
+        return 0.0
+    rank = len(heights) // 100
+    return float(np.partition(heights, rank)[rank])
+
+
 @dataclass(frozen=True)
 class SceneFolder:
     """A prepared data set on the disk; see :func:`open_dataset`."""
@@ -179,6 +201,23 @@ class SceneFolder:
                 f"{self.root}: no split {split!r}, there are {sorted(self.info.splits)}"
             )
         return [_read_scene(self.root / "scenes" / split / n) for n in self.info.splits[split]]
+
+
+@dataclass(frozen=True)
+class MemoryScenes:
+    """A data set in memory, used like a :class:`SceneFolder`.
+
+    Attributes:
+        info: Its description.
+        splits: Scenes by split, made by :meth:`Scene.from_cloud`.
+    """
+
+    info: DatasetInfo
+    splits: dict[str, list[Scene]]
+
+    def scenes(self, split: str) -> list[Scene]:
+        """Returns the scenes of a split."""
+        return self.splits[split]
 
 
 def open_dataset(root: str | Path) -> SceneFolder:
