@@ -34,7 +34,9 @@ STABLE_TORCH_LIBRARY(kpdeform, m) {
       "-> (Tensor points, Tensor lengths, Tensor features, Tensor labels, Tensor inverse, Tensor counts)");
 
   // pooling/neighbor_pool.h.  reduce: 0 max, 1 mean, 2 nearest
-  m.def("neighbor_pool(Tensor features, Tensor neighbors, int reduce) -> (Tensor pooled, Tensor argmax)");
+  m.def(
+      "neighbor_pool(Tensor features, Tensor neighbors, int reduce, bool shadow_zero) "
+      "-> (Tensor pooled, Tensor argmax)");
   m.def(
       "neighbor_pool_backward(Tensor grad, Tensor neighbors, Tensor argmax, int num_points, int reduce) "
       "-> Tensor");

@@ -1,0 +1,90 @@
+// Vectors of float and uint32 as wide as the instruction set, for search_isa.cpp alone. GCC's and Clang's vector
+// extension does arithmetic; only masks and compaction need the instruction set by name.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace kpdeform::KPDEFORM_ISA {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+typedef float Floats __attribute__((vector_size(4 * kLanes)));
+typedef uint32_t Words __attribute__((vector_size(4 * kLanes)));
+typedef uint32_t Mask;  // bit i: lane i
+
+template <typename Vector>
+inline Vector load(const void* from) {
+  Vector value;
+  __builtin_memcpy(&value, from, sizeof(value));
+  return value;
+}
+
+template <typename Vector>
+inline void store(void* to, Vector value) {
+  __builtin_memcpy(to, &value, sizeof(value));
+}
+
+inline Floats abs(Floats a) { return reinterpret_cast<Floats>(reinterpret_cast<Words>(a) & 0x7fffffffu); }
+inline Floats max(Floats a, float b) { return a > b ? a : Floats{} + b; }
+
+// float32(from[lane] - center)
+inline Floats load_relative(const float* from, float center) { return load<Floats>(from) - center; }
+inline Floats load_relative(const double* from, double center) {
+  Floats value;
+  for (int lane = 0; lane < kLanes; ++lane) value[lane] = static_cast<float>(from[lane] - center);
+  return value;
+}
+
+inline Mask first_lanes(int64_t count) { return count >= kLanes ? (1u << kLanes) - 1 : (1u << count) - 1; }
+inline int count_lanes(Mask mask) { return __builtin_popcount(mask); }
+
+// Lanes in which a < b.
+inline Mask less(Floats a, float b) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask((__m512)a, _mm512_set1_ps(b), _CMP_LT_OQ);
+#elif defined(__AVX2__)
+  return _mm256_movemask_ps(_mm256_cmp_ps((__m256)a, _mm256_set1_ps(b), _CMP_LT_OQ));
+#else
+  Mask mask = 0;
+  for (int lane = 0; lane < kLanes; ++lane) mask |= Mask{a[lane] < b} << lane;
+  return mask;
+#endif
+}
+
+#if defined(__AVX2__) && !defined(__AVX512F__)
+// The lanes of a mask, moved to the front.
+inline __m256i front_lanes(Mask mask) {
+  const uint64_t spread = _pdep_u64(mask, 0x0101010101010101) * 0xff;
+  const uint64_t lanes = _pext_u64(0x0706050403020100, spread);
+  return _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<long long>(lanes)));
+}
+#endif
+
+// Stores the lanes in mask one after another; what lies behind them, up to kLanes entries, is overwritten too.
+inline void compress(uint32_t* to, Words value, Mask mask) {
+#if defined(__AVX512F__)
+  _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(static_cast<__mmask16>(mask), (__m512i)value));
+#elif defined(__AVX2__)
+  store(to, _mm256_permutevar8x32_epi32((__m256i)value, front_lanes(mask)));
+#else
+  for (int lane = 0; lane < kLanes; ++lane)
+    if (mask >> lane & 1) *to++ = value[lane];
+#endif
+}
+inline void compress(float* to, Floats value, Mask mask) {
+  compress(reinterpret_cast<uint32_t*>(to), reinterpret_cast<Words>(value), mask);
+}
+
+}  // namespace
+}  // namespace kpdeform::KPDEFORM_ISA

@@ -1,0 +1,172 @@
+"""Neighbour search in packed clouds: fixed radius and k nearest."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+from kpdeform import _library as _library
+from kpdeform.ops import _checks
+from kpdeform.ops._call import call
+
+
+def radius_neighbors(
+    queries: Tensor,
+    points: Tensor,
+    radius: float,
+    *,
+    query_lengths: Tensor | None = None,
+    point_lengths: Tensor | None = None,
+    max_neighbors: int | None = None,
+) -> Tensor:
+    r"""Points closer than ``radius`` to each query, nearest first.
+
+    .. math:: \{\, n : \|p_n - q_m\|^2 < r^2 \,\}, \quad p_n \text{ in the cloud of } q_m
+
+    Which points are neighbours, and their order, is decided in float64 on the coordinates as given:
+    it is what a float64 brute force finds, for float32 input too, at any distance from the origin
+    and for any number of threads. Equal distances are ordered by row number. A query that is one of
+    the points finds itself.
+
+    Args:
+        queries: q, ``(M, D)`` float32 or float64, D in {2, 3}.
+        points: p, ``(N, D)``, dtype and device of ``queries``. Same tensor as ``queries``: the
+            search is faster.
+        radius: r > 0, in the unit of the coordinates.
+        query_lengths: Queries of each cloud, ``(B,)`` int64. Default: one cloud. Clouds of size 0
+            are fine.
+        point_lengths: Points of each cloud, ``(B,)`` int64. Default: one cloud.
+        max_neighbors: Keep only this many, the nearest.
+
+    Returns:
+        Rows of ``points``, ``(M, H)`` int32 (int64 from N = 2^31 on), H the largest number of
+        neighbours that any query has, or ``max_neighbors`` if that is less. Empty slots hold N and
+        stand at the end of a row; H is 0 if no query has a neighbour. Not differentiable.
+
+    Raises:
+        ValueError: Shapes, devices, lengths or ``radius`` disagree with the above, or a coordinate
+            is NaN or infinite.
+        TypeError: A dtype is not supported.
+
+    Example:
+        >>> points = torch.tensor([[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]])
+        >>> radius_neighbors(points, points, 1.5)
+        tensor([[0, 1],
+                [1, 0],
+                [2, 3]], dtype=torch.int32)
+    """
+    op = "radius_neighbors"
+    _check_clouds(op, queries, points)
+    radius = _checks.positive(op, "radius", radius)
+    if max_neighbors is not None:
+        max_neighbors = _checks.count(op, "max_neighbors", max_neighbors)
+    lengths = _both_lengths(op, queries, points, query_lengths, point_lengths)
+    queries, points = _contiguous(queries, points)
+    return call(
+        torch.ops.kpdeform.radius_neighbors.default,
+        queries,
+        points,
+        radius,
+        *lengths,
+        max_neighbors,
+    )
+
+
+def knn_neighbors(
+    queries: Tensor,
+    points: Tensor,
+    k: int,
+    *,
+    query_lengths: Tensor | None = None,
+    point_lengths: Tensor | None = None,
+) -> Tensor:
+    """The ``k`` points nearest to each query, nearest first.
+
+    Distances and ties are decided as in :func:`radius_neighbors`.
+
+    Args:
+        queries: q, ``(M, D)`` float32 or float64, D in {2, 3}.
+        points: p, ``(N, D)``, dtype and device of ``queries``. Same tensor as ``queries``: the
+            search is faster.
+        k: Number of neighbours, at least 1.
+        query_lengths: Queries of each cloud, ``(B,)`` int64. Default: one cloud. Clouds of size 0
+            are fine.
+        point_lengths: Points of each cloud, ``(B,)`` int64. Default: one cloud.
+
+    Returns:
+        Rows of ``points``, ``(M, k)`` int32 (int64 from N = 2^31 on). Where a cloud has fewer than
+        k points, the slots at the end hold N. Not differentiable.
+
+    Raises:
+        ValueError: Shapes, devices, lengths or ``k`` disagree with the above, or a coordinate is
+            NaN or infinite.
+        TypeError: A dtype is not supported.
+
+    Example:
+        >>> points = torch.tensor([[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]])
+        >>> knn_neighbors(points, points, 2)
+        tensor([[0, 1],
+                [1, 0],
+                [2, 1]], dtype=torch.int32)
+    """
+    op = "knn_neighbors"
+    _check_clouds(op, queries, points)
+    k = _checks.count(op, "k", k)
+    lengths = _both_lengths(op, queries, points, query_lengths, point_lengths)
+    queries, points = _contiguous(queries, points)
+    return call(torch.ops.kpdeform.knn_neighbors.default, queries, points, k, *lengths)
+
+
+def _check_clouds(op: str, queries: Tensor, points: Tensor) -> None:
+    _checks.positions(op, "queries", queries)
+    _checks.positions(op, "points", points)
+    _checks.alike(op, "queries", queries, "points", points)
+    if queries.shape[1] != points.shape[1]:
+        raise ValueError(
+            f"{op}: queries and points must have as many columns, "
+            f"got {queries.shape[1]} and {points.shape[1]}"
+        )
+
+
+def _both_lengths(
+    op: str,
+    queries: Tensor,
+    points: Tensor,
+    query_lengths: Tensor | None,
+    point_lengths: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    of_queries = _checks.cloud_lengths(op, "query_lengths", query_lengths, "queries", queries)
+    of_points = _checks.cloud_lengths(op, "point_lengths", point_lengths, "points", points)
+    if of_queries.shape != of_points.shape:
+        raise ValueError(
+            f"{op}: query_lengths and point_lengths must count the same clouds, "
+            f"got {of_queries.shape[0]} and {of_points.shape[0]}"
+        )
+    return of_queries, of_points
+
+
+def _contiguous(queries: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Both contiguous, and still one tensor if they were: the native search profits from that."""
+    points_ready = points.detach().contiguous()
+    return (points_ready if queries is points else queries.detach().contiguous()), points_ready
+
+
+def _index_dtype(num_points: int | torch.SymInt) -> torch.dtype:
+    return torch.int64 if statically_known_true(num_points > 2**31 - 1) else torch.int32
+
+
+@torch.library.register_fake("kpdeform::radius_neighbors")
+def _radius_neighbors_fake(
+    queries: Tensor, points: Tensor, radius: float, query_lengths: Tensor, point_lengths: Tensor,
+    max_neighbors: int | None,
+) -> Tensor:  # fmt: skip
+    width = torch.library.get_ctx().new_dynamic_size()
+    return queries.new_empty((queries.shape[0], width), dtype=_index_dtype(points.shape[0]))
+
+
+@torch.library.register_fake("kpdeform::knn_neighbors")
+def _knn_neighbors_fake(
+    queries: Tensor, points: Tensor, k: int, query_lengths: Tensor, point_lengths: Tensor
+) -> Tensor:
+    return queries.new_empty((queries.shape[0], k), dtype=_index_dtype(points.shape[0]))

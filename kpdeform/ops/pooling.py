@@ -1,0 +1,184 @@
+"""Pooling over neighbour tables and over whole clouds."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from kpdeform import _library as _library
+from kpdeform.ops import _checks
+from kpdeform.ops._call import call
+
+NeighborReduction = Literal["max", "mean", "nearest"]
+SegmentReduction = Literal["mean", "sum", "max"]
+
+_NEIGHBOR_REDUCTIONS = ("max", "mean", "nearest")  # position = the number native code knows
+_SEGMENT_REDUCTIONS = ("mean", "sum", "max")
+
+
+def neighbor_pool(
+    features: Tensor,
+    neighbors: Tensor,
+    reduce: NeighborReduction = "max",
+    *,
+    shadow_zero: bool = False,
+) -> Tensor:
+    r"""Maximum, mean or nearest of the features in each row of a neighbour table.
+
+    .. math:: y_{mc} = \max_h f_{n(m,h)\,c} \quad\text{or}\quad
+              \frac{1}{|\{h\}|} \sum_h f_{n(m,h)\,c} \quad\text{or}\quad f_{n(m,0)\,c}
+
+    over the occupied slots h. A row without any gives 0.
+
+    Args:
+        features: f, ``(N, C)`` float32, float64, float16 or bfloat16.
+        neighbors: Rows of ``features``, ``(M, H)`` int32 or int64; N and -1 are empty slots. At
+            most 32767 slots.
+        reduce: "max", "mean" or "nearest" (the first occupied slot).
+        shadow_zero: With "max": a row with an empty slot counts a feature 0 too, as published
+            KPConv models do.
+
+    Returns:
+        ``(M, C)``, dtype of ``features``; differentiable in ``features``, once. The gradient of
+        "max" goes to one slot, the lowest of equal ones, and is the same for any number of threads.
+
+    Raises:
+        ValueError: Shapes or devices disagree with the above, or an index is out of range.
+        TypeError: A dtype is not supported.
+
+    Source: the max pooling of strided residual blocks and the nearest upsampling of Thomas et al.
+        2019, arXiv:1904.08889, section 3.3.
+    Deviation: empty slots are left out of the maximum; ``shadow_zero=True`` is the published
+        behaviour.
+
+    Example:
+        >>> features = torch.tensor([[1.0], [2.0], [-3.0]])
+        >>> neighbors = torch.tensor([[0, 1], [2, 3]])
+        >>> neighbor_pool(features, neighbors)
+        tensor([[ 2.],
+                [-3.]])
+        >>> neighbor_pool(features, neighbors, shadow_zero=True)
+        tensor([[2.],
+                [0.]])
+    """
+    op = "neighbor_pool"
+    _checks.tensor(op, "features", features, _checks.FLOATS, 2)
+    _checks.tensor(op, "neighbors", neighbors, (torch.int32, torch.int64), 2)
+    if features.device != neighbors.device:
+        raise ValueError(
+            f"{op}: features is on {features.device} but neighbors is on {neighbors.device}"
+        )
+    if neighbors.shape[1] > 32767:
+        raise ValueError(f"{op}: neighbors must have at most 32767 slots, got {neighbors.shape[1]}")
+    code = _checks.one_of(op, "reduce", reduce, _NEIGHBOR_REDUCTIONS)
+    if shadow_zero and reduce != "max":
+        raise ValueError(f'{op}: shadow_zero is for reduce="max", got reduce={reduce!r}')
+    pooled, _ = call(
+        torch.ops.kpdeform.neighbor_pool.default,
+        features.contiguous(),
+        neighbors.contiguous(),
+        code,
+        bool(shadow_zero),
+    )
+    return pooled
+
+
+@torch.library.register_fake("kpdeform::neighbor_pool")
+def _neighbor_pool_fake(
+    features: Tensor, neighbors: Tensor, reduce: int, shadow_zero: bool
+) -> tuple[Tensor, Tensor]:
+    rows, channels = neighbors.shape[0], features.shape[1]
+    argmax_rows = rows if _NEIGHBOR_REDUCTIONS[reduce] == "max" else 0
+    return (
+        features.new_empty((rows, channels)),
+        features.new_empty((argmax_rows, channels), dtype=torch.int16),
+    )
+
+
+@torch.library.register_fake("kpdeform::neighbor_pool_backward")
+def _neighbor_pool_backward_fake(
+    grad: Tensor, neighbors: Tensor, argmax: Tensor, num_points: int, reduce: int
+) -> Tensor:
+    return grad.new_empty((num_points, grad.shape[1]))
+
+
+def _neighbor_pool_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    features, neighbors, ctx.reduce, _ = inputs
+    ctx.num_points = features.shape[0]
+    ctx.save_for_backward(neighbors, output[1])
+
+
+def _neighbor_pool_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    neighbors, argmax = ctx.saved_tensors
+    grad_features = torch.ops.kpdeform.neighbor_pool_backward.default(
+        grad.contiguous(), neighbors, argmax, ctx.num_points, ctx.reduce
+    )
+    return grad_features, None, None, None
+
+
+def _refuse_second_derivative(ctx: Any, *grads: Tensor) -> None:
+    raise RuntimeError("neighbor_pool can be differentiated once, not twice")
+
+
+torch.library.register_autograd(
+    "kpdeform::neighbor_pool", _neighbor_pool_backward, setup_context=_neighbor_pool_setup
+)
+torch.library.register_autograd("kpdeform::neighbor_pool_backward", _refuse_second_derivative)
+
+
+def segment_reduce(features: Tensor, lengths: Tensor, reduce: SegmentReduction = "mean") -> Tensor:
+    """Mean, sum or maximum of the features of each cloud of a packed batch.
+
+    Uses torch-scatter when it is installed (``pip install 'kpdeform[scatter]'``), PyTorch's own
+    reduction otherwise.
+
+    Args:
+        features: ``(N, C)`` float32, float64, float16 or bfloat16.
+        lengths: Rows of each cloud, ``(B,)`` int64, adding up to N.
+        reduce: "mean", "sum" or "max".
+
+    Returns:
+        ``(B, C)``, dtype of ``features``; 0 for an empty cloud; differentiable in ``features``. The
+        gradient of a maximum that several rows share is divided among them by PyTorch and given to
+        one of them by torch-scatter.
+
+    Raises:
+        ValueError: Shapes or ``lengths`` disagree with the above.
+        TypeError: A dtype is not supported.
+
+    Example:
+        >>> segment_reduce(torch.tensor([[1.0], [3.0], [5.0]]), torch.tensor([2, 0, 1]))
+        tensor([[2.],
+                [0.],
+                [5.]])
+    """
+    op = "segment_reduce"
+    _checks.tensor(op, "features", features, _checks.FLOATS, 2)
+    _checks.tensor(op, "lengths", lengths, (torch.int64,), 1)
+    _checks.one_of(op, "reduce", reduce, _SEGMENT_REDUCTIONS)
+    if not torch.compiler.is_compiling():
+        _checks.cloud_lengths(op, "lengths", lengths, "features", features)
+    lengths = lengths.to(features.device)
+    half = features.dtype in (torch.float16, torch.bfloat16)
+    rows = features.float() if half else features
+    segment_csr = _segment_csr()
+    if segment_csr is not None:
+        starts = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+        reduced = segment_csr(rows, starts, reduce=reduce)
+    else:
+        reduced = torch.segment_reduce(rows, reduce, lengths=lengths, axis=0, unsafe=True)
+        reduced = torch.where((lengths == 0)[:, None], 0.0, reduced)
+    return reduced.to(features.dtype)
+
+
+@functools.cache
+def _segment_csr() -> Callable[..., Tensor] | None:
+    try:
+        return importlib.import_module("torch_scatter").segment_csr
+    except ImportError:
+        return None

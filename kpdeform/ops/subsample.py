@@ -1,0 +1,114 @@
+"""Subsampling of packed clouds."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kpdeform import _library as _library
+from kpdeform._types import GridSubsample
+from kpdeform.ops import _checks
+from kpdeform.ops._call import call
+
+
+def grid_subsample(
+    points: Tensor,
+    cell_size: float,
+    *,
+    lengths: Tensor | None = None,
+    features: Tensor | None = None,
+    labels: Tensor | None = None,
+) -> GridSubsample:
+    """One point per occupied cell of a grid: the mean of the points in it.
+
+    A point x lies in cell ``floor(x / cell_size)``, so cells begin at multiples of ``cell_size``;
+    the division is in float64 for float32 input too. Means are taken in float64 relative to the
+    first point of the cell: coordinates far from the origin lose nothing. The result is the same
+    for any number of threads.
+
+    Args:
+        points: ``(N, D)`` float32 or float64, D in {2, 3}.
+        cell_size: Edge of a cell > 0, in the unit of the coordinates.
+        lengths: Points of each cloud, ``(B,)`` int64. Default: one cloud. Clouds of size 0 are
+            fine.
+        features: ``(N, C)``, floating point; the result holds their mean.
+        labels: ``(N,)``, whole numbers; the result holds the most frequent one, the lowest of
+            equally frequent ones.
+
+    Returns:
+        :class:`GridSubsample` (points, lengths, features, labels, inverse, counts), dtypes of the
+        input. Points come in cell order, which makes later searches and gathers on them faster. Not
+        differentiable.
+
+    Raises:
+        ValueError: Shapes, devices, lengths or ``cell_size`` disagree with the above, or a
+            coordinate is NaN or infinite.
+        TypeError: A dtype is not supported.
+
+    Source: Thomas et al. 2019, arXiv:1904.08889, section 3.3 (grid subsampling); the cells are
+        those of KPConv-PyTorch.
+
+    Example:
+        >>> points = torch.tensor([[0.2, 0.0], [0.4, 0.0], [1.5, 0.0]])
+        >>> result = grid_subsample(points, 1.0, labels=torch.tensor([7, 5, 5]))
+        >>> result.points
+        tensor([[0.3000, 0.0000],
+                [1.5000, 0.0000]])
+        >>> result.labels, result.inverse
+        (tensor([5, 5]), tensor([0, 0, 1]))
+    """
+    op = "grid_subsample"
+    _checks.positions(op, "points", points)
+    cell_size = _checks.positive(op, "cell_size", cell_size)
+    if features is not None:
+        _checks.tensor(op, "features", features, _checks.FLOATS, 2)
+        _check_rows(op, "features", features, points)
+    if labels is not None:
+        _checks.tensor(op, "labels", labels, _checks.INTEGERS, 1)
+        _check_rows(op, "labels", labels, points)
+    lengths = _checks.cloud_lengths(op, "lengths", lengths, "points", points)
+    result = call(
+        torch.ops.kpdeform.grid_subsample.default,
+        points.detach().contiguous(),
+        cell_size,
+        lengths,
+        None if features is None else features.detach().contiguous(),
+        None if labels is None else labels.contiguous(),
+    )
+    means, new_lengths, mean_features, majority, inverse, counts = result
+    return GridSubsample(
+        means,
+        new_lengths,
+        None if features is None else mean_features,
+        None if labels is None else majority,
+        inverse,
+        counts,
+    )
+
+
+def _check_rows(op: str, name: str, value: Tensor, points: Tensor) -> None:
+    if value.shape[0] != points.shape[0]:
+        raise ValueError(f"{op}: {name} has {value.shape[0]} rows but points has {points.shape[0]}")
+    if value.device != points.device:
+        raise ValueError(f"{op}: {name} is on {value.device} but points is on {points.device}")
+
+
+@torch.library.register_fake("kpdeform::grid_subsample")
+def _grid_subsample_fake(
+    points: Tensor,
+    cell_size: float,
+    lengths: Tensor,
+    features: Tensor | None,
+    labels: Tensor | None,
+) -> tuple[Tensor, ...]:
+    cells = torch.library.get_ctx().new_dynamic_size()
+    return (
+        points.new_empty((cells, points.shape[1])),
+        lengths.new_empty(lengths.shape),
+        points.new_empty((0,))
+        if features is None
+        else features.new_empty((cells, features.shape[1])),
+        points.new_empty((0,), dtype=torch.int64) if labels is None else labels.new_empty((cells,)),
+        points.new_empty((points.shape[0],), dtype=torch.int64),
+        points.new_empty((cells,), dtype=torch.int64),
+    )
