@@ -166,7 +166,7 @@ def segment_reduce(features: Tensor, lengths: Tensor, reduce: SegmentReduction =
     lengths = lengths.to(features.device)
     half = features.dtype in (torch.float16, torch.bfloat16)
     rows = features.float() if half else features
-    segment_csr = _segment_csr()
+    segment_csr = None if torch.compiler.is_compiling() else _segment_csr()
     if segment_csr is not None:
         starts = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
         reduced = segment_csr(rows, starts, reduce=reduce)
