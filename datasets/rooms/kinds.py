@@ -66,7 +66,7 @@ def _cabinet(room: Room, item: Item, clear: float = 0.45) -> Placed | None:
 
 
 def _dining(room: Room) -> Placed | None:
-    """The largest table that fits, in the middle or with one side to a wall, with chairs around it."""
+    """The largest table that fits, in the middle or against a wall, with chairs around it."""
     rng = room.rng
     for seats in (8, 6, 4, 2):
         if seats * 2.6 > room.floor_area or (seats == 8 and rng.random() < 0.4):

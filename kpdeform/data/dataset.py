@@ -54,8 +54,9 @@ class SceneDataset(Dataset[PointBatch]):
         split: Such as ``"train"``.
         cell_size: Grid step that scenes are thinned to, in metres; one point per cell remains.
         features: Columns of the batch's features: ``"ones"``, ``"height"`` above
-            :attr:`Scene.floor`, ``"x"``, ``"y"``, ``"z"`` relative to the crop's origin (its
-            centre; in a cylinder at the height of the lowest 1 %), and the data set's own.
+            the lowest 1 % of the thinned scene, ``"x"``, ``"y"``, ``"z"`` relative to the crop's
+            origin (its centre; in a cylinder at the height of its lowest 1 %), and the data set's
+            own.
         crop: ``"sphere"``, vertical ``"cylinder"``, or ``"none"`` for whole scenes.
         radius: Radius of the crops, in metres.
         sampling: Where crops are taken. ``"potential"`` visits all places evenly,
@@ -167,7 +168,6 @@ class SceneDataset(Dataset[PointBatch]):
             labels=None if labels is None else labels + 1,  # the majority of labels from 0 on
         )
         columns = _name_features(thinned.points, thinned.features, self.info.feature_names)
-        columns["height"] = thinned.points[:, 2] - (scene.floor - float(scene.origin[2]))
         features = [columns[name] for name in self.feature_names]
         thin = ThinScene(
             thinned.points,
@@ -245,8 +245,8 @@ class SceneDataset(Dataset[PointBatch]):
         rows = torch.from_numpy(numpy_rows)
         points = scene.points[rows]
         origin = torch.from_numpy(center).clone()
-        if self.crop == "cylinder" and len(points):
-            origin[2] = points[:, 2].kthvalue(1 + len(points) // 100).values
+        if self.crop == "cylinder":
+            origin[2] = _low(points)
         sample = Sample(
             points=points - origin,
             features=scene.features[rows],
@@ -294,12 +294,20 @@ def _name_features(points: Tensor, features: Tensor, names: Sequence[str]) -> di
     """Every column there is; x, y, z are placeholders until a crop knows its origin."""
     columns = {name: torch.zeros(len(points)) for name in _COORDINATES}
     columns["ones"] = torch.ones(len(points))
+    columns["height"] = points[:, 2] - _low(points)
     columns |= dict(zip(names, features.T, strict=True))
     if {"nx", "ny", "nz"} <= set(names):  # means of unit vectors are shorter than 1
         normals = torch.stack([columns[name] for name in ("nx", "ny", "nz")], dim=1)
         unit = torch.nn.functional.normalize(normals, dim=1)
         columns |= dict(zip(("nx", "ny", "nz"), unit.T, strict=True))
     return columns
+
+
+def _low(points: Tensor) -> Tensor:
+    """Height that 1 % of the points lie below; stray points far below the ground do not move it."""
+    if not len(points):
+        return torch.zeros(())
+    return points[:, 2].kthvalue(1 + len(points) // 100).values
 
 
 def _rows_of_class(scenes: Sequence[ThinScene], num_classes: int) -> list[np.ndarray]:

@@ -126,11 +126,6 @@ class Scene:
         """Number of points N."""
         return len(self.points)
 
-    @property
-    def floor(self) -> float:
-        """World height of the scene's ground, see :func:`floor_height`."""
-        return floor_height(self.points[:, 2]) + float(self.origin[2])
-
     @staticmethod
     def from_cloud(
         points: np.ndarray,
@@ -164,23 +159,6 @@ class Scene:
             )
         local = (points - origin).astype(np.float32)
         return Scene(name, local, features, labels, origin)
-
-
-def floor_height(heights: np.ndarray) -> float:
-    """Height that the feature ``"height"`` counts from: 1 % of the points lie below it.
-
-    Stray points far below the ground, which the minimum would follow, do not move it.
-
-    Args:
-        heights: z of the points of a scene, ``(N,)``.
-
-    Returns:
-        The quantile, in the unit and frame of ``heights``; 0 without points.
-    """
-    if not len(heights):
-        return 0.0
-    rank = len(heights) // 100
-    return float(np.partition(heights, rank)[rank])
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ def plan_encoder(names: Sequence[str], in_channels: int, width: int) -> list[Blo
     """Turns names into blocks: channels double with every level, a "simple" block has half of them.
 
     Args:
-        names: Such as "simple", "resnetb", "resnetb_strided", "resnetb_deformable", "resnetb_deformable_strided".
+        names: Such as "simple", "resnetb", "resnetb_strided", "resnetb_deformable",
+            "resnetb_deformable_strided".
         in_channels: Input features per point.
         width: Channels of the "resnetb" blocks of level 0; a multiple of 4.
 
@@ -71,7 +72,7 @@ def plan_encoder(names: Sequence[str], in_channels: int, width: int) -> list[Blo
 def plan_pyramid(
     plans: Sequence[BlockPlan], cell_size: float, conv_radius: float, deform_radius: float
 ) -> PyramidSpec:
-    """The pyramid these blocks need: a level (or a pool) is searched wide when something on it deforms."""
+    """The pyramid these blocks need: a level or pool is searched wide if a layer there deforms."""
     num_levels = 1 + sum(plan.strided for plan in plans)
 
     def deforms(level: int, strided: bool) -> bool:

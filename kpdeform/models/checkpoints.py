@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 Source = Literal["auto", "kpdeform", "kpconv-pytorch"]
 
-# Applied in order, each to every key. Decoder block 2j+1 is our decoder[j]: upsampling has no weights but a number.
+# Applied in order, each to every key. Decoder block 2j+1 is our decoder[j]: upsampling has no
+# weights but a number.
 _KPCONV_PYTORCH = [
     (r"^(encoder_block?s|block?_ops)\.", "encoder.blocks."),
     (r"^decoder_block?s\.(\d+)\.", lambda match: f"decoder.{int(match[1]) // 2}."),
@@ -43,20 +44,24 @@ def load_weights(
 ) -> LoadReport:
     """Loads weights trained elsewhere; all of them, or nothing.
 
-    Kernel points come from the file: weights are only valid with those they were trained with. Radii, sigma and what
-    else has no tensor are the model's own; build it with the settings of the training.
+    Kernel points come from the file: weights are only valid with those they were trained with.
+    Radii, sigma and what else has no tensor are the model's own; build it with the settings of the
+    training.
 
     Args:
         model: A model or a single layer; changed in place.
-        path_or_dict: Checkpoint file, read with ``weights_only=True``, or its content: a state dict, or a dict that
-            holds one under "model_state_dict" (KPConv-PyTorch) or "state_dict" (Lightning).
-        source: "kpconv-pytorch" (also old files that say "blocs"), "kpdeform", or "auto" to look at the keys.
+        path_or_dict: Checkpoint file, read with ``weights_only=True``, or its content: a state
+            dict, or a dict that holds one under "model_state_dict" (KPConv-PyTorch) or "state_dict"
+            (Lightning).
+        source: "kpconv-pytorch" (also old files that say "blocs"), "kpdeform", or "auto" to look at
+            the keys.
 
     Returns:
         Which key went where.
 
     Raises:
-        ValueError: Keys are missing or left over, or shapes differ; lists them all and changes nothing.
+        ValueError: Keys are missing or left over, or shapes differ; lists them all and changes
+            nothing.
 
     Example:
         >>> from kpdeform import nn
@@ -86,7 +91,9 @@ def _state_dict(path_or_dict: str | PathLike[str] | Mapping[str, Any]) -> dict[s
     if not isinstance(content, Mapping):
         content = torch.load(content, map_location="cpu", weights_only=True)
     if "state_dict" in content:  # Lightning puts the task's attribute name in front
-        content = {key.removeprefix("model."): value for key, value in content["state_dict"].items()}
+        content = {
+            key.removeprefix("model."): value for key, value in content["state_dict"].items()
+        }
     content = content.get("model_state_dict", content)
     return {key: torch.as_tensor(value) for key, value in content.items()}
 
@@ -113,12 +120,12 @@ def _check(
         if ours not in wanted
     ]
     problems += [
-        f"different shape: {theirs} is {tuple(state[theirs].shape)}, the model's {ours} is {wanted[ours]}"
+        f"other shape: {theirs} {tuple(state[theirs].shape)}, in the model {ours} {wanted[ours]}"
         for theirs, ours in matched.items()
         if ours in wanted and wanted[ours] != tuple(state[theirs].shape)
     ]
     if problems:
         raise ValueError(
-            f"load_weights: {len(problems)} keys do not fit (read as {source}); nothing was loaded\n  "
+            f"load_weights: {len(problems)} keys do not fit ({source}); nothing was loaded\n  "
             + "\n  ".join(problems)
         )

@@ -20,11 +20,13 @@ class Encoder(nn.Module):
     The defaults are the published ones. Lengths count in cells of the level a block works on.
 
     Args:
-        names: "simple" or "resnetb", each with "_deformable", "_strided" or "_deformable_strided" behind it.
+        names: "simple" or "resnetb", each with "_deformable", "_strided" or "_deformable_strided"
+            behind it.
         in_channels: Input features per point.
         cell_size: Grid cell of level 0, in the cloud's unit; it doubles with every level.
         width: Channels of level 0; they double with every level.
-        conv_radius: Neighbour radius of rigid layers, and of the ball of kernel points in all layers.
+        conv_radius: Neighbour radius of rigid layers, and of the ball of kernel points in all
+            layers.
         deform_radius: Neighbour radius of deformable layers.
         extent: Reach sigma of a kernel point.
         kernel_size: K.
@@ -33,8 +35,8 @@ class Encoder(nn.Module):
         aggregation: "sum" or "closest".
         modulated: Deformable layers predict modulations too.
         batch_norm_momentum: Share of the new statistics in the running ones.
-        shadow_zero: Strided shortcuts count an empty slot as zeros; see :class:`kpdeform.nn.ResnetBlock`.
-            Needed for published weights.
+        shadow_zero: Strided shortcuts count an empty slot as zeros; see
+            :class:`kpdeform.nn.ResnetBlock`. Needed for published weights.
         generator: Source of the kernel points' rotations; torch's global generator when None.
 
     Attributes:
@@ -120,8 +122,8 @@ class Encoder(nn.Module):
             features: ``(N_0, C)``.
 
         Returns:
-            Features of the coarsest level, those of every finer level before it was left, finest first, and one
-            deformation per deformable layer.
+            Features of the coarsest level, those of every finer level before it was left, finest
+            first, and one deformation per deformable layer.
 
         Raises:
             ValueError: The pyramid has too few levels, or features do not fit it.
@@ -150,6 +152,6 @@ class Encoder(nn.Module):
         expected = (pyramid.points[0].shape[0], self.in_channels)
         if tuple(features.shape) != expected:
             raise ValueError(
-                f"features must be {expected}, one row per point of level 0 and one column per input "
-                f"channel of the model, got {tuple(features.shape)}"
+                f"features must be {expected}, one row per point of level 0 and one column per "
+                f"input channel of the model, got {tuple(features.shape)}"
             )

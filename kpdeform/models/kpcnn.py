@@ -51,9 +51,9 @@ class KPCNN(nn.Module):
             cell_size: Grid cell of level 0, in the cloud's unit.
             width: Channels of level 0.
             head_width: Channels of the head.
-            **options: Further arguments of :class:`Encoder`: ``conv_radius``, ``deform_radius``, ``extent``,
-                ``kernel_size``, ``dimension``, ``influence``, ``aggregation``, ``modulated``, ``batch_norm_momentum``,
-                ``shadow_zero``, ``generator``.
+            **options: Further arguments of :class:`Encoder`: ``conv_radius``, ``deform_radius``,
+                ``extent``, ``kernel_size``, ``dimension``, ``influence``, ``aggregation``,
+                ``modulated``, ``batch_norm_momentum``, ``shadow_zero``, ``generator``.
 
         Returns:
             The model.

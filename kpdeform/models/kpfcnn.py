@@ -22,8 +22,8 @@ class KPFCNN(nn.Module):
 
     Args:
         encoder: From fine to coarse.
-        decoder: One module per step from coarse to fine, coarsest first; each takes the upsampled features beside the
-            skip, ``(N_l, C_up + C_skip)``.
+        decoder: One module per step from coarse to fine, coarsest first; each takes the upsampled
+            features beside the skip, ``(N_l, C_up + C_skip)``.
         head: Features of level 0 to logits.
 
     Source: Thomas et al. 2019, arXiv:1904.08889, Fig. 2 of the supplementary material.
@@ -51,15 +51,16 @@ class KPFCNN(nn.Module):
         """Builds the published network from its list of block names.
 
         Args:
-            names: Encoder blocks (see :class:`Encoder`), then "nearest_upsample", "unary" for every strided block.
+            names: Encoder blocks (see :class:`Encoder`), then "nearest_upsample", "unary" for every
+                strided block.
             in_channels: Input features per point.
             num_classes: Number of logits per point.
             cell_size: Grid cell of level 0, in the cloud's unit.
             width: Channels of level 0 and of the head.
             batch_norm_momentum: Share of the new statistics in the running ones.
-            **options: Further arguments of :class:`Encoder`: ``conv_radius``, ``deform_radius``, ``extent``,
-                ``kernel_size``, ``dimension``, ``influence``, ``aggregation``, ``modulated``, ``shadow_zero``,
-                ``generator``.
+            **options: Further arguments of :class:`Encoder`: ``conv_radius``, ``deform_radius``,
+                ``extent``, ``kernel_size``, ``dimension``, ``influence``, ``aggregation``,
+                ``modulated``, ``shadow_zero``, ``generator``.
 
         Returns:
             The model.
@@ -68,7 +69,8 @@ class KPFCNN(nn.Module):
             ValueError: A name is unknown, or the decoder does not lead back to level 0.
 
         Example:
-            >>> names = ["simple", "resnetb_strided", "resnetb_deformable", "nearest_upsample", "unary"]
+            >>> names = ["simple", "resnetb_strided", "resnetb_deformable"]
+            >>> names += ["nearest_upsample", "unary"]
             >>> model = KPFCNN.from_architecture(names, 1, 5, cell_size=0.1, width=16)
             >>> model.pyramid_spec.deformable
             (False, True)
@@ -85,11 +87,14 @@ class KPFCNN(nn.Module):
         skips = encoder.skip_channels[::-1]
         if list(names[first:]) != ["nearest_upsample", "unary"] * len(skips):
             raise ValueError(
-                f"architecture: {len(skips)} strided blocks need as many times 'nearest_upsample', 'unary' "
-                f"at the end, got {list(names[first:])}"
+                f"architecture: {len(skips)} strided blocks need as many times 'nearest_upsample', "
+                f"'unary' at the end, got {list(names[first:])}"
             )
         norm = partial(BatchNorm, momentum=batch_norm_momentum)
-        widths = [encoder.out_channels, *(width * 2**l for l in reversed(range(len(skips))))]
+        widths = [
+            encoder.out_channels,
+            *(width * 2**level for level in reversed(range(len(skips)))),
+        ]
         decoder = [
             Unary(coarse + skip, fine, norm=norm)
             for (coarse, fine), skip in zip(pairwise(widths), skips, strict=True)

@@ -1,4 +1,4 @@
-"""Networks by name: the published S3DIS and ModelNet40 models, and small ones that train on a CPU."""
+"""Networks by name: the published S3DIS and ModelNet40 models, and small ones for a CPU."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def kpfcnn_s3dis_heavy(
 def kpfcnn_s3dis_deform_light(
     in_channels: int = 5, num_classes: int = 13, cell_size: float = 0.03
 ) -> KPFCNN:
-    """Published "Deform_Light_KPFCNN": the two coarsest levels deform; 66.7 mIoU on S3DIS area 5."""
+    """Published "Deform_Light": the two coarsest levels deform; 66.7 mIoU on S3DIS area 5."""
     names = _stages(rigid=[1, 3, 3, 1, 0], deformable=[0, 0, 0, 2, 3])
     return KPFCNN.from_architecture(names, in_channels, num_classes, cell_size=cell_size)
 
@@ -33,16 +33,14 @@ def kpfcnn_s3dis_deform_light(
 def kpfcnn_s3dis_deform(
     in_channels: int = 5, num_classes: int = 13, cell_size: float = 0.03
 ) -> KPFCNN:
-    """Published "Deform_KPFCNN": three levels deform and look 6 cells far; 67.3 mIoU on S3DIS area 5."""
+    """Published "Deform_KPFCNN": three levels deform, 6 cells wide; 67.3 mIoU on S3DIS area 5."""
     names = _stages(rigid=[1, 3, 1, 0, 0], deformable=[0, 0, 2, 3, 3])
     return KPFCNN.from_architecture(
         names, in_channels, num_classes, cell_size=cell_size, deform_radius=6.0
     )
 
 
-def kpcnn_modelnet40(
-    in_channels: int = 1, num_classes: int = 40, cell_size: float = 0.02
-) -> KPCNN:
+def kpcnn_modelnet40(in_channels: int = 1, num_classes: int = 40, cell_size: float = 0.02) -> KPCNN:
     """Published ModelNet40 classifier: rigid, 5 levels; 92.9 % overall accuracy."""
     names = _stages(rigid=[1, 3, 3, 3, 3], deformable=[0] * 5, decoder=False)
     return KPCNN.from_architecture(
@@ -59,7 +57,7 @@ def kpfcnn_small(
     deformable: bool = True,
     deform_radius: float = 5.0,
 ) -> KPFCNN:
-    """Four levels for training on a CPU: 0.7 M parameters, the two coarsest levels deform.
+    """Four levels for training on a CPU: 0.35 M parameters, the two coarsest levels deform.
 
     Args:
         in_channels: Input features per point.
@@ -138,11 +136,13 @@ def _small_stages(deformable: bool, decoder: bool) -> list[str]:
 
 
 def _stages(rigid: list[int], deformable: list[int], decoder: bool = True) -> list[str]:
-    """Block names from numbers of blocks per level; the strided block counts as the first of the level it leads to."""
+    """Block names from blocks per level; a strided block counts for the level it leads to."""
     names = ["simple"]
     for level, (r, d) in enumerate(zip(rigid, deformable, strict=True)):
         blocks = ["resnetb"] * r + ["resnetb_deformable"] * d
         if level > 0:
             blocks[0] += "_strided"
         names += blocks
-    return names + (["nearest_upsample", "unary"] * (len(rigid) - 1) if decoder else ["global_average"])
+    return names + (
+        ["nearest_upsample", "unary"] * (len(rigid) - 1) if decoder else ["global_average"]
+    )

@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from kpdeform.data.pyramid import Pyramid
 from kpdeform.models import KPFCNN, load_weights
 from kpdeform.nn import deformation_loss
+from tests.tolerances import GOLDEN, assert_close
 
-RELATIVE = 1e-5  # float32 sums in another order, through 14 blocks
-# Gradients are compared in float64. In float32 one of 900,000 activations lies so near the kink of LeakyReLU that
-# rounding decides its slope, which moves the gradients behind it by a hundredth. What is left is the rounding of the
-# file: in one normalisation weight of 147 tensors terms cancel to a tenth of their size.
+# Gradients are compared in float64. In float32 one of 900,000 activations lies so near the kink of
+# LeakyReLU that rounding decides its slope, which moves the gradients behind it by a hundredth.
+# What is left is the rounding of the file: in one normalisation weight of 147 tensors terms cancel
+# to a tenth of their size.
 CANCELLED = {"encoder_blocks.1.unary1.batch_norm.batch_norm.weight": 3e-5}
 
 
@@ -38,11 +39,6 @@ def section(golden, name: str) -> dict[str, np.ndarray]:
     return {k.removeprefix(name + "/"): golden[k] for k in golden.files if k.startswith(name + "/")}
 
 
-def error(ours: torch.Tensor, theirs: np.ndarray) -> float:
-    theirs = torch.from_numpy(np.asarray(theirs))
-    return float((ours.detach() - theirs).abs().max() / theirs.abs().max())
-
-
 def train_loss(golden, dtype):
     model, matched, pyramid, features = build(golden, "state0", dtype)
     logits, deformations = model.train()(pyramid, features)
@@ -53,11 +49,11 @@ def train_loss(golden, dtype):
 
 def test_training_forward_agrees_with_the_original(golden):
     model, matched, logits, loss = train_loss(golden, torch.float32)
-    assert error(logits, golden["y"]) <= RELATIVE
-    assert error(loss, golden["ce"] + golden["reg"]) <= RELATIVE
+    assert_close(logits, golden["y"], GOLDEN)
+    assert_close(loss, golden["ce"] + golden["reg"], GOLDEN)
     for name, value in section(golden, "state1").items():
         if "running" in name:
-            assert error(model.state_dict()[matched[name]], value) <= RELATIVE, name
+            assert_close(model.state_dict()[matched[name]], value, GOLDEN, name)
 
 
 def test_every_gradient_agrees_with_the_original(golden):
@@ -67,12 +63,12 @@ def test_every_gradient_agrees_with_the_original(golden):
     gradients = section(golden, "grad")
     assert len(gradients) == 147  # the file leaves out the four largest
     for name, gradient in gradients.items():
-        tolerance = CANCELLED.get(name, 1.5 * RELATIVE)
-        assert error(parameters[matched[name]].grad, gradient) <= tolerance, name
+        tolerance = CANCELLED.get(name, 1.5 * GOLDEN)
+        assert_close(parameters[matched[name]].grad, gradient, tolerance, name)
 
 
 def test_evaluation_agrees_with_the_original(golden):
     model, _, pyramid, features = build(golden, "state1")
     with torch.no_grad():
         logits, _ = model.eval()(pyramid, features)
-    assert error(logits, golden["y_eval"]) <= RELATIVE
+    assert_close(logits, golden["y_eval"], GOLDEN)

@@ -6,14 +6,7 @@ import torch
 
 from kpdeform import nn
 from kpdeform.models import load_weights
-
-# The published code stores float32 and sums in another order: a few units in the last place of the largest entry.
-RELATIVE = 1e-5
-
-
-def close(ours: torch.Tensor, theirs: np.ndarray) -> bool:
-    theirs = torch.from_numpy(np.asarray(theirs))
-    return bool((ours - theirs).abs().max() <= RELATIVE * theirs.abs().max())
+from tests.tolerances import GOLDEN, assert_close
 
 
 def layer_and_inputs(golden) -> tuple[nn.KPConv, list[torch.Tensor]]:
@@ -31,21 +24,21 @@ def test_layer_agrees_with_the_original(shared, case):
     golden = np.load(shared / "golden" / f"kpconv_{case}.npz")
     layer, inputs = layer_and_inputs(golden)
     y = layer(*inputs)
-    assert close(y, golden["out/y"])
+    assert_close(y, golden["out/y"], GOLDEN)
     y.backward(torch.from_numpy(golden["out/grad_out"]))
-    assert close(inputs[3].grad, golden["out/grad_x"])
+    assert_close(inputs[3].grad, golden["out/grad_x"], GOLDEN)
     gradients = {k.removeprefix("out/grads/"): golden[k] for k in golden.files if "/grads/" in k}
     names = {"weights": "weight", "offset_conv.weights": "offset_conv.weight"}
     parameters = dict(layer.named_parameters())
     assert {names.get(name, name) for name in gradients} == set(parameters)
     for name, gradient in gradients.items():
-        assert close(parameters[names.get(name, name)].grad, gradient), name
+        assert_close(parameters[names.get(name, name)].grad, gradient, GOLDEN, name)
 
 
 def test_deformation_and_its_loss_agree_with_the_original(shared):
     golden = np.load(shared / "golden" / "kpconv_deform.npz")
     layer, inputs = layer_and_inputs(golden)
     _, deformation = layer(*inputs, return_deformation=True)
-    assert close(deformation.kernel_points, golden["out/deformed_KP"])
-    assert close(deformation.distances, golden["out/min_d2"])
-    assert close(nn.deformation_loss([deformation]), golden["out/reg"])
+    assert_close(deformation.kernel_points, golden["out/deformed_KP"], GOLDEN)
+    assert_close(deformation.distances, golden["out/min_d2"], GOLDEN)
+    assert_close(nn.deformation_loss([deformation]), golden["out/reg"], GOLDEN)
