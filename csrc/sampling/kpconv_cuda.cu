@@ -58,7 +58,7 @@ __device__ P squared_distance(const GatherArguments<P, F>& args, int64_t site, c
 
 template <typename P, typename F>
 __device__ P influence_of(const GatherArguments<P, F>& args, P squared) {
-  if (args.influence == kLinear) return linear_influence(squared, args.reach);
+  if (args.influence == kLinear) return linear_influence(std::sqrt(squared), args.reach);
   return args.influence == kGaussian ? gaussian_influence(squared, args.reach) : P(1);
 }
 

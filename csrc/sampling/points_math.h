@@ -13,7 +13,7 @@
 
 namespace kpdeform {
 
-// A scalar influence and what its gradient needs: d a / d offset = slope * (y - x).
+// The constants of section 2.
 template <typename T>
 struct Reach {
   T inverse_sigma;
@@ -27,10 +27,11 @@ inline Reach<T> make_reach(double sigma) {
   return {T(1 / sigma), T(sigma * sigma), T(1 / (2 * width * width + 1e-9))};
 }
 
-template <typename T>
-KPDEFORM_HD T linear_influence(T squared, const Reach<T>& reach) {
-  const T a = T(1) - std::sqrt(squared) * reach.inverse_sigma;
-  return a > T(0) ? a : T(0);
+// Value is a number or a vector of numbers.
+template <typename Value, typename T>
+KPDEFORM_HD Value linear_influence(Value distance, const Reach<T>& reach) {
+  const Value a = T(1) - distance * reach.inverse_sigma;
+  return a > T(0) ? a : Value{};
 }
 
 template <typename T>
@@ -38,10 +39,11 @@ KPDEFORM_HD T gaussian_influence(T squared, const Reach<T>& reach) {
   return std::exp(-squared * reach.gaussian);
 }
 
+// Slopes: d influence / d offset = slope * (y - x).
 template <typename T>
-KPDEFORM_HD T linear_slope(T squared, const Reach<T>& reach) {
-  const T a = T(1) - std::sqrt(squared) * reach.inverse_sigma;
-  return a > T(0) && squared > T(0) ? reach.inverse_sigma / std::sqrt(squared) : T(0);
+KPDEFORM_HD T linear_slope(T distance, const Reach<T>& reach) {
+  const T a = T(1) - distance * reach.inverse_sigma;
+  return a > T(0) && distance > T(0) ? reach.inverse_sigma / distance : T(0);
 }
 
 template <typename T>

@@ -54,8 +54,7 @@ class PointsSampler {
     } else {
       open_row();
     }
-    padded_ = (count_ + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
-    for (int j = count_; j < padded_; ++j) y_[0][j] = y_[1][j] = y_[2][j] = 0;
+    pad();
     if (classified_) classify();
   }
 
@@ -63,15 +62,14 @@ class PointsSampler {
 
   // Rows with a non-zero coefficient for kernel point k, modulation included.
   SampleList<T> list(int k) {
-    influences(k);
-    if (view_.modulations != nullptr) modulate(k);
-    return compact();
+    const SampleList<T> listed = list_influences(k);
+    if (view_.modulations != nullptr) modulate(k, listed.count);
+    return listed;
   }
 
   // The same without modulation, with derivatives of the coefficients by the offset of k.
   SampleList<T> list_derivatives(int k) {
-    influences(k);
-    SampleList<T> listed = compact();
+    const SampleList<T> listed = list_influences(k);
     const T x[3] = {position(k, 0), position(k, 1), position(k, 2)};
     for (int i = 0; i < listed.count; ++i) {
       const int j = slots_[i];
@@ -82,10 +80,10 @@ class PointsSampler {
     return listed;
   }
 
-  // Squared distance of kernel point k to every source; valid for the first count() entries.
+  // Squared distance of kernel point k to every source: count() numbers.
   const T* squared_distances(int k) {
-    squared(k, dense_);
-    return dense_;
+    for_each_vector(k, [&](int j, Vec<T> squared) { store(scratch_ + j, squared); });
+    return scratch_;
   }
 
   // Component d of source j relative to the query, minus the position of kernel point k.
@@ -105,7 +103,7 @@ class PointsSampler {
     slots_ = carver.template take<int32_t>(room);
     for (T*& component : y_) component = carver.template take<T>(room);
     for (T*& component : derivatives_) component = carver.template take<T>(room);
-    dense_ = carver.template take<T>(room);
+    scratch_ = carver.template take<T>(room);
     coefficients_ = carver.template take<T>(room);
     smallest_ = carver.template take<T>(room);
     closest_ = carver.template take<T>(room);
@@ -123,38 +121,38 @@ class PointsSampler {
       rows_[count_] = n;
       count_ += n >= 0 && n < view_.num_points;
     }
-    for (int d = 0; d < 3; ++d) {
-      if (d < view_.dim) {
-        const T q = view_.queries[site_ * view_.dim + d];
-        for (int j = 0; j < count_; ++j) y_[d][j] = view_.points[rows_[j] * view_.dim + d] - q;
-      } else {
-        for (int j = 0; j < count_; ++j) y_[d][j] = 0;
-      }
+    for (int d = 0; d < view_.dim; ++d) {
+      const T q = view_.queries[site_ * view_.dim + d];
+      for (int j = 0; j < count_; ++j) y_[d][j] = view_.points[rows_[j] * view_.dim + d] - q;
     }
   }
 
   void open_transposed() {
     const int64_t begin = view_.starts[site_];
     count_ = int(view_.starts[site_ + 1] - begin);
-    for (int j = 0; j < count_; ++j) {
-      rows_[j] = view_.members[begin + j];
-      for (int d = 0; d < 3; ++d) {
-        y_[d][j] = d < view_.dim ? view_.points[site_ * view_.dim + d] - view_.queries[rows_[j] * view_.dim + d] : T(0);
-      }
+    for (int j = 0; j < count_; ++j) rows_[j] = view_.members[begin + j];
+    for (int d = 0; d < view_.dim; ++d) {
+      const T p = view_.points[site_ * view_.dim + d];
+      for (int j = 0; j < count_; ++j) y_[d][j] = p - view_.queries[rows_[j] * view_.dim + d];
     }
     if (kPerSource) gather_positions();
   }
 
   void gather_positions() {
-    const int num_kernel_points = view_.num_kernel_points;
+    const int64_t numbers = int64_t(view_.num_kernel_points) * view_.dim;
     for (int j = 0; j < count_; ++j) {
-      const T* offset = view_.offsets + rows_[j] * num_kernel_points * view_.dim;
-      for (int k = 0; k < num_kernel_points; ++k) {
-        for (int d = 0; d < 3; ++d) {
-          positions_[(k * 3 + d) * room_ + j] =
-              d < view_.dim ? view_.kernel_points[k * view_.dim + d] + offset[k * view_.dim + d] : T(0);
-        }
-      }
+      const T* offset = view_.offsets + rows_[j] * numbers;
+      T* target = positions_ + j;
+      for (int64_t i = 0; i < numbers; ++i) target[i * room_] = view_.kernel_points[i] + offset[i];
+    }
+  }
+
+  // Fills the last vector with sources that are infinitely far, and so in reach of nothing.
+  void pad() {
+    padded_ = (count_ + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
+    for (int j = count_; j < padded_; ++j) y_[0][j] = y_[1][j] = y_[2][j] = T(__builtin_inf());
+    if (view_.dim == 2) {
+      for (int j = 0; j < count_; ++j) y_[2][j] = 0;
     }
   }
 
@@ -164,79 +162,81 @@ class PointsSampler {
     return view_.offsets == nullptr ? x : x + view_.offsets[(site_ * view_.num_kernel_points + k) * view_.dim + d];
   }
 
-  void squared(int k, T* __restrict out) const {
-    const T *__restrict y0 = y_[0], *__restrict y1 = y_[1], *__restrict y2 = y_[2];
-    if constexpr (kPerSource) {
-      const T* x = positions_ + k * 3 * room_;
-      const T *__restrict x0 = x, *__restrict x1 = x + room_, *__restrict x2 = x + 2 * room_;
-      for (int j = 0; j < padded_; ++j) {
-        const T d0 = y0[j] - x0[j], d1 = y1[j] - x1[j], d2 = y2[j] - x2[j];
-        out[j] = d0 * d0 + d1 * d1 + d2 * d2;
+  // body(j, squared distances of kernel point k to sources j, j + 1, ...) for all sources and the padding.
+  template <typename Body>
+  void for_each_vector(int k, const Body& body) const {
+    Vec<T> x[3];
+    for (int d = 0; d < 3; ++d) x[d] = broadcast(kPerSource ? T(0) : position(k, d));
+    for (int j = 0; j < padded_; j += kLanes<T>) {
+      Vec<T> squared = {};
+      for (int d = 0; d < 3; ++d) {
+        if (kPerSource && d < view_.dim) x[d] = load(positions_ + (int64_t(k) * view_.dim + d) * room_ + j);
+        const Vec<T> difference = load(y_[d] + j) - x[d];
+        squared += difference * difference;
       }
-    } else {
-      const T x0 = position(k, 0), x1 = position(k, 1), x2 = position(k, 2);
-      for (int j = 0; j < padded_; ++j) {
-        const T d0 = y0[j] - x0, d1 = y1[j] - x1, d2 = y2[j] - x2;
-        out[j] = d0 * d0 + d1 * d1 + d2 * d2;
-      }
+      body(j, squared);
     }
   }
 
   // Per source: the smallest squared distance to any kernel point, and which one that is.
   void classify() {
-    T* __restrict smallest = smallest_;
-    T* __restrict closest = closest_;
-    T* __restrict current = dense_;
-    squared(0, smallest);
-    for (int j = 0; j < padded_; ++j) closest[j] = 0;
+    for_each_vector(0, [&](int j, Vec<T> squared) {
+      store(smallest_ + j, squared);
+      store(closest_ + j, Vec<T>{});
+    });
     for (int k = 1; k < view_.num_kernel_points; ++k) {
-      squared(k, current);
-      for (int j = 0; j < padded_; ++j) {
-        const bool closer = current[j] < smallest[j];
-        smallest[j] = closer ? current[j] : smallest[j];
-        closest[j] = closer ? T(k) : closest[j];
-      }
+      for_each_vector(k, [&](int j, Vec<T> squared) {
+        const auto closer = squared < load(smallest_ + j);
+        store(smallest_ + j, closer ? squared : load(smallest_ + j));
+        store(closest_ + j, closer ? broadcast(T(k)) : load(closest_ + j));
+      });
     }
   }
 
-  void influences(int k) {
-    T* __restrict a = dense_;
-    squared(k, a);
-    const Reach<T> reach = view_.reach;
+  SampleList<T> list_influences(int k) {
     if (view_.influence == kLinear) {
-      for (int j = 0; j < padded_; ++j) a[j] = linear_influence(a[j], reach);
-    } else if (view_.influence == kGaussian) {
-      for (int j = 0; j < padded_; ++j) a[j] = gaussian_influence(a[j], reach);
-    } else {
-      for (int j = 0; j < padded_; ++j) a[j] = 1;
+      return list_with(k, [&](Vec<T> squared) { return linear_influence(square_root<T>(squared), view_.reach); });
     }
-    if (prunes(view_)) {
-      for (int j = 0; j < padded_; ++j) a[j] = smallest_[j] < reach.squared_sigma ? a[j] : T(0);
+    if (view_.influence == kGaussian) {
+      return list_with(k, [&](Vec<T> squared) {
+        for (int lane = 0; lane < kLanes<T>; ++lane) squared[lane] = gaussian_influence(squared[lane], view_.reach);
+        return squared;
+      });
     }
-    if (view_.aggregation == kClosest) {
-      for (int j = 0; j < padded_; ++j) a[j] = closest_[j] == T(k) ? a[j] : T(0);
-    }
+    return list_with(k, [](Vec<T> squared) { return squared < T(__builtin_inf()) ? broadcast(T(1)) : Vec<T>{}; });
   }
 
-  void modulate(int k) {
-    const int num_kernel_points = view_.num_kernel_points;
-    if (transposed_) {
-      for (int j = 0; j < count_; ++j) dense_[j] *= view_.modulations[rows_[j] * num_kernel_points + k];
-    } else {
-      const T modulation = view_.modulations[site_ * num_kernel_points + k];
-      for (int j = 0; j < count_; ++j) dense_[j] *= modulation;
+  template <typename InfluenceOf>
+  SampleList<T> list_with(int k, const InfluenceOf& influence_of) {
+    int count = 0;
+    for_each_vector(k, [&](int j, Vec<T> squared) {
+      Vec<T> a = influence_of(squared);
+      if (classified_) a = keeps(k, j) ? a : Vec<T>{};
+      count = append_nonzero<T>(a, j, coefficients_, slots_, count);
+    });
+    for (int i = 0; i < count; ++i) listed_rows_[i] = rows_[slots_[i]];
+    return {count, listed_rows_, coefficients_, {derivatives_[0], derivatives_[1], derivatives_[2]}};
+  }
+
+  // Which of the sources j, j + 1, ... kernel point k may take, by aggregation and pruning.
+  auto keeps(int k, int j) const {
+    auto keep = load(smallest_ + j) < T(__builtin_inf());
+    if (prunes(view_)) keep &= load(smallest_ + j) < view_.reach.squared_sigma;
+    if (view_.aggregation == kClosest) keep &= load(closest_ + j) == T(k);
+    return keep;
+  }
+
+  void modulate(int k, int count) {
+    const T* modulation = view_.modulations + k;
+    for (int i = 0; i < count; ++i) {
+      const int64_t query = transposed_ ? listed_rows_[i] : site_;
+      coefficients_[i] *= modulation[query * view_.num_kernel_points];
     }
   }
 
   T slope_of(T squared, T influence) const {
-    if (view_.influence == kLinear) return linear_slope(squared, view_.reach);
+    if (view_.influence == kLinear) return linear_slope(std::sqrt(squared), view_.reach);
     return view_.influence == kGaussian ? gaussian_slope(influence, view_.reach) : T(0);
-  }
-
-  SampleList<T> compact() {
-    const int count = compress_nonzero(dense_, count_, coefficients_, slots_);
-    for (int i = 0; i < count; ++i) listed_rows_[i] = rows_[slots_[i]];
-    return {count, listed_rows_, coefficients_, {derivatives_[0], derivatives_[1], derivatives_[2]}};
   }
 
   const PointsView<T>& view_;
@@ -246,8 +246,8 @@ class PointsSampler {
   int64_t *rows_, *listed_rows_;      // of all sources; of the listed ones
   int32_t* slots_;                    // listed source -> source
   T* y_[3];                           // sources relative to the query
-  T* positions_;                      // (K, 3, room) kernel positions, when they differ from source to source
-  T *dense_, *coefficients_;          // influence of every source; of the listed ones
+  T* positions_;                      // (K, D, room) kernel positions, when they differ from source to source
+  T *scratch_, *coefficients_;        // a number of every source; the influence of the listed ones
   T* derivatives_[3];
   T *smallest_, *closest_;            // see classify
 };

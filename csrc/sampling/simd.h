@@ -8,6 +8,7 @@
 #include <immintrin.h>
 #define KPDEFORM_VECTOR_BYTES 64
 #elif defined(__AVX2__)
+#include <immintrin.h>
 #define KPDEFORM_VECTOR_BYTES 32
 #else
 #define KPDEFORM_VECTOR_BYTES 16
@@ -48,31 +49,55 @@ inline T horizontal_sum(Vec<T> value) {
   return sum;
 }
 
-// Writes the non-zero values and their positions to the front; returns how many. Up to one vector is written past them.
 template <typename T>
-inline int compress_nonzero(const T* values, int count, T* kept, int32_t* positions) {
-  int n = 0;
-  for (int j = 0; j < count; ++j) {
-    kept[n] = values[j];
-    positions[n] = j;
-    n += values[j] != T(0);
+inline Vec<T> broadcast(T value) {
+  return value - Vec<T>{};
+}
+
+template <typename T>
+inline Vec<T> square_root(Vec<T> value) {
+  for (int lane = 0; lane < kLanes<T>; ++lane) value[lane] = __builtin_sqrt(value[lane]);
+  return value;
+}
+
+// Appends the non-zero lanes of `value` to kept[n...], and first + lane to positions[n...]; returns the new n.
+// Up to one vector is written past the end.
+template <typename T>
+inline int append_nonzero(Vec<T> value, int first, T* kept, int32_t* positions, int n) {
+  for (int lane = 0; lane < kLanes<T>; ++lane) {
+    kept[n] = value[lane];
+    positions[n] = first + lane;
+    n += value[lane] != T(0);
   }
   return n;
 }
 
 #if defined(__AVX512F__)
-inline int compress_nonzero(const float* values, int count, float* kept, int32_t* positions) {
+template <>
+inline Vec<float> square_root<float>(Vec<float> value) {
+  return _mm512_maskz_sqrt_ps(0xffff, value);  // the plain form makes GCC 12 warn
+}
+template <>
+inline Vec<double> square_root<double>(Vec<double> value) {
+  return _mm512_maskz_sqrt_pd(0xff, value);
+}
+template <>
+inline int append_nonzero<float>(Vec<float> value, int first, float* kept, int32_t* positions, int n) {
   const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  int n = 0;
-  for (int j = 0; j < count; j += 16) {
-    const __m512 value = _mm512_loadu_ps(values + j);
-    const __mmask16 inside = count - j >= 16 ? 0xffff : (1u << (count - j)) - 1;
-    const __mmask16 keep = _mm512_mask_cmp_ps_mask(inside, value, _mm512_setzero_ps(), _CMP_NEQ_UQ);
-    _mm512_storeu_ps(kept + n, _mm512_maskz_compress_ps(keep, value));
-    _mm512_storeu_si512(positions + n, _mm512_maskz_compress_epi32(keep, _mm512_add_epi32(lanes, _mm512_set1_epi32(j))));
-    n += __builtin_popcount(keep);
-  }
-  return n;
+  const __mmask16 keep = _mm512_cmp_ps_mask(value, _mm512_setzero_ps(), _CMP_NEQ_UQ);
+  _mm512_storeu_ps(kept + n, _mm512_maskz_compress_ps(keep, value));
+  _mm512_storeu_si512(positions + n,
+                      _mm512_maskz_compress_epi32(keep, _mm512_add_epi32(lanes, _mm512_set1_epi32(first))));
+  return n + __builtin_popcount(keep);
+}
+#elif defined(__AVX2__)
+template <>
+inline Vec<float> square_root<float>(Vec<float> value) {
+  return _mm256_sqrt_ps(value);
+}
+template <>
+inline Vec<double> square_root<double>(Vec<double> value) {
+  return _mm256_sqrt_pd(value);
 }
 #endif
 

@@ -2,18 +2,28 @@
 
 from kpdeform.data import transforms
 from kpdeform.data.batch import PointBatch, Sample
+from kpdeform.data.dataset import SceneDataset
 from kpdeform.data.files import Cloud, read_cloud
 from kpdeform.data.pyramid import Pyramid, PyramidSpec, build_pyramid, neighbor_limits
-from kpdeform.data.scenes import DatasetInfo, Scene, SceneFolder, SceneWriter, open_dataset
+from kpdeform.data.scenes import (
+    DatasetInfo,
+    MemoryScenes,
+    Scene,
+    SceneFolder,
+    SceneWriter,
+    open_dataset,
+)
 
 __all__ = [
     "Cloud",
     "DatasetInfo",
+    "MemoryScenes",
     "PointBatch",
     "Pyramid",
     "PyramidSpec",
     "Sample",
     "Scene",
+    "SceneDataset",
     "SceneFolder",
     "SceneWriter",
     "build_pyramid",

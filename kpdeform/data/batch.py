@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -104,7 +104,7 @@ class PointBatch:
         """Returns the batch in page-locked memory, for a copy to the GPU that does not block."""
         return self._map(Tensor.pin_memory)
 
-    def _map(self, change) -> PointBatch:
+    def _map(self, change: Callable[[Tensor], Tensor]) -> PointBatch:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{k: change(v) for k, v in values.items() if v is not None})
 

@@ -181,6 +181,23 @@ class SceneFolder:
         return [_read_scene(self.root / "scenes" / split / n) for n in self.info.splits[split]]
 
 
+@dataclass(frozen=True)
+class MemoryScenes:
+    """A data set in memory, used like a :class:`SceneFolder`.
+
+    Attributes:
+        info: Its description.
+        splits: Scenes by split, made by :meth:`Scene.from_cloud`.
+    """
+
+    info: DatasetInfo
+    splits: dict[str, list[Scene]]
+
+    def scenes(self, split: str) -> list[Scene]:
+        """Returns the scenes of a split."""
+        return self.splits[split]
+
+
 def open_dataset(root: str | Path) -> SceneFolder:
     """Opens a prepared data set.
 

@@ -23,14 +23,15 @@ def generate(
 
     .. math:: E = \sum_{i<j} \frac{1}{\|p_i - p_j\|} + 5 \sum_i \|p_i\|^2
 
-    Thirty random starts descend together; the lowest energy wins, and among equal ones the first start, so that
-    rounding does not choose. The result is scaled so that the mean distance to the origin is 0.66.
+    Thirty random starts descend together; the lowest energy wins, and among equal ones the first
+    start, so that rounding does not choose. The result is scaled so that the mean distance to the
+    origin is 0.66.
 
     Args:
         num_points: K, at least 1 ("none", "center") or 3 ("verticals").
         dimension: D, 2 or 3.
-        fixed: "center" pins the first point at the origin; "verticals" also keeps the second and third on the last
-            axis, above and below it; "none" leaves all free.
+        fixed: "center" pins the first point at the origin; "verticals" also keeps the second and
+            third on the last axis, above and below it; "none" leaves all free.
         seed: Seed of the random starts.
 
     Returns:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,8 @@ def table_path(num_points: int, dimension: int, fixed: Fixed) -> Path:
 def load(num_points: int = 15, dimension: int = 3, fixed: Fixed = "center") -> Tensor:
     """Kernel points of the unit ball, the same on every machine.
 
-    Sizes without a committed table are generated with seed 0, which takes about a second once per process.
+    Sizes without a committed table are generated with seed 0, which takes about a second once per
+    process.
 
     Args:
         num_points: K.
@@ -44,7 +45,7 @@ def load(num_points: int = 15, dimension: int = 3, fixed: Fixed = "center") -> T
     return torch.from_numpy(_table(num_points, dimension, fixed).copy())
 
 
-@lru_cache(maxsize=None)
+@cache
 def _table(num_points: int, dimension: int, fixed: Fixed) -> NDArray[np.float32]:
     path = table_path(num_points, dimension, fixed)
     if path.exists():
@@ -65,7 +66,8 @@ def random_rotation(dimension: int = 3, generator: torch.Generator | None = None
     Raises:
         ValueError: ``dimension`` is neither 2 nor 3.
 
-    Source: Shoemake 1992, "Uniform random rotations": a normalised Gaussian 4-vector is a uniform quaternion.
+    Source: Shoemake 1992, "Uniform random rotations": a normalised Gaussian 4-vector is a uniform
+        quaternion.
 
     Example:
         >>> from kpdeform.kernel_points import random_rotation

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -13,13 +14,14 @@ from kpdeform.nn.kpconv import Deformation, DeformKPConv, KPConv
 NEGATIVE_SLOPE = 0.1
 
 Norm = Callable[[int], nn.Module]
-"""Makes a normalisation for a number of channels: ``BatchNorm``, ``nn.LayerNorm``, ``nn.Identity``, ..."""
+"""Makes a normalisation for a number of channels, such as ``BatchNorm`` or ``nn.LayerNorm``."""
 
 
 class BatchNorm(nn.BatchNorm1d):
     """Batch normalisation of rows ``(N, C)`` that lives with fewer than two rows.
 
-    A variance needs two rows. With one or none, in training too, the running statistics are used and left as they are.
+    A variance needs two rows. With one or none, in training too, the running statistics are used
+    and left as they are.
 
     Args:
         num_features: C.
@@ -89,12 +91,10 @@ class SimpleBlock(nn.Module):
     Args:
         conv: The convolution, rigid or deformable.
         norm: Makes the normalisation.
-        strided: True for a block whose queries are the points of the next level; for the network to read.
     """
 
-    def __init__(self, conv: KPConv, *, norm: Norm = BatchNorm, strided: bool = False) -> None:
+    def __init__(self, conv: KPConv, *, norm: Norm = BatchNorm) -> None:
         super().__init__()
-        self.strided = strided
         self.conv = conv
         self.norm = norm(conv.out_channels)
         self.activation = nn.LeakyReLU(NEGATIVE_SLOPE)
@@ -102,7 +102,7 @@ class SimpleBlock(nn.Module):
     def forward(
         self, queries: Tensor, points: Tensor, neighbors: Tensor, features: Tensor
     ) -> tuple[Tensor, Deformation | None]:
-        """``(N, C)`` at points to ``(M, O)`` at queries, and the deformation of a deformable convolution."""
+        """``(N, C)`` at points to ``(M, O)`` at queries, and the deformation if there is one."""
         x, deformation = _convolve(self.conv, queries, points, neighbors, features)
         return self.activation(self.norm(x)), deformation
 
@@ -110,7 +110,8 @@ class SimpleBlock(nn.Module):
 class ResnetBlock(nn.Module):
     """Bottleneck: narrow, convolve, widen, add the shortcut.
 
-    The shortcut of a strided block is the maximum over the same neighbours that the convolution sees.
+    The shortcut of a strided block is the maximum over the same neighbours that the convolution
+    sees.
 
     Args:
         in_channels: C.
@@ -118,8 +119,9 @@ class ResnetBlock(nn.Module):
         conv: The convolution, rigid or deformable, with as many channels out as in.
         norm: Makes the normalisations.
         strided: True for a block whose queries are the points of the next level.
-        shadow_zero: Lets an empty neighbour slot count as a row of zeros in the maximum, as the published code does.
-            The result then depends on how far the table is padded, which depends on the other clouds in the batch.
+        shadow_zero: Lets an empty neighbour slot count as a row of zeros in the maximum, as the
+            published code does. The result then depends on how far the table is padded, which
+            depends on the other clouds in the batch.
 
     Source: Thomas et al. 2019, arXiv:1904.08889, Fig. 2 of the supplementary material.
     """
@@ -137,7 +139,9 @@ class ResnetBlock(nn.Module):
         super().__init__()
         self.strided, self.shadow_zero = strided, shadow_zero
         narrow = conv.in_channels
-        self.unary1 = Unary(in_channels, narrow, norm=norm) if in_channels != narrow else nn.Identity()
+        self.unary1 = (
+            Unary(in_channels, narrow, norm=norm) if in_channels != narrow else nn.Identity()
+        )
         self.conv = conv
         self.norm = norm(narrow)
         self.unary2 = Unary(narrow, out_channels, norm=norm, activation=False)
@@ -151,7 +155,7 @@ class ResnetBlock(nn.Module):
     def forward(
         self, queries: Tensor, points: Tensor, neighbors: Tensor, features: Tensor
     ) -> tuple[Tensor, Deformation | None]:
-        """``(N, C)`` at points to ``(M, O)`` at queries, and the deformation of a deformable convolution."""
+        """``(N, C)`` at points to ``(M, O)`` at queries, and the deformation if there is one."""
         x = self.unary1(features)
         x, deformation = _convolve(self.conv, queries, points, neighbors, x)
         x = self.unary2(self.activation(self.norm(x)))
@@ -161,7 +165,9 @@ class ResnetBlock(nn.Module):
 
     def extra_repr(self) -> str:
         """Shows what is switched on."""
-        return ", ".join(f"{name}=True" for name in ("strided", "shadow_zero") if getattr(self, name))
+        return ", ".join(
+            f"{name}=True" for name in ("strided", "shadow_zero") if getattr(self, name)
+        )
 
 
 class NearestUpsample(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple, overload
+from typing import Literal, NamedTuple, get_args, overload
 
 import torch
 from torch import Tensor, nn
@@ -11,18 +11,17 @@ from torch import Tensor, nn
 from kpdeform import kernel_points as dispositions
 from kpdeform import ops
 from kpdeform.nn.offsets import num_offset_channels, split_offsets
-
-Influence = Literal["linear", "gaussian", "constant"]
-Aggregation = Literal["sum", "closest"]
+from kpdeform.ops.kpconv import Aggregation, Influence
 
 
 class Deformation(NamedTuple):
     """What one deformable layer did, for :func:`kpdeform.nn.deformation_loss` and for pictures.
 
     Attributes:
-        kernel_points: ``(M, K, D)``, deformed positions relative to each query, in the cloud's unit.
-        distances: ``(M, K)``, squared distance from each deformed kernel point to the nearest neighbour of its query;
-            0 for a query without neighbours.
+        kernel_points: ``(M, K, D)``, deformed positions relative to each query, in the cloud's
+            unit.
+        distances: ``(M, K)``, squared distance from each deformed kernel point to the nearest
+            neighbour of its query; 0 for a query without neighbours.
         sigma: Reach of the layer's kernel points.
     """
 
@@ -34,14 +33,16 @@ class Deformation(NamedTuple):
 class KPConv(nn.Module):
     """Rigid kernel point convolution; see :func:`kpdeform.ops.kpconv` for the maths.
 
-    ``weight`` ``(K, C / groups, O)`` starts uniform in ±1/√(K·C/groups), the rule of :class:`torch.nn.Conv2d`, with
-    which a layer keeps the size of its input. ``kernel_points`` ``(K, D)`` is a buffer, the committed table times
-    ``radius`` under a random rotation: weights are only valid with the kernel points they were trained with.
+    ``weight`` ``(K, C / groups, O)`` starts uniform in ±√(6·groups / (K·C)), He's rule with fan-in
+    K·C: a stack of layers without normalisation keeps the size of its input within a factor of two
+    per layer. ``kernel_points`` ``(K, D)`` is a buffer, the committed table times ``radius`` under
+    a random rotation: weights are only valid with the kernel points they were trained with.
 
     Args:
         in_channels: C.
         out_channels: O.
-        radius: Radius of the ball that kernel points sit in, in the cloud's unit; normally the neighbour radius.
+        radius: Radius of the ball that kernel points sit in, in the cloud's unit; normally the
+            neighbour radius.
         sigma: Reach of a kernel point, in the cloud's unit.
         kernel_size: K.
         dimension: D, 2 or 3.
@@ -49,14 +50,16 @@ class KPConv(nn.Module):
         aggregation: "sum", or "closest" to give each neighbour to its nearest kernel point only.
         groups: Channel groups; divides C and O.
         bias: Adds a learned ``(O,)``.
-        generator: Source of the rotation; torch's global generator when None. Weights use the global one.
+        generator: Source of the rotation; torch's global generator when None. Weights always use
+            the global one.
 
     Raises:
         ValueError: A number is not positive, or groups does not divide the channels.
 
     Source: Thomas et al. 2019, arXiv:1904.08889, Eq. 1-3.
     Deviation: the published code draws weights with fan-in C·O, an accident of its layout
-        (:func:`kpdeform.nn.published_init_` restores it), adds noise to the kernel points and rotates them about z only.
+        (:func:`kpdeform.nn.published_init_` restores it), adds noise to the kernel points and
+        rotates them about z only.
 
     Example:
         >>> import torch
@@ -87,6 +90,8 @@ class KPConv(nn.Module):
     ) -> None:
         super().__init__()
         _check_arguments(in_channels, out_channels, radius, sigma, groups)
+        _check_choice("influence", influence, get_args(Influence))
+        _check_choice("aggregation", aggregation, get_args(Aggregation))
         self.in_channels, self.out_channels = in_channels, out_channels
         self.radius, self.sigma = float(radius), float(sigma)
         self.kernel_size, self.dimension, self.groups = kernel_size, dimension, groups
@@ -101,12 +106,14 @@ class KPConv(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draws new weights; kernel points stay."""
-        bound = 1 / math.sqrt(self.weight.shape[0] * self.weight.shape[1])
+        bound = math.sqrt(6 / (self.weight.shape[0] * self.weight.shape[1]))
         nn.init.uniform_(self.weight, -bound, bound)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def forward(self, queries: Tensor, points: Tensor, neighbors: Tensor, features: Tensor) -> Tensor:
+    def forward(
+        self, queries: Tensor, points: Tensor, neighbors: Tensor, features: Tensor
+    ) -> Tensor:
         """Convolves.
 
         Args:
@@ -147,7 +154,9 @@ class KPConv(nn.Module):
 
     def extra_repr(self) -> str:
         """Shows every argument that is not at its default."""
-        text = f"{self.in_channels}, {self.out_channels}, radius={self.radius:g}, sigma={self.sigma:g}"
+        text = (
+            f"{self.in_channels}, {self.out_channels}, radius={self.radius:g}, sigma={self.sigma:g}"
+        )
         defaults = [
             ("kernel_size", self.kernel_size, 15),
             ("dimension", self.dimension, 3),
@@ -156,18 +165,21 @@ class KPConv(nn.Module):
             ("groups", self.groups, 1),
             ("bias", self.bias is not None, False),
         ]
-        return text + "".join(f", {name}={value}" for name, value, usual in defaults if value != usual)
+        return text + "".join(
+            f", {name}={value}" for name, value, usual in defaults if value != usual
+        )
 
 
 class DeformKPConv(KPConv):
     """Deformable kernel point convolution: every query moves its own kernel points.
 
-    A second, rigid KPConv (``offset_conv``, with its own kernel points) and ``offset_bias`` look at the same
-    neighbours and predict the offsets, in units of sigma, and with ``modulated`` a factor in (0, 2) per kernel point.
-    Both start at zero, so with linear influence the layer equals the rigid one until it has learned to deform.
+    A second, rigid KPConv (``offset_conv``, with its own kernel points) and ``offset_bias`` look at
+    the same neighbours and predict the offsets, in units of sigma, and with ``modulated`` a factor
+    in (0, 2) per kernel point. Both start at zero, so with linear influence the layer equals the
+    rigid one until it has learned to deform.
 
-    Neighbours should be searched further out than ``radius`` (twice as far in the published networks), so that a kernel
-    point that moves still finds some.
+    Neighbours should be searched further out than ``radius`` (twice as far in the published
+    networks), so that a kernel point that moves still finds some.
 
     Args:
         in_channels: C.
@@ -176,8 +188,8 @@ class DeformKPConv(KPConv):
         sigma: As :class:`KPConv`.
         kernel_size: K.
         dimension: D.
-        influence: "linear", "gaussian" or "constant"; the last two reach beyond sigma, but only for a neighbour
-            that is within sigma of some deformed kernel point.
+        influence: "linear", "gaussian" or "constant"; the last two reach beyond sigma, but only for
+            a neighbour that is within sigma of some deformed kernel point.
         aggregation: "sum" or "closest".
         groups: Channel groups of the convolution; the offset head always sees all channels.
         bias: Adds a learned ``(O,)``.
@@ -255,7 +267,7 @@ class DeformKPConv(KPConv):
             if name.startswith("offset"):
                 nn.init.zeros_(parameter)
 
-    @overload  # type: ignore[override]
+    @overload
     def forward(
         self,
         queries: Tensor,
@@ -316,9 +328,10 @@ class DeformKPConv(KPConv):
 def published_init_(module: nn.Module) -> None:
     """Draws the weights of one KPConv as KPConv-PyTorch does; for ``model.apply(published_init_)``.
 
-    Uniform in ±1/√(C·O), offset heads included, whose offsets are then not zero at the start. Batch normalisation hides
-    the scale of the output but not that of the steps: the smaller the weights, the faster they turn for one learning
-    rate. Use it to repeat a published training; without normalisation, activations shrink from layer to layer.
+    Uniform in ±1/√(C·O), offset heads included, whose offsets are then not zero at the start. Batch
+    normalisation hides the scale of the output but not that of the steps: the smaller the weights,
+    the faster they turn for one learning rate. Use it to repeat a published training; without
+    normalisation, activations shrink from layer to layer.
 
     Args:
         module: Changed in place when it is a :class:`KPConv`, else left alone.
@@ -331,7 +344,11 @@ def published_init_(module: nn.Module) -> None:
 def _check_arguments(
     in_channels: int, out_channels: int, radius: float, sigma: float, groups: int
 ) -> None:
-    for name, value in [("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)]:
+    for name, value in [
+        ("in_channels", in_channels),
+        ("out_channels", out_channels),
+        ("groups", groups),
+    ]:
         if value < 1:
             raise ValueError(f"KPConv: {name} is {value}; it must be at least 1")
     for name, length in [("radius", radius), ("sigma", sigma)]:
@@ -339,5 +356,11 @@ def _check_arguments(
             raise ValueError(f"KPConv: {name} is {length}; it must be a positive length")
     if in_channels % groups or out_channels % groups:
         raise ValueError(
-            f"KPConv: groups={groups} does not divide in_channels={in_channels} and out_channels={out_channels}"
+            f"KPConv: groups={groups} does not divide both in_channels={in_channels} "
+            f"and out_channels={out_channels}"
         )
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"KPConv: {name} is {value!r}; use one of {choices}")

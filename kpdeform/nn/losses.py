@@ -30,11 +30,13 @@ def deformation_loss(
         deformations: One per deformable layer, as the layers and models return them.
         fitting: Weight of the first term.
         repulsion: Weight of the second term.
-        repulsion_extent: Distance below which two kernel points repel each other, in units of sigma.
+        repulsion_extent: Distance below which two kernel points repel each other, in units of
+            sigma.
 
     Returns:
-        Scalar; 0 for no layers. Differentiable in ``kernel_points`` and ``distances``; two kernel points
-        that coincide get gradient 0 from each other. A query without neighbours has no fitting loss.
+        Scalar; 0 for no layers. Differentiable in ``kernel_points`` and ``distances``; two kernel
+        points that coincide get gradient 0 from each other. A query without neighbours has no
+        fitting loss.
 
     Source: Thomas et al. 2019, arXiv:1904.08889, Eq. 6-8, with the constants of the published code
         (factor 2, threshold 1.2, mean over kernel points, sum over layers).
@@ -55,7 +57,8 @@ def deformation_loss(
 
 
 def _repulsion(points: Tensor, extent: float) -> Tensor:
-    # cdist defines the gradient of a zero distance as zero; the direct mode keeps small distances exact.
+    # cdist defines the gradient of a zero distance as zero; the direct mode keeps small distances
+    # exact.
     distance = torch.cdist(points, points.detach(), compute_mode="donot_use_mm_for_euclid_dist")
     overlap = (distance - extent).clamp(max=0) ** 2  # (M, K, K)
     itself = torch.eye(points.shape[1], dtype=torch.bool, device=points.device)

@@ -1,4 +1,4 @@
-"""Reading an offset head: the last step before a convolution deforms, the same for points and for images."""
+"""Reading an offset head, the same for points and for images."""
 
 from __future__ import annotations
 
@@ -16,21 +16,24 @@ def split_offsets(
 ) -> tuple[Tensor, Tensor | None]:
     r"""Splits the channels of an offset head into offsets and modulations.
 
-    .. math:: \Delta = \text{scale} \cdot head_{[:KD]}, \qquad mod = 2\,\mathrm{sigmoid}(head_{[KD:]})
+    .. math:: \Delta = scale \cdot head_{[:KD]}, \qquad mod = 2\,\mathrm{sigmoid}(head_{[KD:]})
 
     A head of zeros gives offsets 0 and modulations 1: the rigid convolution.
 
     Args:
-        head: ``(..., K * D)``, or ``(..., K * D + K)`` when modulated; kernel point outermost, then axis.
+        head: ``(..., K * D)``, or ``(..., K * D + K)`` when modulated; kernel point outermost, then
+            axis.
         kernel_size: K.
         dimension: D.
         scale: Length that a head value of 1 stands for; sigma for points.
         modulated: Whether the last K channels are modulations.
 
     Returns:
-        Offsets ``(..., K, D)`` in the unit of ``scale`` and modulations ``(..., K)`` in (0, 2), or None.
+        Offsets ``(..., K, D)`` in the unit of ``scale`` and modulations ``(..., K)`` in (0, 2), or
+        None.
 
-    Source: Thomas et al. 2019, arXiv:1904.08889, section 3.2; Zhu et al. 2019, arXiv:1811.11168 (modulation).
+    Source: Thomas et al. 2019, arXiv:1904.08889, section 3.2; Zhu et al. 2019, arXiv:1811.11168
+        (modulation).
 
     Example:
         >>> offsets, modulations = split_offsets(torch.zeros(4, 60), 15, 3, 0.1, modulated=True)

@@ -10,7 +10,7 @@ from torch import nn
 def parameter_groups(
     model: nn.Module, lr: float, offset_lr_factor: float = 0.1, weight_decay: float = 0.0
 ) -> list[dict[str, Any]]:
-    """Groups for a torch optimizer: everything else first, then the offset heads with a smaller step.
+    """Two groups for a torch optimizer: offset heads learn with smaller steps than the rest.
 
     Args:
         model: Any module; parameters with "offset" in their name belong to offset heads.
@@ -19,8 +19,8 @@ def parameter_groups(
         weight_decay: Of both groups.
 
     Returns:
-        ``[others, offsets]``, always two, so that schedules and checkpoints have one shape; the second is empty for a
-        rigid model. Parameters that do not require a gradient are left out.
+        ``[others, offsets]``, always two, so that schedules and checkpoints have one shape; the
+        second is empty for a rigid model. Parameters that do not require a gradient are left out.
 
     Source: Thomas et al. 2019, arXiv:1904.08889, section 3.2 (factor 0.1).
 

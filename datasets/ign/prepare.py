@@ -1,0 +1,141 @@
+"""Turns LAZ tiles of IGN's Lidar HD, or others with ASPRS classes, into the scene format.
+
+Four classes: ground (2), low vegetation (3 and 4), high vegetation (5), building (6); everything
+else is ignored. Tiles go to splits by a part of their names.
+
+Examples:
+  python datasets/ign/prepare.py RAW
+  python datasets/ign/prepare.py RAW --features intensity number_of_returns red green blue nir
+  python datasets/ign/prepare.py RAW --split train=77055,627755 --split val=77060_627760
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kpdeform.data import Cloud, DatasetInfo, SceneWriter, read_cloud
+from kpdeform.data.recipe import ClassMap, run, track
+
+CLASSES = {
+    "ground": (2, (166, 124, 82)),
+    "low_vegetation": ([3, 4], (160, 220, 90)),
+    "high_vegetation": (5, (20, 120, 40)),
+    "building": (6, (220, 70, 60)),
+}
+# a tile belongs to the first split that names a part of its file name
+SPLITS = {"val": ("77060_627760",), "train": ("77055_627755", "77055_627760", "77060_627755")}
+# what values of a file are divided by to be of order one; whoever labels raw files must do so too
+DIVISORS = {
+    "intensity": 2000.0,  # most echoes of Lidar HD lie below; other instruments go up to 65535
+    "return_number": 5.0,
+    "number_of_returns": 5.0,
+    "red": 255.0,
+    "green": 255.0,
+    "blue": 255.0,
+    "nir": 65535.0,
+}
+
+
+def assign(tiles: Sequence[Path], splits: Mapping[str, Sequence[str]]) -> dict[Path, str]:
+    """Split of every tile.
+
+    Raises:
+        ValueError: A tile fits no split, or a split gets no tile.
+    """
+    chosen: dict[Path, str] = {}
+    for path in tiles:
+        split = next((s for s, parts in splits.items() if any(p in path.name for p in parts)), None)
+        if split is None:
+            raise ValueError(
+                f"{path}: no split names a part of this file name ({dict(splits)}); use --split, "
+                f"such as --split train={path.stem}, or move the file away"
+            )
+        chosen[path] = split
+    if empty := [split for split in splits if split not in chosen.values()]:
+        raise ValueError(f"no tile for the splits {empty} among {[p.name for p in tiles]}")
+    return chosen
+
+
+def columns(path: Path, cloud: Cloud, names: Sequence[str]) -> np.ndarray:
+    """Features (N, F) float32, divided by ``DIVISORS``.
+
+    Raises:
+        ValueError: The file lacks one.
+    """
+    missing = [name for name in names if name not in cloud.attributes]
+    if missing:
+        raise ValueError(
+            f"{path}: has no {missing}; it has {[n for n in DIVISORS if n in cloud.attributes]} "
+            "(choose with --features)"
+        )
+    features = np.empty((len(cloud.points), len(names)), np.float32)
+    for column, name in enumerate(names):
+        features[:, column] = cloud.attributes[name] / DIVISORS[name]
+    return features
+
+
+def prepare(
+    raw: Path,
+    output: Path,
+    splits: Mapping[str, Sequence[str]],
+    features: Sequence[str],
+    overwrite: bool = False,
+) -> None:
+    """Writes every tile as one scene."""
+    tiles = sorted(p for p in raw.rglob("*") if p.suffix.lower() in (".laz", ".las"))
+    if not tiles:
+        raise ValueError(f"{raw}: holds no .laz or .las file")
+    chosen = assign(tiles, splits)
+    class_map = ClassMap.from_names({name: ids for name, (ids, _) in CLASSES.items()}, "rest")
+    info = DatasetInfo(
+        name="ign",
+        class_names=class_map.names,
+        class_colors=tuple(color for _, color in CLASSES.values()),
+        feature_names=tuple(features),
+        licence="etalab-2.0",
+        source="IGN, Lidar HD",
+    )
+    with SceneWriter(output, info, overwrite) as writer:
+        for path, split in track(chosen.items(), "preparing tiles"):
+            if not writer.done(split, path.stem):
+                cloud = read_cloud(path)
+                labels = class_map(cloud.attributes["classification"], path)
+                writer.write(split, path.stem, cloud.points, labels, columns(path, cloud, features))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("raw", type=Path, help="folder with the tiles, searched recursively")
+    parser.add_argument("--output", type=Path, default=Path("data/ign"), help="folder to write")
+    parser.add_argument(
+        "--features",
+        nargs="*",
+        default=["intensity", "return_number", "number_of_returns"],
+        choices=list(DIVISORS),
+        metavar="NAME",
+        help=f"of {', '.join(DIVISORS)}",
+    )
+    parser.add_argument(
+        "--split",
+        action="append",
+        metavar="NAME=PART[,PART]",
+        help="parts of the tiles' file names",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="start again instead of going on")
+    args = parser.parse_args(arguments)
+    splits = dict(SPLITS)
+    if args.split:
+        pairs = [text.partition("=") for text in args.split]
+        if bad := [a for a, equals, b in pairs if not (a and equals and b)]:
+            parser.error(f"--split must be NAME=PART,PART, got {bad}")
+        splits = {name: tuple(parts.split(",")) for name, _, parts in pairs}
+    prepare(args.raw, args.output, splits, args.features, args.overwrite)
+
+
+if __name__ == "__main__":
+    run(main)

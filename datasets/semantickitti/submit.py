@@ -1,0 +1,74 @@
+"""Turns predicted clouds into .label files with raw ids, as the benchmark's server takes them.
+
+PREDICTIONS holds one cloud per scene, SS_NNNNNN.ply or .laz, with the class number in its field
+classification, as scripts/evaluate.py --predictions writes them.
+
+Example:
+  python datasets/semantickitti/submit.py RAW runs/kitti/test --output submission
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from schema import Schema
+
+from kpdeform.data import read_cloud
+from kpdeform.data.recipe import run, track
+
+CONFIG = Path(__file__).with_name("semantickitti.yaml")
+
+
+def write_labels(path: Path, raw_labels: np.ndarray) -> None:
+    """Writes raw labels (N,) as uint32, atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    raw_labels.astype("<u4").tofile(partial)
+    partial.replace(path)
+
+
+def submit(raw: Path, predictions: Path, output: Path, config: Path) -> None:
+    """Writes sequences/SS/predictions/NNNNNN.label below ``output`` for every predicted scene.
+
+    Raises:
+        ValueError: There is nothing to convert, or a prediction does not fit its scan.
+    """
+    schema = Schema.read(config)
+    files = sorted(p for p in predictions.iterdir() if p.suffix in (".ply", ".laz", ".las"))
+    if not files:
+        raise ValueError(f"{predictions}: holds no .ply, .laz or .las file")
+    for path in track(files, "writing labels"):
+        sequence, _, scan = path.stem.partition("_")
+        source = raw / "sequences" / sequence / "velodyne" / f"{scan}.bin"
+        if not source.is_file():
+            raise ValueError(f"{path}: its scan {source} is not there; names must be SS_NNNNNN")
+        classes = read_cloud(path).attributes.get("classification")
+        if classes is None:
+            raise ValueError(f"{path}: has no field classification")
+        num_points = source.stat().st_size // 16
+        if len(classes) < num_points:
+            raise ValueError(f"{path}: {len(classes)} points for a scan of {num_points}")
+        classes = classes[:num_points]  # earlier scans of a multi-scan scene come after
+        if classes.max(initial=0) >= len(schema.raw_ids):
+            raise ValueError(f"{path}: class {classes.max()} of {len(schema.raw_ids)} classes")
+        write_labels(
+            output / "sequences" / sequence / "predictions" / f"{scan}.label",
+            schema.to_raw(classes),
+        )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("raw", type=Path, help="folder that holds sequences/")
+    parser.add_argument("predictions", type=Path, help="folder with predicted clouds")
+    parser.add_argument("--output", type=Path, default=Path("submission"), help="folder to write")
+    parser.add_argument("--config", type=Path, default=CONFIG, help="as given to prepare.py")
+    args = parser.parse_args(arguments)
+    submit(args.raw, args.predictions, args.output, args.config)
+
+
+if __name__ == "__main__":
+    run(main)

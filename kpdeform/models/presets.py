@@ -1,0 +1,148 @@
+"""Networks by name: the published S3DIS and ModelNet40 models, and small ones for a CPU."""
+
+from __future__ import annotations
+
+from kpdeform.models.kpcnn import KPCNN
+from kpdeform.models.kpfcnn import KPFCNN
+
+
+def kpfcnn_s3dis_light(
+    in_channels: int = 5, num_classes: int = 13, cell_size: float = 0.03
+) -> KPFCNN:
+    """Published "Light_KPFCNN": rigid, 5 levels, 23.9 M parameters; 65.4 mIoU on S3DIS area 5."""
+    names = _stages(rigid=[1, 2, 2, 3, 3], deformable=[0] * 5)
+    return KPFCNN.from_architecture(names, in_channels, num_classes, cell_size=cell_size)
+
+
+def kpfcnn_s3dis_heavy(
+    in_channels: int = 5, num_classes: int = 13, cell_size: float = 0.03
+) -> KPFCNN:
+    """Published "Heavy_KPFCNN": rigid, 5 levels, 24.4 M parameters; 66.4 mIoU on S3DIS area 5."""
+    names = _stages(rigid=[1, 3, 3, 3, 3], deformable=[0] * 5)
+    return KPFCNN.from_architecture(names, in_channels, num_classes, cell_size=cell_size)
+
+
+def kpfcnn_s3dis_deform_light(
+    in_channels: int = 5, num_classes: int = 13, cell_size: float = 0.03
+) -> KPFCNN:
+    """Published "Deform_Light": the two coarsest levels deform; 66.7 mIoU on S3DIS area 5."""
+    names = _stages(rigid=[1, 3, 3, 1, 0], deformable=[0, 0, 0, 2, 3])
+    return KPFCNN.from_architecture(names, in_channels, num_classes, cell_size=cell_size)
+
+
+def kpfcnn_s3dis_deform(
+    in_channels: int = 5, num_classes: int = 13, cell_size: float = 0.03
+) -> KPFCNN:
+    """Published "Deform_KPFCNN": three levels deform, 6 cells wide; 67.3 mIoU on S3DIS area 5."""
+    names = _stages(rigid=[1, 3, 1, 0, 0], deformable=[0, 0, 2, 3, 3])
+    return KPFCNN.from_architecture(
+        names, in_channels, num_classes, cell_size=cell_size, deform_radius=6.0
+    )
+
+
+def kpcnn_modelnet40(in_channels: int = 1, num_classes: int = 40, cell_size: float = 0.02) -> KPCNN:
+    """Published ModelNet40 classifier: rigid, 5 levels; 92.9 % overall accuracy."""
+    names = _stages(rigid=[1, 3, 3, 3, 3], deformable=[0] * 5, decoder=False)
+    return KPCNN.from_architecture(
+        names, in_channels, num_classes, cell_size=cell_size, batch_norm_momentum=0.05
+    )
+
+
+def kpfcnn_small(
+    in_channels: int,
+    num_classes: int,
+    cell_size: float,
+    *,
+    width: int = 32,
+    deformable: bool = True,
+    deform_radius: float = 5.0,
+) -> KPFCNN:
+    """Four levels for training on a CPU: 0.35 M parameters, the two coarsest levels deform.
+
+    Args:
+        in_channels: Input features per point.
+        num_classes: Number of logits per point.
+        cell_size: Grid cell of level 0, in the cloud's unit.
+        width: Channels of level 0.
+        deformable: False gives the rigid network.
+        deform_radius: How far deformable layers look, in cells of their level.
+
+    Returns:
+        The model, untrained.
+
+    Example:
+        >>> model = kpfcnn_small(4, 9, cell_size=0.06)
+        >>> model.pyramid_spec.num_levels
+        4
+    """
+    names = _small_stages(deformable, decoder=True)
+    return KPFCNN.from_architecture(
+        names,
+        in_channels,
+        num_classes,
+        cell_size=cell_size,
+        width=width,
+        deform_radius=deform_radius,
+        batch_norm_momentum=0.1,
+        shadow_zero=False,
+    )
+
+
+def kpcnn_small(
+    in_channels: int,
+    num_classes: int,
+    cell_size: float,
+    *,
+    width: int = 32,
+    deformable: bool = True,
+    deform_radius: float = 5.0,
+) -> KPCNN:
+    """Four levels for training on a CPU: the encoder of :func:`kpfcnn_small`, one class per cloud.
+
+    Args:
+        in_channels: Input features per point.
+        num_classes: Number of logits per cloud.
+        cell_size: Grid cell of level 0, in the cloud's unit.
+        width: Channels of level 0.
+        deformable: False gives the rigid network.
+        deform_radius: How far deformable layers look, in cells of their level.
+
+    Returns:
+        The model, untrained.
+
+    Example:
+        >>> model = kpcnn_small(1, 10, cell_size=0.05)
+        >>> model.pyramid_spec.deformable
+        (False, False, True, True)
+    """
+    names = _small_stages(deformable, decoder=False)
+    return KPCNN.from_architecture(
+        names,
+        in_channels,
+        num_classes,
+        cell_size=cell_size,
+        width=width,
+        head_width=8 * width,
+        deform_radius=deform_radius,
+        batch_norm_momentum=0.1,
+        shadow_zero=False,
+    )
+
+
+def _small_stages(deformable: bool, decoder: bool) -> list[str]:
+    if deformable:
+        return _stages(rigid=[1, 2, 1, 0], deformable=[0, 0, 1, 2], decoder=decoder)
+    return _stages(rigid=[1, 2, 2, 2], deformable=[0, 0, 0, 0], decoder=decoder)
+
+
+def _stages(rigid: list[int], deformable: list[int], decoder: bool = True) -> list[str]:
+    """Block names from blocks per level; a strided block counts for the level it leads to."""
+    names = ["simple"]
+    for level, (r, d) in enumerate(zip(rigid, deformable, strict=True)):
+        blocks = ["resnetb"] * r + ["resnetb_deformable"] * d
+        if level > 0:
+            blocks[0] += "_strided"
+        names += blocks
+    return names + (
+        ["nearest_upsample", "unary"] * (len(rigid) - 1) if decoder else ["global_average"]
+    )

@@ -1,0 +1,337 @@
+"""Lightning data modules: prepared scenes or shapes in, batches with pyramids out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from kpdeform._optional import require
+from kpdeform.data import PointBatch, PyramidSpec, SceneDataset, neighbor_limits, open_dataset
+from kpdeform.data.transforms import Compose, Transform
+from kpdeform.train.loading import PlannedBatches, PyramidBatches, ResumableLoader
+from kpdeform.train.tiling import Tiles
+
+lightning = require("lightning.pytorch", "train")
+
+
+class _DataModule(lightning.LightningDataModule):
+    """Loaders with pyramids that fit the model, and the facts that inference needs later."""
+
+    def __init__(
+        self,
+        root: str | Path,
+        cell_size: float,
+        features: Sequence[str],
+        class_ids: Sequence[int] | None,
+        feature_scales: dict[str, float] | None,
+        neighbor_quantile: float,
+        num_workers: int,
+    ) -> None:
+        super().__init__()
+        self.folder = open_dataset(root)
+        self.cell_size = cell_size
+        self.features = tuple(features)
+        self.class_ids = list(class_ids or range(self.folder.info.num_classes))
+        if len(self.class_ids) != self.folder.info.num_classes:
+            raise ValueError(
+                f"class_ids must hold one number per class of {self.folder.info.class_names}, "
+                f"got {self.class_ids}"
+            )
+        self.feature_scales = feature_scales or {}
+        self.neighbor_quantile = neighbor_quantile
+        self.num_workers = num_workers
+        self._max_neighbors: tuple[int, ...] | None = None
+        self._position: dict[str, int] | None = None
+        self._train_loader: ResumableLoader | None = None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.folder.info.class_names
+
+    def tiles(self) -> Tiles:
+        """Tiles for inference that are like the crops of the training."""
+        raise NotImplementedError
+
+    def train_batches(self) -> PlannedBatches:
+        """The planned training batches."""
+        raise NotImplementedError
+
+    def val_batches(self) -> PlannedBatches | None:
+        """The batches that validation goes through, or None without a validation split."""
+        raise NotImplementedError
+
+    def spec(self) -> PyramidSpec:
+        """The model's levels, with neighbour limits measured once on a few training batches."""
+        spec = self.trainer.lightning_module.model.pyramid_spec
+        if self._max_neighbors is None:
+            source = self.train_batches()
+            source.set_epoch(0)
+            some = (source[i] for i in range(min(len(source), 8)))
+            self._max_neighbors = neighbor_limits(some, spec, self.neighbor_quantile)
+        return replace(spec, max_neighbors=self._max_neighbors)
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Loader of this rank's share of the training batches."""
+        self._train_loader = ResumableLoader(
+            self.train_batches(),
+            self.spec(),
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+            num_workers=self.num_workers,
+            pin_memory=self.trainer.strategy.root_device.type == "cuda",
+        )
+        if self._position is not None:
+            self._train_loader.load_state_dict(self._position)
+        return self._train_loader
+
+    def val_dataloader(self) -> DataLoader | list:
+        """Loader of this rank's share of the validation batches."""
+        source = self.val_batches()
+        if source is None:
+            return []
+        share = range(self.trainer.global_rank, len(source), self.trainer.world_size)
+        batches = PyramidBatches(source, self.spec())
+        return DataLoader(batches, batch_size=None, sampler=share, num_workers=self.num_workers)
+
+    def record(self) -> dict[str, Any]:
+        """What :class:`kpdeform.train.Predictor` needs besides the model."""
+        info = self.folder.info
+        return {
+            "features": list(self.features),
+            "class_names": list(info.class_names),
+            "class_colors": [list(color) for color in info.class_colors],
+            "class_ids": self.class_ids,
+            "feature_scales": self.feature_scales,
+            "max_neighbors": self._max_neighbors and list(self._max_neighbors),
+            "tiles": asdict(self.tiles()),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Neighbour limits and position in the epoch, for the checkpoint."""
+        position = None if self._train_loader is None else self._train_loader.state_dict()
+        return {"max_neighbors": self._max_neighbors, "position": position}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continues with the limits and at the position of a checkpoint."""
+        limits = state_dict["max_neighbors"]
+        self._max_neighbors = None if limits is None else tuple(limits)
+        self._position = state_dict["position"]
+
+
+class SceneDataModule(_DataModule):
+    """Crops of prepared scenes for :class:`kpdeform.train.SegmentationTask`.
+
+    Args:
+        root: Folder that a ``prepare.py`` has written.
+        cell_size: Grid step that scenes are thinned to, in their unit; the model's first level.
+        features: Input columns: "ones", "height", "x", "y", "z" or features of the data set.
+        crop: "sphere", "cylinder" (upright) or "none" for whole scenes.
+        radius: Radius of a crop, in the unit of the scenes.
+        sampling: "potential" covers scenes evenly, "balanced" favours rare classes, "random".
+        max_points: Points of a batch, about; crops are added up to it.
+        batches_per_epoch: Batches of an epoch, over all processes.
+        transforms: Random changes of the training crops, in this order.
+        train_split: Split to learn from.
+        val_split: Split to validate on; skipped where the data set has none.
+        class_ids: Number that files get for each class, such as LAS codes; default its index.
+        feature_scales: Numbers that values of a raw file are divided by to become the features of
+            the data set; only ``segment_cloud.py`` uses them.
+        neighbor_quantile: Share of the points that keep all their neighbours on every level.
+        num_workers: Processes that build batches; 0 builds them in the training process.
+        seed: Seed of the crops and transforms.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        cell_size: float,
+        features: Sequence[str] = ("ones", "height"),
+        crop: Literal["sphere", "cylinder", "none"] = "cylinder",
+        radius: float = 10.0,
+        sampling: Literal["potential", "balanced", "random"] = "potential",
+        max_points: int = 20_000,
+        batches_per_epoch: int = 500,
+        transforms: Sequence[Transform] = (),
+        train_split: str = "train",
+        val_split: str = "val",
+        class_ids: Sequence[int] | None = None,
+        feature_scales: dict[str, float] | None = None,
+        neighbor_quantile: float = 0.9,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            root, cell_size, features, class_ids, feature_scales, neighbor_quantile, num_workers
+        )
+        self.crop = crop
+        self.radius = radius
+        self.sampling = sampling
+        self.max_points = max_points
+        self.batches_per_epoch = batches_per_epoch
+        self.transforms = transforms
+        self.train_split = train_split
+        self.val_split = val_split
+        self.seed = seed
+        self._train: SceneDataset | None = None
+        self._val: SceneDataset | None = None
+
+    def tiles(self) -> Tiles:
+        """Tiles as wide as the crops; see :class:`kpdeform.train.tiling.Tiles`."""
+        size = math.inf if self.crop == "none" else 2 * self.radius
+        return Tiles(size, dimensions=3 if self.crop == "sphere" else 2)
+
+    def train_batches(self) -> SceneDataset:
+        """The training crops."""
+        if self._train is None:
+            self._train = SceneDataset(
+                self.folder.root,
+                self.train_split,
+                cell_size=self.cell_size,
+                features=self.features,
+                crop=self.crop,
+                radius=self.radius,
+                sampling=self.sampling,
+                max_points=self.max_points,
+                batches_per_epoch=self.batches_per_epoch,
+                transform=Compose(self.transforms),
+                seed=self.seed,
+            )
+        return self._train
+
+    def val_batches(self) -> SceneDataset | None:
+        """Crops that visit every point of the validation scenes."""
+        if self.val_split not in self.folder.info.splits:
+            return None
+        if self._val is None:
+            self._val = SceneDataset(
+                self.folder.root,
+                self.val_split,
+                cell_size=self.cell_size,
+                features=self.features,
+                crop=self.crop,
+                radius=self.radius,
+                sampling="coverage",
+                max_points=self.max_points,
+            )
+        return self._val
+
+    def class_counts(self) -> Tensor:
+        """Points of each class in the training scenes, ``(classes,)`` int64."""
+        counts = np.zeros(len(self.class_names), np.int64)
+        for scene in self.folder.scenes(self.train_split):
+            if scene.labels is not None:
+                labels = np.asarray(scene.labels)
+                labels = labels[(labels >= 0) & (labels < len(counts))]
+                counts += np.bincount(labels, minlength=len(counts))
+        return torch.from_numpy(counts)
+
+
+class ShapeDataModule(_DataModule):
+    """Whole shapes for :class:`kpdeform.train.ClassificationTask`: one scene, one label.
+
+    Every scene of the data set is a shape whose points all carry the label of the shape.
+
+    Args:
+        root: Folder that a ``prepare.py`` has written.
+        cell_size: Grid step that shapes are thinned to, in their unit; the model's first level.
+        features: Input columns: "ones", "height", "x", "y", "z" or features of the data set.
+        max_points: Points of a batch, about; shapes are added up to it.
+        batches_per_epoch: Batches of an epoch, over all processes.
+        transforms: Random changes of the training shapes, in this order.
+        train_split: Split to learn from.
+        val_split: Split to validate on; skipped where the data set has none.
+        neighbor_quantile: Share of the points that keep all their neighbours on every level.
+        num_workers: Processes that build batches; 0 builds them in the training process.
+        seed: Seed of the order and the transforms.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        cell_size: float,
+        features: Sequence[str] = ("ones",),
+        max_points: int = 20_000,
+        batches_per_epoch: int = 300,
+        transforms: Sequence[Transform] = (),
+        train_split: str = "train",
+        val_split: str = "val",
+        neighbor_quantile: float = 0.9,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(root, cell_size, features, None, None, neighbor_quantile, num_workers)
+        self.max_points = max_points
+        self.batches_per_epoch = batches_per_epoch
+        self.transforms = transforms
+        self.train_split = train_split
+        self.val_split = val_split
+        self.seed = seed
+        self._train: _ShapeBatches | None = None
+        self._val: _ShapeBatches | None = None
+
+    def tiles(self) -> Tiles:
+        """One tile: a shape is never cut."""
+        return Tiles(math.inf)
+
+    def train_batches(self) -> _ShapeBatches:
+        """The training shapes, in a new order each epoch."""
+        if self._train is None:
+            self._train = _ShapeBatches(
+                SceneDataset(
+                    self.folder.root,
+                    self.train_split,
+                    cell_size=self.cell_size,
+                    features=self.features,
+                    crop="none",
+                    max_points=self.max_points,
+                    batches_per_epoch=self.batches_per_epoch,
+                    transform=Compose(self.transforms),
+                    seed=self.seed,
+                )
+            )
+        return self._train
+
+    def val_batches(self) -> _ShapeBatches | None:
+        """Each validation shape once."""
+        if self.val_split not in self.folder.info.splits:
+            return None
+        if self._val is None:
+            self._val = _ShapeBatches(
+                SceneDataset(
+                    self.folder.root,
+                    self.val_split,
+                    cell_size=self.cell_size,
+                    features=self.features,
+                    crop="none",
+                    sampling="coverage",
+                    max_points=self.max_points,
+                )
+            )
+        return self._val
+
+
+class _ShapeBatches:
+    """Batches of whole clouds, labelled once per cloud instead of once per point."""
+
+    def __init__(self, source: SceneDataset) -> None:
+        self.source = source
+
+    def set_epoch(self, epoch: int) -> None:
+        self.source.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> PointBatch:
+        batch = self.source[index]
+        first = batch.lengths.cumsum(0) - batch.lengths
+        return replace(batch, labels=batch.labels[first])

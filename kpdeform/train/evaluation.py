@@ -1,0 +1,176 @@
+"""Scores of a model on whole scenes, at full resolution, and what can be made of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kpdeform._optional import require
+from kpdeform.data.scenes import Scene
+from kpdeform.train.metrics import Scores, scores
+from kpdeform.train.predictor import Predictor
+from kpdeform.train.tiling import Progress, SortedCloud, Tiles, probabilities
+
+
+def predict_scene(
+    predictor: Predictor,
+    scene: Scene,
+    feature_names: Sequence[str],
+    *,
+    votes: int = 1,
+    tiles: Tiles | None = None,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """Labels every point of a scene.
+
+    Args:
+        predictor: A trained model.
+        scene: The scene, at full resolution.
+        feature_names: Columns of the scene's features.
+        votes: Predictions to average for each tile.
+        tiles: How to cut the scene; as the model was trained by default.
+        progress: Shows the iteration over tiles.
+
+    Returns:
+        Class numbers, ``(N,)`` int64.
+
+    Raises:
+        ValueError: The scene lacks a feature that the model needs.
+    """
+    missing = [name for name in predictor.file_features if name not in feature_names]
+    if missing:
+        raise ValueError(f"the model needs {missing}, but the data set has {list(feature_names)}")
+    columns = [list(feature_names).index(name) for name in predictor.file_features]
+
+    def chunks() -> Iterable[tuple[np.ndarray, np.ndarray]]:
+        for start in range(0, scene.num_points, 1_000_000):
+            rows = slice(start, start + 1_000_000)
+            points = scene.points[rows] + scene.origin
+            features = scene.features[rows][:, columns]
+            scale = 255 if features.dtype == np.uint8 else 1
+            yield points, (features / scale).astype(np.float32)
+
+    labels = np.empty(scene.num_points, np.int64)
+    with TemporaryDirectory(prefix="kpdeform-") as folder:
+        cloud = SortedCloud.write(Path(folder), chunks, tiles or predictor.tiles)
+        predictor.predict_cloud(cloud, votes, progress)
+        for rows, values in probabilities(cloud, len(predictor.class_names)):
+            labels[rows] = values.argmax(1)
+    return labels
+
+
+def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> Tensor:
+    """Counts of (label, prediction) pairs, ``(classes, classes)`` int64; other labels are ignored."""
+    metric = require("torchmetrics.functional.classification", "train")
+    target = torch.from_numpy(np.asarray(labels, np.int64))
+    known = (target >= 0) & (target < num_classes)
+    return metric.multiclass_confusion_matrix(
+        torch.from_numpy(predictions)[known], target[known], num_classes, validate_args=False
+    )
+
+
+def write_scores(folder: Path, confusion: Tensor, class_names: Sequence[str]) -> Scores:
+    """Writes ``scores.json`` and ``confusion.png`` and returns the scores.
+
+    Args:
+        folder: Made if needed.
+        confusion: ``(classes, classes)`` counts, row = label.
+        class_names: Names of the classes.
+    """
+    result = scores(confusion)
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {**result.as_dict(class_names), "confusion": confusion.tolist()}
+    (folder / "scores.json").write_text(json.dumps(content, indent=1))
+    _plot(folder / "confusion.png", confusion, class_names)
+    return result
+
+
+def write_prediction(path: Path, scene: Scene, labels: np.ndarray, predictor: Predictor) -> None:
+    """Writes a labelled scene as PLY (with colours) or LAZ, chosen by the suffix.
+
+    The classification is the model's ``class_ids``; true labels go into a field ``label``.
+
+    Args:
+        path: ``.ply`` or ``.laz``; its folder is made if needed.
+        scene: The scene.
+        labels: Predicted class numbers, ``(N,)``.
+        predictor: Gives class ids and colours.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    points = scene.points + scene.origin
+    classification = np.asarray(predictor.class_ids)[labels]
+    colors = np.asarray(predictor.class_colors, np.uint8)[labels]
+    truth = None if scene.labels is None else np.asarray(scene.labels, np.int32)
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    if path.suffix == ".ply":
+        _write_ply(partial, points, classification, colors, truth)
+    else:
+        _write_laz(partial, points, classification, colors, truth)
+    partial.replace(path)
+
+
+def _write_ply(
+    path: Path,
+    points: np.ndarray,
+    classification: np.ndarray,
+    colors: np.ndarray,
+    truth: np.ndarray | None,
+) -> None:
+    ply = require("plyfile", "io")
+    columns = dict(zip("xyz", points.T, strict=True))
+    columns.update(zip(("red", "green", "blue"), colors.T, strict=True))
+    columns["classification"] = classification.astype(np.uint8)
+    if truth is not None:
+        columns["label"] = truth
+    vertices = np.empty(len(points), [(name, values.dtype) for name, values in columns.items()])
+    for name, values in columns.items():
+        vertices[name] = values
+    ply.PlyData([ply.PlyElement.describe(vertices, "vertex")]).write(path)
+
+
+def _write_laz(
+    path: Path,
+    points: np.ndarray,
+    classification: np.ndarray,
+    colors: np.ndarray,
+    truth: np.ndarray | None,
+) -> None:
+    laspy = require("laspy", "io")
+    header = laspy.LasHeader(point_format=7, version="1.4")
+    header.offsets, header.scales = np.floor(points.min(0)), np.full(3, 1e-4)
+    if truth is not None:
+        header.add_extra_dim(laspy.ExtraBytesParams("label", np.int32))
+    las = laspy.LasData(header)
+    las.x, las.y, las.z = points.T
+    las.classification = classification.astype(np.uint8)
+    las.red, las.green, las.blue = 257 * colors.astype(np.uint16).T
+    if truth is not None:
+        las.label = truth
+    las.write(path)
+
+
+def _plot(path: Path, confusion: Tensor, class_names: Sequence[str]) -> None:
+    """Rows in percent of the label's points."""
+    require("matplotlib", "viz").use("Agg")
+    pyplot = require("matplotlib.pyplot", "viz")
+    counts = confusion.double()
+    percent = 100 * counts / counts.sum(1, keepdim=True).clamp(min=1)
+    side = 2 + 0.6 * len(class_names)
+    figure, axes = pyplot.subplots(figsize=(side, side), layout="constrained")
+    axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
+    axes.set_xticks(range(len(class_names)), class_names, rotation=60, ha="right")
+    axes.set_yticks(range(len(class_names)), class_names)
+    axes.set(xlabel="prediction", ylabel="label", title="% of each label's points")
+    for row, values in enumerate(percent.tolist()):
+        for column, value in enumerate(values):
+            color = "white" if value > 50 else "black"
+            text = f"{value:.1f}"
+            axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

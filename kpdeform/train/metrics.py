@@ -1,0 +1,79 @@
+"""Scores of a labelling, all computed from its confusion matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Scores(NamedTuple):
+    """Scores of one confusion matrix; values lie in [0, 1], classes that never occur are NaN.
+
+    Attributes:
+        iou: Intersection over union of each class, ``(classes,)`` float64; NaN where neither the labels
+            nor the predictions hold the class.
+        accuracy: Share of each class's points that were found (recall), ``(classes,)`` float64; NaN
+            where the labels do not hold the class.
+        mean_iou: Mean of ``iou`` without the NaN.
+        mean_accuracy: Mean of ``accuracy`` without the NaN.
+        overall_accuracy: Share of all labelled points that are right.
+    """
+
+    iou: Tensor
+    accuracy: Tensor
+    mean_iou: float
+    mean_accuracy: float
+    overall_accuracy: float
+
+    def as_dict(self, class_names: Sequence[str]) -> dict[str, object]:
+        """Plain numbers by name, ready for JSON (NaN becomes None)."""
+        return {
+            "mean_iou": _number(self.mean_iou),
+            "overall_accuracy": _number(self.overall_accuracy),
+            "mean_accuracy": _number(self.mean_accuracy),
+            "iou": {n: _number(v) for n, v in zip(class_names, self.iou.tolist(), strict=True)},
+            "accuracy": {
+                n: _number(v) for n, v in zip(class_names, self.accuracy.tolist(), strict=True)
+            },
+        }
+
+
+def scores(confusion: Tensor) -> Scores:
+    """Scores of a confusion matrix.
+
+    Args:
+        confusion: Counts, ``(classes, classes)``; row = label, column = prediction, as
+            ``torchmetrics.classification.MulticlassConfusionMatrix`` gives them.
+
+    Returns:
+        IoU, accuracy and their means.
+
+    Raises:
+        ValueError: ``confusion`` is not square.
+
+    Example:
+        >>> result = scores(torch.tensor([[8, 2], [0, 10]]))
+        >>> result.iou.tolist(), result.overall_accuracy
+        ([0.8, 0.8333333333333334], 0.9)
+    """
+    if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1]:
+        raise ValueError(f"scores: confusion must be square, got shape {tuple(confusion.shape)}")
+    counts = confusion.detach().to("cpu", torch.float64)
+    right = counts.diagonal()
+    labelled, predicted = counts.sum(1), counts.sum(0)
+    iou = right / (labelled + predicted - right)  # 0 / 0 is NaN: the class does not occur
+    accuracy = right / labelled
+    return Scores(
+        iou,
+        accuracy,
+        iou.nanmean().item(),
+        accuracy.nanmean().item(),
+        (right.sum() / counts.sum()).item(),
+    )
+
+
+def _number(value: float) -> float | None:
+    return None if value != value else value

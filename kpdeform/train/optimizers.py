@@ -1,0 +1,107 @@
+"""Optimizer recipes: an optimizer, its parameter groups and its learning-rate schedule in one object."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import nn, optim
+
+from kpdeform.nn import parameter_groups
+
+
+class Optimization(NamedTuple):
+    """What a recipe makes: the optimizer and the factor on its learning rates after n intervals."""
+
+    optimizer: optim.Optimizer
+    factor: Callable[[int], float]
+    interval: str  # "step" or "epoch": what the argument of `factor` counts
+
+
+class Recipe:
+    """Base of the optimizer recipes. Offset parameters always form their own, slower group."""
+
+    def build(self, model: nn.Module, total_steps: int) -> Optimization:
+        """Makes the optimizer of ``model`` for a training of ``total_steps`` steps."""
+        raise NotImplementedError
+
+
+class SGDRecipe(Recipe):
+    """The published KPConv recipe: SGD with a long momentum and a learning rate that decays by epoch.
+
+    Source: Thomas et al. 2019, arXiv:1904.08889, supplementary material; the public training scripts.
+    Use it with ``gradient_clip_val: 100`` and ``gradient_clip_algorithm: value``.
+
+    Args:
+        lr: Learning rate of all but the offset parameters.
+        momentum: Momentum.
+        weight_decay: Weight decay.
+        offset_lr_factor: Learning rate of the offset parameters, as a share of ``lr``.
+        epochs_per_tenth: Epochs in which the learning rate falls to a tenth.
+    """
+
+    def __init__(
+        self,
+        lr: float = 1e-2,
+        momentum: float = 0.98,
+        weight_decay: float = 1e-3,
+        offset_lr_factor: float = 0.1,
+        epochs_per_tenth: float = 150.0,
+    ) -> None:
+        self.lr = lr
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self.offset_lr_factor = offset_lr_factor
+        self.epochs_per_tenth = epochs_per_tenth
+
+    def build(self, model: nn.Module, total_steps: int) -> Optimization:
+        """See :meth:`Recipe.build`."""
+        groups = parameter_groups(
+            model, self.lr, self.offset_lr_factor, weight_decay=self.weight_decay
+        )
+        optimizer = optim.SGD(groups, lr=self.lr, momentum=self.momentum)
+        return Optimization(
+            optimizer, lambda epoch: 0.1 ** (epoch / self.epochs_per_tenth), "epoch"
+        )
+
+
+class AdamWRecipe(Recipe):
+    """AdamW with a linear warm-up and a cosine decay over the whole training (one cycle).
+
+    Args:
+        lr: Highest learning rate of all but the offset parameters.
+        weight_decay: Decoupled weight decay.
+        offset_lr_factor: Learning rate of the offset parameters, as a share of ``lr``.
+        warmup: Share of the steps over which the learning rate rises from zero.
+        final: Learning rate at the last step, as a share of ``lr``.
+    """
+
+    def __init__(
+        self,
+        lr: float = 3e-3,
+        weight_decay: float = 0.02,
+        offset_lr_factor: float = 0.1,
+        warmup: float = 0.1,
+        final: float = 0.01,
+    ) -> None:
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.offset_lr_factor = offset_lr_factor
+        self.warmup = warmup
+        self.final = final
+
+    def build(self, model: nn.Module, total_steps: int) -> Optimization:
+        """See :meth:`Recipe.build`."""
+        groups = parameter_groups(
+            model, self.lr, self.offset_lr_factor, weight_decay=self.weight_decay
+        )
+        warmup_steps = self.warmup * total_steps
+
+        def factor(step: int) -> float:
+            if step < warmup_steps:
+                return (step + 1) / (warmup_steps + 1)
+            progress = min((step - warmup_steps) / max(total_steps - warmup_steps, 1), 1.0)
+            return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+        return Optimization(optim.AdamW(groups, lr=self.lr), factor, "step")

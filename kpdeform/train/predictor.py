@@ -1,0 +1,185 @@
+"""A trained model with everything that inference on a raw cloud needs, from one checkpoint."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kpdeform import ops
+from kpdeform.data import PointBatch, PyramidSpec, Sample, build_pyramid
+from kpdeform.data.transforms import transform_linear
+from kpdeform.train.model_config import ModelConfig
+from kpdeform.train.tiling import Progress, SortedCloud, Tiles, predict_cloud
+
+_FROM_POSITIONS = ("ones", "height", "x", "y", "z")
+
+
+@dataclass
+class Predictor:
+    """Predicts class probabilities of every point of a cloud.
+
+    Attributes:
+        model: ``model(pyramid, features) -> (logits, deformations)``, in evaluation mode.
+        spec: Levels of the model, with the neighbour limits it was trained with.
+        features: Names of the model's input columns.
+        class_names: Names of the classes.
+        class_colors: RGB triple of each class, 0 to 255.
+        class_ids: Number written to files for each class.
+        feature_scales: What values of a file are divided by to become features, by name.
+        tiles: Tiles that suit the crops of the training.
+    """
+
+    model: nn.Module
+    spec: PyramidSpec
+    features: Sequence[str]
+    class_names: Sequence[str]
+    class_colors: Sequence[Sequence[int]]
+    class_ids: Sequence[int]
+    feature_scales: Mapping[str, float] = field(default_factory=dict)
+    tiles: Tiles = field(default_factory=lambda: Tiles(math.inf))
+
+    @staticmethod
+    def load(path: str | Path, device: torch.device | str = "cpu") -> Predictor:
+        """Loads the model of a checkpoint that the training scripts wrote.
+
+        Args:
+            path: ``last.ckpt`` or ``best.ckpt`` of a run.
+            device: Where the model goes.
+
+        Returns:
+            The predictor.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is not a checkpoint of kpdeform's training scripts.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"checkpoint {path} is not there")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        entry = checkpoint.get("kpdeform") if isinstance(checkpoint, dict) else None
+        if not (entry and entry["model"] and entry["data"]):
+            raise ValueError(
+                f"{path} does not say which model it holds: "
+                "it was not written by kpdeform's training scripts"
+            )
+        model = ModelConfig(**entry["model"]).build()
+        prefix = "model."  # the task's name for the model
+        weights = checkpoint["state_dict"].items()
+        model.load_state_dict({k[len(prefix) :]: v for k, v in weights if k.startswith(prefix)})
+        return Predictor.from_record(model.to(device), entry["data"])
+
+    @staticmethod
+    def from_record(model: nn.Module, record: Mapping[str, Any]) -> Predictor:
+        """Joins a model and what a data module's ``record()`` says."""
+        limits = record["max_neighbors"]
+        return Predictor(
+            model=model.eval(),
+            spec=replace(model.pyramid_spec, max_neighbors=limits and tuple(limits)),
+            features=tuple(record["features"]),
+            class_names=tuple(record["class_names"]),
+            class_colors=record["class_colors"],
+            class_ids=tuple(record["class_ids"]),
+            feature_scales=record["feature_scales"],
+            tiles=Tiles(**record["tiles"]),
+        )
+
+    @property
+    def file_features(self) -> list[str]:
+        """Those of ``features`` that a file or scene must bring; the others are made from xyz."""
+        return [name for name in self.features if name not in _FROM_POSITIONS]
+
+    def predict_cloud(
+        self, cloud: SortedCloud, votes: int = 1, progress: Progress | None = None
+    ) -> None:
+        """Runs :func:`kpdeform.train.tiling.predict_cloud` with this model.
+
+        Args:
+            cloud: Sorted cloud with the features :attr:`file_features`.
+            votes: Predictions to average for each tile, each with the cloud turned further about z.
+            progress: Shows the iteration over tiles.
+        """
+        floor = self._floor(cloud) if "height" in self.features else 0.0
+
+        def predict(points: np.ndarray, features: np.ndarray) -> np.ndarray:
+            return self.probabilities(points, features, floor, votes)
+
+        predict_cloud(cloud, predict, len(self.class_names), progress)
+
+    @torch.inference_mode()
+    def probabilities(
+        self, points: np.ndarray, features: np.ndarray, floor: float = 0.0, votes: int = 1
+    ) -> np.ndarray:
+        """Class probabilities of every point of a piece that fits into memory.
+
+        The points are thinned to the model's cell size and each takes the result of its cell.
+
+        Args:
+            points: ``(N, 3)`` float64, N > 0.
+            features: Columns :attr:`file_features`, ``(N, F)`` float32.
+            floor: The z that the feature "height" counts from.
+            votes: Predictions to average, each with the cloud turned further about z.
+
+        Returns:
+            ``(N, classes)`` float32.
+        """
+        center = (points.min(0) + points.max(0)) / 2
+        local = torch.from_numpy((points - center).astype(np.float32))
+        thinned = ops.grid_subsample(
+            local, self.spec.cell_size, features=torch.from_numpy(features)
+        )
+        columns = self._columns(thinned.points, thinned.features, center[2] - floor)
+        sample = Sample(thinned.points, columns, tuple(self.features))
+        total = torch.zeros(len(thinned.points), len(self.class_names))
+        for vote in range(votes):
+            turned = transform_linear(sample, _rotation(2 * math.pi * vote / votes))
+            total += self._forward(turned)
+        return (total / votes)[thinned.inverse].numpy()
+
+    def _forward(self, sample: Sample) -> Tensor:
+        device = next(self.model.parameters()).device
+        batch = PointBatch(sample.points, sample.features, torch.tensor([len(sample.points)]))
+        pyramid = build_pyramid(batch, self.spec).to(device)
+        logits, _ = self.model(pyramid, batch.features.to(device))
+        return logits.float().softmax(1).cpu()
+
+    def _columns(self, points: Tensor, features: Tensor, lift: float) -> Tensor:
+        """Input columns of a tile, as :class:`kpdeform.data.SceneDataset` makes those of a crop."""
+        columns = dict(zip(self.file_features, features.unbind(1), strict=True))
+        if {"nx", "ny", "nz"} <= set(columns):
+            normals = torch.stack([columns[name] for name in ("nx", "ny", "nz")], 1)
+            columns.update(zip(("nx", "ny", "nz"), F.normalize(normals, dim=1).T, strict=True))
+        x, y, z = points.unbind(1)
+        low = z.kthvalue(1 + len(z) // 100).values if self.tiles.dimensions == 2 else 0
+        columns.update(ones=torch.ones(len(points)), height=z + lift, x=x, y=y, z=z - low)
+        return torch.stack([columns[name] for name in self.features], 1)
+
+    def _floor(self, cloud: SortedCloud) -> float:
+        """Height that 1 % of the thinned cloud lies below, from a histogram over its cells."""
+        step = self.spec.cell_size / 10
+        heights: Counter[int] = Counter()
+        for cell in range(len(cloud.cells)):
+            points = torch.from_numpy(cloud.points(cloud.cell_rows(cell)))
+            thinned = ops.grid_subsample(points, self.spec.cell_size).points
+            bins, counts = (thinned[:, 2] / step).floor().long().unique(return_counts=True)
+            heights.update(dict(zip(bins.tolist(), counts.tolist(), strict=True)))
+        below, total = 0, heights.total()
+        for height in sorted(heights):
+            below += heights[height]
+            if below >= 0.01 * total:
+                return (height + 0.5) * step
+        return 0.0
+
+
+def _rotation(angle: float) -> Tensor:
+    cos, sin = math.cos(angle), math.sin(angle)
+    return torch.tensor([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])

@@ -1,0 +1,204 @@
+"""What a run leaves on disk: checkpoints that can be resumed, the configuration, and the metrics."""
+
+from __future__ import annotations
+
+import csv
+import os
+import random
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import kpdeform
+from kpdeform._optional import require
+from kpdeform.train.model_config import ModelConfig
+
+lightning = require("lightning.pytorch", "train")
+
+
+def git_hash() -> str:
+    """Commit of the source tree that kpdeform is imported from, "-dirty" if changed, or "unknown"."""
+    folder = Path(kpdeform.__file__).parent
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        tracked = ["git", "-C", str(folder), "ls-files", "--error-unmatch", "__init__.py"]
+        subprocess.run(tracked, capture_output=True, check=True)  # not somebody else's repository
+        return subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+class AtomicCheckpointIO(lightning.plugins.io.TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it: a killed run leaves the old one whole."""
+
+    def save_checkpoint(self, checkpoint: dict, path: str | Path, storage_options=None) -> None:
+        """Saves ``checkpoint`` to ``path``; see the base class."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        with partial.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+
+
+class RunRecord(lightning.Callback):
+    """Keeps what is needed to resume a run and to use its model later.
+
+    Every checkpoint gets an entry "kpdeform": version, git hash, resolved configuration, the states of
+    the random number generators, the model and the data module's ``record()``, from which
+    :class:`kpdeform.train.Predictor` is made. ``last.ckpt`` is written every ``every_n_steps`` steps
+    and at the end.
+
+    Args:
+        folder: Folder of the run; gets ``config.yaml`` and ``git_hash.txt``.
+        config: The resolved configuration as YAML text.
+        model: What the task's model was built from, if that is known.
+        every_n_steps: Steps between two ``last.ckpt``.
+    """
+
+    def __init__(
+        self, folder: Path, config: str, model: ModelConfig | None, every_n_steps: int = 500
+    ) -> None:
+        self.folder = Path(folder)
+        self.config = config
+        self.model = model
+        self.every_n_steps = every_n_steps
+        self.git_hash = git_hash()
+        self._saved_step = -1
+        self._rng: dict[str, Any] | None = None
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Writes the configuration and the git hash into the run's folder."""
+        if trainer.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "config.yaml").write_text(self.config)
+            (self.folder / "git_hash.txt").write_text(self.git_hash + "\n")
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict) -> None:
+        """Adds the record to the checkpoint."""
+        checkpoint["kpdeform"] = {
+            "version": kpdeform.__version__,
+            "git_hash": self.git_hash,
+            "config": self.config,
+            "rng": _rng_state(),
+            "model": self.model and asdict(self.model),
+            "data": trainer.datamodule and trainer.datamodule.record(),
+        }
+
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict) -> None:
+        """Remembers the random states; they are set once training really starts."""
+        self._rng = checkpoint.get("kpdeform", {}).get("rng")
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Continues the random numbers where the checkpoint left them."""
+        self._saved_step = trainer.global_step
+        for logger in trainer.loggers:
+            if isinstance(logger, CsvMetrics):
+                logger.continue_from(trainer.global_step)
+        if self._rng is not None:
+            _set_rng_state(self._rng)
+            self._rng = None
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves ``last.ckpt`` when it is due."""
+        step = trainer.global_step
+        if step != self._saved_step and step % self.every_n_steps == 0:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Saves ``last.ckpt`` with the last step in it."""
+        if trainer.global_step != self._saved_step:
+            self._save(trainer)
+
+    def _save(self, trainer: Any) -> None:
+        for logger in trainer.loggers:
+            logger.save()  # metrics up to a checkpoint must not be lost with the process
+        trainer.save_checkpoint(self.folder / "last.ckpt")
+        self._saved_step = trainer.global_step
+
+
+def _rng_state() -> dict[str, Any]:
+    """States of the generators as tensors and plain numbers, so that ``weights_only`` loads them."""
+    name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002  (the global one)
+    version, internal, gauss = random.getstate()
+    state = {
+        "torch": torch.get_rng_state(),
+        "numpy": (name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, cached),
+        "python": (version, list(internal), gauss),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def _set_rng_state(state: Mapping[str, Any]) -> None:
+    torch.set_rng_state(state["torch"].cpu())
+    name, keys, position, has_gauss, cached = state["numpy"]
+    numpy_state = (name, keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached)
+    np.random.set_state(numpy_state)  # noqa: NPY002
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    if "cuda" in state and torch.cuda.device_count() == len(state["cuda"]):
+        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
+
+
+class CsvMetrics(lightning.loggers.logger.Logger):
+    """Appends metrics to ``metrics.csv`` as rows ``step,name,value``; a resumed run continues the file.
+
+    Rows of steps that a killed run had written beyond its last checkpoint are dropped on resuming, so
+    the file reads as if the run had never stopped.
+
+    Args:
+        folder: Folder of the run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.path = Path(folder) / "metrics.csv"
+        self._rows: list[tuple[int, str, float | str]] = []
+
+    name = "csv"
+    version = ""
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Does nothing: ``config.yaml`` holds the configuration."""
+
+    @lightning.utilities.rank_zero_only
+    def continue_from(self, step: int) -> None:
+        """Keeps the rows of an earlier run up to its ``step``-th step and drops all others."""
+        if not self.path.exists():
+            return
+        with self.path.open(newline="") as file:
+            rows = [row for row in list(csv.reader(file))[1:] if len(row) == 3]
+        self.path.unlink()
+        self._rows = [(int(s), name, value) for s, name, value in rows if int(s) < step]
+
+    @lightning.utilities.rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Queues the metrics of a step; they are written a few hundred rows at a time."""
+        self._rows += [(step or 0, n, float(v)) for n, v in metrics.items() if n != "epoch"]
+        if len(self._rows) >= 200:
+            self.save()
+
+    @lightning.utilities.rank_zero_only
+    def save(self) -> None:
+        """Writes what is queued."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not self.path.exists()
+        with self.path.open("a", newline="") as file:
+            csv.writer(file).writerows([("step", "name", "value")] * is_new + self._rows)
+        self._rows.clear()
+
+    @lightning.utilities.rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Writes what is queued."""
+        self.save()

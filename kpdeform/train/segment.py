@@ -1,0 +1,121 @@
+"""A LAS, LAZ or PLY file in, the same file with a classification out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from kpdeform.train.cloud_files import open_cloud_file
+from kpdeform.train.predictor import Predictor
+from kpdeform.train.tiling import Progress, SortedCloud, Tiles, probabilities
+
+
+def segment_file(
+    predictor: Predictor,
+    source: str | Path,
+    output: str | Path,
+    *,
+    votes: int = 1,
+    tiles: Tiles | None = None,
+    class_ids: Sequence[int] | None = None,
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """Labels every point of a file and writes a copy with these labels as its classification.
+
+    Memory is bounded by a tile, not by the file: coordinates and probabilities lie in the folder
+    ``.<output>.work`` beside the output. When the process is killed, the same call goes on with the
+    next tile and ends with the same bytes; the output appears complete or not at all.
+
+    Args:
+        predictor: A trained model.
+        source: ``.las``, ``.laz`` or ``.ply``.
+        output: Same suffix; replaced if it exists. May be ``source`` itself.
+        votes: Predictions to average for each tile.
+        tiles: How to cut the cloud; as the model was trained by default.
+        class_ids: Number to write for each class; as the model's checkpoint says by default.
+        progress: See :func:`kpdeform.train.tiling.predict_cloud`.
+
+    Returns:
+        Points per class, ``(classes,)`` int64.
+
+    Raises:
+        ValueError: The file is damaged, lacks a feature of the model, or cannot hold the ids.
+    """
+    source, output = Path(source), Path(output)
+    if source.suffix.lower() != output.suffix.lower():
+        raise ValueError(f"output {output} must have the suffix of {source}: {source.suffix}")
+    file = open_cloud_file(source)
+    ids = np.asarray(class_ids if class_ids is not None else predictor.class_ids, np.int32)
+    _check_ids(ids, predictor.class_names, file.highest_label)
+    tiles = tiles or predictor.tiles
+    work = output.with_name(f".{output.name}.work")
+    _prepare(work, _job(predictor, source, votes, tiles))
+    names = predictor.file_features
+    scales = np.array([predictor.feature_scales.get(name, 1.0) for name in names], np.float32)
+
+    cloud = SortedCloud.write(work, lambda: ((p, f / scales) for p, f in file.chunks(names)), tiles)
+    predictor.predict_cloud(cloud, votes, progress)
+    counts = _write_labels(work / "labels.bin", cloud, ids)
+    file.write(output, lambda start, stop: _read_labels(work / "labels.bin", start, stop))
+    shutil.rmtree(work)
+    return counts
+
+
+def _check_ids(ids: np.ndarray, class_names: Sequence[str], highest: int) -> None:
+    if len(ids) != len(class_names):
+        raise ValueError(f"class_ids must hold {len(class_names)} numbers, got {ids.tolist()}")
+    if ids.min() < 0 or ids.max() > highest:
+        raise ValueError(
+            f"this file holds classes 0 to {highest}, but class_ids are {ids.tolist()}"
+        )
+
+
+def _job(predictor: Predictor, source: Path, votes: int, tiles: Tiles) -> str:
+    """Identifies what is computed: a work folder of anything else must not be continued."""
+    state = source.stat()
+    job = {
+        "source": [str(source.resolve()), state.st_size, state.st_mtime_ns],
+        "model": _digest(predictor.model),
+        "pyramid": asdict(predictor.spec),
+        "votes": votes,
+        "tiles": asdict(tiles),
+    }
+    return json.dumps(job)
+
+
+def _digest(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _prepare(work: Path, job: str) -> None:
+    path = work / "job.json"
+    if not path.exists() or path.read_text() != job:
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        path.write_text(job)
+
+
+def _write_labels(path: Path, cloud: SortedCloud, ids: np.ndarray) -> np.ndarray:
+    counts = np.zeros(len(ids), np.int64)
+    with path.open("wb") as file:
+        file.truncate(4 * cloud.num_points)
+    for rows, values in probabilities(cloud, len(ids)):
+        best = values.argmax(1)
+        counts += np.bincount(best, minlength=len(ids))
+        np.memmap(path, np.int32, mode="r+", shape=(cloud.num_points,))[rows] = ids[best]
+    return counts
+
+
+def _read_labels(path: Path, start: int, stop: int) -> np.ndarray:
+    return np.fromfile(path, np.int32, stop - start, offset=4 * start)

@@ -1,0 +1,173 @@
+"""Lightning modules: what a training or validation step is, for segmentation and for classification."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kpdeform._optional import require
+from kpdeform.nn import deformation_loss
+from kpdeform.train.loading import LabelledBatch
+from kpdeform.train.metrics import scores
+from kpdeform.train.optimizers import AdamWRecipe, Recipe
+
+lightning = require("lightning.pytorch", "train")
+torchmetrics = require("torchmetrics", "train")
+
+
+_SCORES = ("mean_iou", "overall_accuracy", "mean_accuracy")
+
+
+class _Task(lightning.LightningModule):
+    """Cross entropy plus the deformation loss, trained by a recipe; scored by a confusion matrix."""
+
+    shown_score: str  # the score that says which checkpoint is best
+
+    def __init__(
+        self,
+        model: nn.Module,
+        class_names: Sequence[str],
+        optimizer: Recipe | None = None,
+        class_weights: Literal["none", "sqrt_inverse"] = "none",
+        label_smoothing: float = 0.0,
+        deformation_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.class_names = list(class_names)
+        self.recipe = optimizer or AdamWRecipe()
+        self.balance_classes = class_weights == "sqrt_inverse"
+        self.label_smoothing = label_smoothing
+        self.deformation_weight = deformation_weight
+        self.register_buffer("class_weights", torch.ones(len(self.class_names)))
+        self.confusion = torchmetrics.classification.MulticlassConfusionMatrix(
+            num_classes=len(self.class_names), ignore_index=-1, validate_args=False
+        )
+
+    def forward(self, batch: LabelledBatch) -> tuple[Tensor, list[Any]]:
+        """Logits and deformations of the model for a batch."""
+        return self.model(batch.pyramid, batch.batch.features)
+
+    def training_step(self, batch: LabelledBatch, batch_idx: int) -> Tensor:
+        """Loss of one batch."""
+        logits, deformations = self(batch)
+        labels = batch.batch.labels
+        entropy = self._cross_entropy(logits, labels)
+        deformation = deformation_loss(deformations)
+        loss = entropy + self.deformation_weight * deformation
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        self.log("train/cross_entropy", entropy.detach())
+        self.log("train/deformation", deformation.detach())
+        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+            right = (logits.detach().argmax(1) == labels)[labels >= 0]
+            self.log("train/accuracy", right.float().mean())
+        return loss
+
+    def validation_step(self, batch: LabelledBatch, batch_idx: int) -> None:
+        """Counts the predictions of one batch."""
+        logits, _ = self(batch)
+        self.confusion.update(logits.float(), batch.batch.labels)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs IoU and accuracies over everything the epoch counted, on all ranks together."""
+        result = scores(self.confusion.compute())
+        self.confusion.reset()
+        logged = {f"val/{name}": getattr(result, name) for name in _SCORES}
+        logged |= {
+            f"val/iou/{n}": v for n, v in zip(self.class_names, result.iou.tolist(), strict=True)
+        }
+        shown = f"val/{self.shown_score}"
+        self.log(shown, logged.pop(shown), prog_bar=True, sync_dist=True)
+        self.log_dict(logged, sync_dist=True)
+
+    def on_fit_start(self) -> None:
+        """Weights classes by the square root of their inverse frequency, when asked to."""
+        if self.balance_classes:
+            counts = self.trainer.datamodule.class_counts().to(self.class_weights)
+            self.class_weights.copy_(sqrt_inverse_weights(counts))
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Optimizer and schedule of the recipe."""
+        steps = self.trainer.max_steps
+        if steps <= 0:
+            steps = self.trainer.estimated_stepping_batches
+        optimizer, factor, interval = self.recipe.build(self.model, int(steps))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": interval},
+        }
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean over the labelled rows of *all* ranks, so that DDP's mean of gradients is exact."""
+        total = F.cross_entropy(
+            logits.float(),
+            labels,
+            self.class_weights,
+            ignore_index=-1,
+            reduction="sum",
+            label_smoothing=self.label_smoothing,
+        )
+        weight = self.class_weights[labels.clamp(min=0)].masked_fill(labels < 0, 0).sum()
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(weight)
+            weight = weight / dist.get_world_size()
+        return total / weight.clamp(min=1e-12)  # no labelled row at all: 0, not NaN
+
+
+class SegmentationTask(_Task):
+    """Training of a model that labels every point.
+
+    The loss is the cross entropy over labelled points (label -1 is ignored) plus
+    :func:`kpdeform.nn.deformation_loss` of what the deformable layers returned.
+
+    Args:
+        model: ``model(pyramid, features) -> (logits (N, classes), deformations)``.
+        class_names: Names of the classes, in the order of the logits.
+        optimizer: Optimizer recipe; AdamW by default.
+        class_weights: "sqrt_inverse" weights the classes of the cross entropy by the square root of
+            their inverse frequency in the training scenes.
+        label_smoothing: Share of the target spread evenly over all classes.
+        deformation_weight: Factor on the deformation loss.
+
+    Under DDP the cross entropy is averaged over the points of all ranks, so its gradient equals that
+    of one process on the joined batch; the deformation loss is the mean of the ranks' losses.
+
+    Validation counts thinned points crop by crop, overlaps included: cheap, and what ``val/mean_iou``
+    says. Scores at full resolution come from :func:`kpdeform.train.predict_scene`.
+    """
+
+    shown_score = "mean_iou"
+
+
+class ClassificationTask(_Task):
+    """Training of a model that labels every cloud: logits ``(B, classes)``, labels ``(B,)``.
+
+    Arguments, loss and logged scores are those of :class:`SegmentationTask`.
+    """
+
+    shown_score = "overall_accuracy"
+
+
+def sqrt_inverse_weights(counts: Tensor) -> Tensor:
+    """Class weights proportional to 1/sqrt(frequency), with mean 1 over the classes that occur.
+
+    Args:
+        counts: Labelled points per class, ``(classes,)``.
+
+    Returns:
+        ``(classes,)`` of the dtype of ``counts``; a class without a point gets weight 1.
+
+    Example:
+        >>> sqrt_inverse_weights(torch.tensor([900.0, 100.0, 0.0]))
+        tensor([0.5000, 1.5000, 1.0000])
+    """
+    occurs = counts > 0
+    weights = torch.where(occurs, counts.clamp(min=1).rsqrt(), 0)
+    weights = weights * occurs.sum() / weights.sum()
+    return torch.where(occurs, weights, torch.ones_like(weights))

@@ -1,0 +1,305 @@
+"""Labels a cloud of any size, tile by tile, with memory bounded by one tile.
+
+The plane (or space) is cut into cells of side ``size * (1 - overlap)``; the tile of a cell is the cell
+and half the overlap around it. The blending weight of a tile rises linearly across the overlap, so
+that the weights of neighbouring tiles add up to one wherever all of them hold points.
+
+The cloud is sorted by cell into plain files in a work folder, where the probabilities of all points
+are summed up too. Before the sums of a tile are changed, their new values go to a journal that is
+renamed into place; a killed run repeats at most that write, and ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+
+from kpdeform._optional import require
+
+# Points (n, 3) float64 and features (n, F) float32 of a part of the cloud.
+Chunk = tuple[np.ndarray, np.ndarray]
+# Wraps the iteration over tiles to show it: takes the tiles still to do and the number of all.
+Progress = Callable[[Sequence[int], int], Iterable[int]]
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """How a cloud is cut into overlapping tiles.
+
+    Attributes:
+        size: Side of a tile, overlap included, in the cloud's unit; infinite for one tile over all.
+        overlap: Share of ``size`` that neighbouring tiles have in common, in (0, 0.5].
+        dimensions: 2 for columns over the x-y plane, 3 for cubes.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
+
+    size: float
+    overlap: float = 0.25
+    dimensions: int = 2
+
+    def __post_init__(self) -> None:
+        if not self.size > 0:
+            raise ValueError(f"Tiles: size must be > 0, got {self.size}")
+        if not 0 < self.overlap <= 0.5:
+            raise ValueError(f"Tiles: overlap must be in (0, 0.5], got {self.overlap}")
+        if self.dimensions not in (2, 3):
+            raise ValueError(f"Tiles: dimensions must be 2 or 3, got {self.dimensions}")
+
+    @property
+    def cell(self) -> float:
+        """Side of a cell, which is the distance between tiles."""
+        return self.size * (1 - self.overlap)
+
+    def cells(self, points: np.ndarray) -> np.ndarray:
+        """Cell of each point, ``(n, dimensions)`` int64."""
+        if math.isinf(self.size):
+            return np.zeros((len(points), self.dimensions), np.int64)
+        return np.floor(points[:, : self.dimensions] / self.cell).astype(np.int64)
+
+    def weights(self, points: np.ndarray, cell: np.ndarray) -> np.ndarray:
+        """Weight of each point in the tile of ``cell``, ``(n,)`` float32; 0 outside the tile."""
+        if math.isinf(self.size):
+            return np.ones(len(points), np.float32)
+        ramp = self.size * self.overlap
+        center = (cell + 0.5) * self.cell
+        to_border = self.size / 2 - np.abs(points[:, : self.dimensions] - center)
+        return np.clip(to_border / ramp, 0, 1).prod(1).astype(np.float32)
+
+
+class SortedCloud:
+    """A cloud on disk, its points sorted by cell; see :meth:`write`.
+
+    Attributes:
+        tiles: How the cells were made.
+        cells: Cells that hold points, in lexicographic order, ``(T, dimensions)`` int64.
+        starts: First row of each cell, and the number of points, ``(T + 1,)`` int64.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        with np.load(self.folder / "cells.npz") as index:
+            self.cells, self.starts = index["cells"], index["starts"]
+            self.num_features = int(index["num_features"])
+            self.tiles = Tiles(**json.loads(str(index["tiles"])))
+        self._cell_number = {tuple(cell): i for i, cell in enumerate(self.cells.tolist())}
+
+    @property
+    def num_points(self) -> int:
+        """Number of points N."""
+        return int(self.starts[-1])
+
+    @staticmethod
+    def write(folder: Path, chunks: Callable[[], Iterable[Chunk]], tiles: Tiles) -> SortedCloud:
+        """Sorts a cloud into ``folder``, or opens it when that was done before.
+
+        Args:
+            folder: Work folder; ``cells.npz`` is written last.
+            chunks: Called twice; yields the cloud in parts, each time the same.
+            tiles: How to cut it.
+
+        Returns:
+            The sorted cloud.
+
+        Raises:
+            ValueError: A coordinate is NaN or infinite.
+        """
+        folder = Path(folder)
+        if (folder / "cells.npz").exists():
+            return SortedCloud(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        counts, num_features = _count(chunks(), tiles)
+        cells = np.array(sorted(counts), dtype=np.int64).reshape(-1, tiles.dimensions)
+        starts = np.cumsum([0] + [counts[tuple(cell)] for cell in cells.tolist()])
+        _sort_into_files(folder, chunks(), tiles, cells, starts, num_features)
+        _save_atomically(
+            folder / "cells.npz",
+            cells=cells,
+            starts=starts,
+            num_features=num_features,
+            tiles=json.dumps(asdict(tiles)),
+        )
+        return SortedCloud(folder)
+
+    def tile_rows(self, tile: int) -> np.ndarray:
+        """Rows that may lie in a tile: those of its cell and of the cells around it."""
+        shifts = product((-1, 0, 1), repeat=self.tiles.dimensions)
+        around = [tuple(self.cells[tile] + np.array(shift)) for shift in shifts]
+        numbers = [self._cell_number[c] for c in around if c in self._cell_number]
+        return np.concatenate([self.cell_rows(number) for number in numbers])
+
+    def cell_rows(self, cell: int) -> np.ndarray:
+        """Rows of the points in a cell."""
+        return np.arange(self.starts[cell], self.starts[cell + 1])
+
+    def points(self, rows: np.ndarray) -> np.ndarray:
+        """World coordinates of some rows, ``(n, 3)`` float64."""
+        return self._open("points", np.float64, 3)[rows]
+
+    def features(self, rows: np.ndarray) -> np.ndarray:
+        """Features of some rows, ``(n, F)`` float32."""
+        if self.num_features == 0:
+            return np.zeros((len(rows), 0), np.float32)
+        return self._open("features", np.float32, self.num_features)[rows]
+
+    def order(self, start: int, stop: int) -> np.ndarray:
+        """Number in the file of the points in rows ``start`` to ``stop``, int64."""
+        return np.array(self._open("order", np.int64, 1)[start:stop, 0])
+
+    def _open(self, name: str, dtype: type, columns: int) -> np.ndarray:
+        # Mapped anew for each use: pages of an old mapping would count as this process's memory.
+        path = self.folder / f"{name}.bin"
+        return np.memmap(path, dtype, mode="r", shape=(self.num_points, columns))
+
+
+def predict_cloud(
+    cloud: SortedCloud,
+    predict: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    num_classes: int,
+    progress: Progress | None = None,
+) -> None:
+    """Sums up the weighted class probabilities of all tiles in the cloud's work folder.
+
+    Goes on after the last finished tile when an earlier call was killed.
+
+    Args:
+        cloud: The sorted cloud.
+        predict: Takes points ``(n, 3)`` float64 and features ``(n, F)`` float32 of a tile, returns
+            probabilities ``(n, classes)`` float32.
+        num_classes: Number of classes.
+        progress: Shows the iteration over tiles, for example :func:`progress_bar`.
+    """
+    num_tiles = len(cloud.cells)
+    sums = cloud.folder / "probabilities.bin"
+    if not sums.exists():
+        with sums.open("wb") as file:
+            file.truncate(4 * cloud.num_points * num_classes)
+    first = _replay_journal(cloud)
+    remaining = range(first, num_tiles)
+    for tile in remaining if progress is None else progress(remaining, num_tiles):
+        rows = cloud.tile_rows(tile)
+        points = cloud.points(rows)
+        weights = cloud.tiles.weights(points, cloud.cells[tile])
+        inside = weights > 0
+        rows, points = rows[inside], points[inside]
+        probabilities = predict(points, cloud.features(rows))
+        values = _open_sums(cloud, num_classes)[rows]
+        values += weights[inside, None] * probabilities
+        _save_atomically(cloud.folder / "journal.npz", tile=tile, rows=rows, values=values)
+        _apply(cloud, rows, values)
+
+
+def progress_bar(remaining: Sequence[int], total: int) -> Iterable[int]:
+    """Shows tiles done, tiles to do and the time left on the terminal."""
+    track = require("rich.progress", "train").track
+    return track(remaining, "tiles", total=total, completed=total - len(remaining))
+
+
+def probabilities(cloud: SortedCloud, num_classes: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields what :func:`predict_cloud` found, in parts.
+
+    Args:
+        cloud: The sorted cloud.
+        num_classes: Number of classes.
+
+    Yields:
+        Numbers of points in the original order, ``(n,)`` int64, and their probabilities,
+        ``(n, classes)`` float32, rows summing to 1.
+    """
+    step = 1_000_000
+    for start in range(0, cloud.num_points, step):
+        stop = min(start + step, cloud.num_points)
+        values = np.array(_open_sums(cloud, num_classes)[start:stop])
+        yield cloud.order(start, stop), values / values.sum(1, keepdims=True)
+
+
+def _open_sums(cloud: SortedCloud, num_classes: int) -> np.ndarray:
+    shape = (cloud.num_points, num_classes)
+    return np.memmap(cloud.folder / "probabilities.bin", np.float32, mode="r+", shape=shape)
+
+
+def _replay_journal(cloud: SortedCloud) -> int:
+    """Writes the journal's values once more, which changes nothing if they are there already."""
+    path = cloud.folder / "journal.npz"
+    if not path.exists():
+        return 0
+    with np.load(path) as journal:
+        _apply(cloud, journal["rows"], journal["values"])
+        return int(journal["tile"]) + 1
+
+
+def _apply(cloud: SortedCloud, rows: np.ndarray, values: np.ndarray) -> None:
+    _open_sums(cloud, values.shape[1])[rows] = values
+
+
+def _save_atomically(path: Path, **arrays: object) -> None:
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        np.savez(file, **arrays)
+    os.replace(partial, path)
+
+
+def _count(chunks: Iterable[Chunk], tiles: Tiles) -> tuple[dict[tuple[int, ...], int], int]:
+    """Points of each cell and number of features."""
+    counts: dict[tuple[int, ...], int] = {}
+    num_features, done = 0, 0
+    for points, features in chunks:
+        finite = np.isfinite(points).all(1)
+        if not finite.all():
+            row = done + int(np.flatnonzero(~finite)[0])
+            raise ValueError(f"point {row} has a NaN or infinite coordinate; remove such points")
+        for cell, rows in _group(tiles.cells(points)):
+            counts[cell] = counts.get(cell, 0) + len(rows)
+        num_features = features.shape[1]
+        done += len(points)
+    return counts, num_features
+
+
+def _sort_into_files(
+    folder: Path,
+    chunks: Iterable[Chunk],
+    tiles: Tiles,
+    cells: np.ndarray,
+    starts: np.ndarray,
+    num_features: int,
+) -> None:
+    """Writes points, features and original numbers at the place of their cell."""
+    cursor = dict(zip(map(tuple, cells.tolist()), starts[:-1].tolist(), strict=True))
+    done = 0
+    with (
+        (folder / "points.bin").open("wb") as point_file,
+        (folder / "features.bin").open("wb") as feature_file,
+        (folder / "order.bin").open("wb") as order_file,
+    ):
+        for points, features in chunks:
+            for cell, rows in _group(tiles.cells(points)):
+                start = cursor[cell]
+                cursor[cell] += len(rows)
+                _write_at(point_file, 24 * start, points[rows].astype(np.float64))
+                _write_at(feature_file, 4 * num_features * start, features[rows].astype(np.float32))
+                _write_at(order_file, 8 * start, (done + rows).astype(np.int64))
+            done += len(points)
+
+
+def _write_at(file: object, offset: int, values: np.ndarray) -> None:
+    file.seek(offset)
+    file.write(values.tobytes())
+
+
+def _group(cells: np.ndarray) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
+    """Yields each cell that occurs with the rows that hold it, rows in their order."""
+    order = np.lexsort(cells.T[::-1])
+    ordered = cells[order]
+    is_first = np.ones(len(cells), bool)
+    is_first[1:] = (ordered[1:] != ordered[:-1]).any(1)
+    bounds = np.append(np.flatnonzero(is_first), len(cells))
+    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+        yield tuple(ordered[start].tolist()), order[start:stop]

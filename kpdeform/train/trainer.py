@@ -1,0 +1,184 @@
+"""How a training runs: a short, typed set of options and the Lightning trainer made from them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kpdeform._optional import require
+from kpdeform.train.model_config import ModelConfig
+from kpdeform.train.runs import AtomicCheckpointIO, CsvMetrics, RunRecord
+
+lightning = require("lightning.pytorch", "train")
+
+
+@dataclass
+class TrainerConfig:
+    """Options of a training run that are not about model, data or optimizer.
+
+    Args:
+        accelerator: "auto", "cpu" or "gpu".
+        devices: How many processes, one per device; ``torchrun`` decides where it is used.
+        precision: Lightning's precision: "32-true", "16-mixed" or "bf16-mixed".
+        gradient_clip: Bound on the gradients, or null.
+        gradient_clip_by: Whether the bound holds for each "value" or for the "norm" of all.
+        accumulate: Batches whose gradients are added up for one step.
+        validate_every: Steps between two validations; 0 never validates.
+        log_every: Steps between two rows of metrics.
+        checkpoint_every: Steps between two writes of last.ckpt.
+        deterministic: Ask PyTorch for deterministic kernels.
+        sync_batchnorm: Share batch statistics between GPUs.
+        progress_bar: Show a progress bar.
+    """
+
+    accelerator: str = "auto"
+    devices: int | str = "auto"
+    precision: str = "32-true"
+    gradient_clip: float | None = 10.0
+    gradient_clip_by: str = "norm"
+    accumulate: int = 1
+    validate_every: int = 0
+    log_every: int = 20
+    checkpoint_every: int = 500
+    deterministic: bool = False
+    sync_batchnorm: bool = False
+    progress_bar: bool = True
+
+
+class StepBar(lightning.Callback):
+    """One progress bar over all steps of the training, with the latest loss and score.
+
+    Args:
+        interval: Seconds between two updates of the numbers; a fast step must not pay for its bar.
+    """
+
+    def __init__(self, interval: float = 0.5) -> None:
+        self.interval = interval
+        self._bar: Any = None
+        self._shown = 0.0
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Opens the bar at the step the run starts from."""
+        if not trainer.is_global_zero:
+            return
+        progress = require("rich.progress", "train")
+        self._bar = progress.Progress(
+            progress.TextColumn("step"),
+            progress.MofNCompleteColumn(),
+            progress.BarColumn(),
+            progress.TimeElapsedColumn(),
+            progress.TimeRemainingColumn(),
+            progress.TextColumn("{task.description}"),
+        )
+        self._task = self._bar.add_task("", total=trainer.max_steps, completed=trainer.global_step)
+        self._bar.start()
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Moves the bar now and then."""
+        if self._bar is not None and time.monotonic() - self._shown > self.interval:
+            self._show(trainer)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Closes the bar."""
+        if self._bar is not None:
+            self._show(trainer)
+            self._bar.stop()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Closes the bar, so that the error is readable."""
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _show(self, trainer: Any) -> None:
+        self._shown = time.monotonic()
+        values = trainer.progress_bar_metrics.items()
+        text = "  ".join(f"{name} {value:.3f}" for name, value in values if name != "v_num")
+        self._bar.update(self._task, completed=trainer.global_step, description=text)
+
+
+def make_trainer(
+    folder: Path,
+    max_steps: int,
+    options: TrainerConfig,
+    *,
+    config: str = "",
+    model: ModelConfig | None = None,
+    monitor: str = "val/mean_iou",
+) -> Any:
+    """Makes the Lightning trainer of a run.
+
+    The run's folder gets ``config.yaml``, ``git_hash.txt``, ``metrics.csv``, TensorBoard files,
+    ``last.ckpt`` and, with validation, ``best.ckpt``.
+
+    Args:
+        folder: Folder of the run.
+        max_steps: Optimizer steps of the whole training.
+        options: See :class:`TrainerConfig`.
+        config: Resolved configuration as YAML text.
+        model: What the task's model was built from; without it, checkpoints can be resumed but not
+            loaded by :class:`kpdeform.train.Predictor`.
+        monitor: Logged score whose highest value makes ``best.ckpt``.
+
+    Returns:
+        A ``lightning.pytorch.Trainer``.
+    """
+    callbacks = lightning.callbacks
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # hardware, tips, ...
+    chosen = [
+        RunRecord(folder, config, model, options.checkpoint_every),
+        callbacks.LearningRateMonitor("step"),
+    ]
+    if options.validate_every > 0:
+        best = callbacks.ModelCheckpoint(
+            folder, "best", monitor=monitor, mode="max", enable_version_counter=False
+        )
+        chosen.append(best)
+    if options.progress_bar:
+        chosen.append(StepBar())
+    return lightning.Trainer(
+        max_steps=max_steps,
+        accelerator=options.accelerator,
+        devices=os.environ.get("LOCAL_WORLD_SIZE", options.devices),  # set by torchrun
+        num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", 1)),
+        precision=options.precision,
+        gradient_clip_val=options.gradient_clip,
+        gradient_clip_algorithm=options.gradient_clip_by,
+        accumulate_grad_batches=options.accumulate,
+        check_val_every_n_epoch=None,
+        val_check_interval=options.validate_every or None,
+        limit_val_batches=None if options.validate_every > 0 else 0,
+        num_sanity_val_steps=0,
+        log_every_n_steps=options.log_every,
+        deterministic=options.deterministic,
+        sync_batchnorm=options.sync_batchnorm,
+        use_distributed_sampler=False,  # the epoch's plan is already shared out to the ranks
+        callbacks=chosen,
+        logger=[CsvMetrics(folder), lightning.loggers.TensorBoardLogger(folder, "", "")],
+        plugins=[AtomicCheckpointIO()],
+        enable_checkpointing=options.validate_every > 0,
+        enable_progress_bar=False,  # it would count epochs, StepBar counts steps
+        enable_model_summary=False,
+        default_root_dir=folder,
+    )
+
+
+def checkpoint_to_resume(folder: Path, resume: bool) -> Path | None:
+    """The checkpoint a run starts from: ``last.ckpt`` with ``resume``, None for a fresh start.
+
+    Raises:
+        FileExistsError: The folder already holds a run and ``resume`` is False.
+    """
+    last = Path(folder) / "last.ckpt"
+    if not last.exists():
+        return None
+    if not resume:
+        raise FileExistsError(
+            f"{folder} already holds a run; continue it with --resume, or choose another --run"
+        )
+    return last

@@ -1,0 +1,31 @@
+"""Pictures of clouds and of kernels before and after deformation, in a window or as PNG files.
+
+:func:`capture_deformations` and :func:`choose_queries` find what is worth a look, :func:`kernel_scene` describes
+it as plain data, and :func:`show`, :func:`render` and :func:`contact_sheet` draw it with Open3D and matplotlib
+(``pip install 'kpdeform[viz]'``).
+"""
+
+from kpdeform.viz.camera import Camera
+from kpdeform.viz.capture import LayerDeformation, capture_deformations
+from kpdeform.viz.choice import Choice, choose_queries
+from kpdeform.viz.colors import by_height, by_label
+from kpdeform.viz.scene import ITEMS, KernelScene, kernel_scene
+from kpdeform.viz.sheet import contact_sheet, render
+from kpdeform.viz.window import Browser, show
+
+__all__ = [
+    "ITEMS",
+    "Browser",
+    "Camera",
+    "Choice",
+    "KernelScene",
+    "LayerDeformation",
+    "by_height",
+    "by_label",
+    "capture_deformations",
+    "choose_queries",
+    "contact_sheet",
+    "kernel_scene",
+    "render",
+    "show",
+]

@@ -1,0 +1,171 @@
+"""Which query points are worth a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from kpdeform import ops
+from kpdeform.viz.capture import LayerDeformation
+from kpdeform.viz.scene import Array
+
+KINDS = ("floor", "edge", "object", "clutter")
+
+_FLOORS = {"floor", "ground", "road", "terrain", "sidewalk", "parking"}
+_STRUCTURES = _FLOORS | {"ceiling", "wall", "building", "beam", "column", "window", "door", "board"}
+_CLUTTER = {"clutter", "other", "vegetation", "plant"}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A query point worth a picture.
+
+    Attributes:
+        kind: One of :data:`KINDS`.
+        row: The query.
+        title: For people, such as ``"object: chair"``.
+    """
+
+    kind: str
+    row: int
+    title: str
+
+
+def choose_queries(
+    layer: LayerDeformation,
+    *,
+    cloud: ArrayLike | torch.Tensor | None = None,
+    labels: ArrayLike | torch.Tensor | None = None,
+    class_names: Sequence[str] = (),
+) -> list[Choice]:
+    """Picks a query on the floor, at an edge, on an object and in clutter, each with large offsets.
+
+    The kind is read from the names of the classes where labels are given and a name fits, else from the shape of the
+    neighbourhood. Among the queries of a kind that see many points, the one whose kernel moved most is taken.
+
+    Args:
+        layer: From :func:`capture_deformations`; it has three dimensions.
+        cloud: ``(N, 3)``, the points that ``labels`` belong to.
+        labels: ``(N,)`` integers, negative where unknown.
+        class_names: What the labels mean.
+
+    Returns:
+        Up to four choices, in the order of :data:`KINDS`, at different places; fewer in a cloud with fewer queries.
+
+    Raises:
+        ValueError: ``labels`` come without ``cloud``, or their numbers differ.
+    """
+    query_labels, other_labels = _labels_around(layer, cloud, labels)
+    scores = _scores(layer, query_labels, other_labels, list(class_names))
+    free = layer.is_neighbor.any(dim=1).numpy()
+    choices = []
+    for kind in KINDS:
+        if not free.any():
+            break
+        row = _largest_offset(layer, scores[kind], free)
+        choices.append(Choice(kind, row, _title(kind, query_labels[row], class_names)))
+        away = (layer.queries - layer.queries[row]).norm(dim=1).numpy()
+        free &= away > float(layer.rigid.norm(dim=1).max())
+    return choices
+
+
+def _largest_offset(layer: LayerDeformation, score: Array, free: NDArray[np.bool_]) -> int:
+    """Of the best tenth by score, among those that see at least the median of points, the one that moved most."""
+    rows = np.flatnonzero(free)
+    rows = rows[score[rows] >= np.quantile(score[rows], 0.9)]
+    seen = layer.is_neighbor.sum(dim=1).numpy()[rows]
+    rows = rows[seen >= np.median(seen)]
+    return int(rows[layer.mean_offsets[rows].argmax()])
+
+
+def _scores(
+    layer: LayerDeformation,
+    query_labels: NDArray[np.int64],
+    other_labels: NDArray[np.int64],
+    names: list[str],
+) -> dict[str, Array]:
+    """``(M,)`` per kind, larger where a query is more of that kind."""
+    flat, upright, low, scattered = _shape(layer)
+    scores = {
+        "floor": flat + upright + low,
+        "edge": -np.abs(scattered - 0.25) - flat,  # two planes at right angles
+        "object": (1 - flat) + (1 - upright) + (1 - np.abs(2 * low - 1)),
+        "clutter": scattered,
+    }
+    if not names:
+        return scores
+    known = query_labels >= 0
+    words = [set(name.lower().replace("-", "_").split("_")) for name in names]
+    floor, structure, clutter = (
+        np.array([bool(word & vocabulary) for word in words] + [False])
+        for vocabulary in (_FLOORS, _STRUCTURES, _CLUTTER)
+    )
+    for kind, member in [
+        ("floor", floor[query_labels]),
+        ("edge", _second_share(other_labels, structure) >= 0.25),
+        ("object", known & ~structure[query_labels] & ~clutter[query_labels]),
+        ("clutter", clutter[query_labels]),
+    ]:
+        scores[kind] = scores[kind] + np.where(member, 100.0, 0.0)
+    return scores
+
+
+def _shape(layer: LayerDeformation) -> tuple[Array, Array, Array, Array]:
+    """Flatness, uprightness of the normal, lowness and scatter of each neighbourhood, all in [0, 1].
+
+    Source: Demantké et al. 2011, the ratios of the eigenvalues of a neighbourhood's covariance.
+    """
+    mask = layer.is_neighbor.double()[..., None]  # (M, H, 1)
+    rows = layer.neighbors.long().clamp(0, max(len(layer.points) - 1, 0))
+    around = layer.points.double()[rows] if len(layer.points) else torch.zeros(*rows.shape, 3)
+    count = mask.sum(dim=1, keepdim=True).clamp(min=1)
+    centered = (around - (mask * around).sum(dim=1, keepdim=True) / count) * mask
+    values, vectors = torch.linalg.eigh(centered.transpose(1, 2) @ centered / count)
+    small, middle, large = (values.clamp(min=0) + 1e-12).unbind(dim=1)
+    height = layer.queries[:, 2].double()
+    rank = height.argsort().argsort() / max(len(height) - 1, 1)
+    flat, upright, scattered = (middle - small) / large, vectors[:, 2, 0].abs(), small / large
+    return flat.numpy(), upright.numpy(), (1 - rank).numpy(), scattered.numpy()
+
+
+def _labels_around(
+    layer: LayerDeformation,
+    cloud: ArrayLike | torch.Tensor | None,
+    labels: ArrayLike | torch.Tensor | None,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Labels of the queries ``(M,)`` and of their neighbours ``(M, H)``, -1 where there is none."""
+    if labels is None:
+        return np.full(len(layer.queries), -1), np.full(tuple(layer.neighbors.shape), -1)
+    labels = torch.as_tensor(labels).cpu().long()
+    if cloud is None or len(cloud) != len(labels):
+        raise ValueError(
+            f"choose_queries: {len(labels)} labels need as many points in cloud, "
+            f"got {None if cloud is None else len(cloud)}"
+        )
+    cloud = torch.as_tensor(cloud).cpu().to(layer.queries.dtype)
+    labels = torch.cat([labels, torch.tensor([-1])])  # the label of an empty slot
+    of_queries = labels[ops.knn_neighbors(layer.queries, cloud, 1)[:, 0].long()]
+    of_points = labels[ops.knn_neighbors(layer.points, cloud, 1)[:, 0].long()]
+    of_points = torch.cat([of_points, torch.tensor([-1])])
+    rows = torch.where(layer.is_neighbor, layer.neighbors.long(), len(layer.points))
+    return of_queries.numpy(), of_points[rows].numpy()
+
+
+def _second_share(labels: NDArray[np.int64], structure: NDArray[np.bool_]) -> Array:
+    """``(M,)``, share of the second most frequent class among neighbours ``(M, H)``, counting structures only."""
+    votes = np.stack(
+        [(labels == i).sum(axis=1) for i in np.flatnonzero(structure)] or [0 * labels[:, 0]]
+    )
+    if len(votes) < 2:
+        return np.zeros(len(labels))
+    return np.sort(votes, axis=0)[-2] / np.maximum((labels >= 0).sum(axis=1), 1)
+
+
+def _title(kind: str, label: int, names: Sequence[str]) -> str:
+    if label < 0 or label >= len(names) or names[label] == kind:
+        return kind
+    return f"{kind}: {names[label]}"

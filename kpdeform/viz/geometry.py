@@ -1,0 +1,192 @@
+"""Open3D geometries of a :class:`KernelScene`, the same for the window and for pictures."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from kpdeform._optional import require
+from kpdeform.viz.colors import RGB, by_weight, soften
+from kpdeform.viz.scene import Array, KernelScene, reached
+
+if TYPE_CHECKING:
+    import open3d as o3d
+
+QUERY: RGB = (0.05, 0.05, 0.05)
+RIGID: RGB = (0.48, 0.48, 0.52)
+OFFSET: RGB = (0.20, 0.20, 0.22)
+NEIGHBOR: RGB = (0.16, 0.47, 0.84)
+REACH: RGB = (0.80, 0.16, 0.10)
+SOFTENING = 0.45  # how much paler the cloud is, so that the kernel stands out
+
+MAX_DISCS = 60_000  # more take a software renderer seconds
+SYSTEM_PACKAGES = "libegl1 libgl1 libusb-1.0-0"
+
+
+class _Part(NamedTuple):
+    """Some triangles of one colour."""
+
+    corners: Array  # (V, 3)
+    normals: Array  # (V, 3), unit
+    faces: NDArray[np.int64]  # (F, 3)
+    color: ArrayLike
+
+
+def open3d() -> ModuleType:
+    """Imports Open3D.
+
+    Raises:
+        ImportError: It, or a system library that it needs, is missing; the message says what to install.
+    """
+    try:
+        return require("open3d", "viz")
+    except OSError as error:  # its shared libraries are loaded when it is imported
+        raise ImportError(
+            f"Open3D cannot load a system library ({error}); on Debian and Ubuntu: "
+            f"apt-get install {SYSTEM_PACKAGES}"
+        ) from error
+
+
+def geometries(scene: KernelScene) -> dict[str, o3d.geometry.TriangleMesh]:
+    """Builds what is drawn, one mesh for each of :data:`kpdeform.viz.ITEMS` that the scene has.
+
+    Colours hold the light of a lamp over the camera's shoulder, so meshes are drawn without lighting and look the
+    same in every OpenGL; Open3D's own lamps move with the bounding box.
+
+    Args:
+        scene: What to draw.
+
+    Returns:
+        Meshes by the name of their item; sizes follow the kernel, so pictures of all layers look alike.
+    """
+    size = scene.kernel_radius
+    rigid, deformed = scene.query + scene.rigid, scene.query + scene.deformed
+    weights = by_weight(scene.weights)
+    near = scene.neighbors[reached(scene.neighbors, deformed, scene.sigma)]
+    rods = zip(rigid, deformed, strict=True)
+    parts = {
+        "neighbors": [_ball(point, 0.03 * size, NEIGHBOR) for point in near],
+        "rigid": [_ball(point, 0.045 * size, RIGID) for point in rigid],
+        "deformed": [
+            _ball(point, 0.085 * size, color)
+            for point, color in zip(deformed, weights, strict=True)
+        ],
+        "offsets": [_tube(np.stack(rod), 0.012 * size, OFFSET) for rod in rods if _apart(*rod)],
+        "reach": [_tube(_reach(scene), 0.007 * size, REACH)],
+        "query": [_ball(scene.query, 0.06 * size, QUERY)],
+    }
+    lamp = _lamp(scene)
+    items = {name: _mesh(part, lamp) for name, part in parts.items() if part}
+    cloud = {"cloud": _discs(scene, lamp)} if len(scene.points) > 2 else {}
+    return cloud | items
+
+
+def _lamp(scene: KernelScene) -> Array:
+    """Direction to the light: from behind the camera, a little to the left and above."""
+    right, down, forward = scene.camera.rotation
+    return _unit(-forward - 0.5 * right - 0.7 * down)
+
+
+def _discs(scene: KernelScene, lamp: Array, sides: int = 7) -> o3d.geometry.TriangleMesh:
+    """A small disc in the surface at each cloud point: unlike OpenGL's points they shrink with distance."""
+    rows = _at_most(len(scene.points), MAX_DISCS)
+    points, colors = scene.points[rows], soften(scene.colors[rows], SOFTENING)
+    normals = _normals(points, scene.camera.eye)
+    across = _unit(np.cross(normals, np.eye(3)[np.abs(normals).argmin(axis=1)]))
+    angle = np.linspace(0, 2 * np.pi, sides, endpoint=False)[:, None]
+    rim = np.cos(angle) * across[:, None] + np.sin(angle) * np.cross(normals, across)[:, None]
+    corners = points[:, None] + _disc_radius(points)[:, None, None] * rim  # (N, sides, 3)
+    fan = np.array([[0, i, i + 1] for i in range(1, sides - 1)])
+    faces = fan + sides * np.arange(len(points))[:, None, None]
+    light = 0.75 + 0.25 * np.abs(normals @ lamp)[:, None]
+    colors = np.repeat(light * colors, sides, axis=0)
+    return _triangle_mesh(corners.reshape(-1, 3), faces.reshape(-1, 3), colors)
+
+
+def _at_most(count: int, limit: int) -> NDArray[np.int64]:
+    """All rows, or ``limit`` of them drawn at random, the same every time."""
+    if count <= limit:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(0).choice(count, limit, replace=False))
+
+
+def _normals(points: Array, eye: Array) -> Array:
+    """Unit normals of the surface at each point, on the side of the eye."""
+    o3d = open3d()
+    cloud = o3d.geometry.PointCloud(o3d.utility.Vector3dVector(points))
+    cloud.estimate_normals(o3d.geometry.KDTreeSearchParamKNN(knn=12))
+    cloud.orient_normals_towards_camera_location(eye)
+    return np.asarray(cloud.normals)
+
+
+def _disc_radius(points: Array) -> Array:
+    """Radius at each point that closes the surface: a little over half the gap to its sixth neighbour."""
+    o3d = open3d()
+    search = o3d.core.nns.NearestNeighborSearch(o3d.core.Tensor(points))
+    search.knn_index()
+    _, squared = search.knn_search(o3d.core.Tensor(points), min(7, len(points)))
+    gap = np.sqrt(squared.numpy()[:, -1])
+    return 0.7 * np.minimum(gap, 1.4 * np.median(gap))
+
+
+def _ball(center: Array, radius: float, color: ArrayLike) -> _Part:
+    sphere = open3d().geometry.TriangleMesh.create_sphere(1.0, resolution=14)
+    normals = np.asarray(sphere.vertices)
+    return _Part(center + radius * normals, normals, np.asarray(sphere.triangles), color)
+
+
+def _tube(path: Array, radius: float, color: ArrayLike, sides: int = 8) -> _Part:
+    """A tube along a straight or flat ``path`` ``(P, 3)``; OpenGL draws wide lines nowhere reliably."""
+    along = _unit(np.gradient(path, axis=0))
+    plane_normal = np.linalg.svd(path - path.mean(axis=0))[2][-1]
+    across = np.cross(along, plane_normal)
+    angle = np.linspace(0, 2 * np.pi, sides, endpoint=False)[:, None, None]
+    normals = np.cos(angle) * across + np.sin(angle) * plane_normal  # (sides, P, 3)
+    rows = np.arange(sides * len(path)).reshape(sides, -1)
+    a, b = rows[:, :-1], rows[:, 1:]
+    c, d = np.roll(a, -1, axis=0), np.roll(b, -1, axis=0)
+    faces = np.stack([np.stack([a, b, d], -1), np.stack([a, d, c], -1)]).reshape(-1, 3)
+    return _Part((path + radius * normals).reshape(-1, 3), normals.reshape(-1, 3), faces, color)
+
+
+def _reach(scene: KernelScene) -> Array:
+    """A circle of radius sigma, facing the camera, around the kernel point of the largest weight."""
+    right, down, _ = scene.camera.rotation
+    angle = np.linspace(0, 2 * np.pi, 65)[:, None]
+    center = scene.query + scene.deformed[np.argmax(scene.weights)]
+    return center + scene.sigma * (np.cos(angle) * right + np.sin(angle) * down)
+
+
+def _apart(start: Array, end: Array) -> bool:
+    return bool(np.linalg.norm(end - start) > 1e-9)
+
+
+def _unit(vectors: Array) -> Array:
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True).clip(1e-12)
+
+
+def _mesh(parts: list[_Part], lamp: Array) -> o3d.geometry.TriangleMesh:
+    """One mesh of many parts, with the lamp's light in its colours."""
+    starts = np.cumsum([0] + [len(part.corners) for part in parts[:-1]])
+    light = [0.6 + 0.4 * (part.normals @ lamp).clip(0)[:, None] for part in parts]
+    return _triangle_mesh(
+        np.vstack([part.corners for part in parts]),
+        np.vstack([part.faces + start for part, start in zip(parts, starts, strict=True)]),
+        np.vstack(
+            [shade * np.asarray(part.color) for part, shade in zip(parts, light, strict=True)]
+        ),
+    )
+
+
+def _triangle_mesh(
+    corners: Array, faces: NDArray[np.int64], colors: Array
+) -> o3d.geometry.TriangleMesh:
+    o3d = open3d()
+    mesh = o3d.geometry.TriangleMesh(
+        o3d.utility.Vector3dVector(corners), o3d.utility.Vector3iVector(faces.astype(np.int32))
+    )
+    mesh.vertex_colors = o3d.utility.Vector3dVector(colors.astype(np.float64))
+    return mesh

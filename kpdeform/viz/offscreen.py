@@ -1,0 +1,183 @@
+"""Pictures without a window: Open3D's visualizer on an EGL context, then a title and a legend by matplotlib."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kpdeform.viz.camera import Camera
+from kpdeform.viz.geometry import SYSTEM_PACKAGES, geometries, open3d
+from kpdeform.viz.scene import KernelScene
+
+if TYPE_CHECKING:
+    import open3d as o3d
+
+Image = NDArray[np.uint8]
+
+_OVERSAMPLING = 2  # EGL contexts have no antialiasing of their own
+_OPACITY_WHEN_HIDDEN = 0.4  # kernel points inside or behind a surface shine through it
+
+
+def image(scene: KernelScene, size: tuple[int, int] = (960, 720)) -> Image:
+    """Draws a scene.
+
+    Args:
+        scene: What to draw.
+        size: Width and height in pixels.
+
+    Returns:
+        ``(height, width, 3)`` uint8.
+
+    Raises:
+        ImportError: Open3D or a system library is missing.
+        RuntimeError: There is neither a display nor EGL.
+        ValueError: ``size`` is not two positive numbers.
+    """
+    width, height = size
+    if width < 1 or height < 1:
+        raise ValueError(f"image: size is {size}; width and height must be positive")
+    items = geometries(scene)
+    cloud = [items.pop("cloud")] if "cloud" in items else []
+    with hidden_window(_OVERSAMPLING * width, _OVERSAMPLING * height) as window:
+        behind, behind_depth = _capture(window, scene, cloud)
+        front, front_depth = _capture(window, scene, list(items.values()))
+    behind = _fade(behind, behind_depth, scene)
+    hidden = (behind_depth > 0) & (behind_depth < front_depth)
+    opacity = np.where(front_depth == 0, 0, np.where(hidden, _OPACITY_WHEN_HIDDEN, 1))[..., None]
+    colors = opacity * front + (1 - opacity) * behind
+    small = colors.reshape(height, _OVERSAMPLING, width, _OVERSAMPLING, 3).mean(axis=(1, 3))
+    return (255 * small + 0.5).astype(np.uint8)
+
+
+def _capture(
+    window: o3d.visualization.Visualizer, scene: KernelScene, items: list[o3d.geometry.Geometry3D]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Colours and depths of some of the scene's geometries."""
+    window.clear_geometries()
+    for item in items:
+        window.add_geometry(item)
+    prepare(window, scene)
+    colors = np.array(window.capture_screen_float_buffer(do_render=True))
+    depth = np.array(window.capture_depth_float_buffer(do_render=True))
+    return colors * eye_dome_shading(depth)[..., None], depth
+
+
+def _fade(colors: Image, depth: NDArray[np.float32], scene: KernelScene) -> NDArray[np.float32]:
+    """Lets what lies behind the kernel turn pale with distance."""
+    start = np.linalg.norm(scene.camera.eye - scene.camera.target)
+    haze = np.clip((depth - start) / start, 0, 0.7)[..., None]
+    return colors + haze * (1 - colors)
+
+
+def eye_dome_shading(depth: NDArray[np.float32], strength: float = 3.0) -> NDArray[np.float32]:
+    """Darkens what lies behind its surroundings, which gives a cloud of equal colour its shape back.
+
+    Args:
+        depth: ``(height, width)`` distances; 0 where there is nothing.
+        strength: 0 shades nothing.
+
+    Returns:
+        ``(height, width)`` factors in (0, 1].
+
+    Source: Boucheny 2009, the eye-dome lighting of his thesis, with eight neighbours at one distance.
+    """
+    far = 4 * max(float(depth.max(initial=0)), 1e-6)
+    log_depth = np.log2(np.where(depth > 0, depth, far))
+    step = max(1, depth.shape[0] // 500)
+    padded = np.pad(log_depth, step, mode="edge")
+    height, width = depth.shape
+    obscurance = np.zeros_like(log_depth)
+    for row in (0, step, 2 * step):
+        for column in (0, step, 2 * step):
+            around = padded[row : row + height, column : column + width]
+            obscurance += np.clip(log_depth - around, 0, 0.1) / 8
+    return np.where(depth > 0, np.exp2(-10 * strength * obscurance), 1).astype(np.float32)
+
+
+@contextmanager
+def hidden_window(width: int, height: int) -> Iterator[o3d.visualization.Visualizer]:
+    """Opens an Open3D visualizer without showing it, and closes it.
+
+    Open3D's ``OffscreenRenderer`` takes some ten seconds for such a picture without a GPU, this visualizer a
+    tenth of one.
+
+    Args:
+        width: In pixels.
+        height: In pixels.
+
+    Yields:
+        The open visualizer.
+
+    Raises:
+        RuntimeError: There is neither a display nor EGL.
+    """
+    window = open3d().visualization.Visualizer()
+    try:
+        with _quiet():
+            opened = window.create_window(width=width, height=height, visible=False)
+        if not opened:
+            raise RuntimeError(
+                "Open3D found neither a display nor EGL to draw with; on Debian and Ubuntu: "
+                f"apt-get install {SYSTEM_PACKAGES} (and Open3D >= 0.20)"
+            )
+        yield window
+    finally:
+        window.destroy_window()
+
+
+def prepare(window: o3d.visualization.Visualizer, scene: KernelScene) -> None:
+    """Sets background and camera of an open window.
+
+    Args:
+        window: An Open3D visualizer that holds the scene's geometries.
+        scene: Gives the camera.
+    """
+    view = window.get_view_control()
+    present = view.convert_to_pinhole_camera_parameters().intrinsic
+    options = window.get_render_option()
+    options.background_color = np.ones(3)
+    options.light_on = False
+    options.mesh_show_back_face = True
+    parameters = pinhole(scene.camera, (present.width, present.height))
+    view.convert_from_pinhole_camera_parameters(parameters, allow_arbitrary=True)
+    view.set_constant_z_near(0.01 * scene.kernel_radius)
+
+
+def pinhole(camera: Camera, size: tuple[int, int]) -> o3d.camera.PinholeCameraParameters:
+    """The camera in Open3D's terms.
+
+    Args:
+        camera: Ours.
+        size: Width and height of the window in pixels.
+    """
+    width, height = size
+    focal = camera.focal_length(height)
+    parameters = open3d().camera.PinholeCameraParameters()
+    parameters.intrinsic.set_intrinsics(
+        width, height, focal, focal, width / 2 - 0.5, height / 2 - 0.5
+    )
+    extrinsic = np.eye(4)
+    extrinsic[:3, :3] = camera.rotation
+    extrinsic[:3, 3] = -camera.rotation @ camera.eye
+    parameters.extrinsic = extrinsic
+    return parameters
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences what Open3D and the windowing libraries say while they find out that there is no display."""
+    o3d = open3d()
+    runtime_dir = os.environ.get("XDG_RUNTIME_DIR")
+    os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())
+    try:
+        with o3d.utility.VerbosityContextManager(o3d.utility.VerbosityLevel.Error):
+            yield
+    finally:
+        if runtime_dir is None:
+            del os.environ["XDG_RUNTIME_DIR"]

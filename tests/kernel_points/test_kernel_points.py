@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+import torch
+
+from kpdeform import kernel_points
+from kpdeform.kernel_points.__main__ import COMMITTED
+from kpdeform.kernel_points.load import TABLES, table_path
+
+
+# Larger ones take seconds and come from the same code.
+@pytest.mark.parametrize("case", [case for case in COMMITTED if case[0] <= 15], ids=str)
+def test_the_generator_still_makes_the_committed_table(case):
+    made = kernel_points.generate(*case, seed=0)
+    np.testing.assert_allclose(made, np.loadtxt(table_path(*case), ndmin=2), atol=1e-4)
+
+
+def test_every_table_is_of_a_known_case():
+    assert {path.name for path in TABLES.iterdir()} == {table_path(*c).name for c in COMMITTED}
+
+
+@pytest.mark.parametrize("case", COMMITTED, ids=str)
+def test_tables_are_spread_in_the_ball(case):
+    num_points, dimension, fixed = case
+    points = kernel_points.load(*case)
+    assert points.shape == (num_points, dimension) and points.dtype == torch.float32
+    ring = points if fixed == "none" else points[1:]
+    assert abs(float(ring.norm(dim=1).mean()) - 0.66) < 1e-6
+    assert float(points.norm(dim=1).max()) < 1
+    if fixed != "none":
+        assert points[0].tolist() == [0.0] * dimension
+    if fixed == "verticals":
+        assert points[1:3, :2].abs().max() == 0 and points[1, 2] == -points[2, 2] > 0
+    apart = torch.pdist(points)
+    assert float(apart.min()) > 0.8 * num_points ** (-1 / dimension)
+
+
+def test_thirteen_points_make_an_icosahedron():
+    distances = torch.pdist(kernel_points.load(13)[1:])
+    edge = 0.66 / np.sin(0.4 * np.pi)
+    assert np.isclose(distances, edge, rtol=1e-4).sum() == 30
+
+
+def test_a_size_without_a_table_is_generated():
+    points = kernel_points.load(4, 2)
+    np.testing.assert_array_equal(points, kernel_points.generate(4, 2))
+    assert kernel_points.generate(1).tolist() == [[0.0, 0.0, 0.0]]
+
+
+def test_load_gives_a_fresh_tensor():
+    kernel_points.load(15).zero_()
+    assert kernel_points.load(15).abs().sum() > 0
+
+
+def test_another_seed_gives_another_table():
+    assert not np.allclose(kernel_points.generate(7, seed=0), kernel_points.generate(7, seed=1))
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_rotations_are_rotations_and_repeat(dimension):
+    generator = torch.Generator().manual_seed(5)
+    rotation = kernel_points.random_rotation(dimension, generator)
+    identity = torch.eye(dimension, dtype=torch.float64)
+    torch.testing.assert_close(rotation @ rotation.T, identity, atol=1e-12, rtol=0)
+    assert float(torch.linalg.det(rotation)) == pytest.approx(1)
+    again = kernel_points.random_rotation(dimension, generator.manual_seed(5))
+    assert torch.equal(rotation, again)
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_rotations_are_uniform(dimension):
+    turned = torch.stack([kernel_points.random_rotation(dimension)[:, 0] for _ in range(3000)])
+    # Every coordinate of a uniform direction has mean 0 and mean square 1 / D; 5 standard errors.
+    assert float(turned.mean(0).abs().max()) < 5 / 3000**0.5
+    assert float(((turned**2).mean(0) - 1 / dimension).abs().max()) < 5 / 3000**0.5
+    if dimension == 3:  # and is uniform on [-1, 1] itself
+        quantiles = torch.quantile(turned[:, 2], torch.tensor([0.25, 0.75], dtype=torch.float64))
+        torch.testing.assert_close(quantiles, torch.tensor([-0.5, 0.5]).double(), atol=0.08, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "arguments, text",
+    [
+        ((0, 3, "center"), "num_points is 0"),
+        ((2, 3, "verticals"), "num_points is 2"),
+        ((15, 4, "center"), "dimension is 4"),
+        ((15, 3, "vertical"), "fixed is 'vertical'"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, text):
+    with pytest.raises(ValueError, match=text):
+        kernel_points.load(*arguments)
+
+
+def test_a_rotation_of_four_dimensions_is_refused():
+    with pytest.raises(ValueError, match="dimension is 4"):
+        kernel_points.random_rotation(4)

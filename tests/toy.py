@@ -1,0 +1,81 @@
+"""A toy data set that a tiny network learns in seconds, and what the tests do with it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kpdeform.data import DatasetInfo, SceneWriter
+from kpdeform.train.model_config import ModelConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = ["simple", "resnetb_strided", "resnetb_deformable", "nearest_upsample", "unary"]
+TINY = ModelConfig("kpdeform.models.KPFCNN.from_architecture", {"names": NAMES, "width": 8})
+
+
+def toy_scene(seed: int, num_points: int = 3000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Ground with balls on it, far from zero; 2 % of the labels are ignored."""
+    rng = np.random.default_rng(seed)
+    ground = np.c_[rng.uniform(0, 8, (num_points, 2)), rng.normal(0, 0.02, num_points)]
+    balls = []
+    for _ in range(6):
+        directions = rng.normal(size=(num_points // 12, 3))
+        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+        balls.append(0.5 * directions + [*rng.uniform(1, 7, 2), 0.6])
+    points = np.concatenate([ground, *balls]) + [650_000.0, 6_200_000.0, 100.0]
+    labels = (np.arange(len(points)) >= num_points).astype(np.int64)
+    labels[rng.random(len(labels)) < 0.02] = -1
+    return points, labels, rng.random((len(points), 1)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("toy")
+    info = DatasetInfo("toy", ("ground", "ball"), feature_names=("intensity",))
+    with SceneWriter(root, info) as writer:
+        for split, seeds in (("train", (0, 1)), ("val", (9,))):
+            for seed in seeds:
+                points, labels, features = toy_scene(seed)
+                writer.write(split, f"scene{seed}", points, labels, features)
+    return root
+
+
+@pytest.fixture(scope="session")
+def config(toy, tmp_path_factory) -> Path:
+    """Configuration of a tiny training on the toy data."""
+    path = tmp_path_factory.mktemp("config") / "toy.yaml"
+    path.write_text(
+        f"""
+data:
+  root: {toy}
+  cell_size: 0.25
+  features: [ones, height, intensity]
+  radius: 2.0
+  max_points: 1500
+  batches_per_epoch: 5
+  transforms: [{{class_path: kpdeform.data.transforms.RandomRotation}}]
+model:
+  factory: {TINY.factory}
+  arguments: {{names: [{", ".join(NAMES)}], width: 8}}
+trainer: {{log_every: 1, checkpoint_every: 3, progress_bar: false}}
+"""
+    )
+    return path
+
+
+def script(name: str, *arguments: object) -> list[str]:
+    return [sys.executable, str(ROOT / "scripts" / name), *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+def run(command: list[str], **options) -> subprocess.CompletedProcess:
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, **options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done

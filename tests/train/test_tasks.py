@@ -1,0 +1,93 @@
+import lightning
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tests.toy import TINY
+
+from kpdeform.data import PointBatch, build_pyramid
+from kpdeform.nn import deformation_loss
+from kpdeform.train import AdamWRecipe, ClassificationTask, SegmentationTask, SGDRecipe
+from kpdeform.train.loading import LabelledBatch
+
+
+def tiny_model(in_channels=1):
+    return TINY.complete(in_channels=in_channels, num_classes=3, cell_size=0.1).build()
+
+
+def tiny_batch(model, labels):
+    points = torch.rand(len(labels), 3)
+    batch = PointBatch(points, torch.rand(len(labels), 1), torch.tensor([len(labels)]), labels)
+    return LabelledBatch(batch, build_pyramid(batch, model.pyramid_spec))
+
+
+def logged_step(task, batch):
+    """training_step without a trainer, and what it logs."""
+    logged = {}
+    task.log = lambda name, value, **_: logged.update({name: value})
+    task._trainer = lightning.Trainer(logger=False, barebones=True)
+    task.trainer.strategy._lightning_module = task
+    return task.training_step(batch, 0), logged
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("weights", [None, [1.0, 2.0, 0.5]])
+def test_loss_is_cross_entropy_plus_deformation_loss(smoothing, weights):
+    labels = torch.randint(-1, 3, (400,))
+    task = SegmentationTask(tiny_model(), "abc", label_smoothing=smoothing, deformation_weight=0.3)
+    if weights is not None:
+        task.class_weights.copy_(torch.tensor(weights))
+    batch = tiny_batch(task.model, labels)
+    task.eval()  # batch norm the same in both passes
+    logits, deformations = task.model(batch.pyramid, batch.batch.features)
+    entropy = F.cross_entropy(
+        logits,
+        labels,
+        None if weights is None else torch.tensor(weights),
+        ignore_index=-1,
+        label_smoothing=smoothing,
+    )
+    assert len(deformations) == 1
+    loss, logged = logged_step(task, batch)
+    assert logged["train/cross_entropy"] == pytest.approx(entropy.item(), rel=1e-6)
+    deformation = deformation_loss(deformations)
+    assert deformation > 0
+    torch.testing.assert_close(loss, entropy + 0.3 * deformation)
+
+
+def test_a_batch_without_labels_has_no_cross_entropy_and_finite_gradients():
+    task = SegmentationTask(tiny_model(), "abc")
+    loss, logged = logged_step(task, tiny_batch(task.model, torch.full((50,), -1)))
+    assert logged["train/cross_entropy"] == 0
+    loss.backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in task.parameters())
+
+
+@pytest.mark.parametrize("recipe", [SGDRecipe(lr=0.5), AdamWRecipe(lr=0.5)])
+def test_offset_parameters_form_a_group_with_a_tenth_of_the_learning_rate(recipe):
+    model = tiny_model()
+    optimizer = recipe.build(model, 100).optimizer
+    of_offsets = {id(p) for name, p in model.named_parameters() if "offset" in name}
+    others, offsets = optimizer.param_groups
+    assert {id(p) for p in offsets["params"]} == of_offsets and of_offsets
+    assert len(others["params"]) + len(of_offsets) == len(list(model.parameters()))
+    assert offsets["lr"] == pytest.approx(0.1 * others["lr"]) and others["lr"] == 0.5
+
+
+def test_sgd_decays_to_a_tenth_in_the_given_epochs():
+    made = SGDRecipe(epochs_per_tenth=150).build(nn.Linear(1, 1), 0)
+    assert made.interval == "epoch"
+    assert [made.factor(e) for e in (0, 150, 300)] == pytest.approx([1, 0.1, 0.01])
+
+
+def test_adamw_warms_up_and_ends_low():
+    made = AdamWRecipe(warmup=0.1, final=0.01).build(nn.Linear(1, 1), 1000)
+    factors = [made.factor(step) for step in range(1000)]
+    assert made.interval == "step" and factors[0] == pytest.approx(1 / 101)
+    assert max(factors) == factors[100] == 1 and factors[-1] == pytest.approx(0.01, rel=1e-3)
+    assert all(a < b for a, b in zip(factors[:100], factors[1:101], strict=True))
+    assert all(a > b for a, b in zip(factors[100:], factors[101:], strict=False))
+
+
+def test_classification_scores_clouds():
+    assert ClassificationTask.shown_score == "overall_accuracy"
