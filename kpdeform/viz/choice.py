@@ -16,7 +16,8 @@ from kpdeform.viz.scene import Array
 KINDS = ("floor", "edge", "object", "clutter")
 
 _FLOORS = {"floor", "ground", "road", "terrain", "sidewalk", "parking"}
-_STRUCTURES = _FLOORS | {"ceiling", "wall", "building", "beam", "column", "window", "door", "board"}
+_PLANES = _FLOORS | {"ceiling", "wall", "building"}
+_STRUCTURES = _PLANES | {"beam", "column", "window", "door", "board"}
 _CLUTTER = {"clutter", "other", "vegetation", "plant"}
 
 
@@ -44,8 +45,9 @@ def choose_queries(
 ) -> list[Choice]:
     """Picks a query on the floor, at an edge, on an object and in clutter, each with large offsets.
 
-    The kind is read from the names of the classes where labels are given and a name fits, else from the shape of the
-    neighbourhood. Among the queries of a kind that see many points, the one whose kernel moved most is taken.
+    The kind is read from the names of the classes where labels are given and a name fits, else from
+    the shape of the neighbourhood. Among the queries of a kind that see many points, the one whose
+    kernel moved most is taken.
 
     Args:
         layer: From :func:`capture_deformations`; it has three dimensions.
@@ -54,7 +56,8 @@ def choose_queries(
         class_names: What the labels mean.
 
     Returns:
-        Up to four choices, in the order of :data:`KINDS`, at different places; fewer in a cloud with fewer queries.
+        Up to four choices, in the order of :data:`KINDS`, at different places; fewer in a cloud
+        with fewer queries.
 
     Raises:
         ValueError: ``labels`` come without ``cloud``, or their numbers differ.
@@ -74,7 +77,7 @@ def choose_queries(
 
 
 def _largest_offset(layer: LayerDeformation, score: Array, free: NDArray[np.bool_]) -> int:
-    """Of the best tenth by score, among those that see at least the median of points, the one that moved most."""
+    """The kernel that moved most among the best tenth by score that see many points."""
     rows = np.flatnonzero(free)
     rows = rows[score[rows] >= np.quantile(score[rows], 0.9)]
     seen = layer.is_neighbor.sum(dim=1).numpy()[rows]
@@ -100,13 +103,13 @@ def _scores(
         return scores
     known = query_labels >= 0
     words = [set(name.lower().replace("-", "_").split("_")) for name in names]
-    floor, structure, clutter = (
+    floor, plane, structure, clutter = (
         np.array([bool(word & vocabulary) for word in words] + [False])
-        for vocabulary in (_FLOORS, _STRUCTURES, _CLUTTER)
+        for vocabulary in (_FLOORS, _PLANES, _STRUCTURES, _CLUTTER)
     )
     for kind, member in [
         ("floor", floor[query_labels]),
-        ("edge", _second_share(other_labels, structure) >= 0.25),
+        ("edge", _second_share(other_labels, plane) >= 0.25),
         ("object", known & ~structure[query_labels] & ~clutter[query_labels]),
         ("clutter", clutter[query_labels]),
     ]:
@@ -115,7 +118,7 @@ def _scores(
 
 
 def _shape(layer: LayerDeformation) -> tuple[Array, Array, Array, Array]:
-    """Flatness, uprightness of the normal, lowness and scatter of each neighbourhood, all in [0, 1].
+    """Flatness, uprightness of the normal, lowness and scatter of neighbourhoods, in [0, 1].
 
     Source: Demantké et al. 2011, the ratios of the eigenvalues of a neighbourhood's covariance.
     """
@@ -155,10 +158,10 @@ def _labels_around(
     return of_queries.numpy(), of_points[rows].numpy()
 
 
-def _second_share(labels: NDArray[np.int64], structure: NDArray[np.bool_]) -> Array:
-    """``(M,)``, share of the second most frequent class among neighbours ``(M, H)``, counting structures only."""
+def _second_share(labels: NDArray[np.int64], planes: NDArray[np.bool_]) -> Array:
+    """``(M,)``, share of the second most frequent plane class among neighbours ``(M, H)``."""
     votes = np.stack(
-        [(labels == i).sum(axis=1) for i in np.flatnonzero(structure)] or [0 * labels[:, 0]]
+        [(labels == i).sum(axis=1) for i in np.flatnonzero(planes)] or [0 * labels[:, 0]]
     )
     if len(votes) < 2:
         return np.zeros(len(labels))
