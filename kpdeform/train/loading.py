@@ -1,4 +1,4 @@
-"""Batches for the tasks: planned epochs, pyramids built in the loader's workers, resumable order."""
+"""Batches for the tasks: planned epochs, pyramids built by the loader, an order that can resume."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class PlannedBatches(Protocol):
 class PyramidBatches(Dataset):
     """Items of a planned data set with their pyramids; the key is (epoch, index).
 
-    The epoch travels with the index, so that a worker that outlives an epoch plans the next one too.
+    The epoch travels with the index: a worker that outlives an epoch plans the next one too.
 
     Args:
         source: The planned data set.

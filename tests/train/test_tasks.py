@@ -4,12 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from tests.toy import TINY
 
 from kpdeform.data import PointBatch, build_pyramid
 from kpdeform.nn import deformation_loss
 from kpdeform.train import AdamWRecipe, ClassificationTask, SegmentationTask, SGDRecipe
 from kpdeform.train.loading import LabelledBatch
+from tests.toy import TINY
 
 
 def tiny_model(in_channels=1):
