@@ -1,6 +1,6 @@
 """Scores a trained network on whole scenes at full resolution.
 
-    python scripts/evaluate.py --checkpoint runs/ign/last.ckpt --data data/ign --split val --out runs/ign/val
+    python scripts/evaluate.py --checkpoint runs/ign/last.ckpt --data data/ign --out runs/ign/val
 
 Prints IoU per class, mean IoU, overall and mean accuracy; writes scores.json (with the confusion
 matrix), confusion.png and, with --predictions, one labelled cloud per scene.
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from jsonargparse import auto_cli
 
+from kpdeform._optional import require
 from kpdeform.data import open_dataset
 from kpdeform.train import (
     Predictor,
@@ -68,4 +68,4 @@ def evaluate(
 
 
 if __name__ == "__main__":
-    auto_cli(evaluate, as_positional=False)
+    require("jsonargparse", "train").auto_cli(evaluate, as_positional=False)

@@ -1,12 +1,14 @@
 """A toy data set that a tiny network learns in seconds, and what the tests do with it."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from kpdeform.data import DatasetInfo, SceneWriter
 from kpdeform.train.model_config import ModelConfig
@@ -66,16 +68,21 @@ trainer: {{log_every: 1, checkpoint_every: 3, progress_bar: false}}
     return path
 
 
-def script(name: str, *arguments: object) -> list[str]:
-    return [sys.executable, str(ROOT / "scripts" / name), *map(str, arguments)]
+def run_script(name: str, *arguments: object) -> None:
+    """Runs a script of the project in this process, on one thread."""
+    threads = torch.get_num_threads()
+    argv, sys.argv = sys.argv, [name, *map(str, arguments)]
+    torch.set_num_threads(1)
+    try:
+        runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
+    finally:
+        sys.argv = argv
+        torch.set_num_threads(threads)
 
 
-def environment() -> dict[str, str]:
+def run_python(*arguments: object) -> subprocess.CompletedProcess:
+    """Runs Python in a process of its own, on one thread."""
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-
-
-def run(command: list[str], **options) -> subprocess.CompletedProcess:
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, **options)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)

@@ -4,6 +4,7 @@
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
+#include <bit>
 #include <cmath>
 #include <optional>
 #include <tuple>
@@ -36,26 +37,34 @@ class Grouping {
   }
 
  private:
-  int64_t cell(double x) const {
-    constexpr double kLast = 2305843009213693952.0;  // 2^61: differences fit
-    return static_cast<int64_t>(std::min(std::max(std::floor(x / cell_size_), -kLast), kLast));
+  double cell(double x) const { return std::floor(x / cell_size_); }
+  double first(int64_t cloud, int d) const { return cell(boxes_[cloud].low[d]); }
+  double size(int64_t cloud, int d) const { return cell(boxes_[cloud].high[d]) - first(cloud, d) + 1; }
+  double coordinate(int64_t row, int d) const { return d < clouds_.dims ? clouds_.data[row * clouds_.dims + d] : 0; }
+  uint64_t number(int64_t cloud, int64_t row, int d) const {
+    return static_cast<uint64_t>(cell(coordinate(row, d)) - first(cloud, d));
   }
-  int64_t first(int64_t cloud, int d) const { return cell(boxes_[cloud].low[d]); }
-  int64_t size(int64_t cloud, int d) const { return cell(boxes_[cloud].high[d]) - first(cloud, d) + 1; }
-  int64_t number(int64_t cloud, int64_t row, int d) const {
-    return d < clouds_.dims ? cell(clouds_.data[row * clouds_.dims + d]) - first(cloud, d) : 0;
+  uint64_t cells(int64_t cloud, int d) const { return static_cast<uint64_t>(size(cloud, d)); }
+  // A word that ascends with the cell, even beyond 2^53.
+  uint64_t ordered(int64_t row, int d) const {
+    const uint64_t bits = std::bit_cast<uint64_t>(cell(coordinate(row, d)) + 0.0);  // -0 is 0
+    return bits >> 63 ? ~bits : bits | uint64_t{1} << 63;
   }
   bool empty(int64_t cloud) const { return clouds_.offsets[cloud] == clouds_.offsets[cloud + 1]; }
 
   // Lays the cells of all clouds one after another; false if their number does not fit a key.
   bool number_keys() {
+    constexpr double kMostKeys = 4611686018427387904.0;  // 2^62
+    constexpr double kExact = 4503599627370496.0;        // 2^52: up to there, cells are exact
     double total = 0;
     for (int64_t b = 0; b < clouds_.count(); ++b) {
       bases_.push_back(keys_);
       if (empty(b)) continue;
-      total += static_cast<double>(size(b, 0)) * size(b, 1) * size(b, 2);
-      if (total > 4611686018427387904.0) return false;  // 2^62
-      keys_ += static_cast<uint64_t>(size(b, 0)) * size(b, 1) * size(b, 2);
+      for (int d = 0; d < 3; ++d)
+        if (!(std::max(-first(b, d), cell(boxes_[b].high[d])) < kExact)) return false;
+      total += size(b, 0) * size(b, 1) * size(b, 2);
+      if (total > kMostKeys) return false;
+      keys_ += cells(b, 0) * cells(b, 1) * cells(b, 2);
     }
     return true;
   }
@@ -75,8 +84,8 @@ class Grouping {
   Groups group() const {
     Buffer<Entry> entries(clouds_.size());
     for_each_row([&](int64_t b, int64_t row) {
-      const uint64_t y = number(b, row, 2) * size(b, 1) + number(b, row, 1);
-      entries[row] = Entry(bases_[b] + y * size(b, 0) + number(b, row, 0), static_cast<uint32_t>(row));
+      const uint64_t line = number(b, row, 2) * cells(b, 1) + number(b, row, 1);
+      entries[row] = Entry(bases_[b] + line * cells(b, 0) + number(b, row, 0), static_cast<uint32_t>(row));
     });
     radix_sort(entries, clouds_.size(), keys_);
     return groups_of(entries, [&](int64_t i) { return entries[i].key() != entries[i - 1].key(); });
@@ -92,14 +101,8 @@ class Grouping {
       entries[row] = WideEntry(0, static_cast<uint32_t>(row));
     });
     for (int d = 0; d < 3; ++d) {
-      uint64_t limit = 0;
-      for (int64_t b = 0; b < clouds_.count(); ++b)
-        if (!empty(b)) limit = std::max<uint64_t>(limit, size(b, d));
-      for (int64_t i = 0; i < count; ++i) {
-        const uint32_t row = entries[i].row();
-        entries[i] = WideEntry(number(cloud_of[row], row, d), row);
-      }
-      radix_sort(entries, count, limit);
+      for (int64_t i = 0; i < count; ++i) entries[i] = WideEntry(ordered(entries[i].row(), d), entries[i].row());
+      radix_sort(entries, count, ~uint64_t{0});
     }
     for (int64_t i = 0; i < count; ++i) entries[i] = WideEntry(cloud_of[entries[i].row()], entries[i].row());
     radix_sort(entries, count, clouds_.count());
@@ -107,7 +110,7 @@ class Grouping {
       const uint32_t row = entries[i].row(), last = entries[i - 1].row(), b = cloud_of[row];
       if (b != cloud_of[last]) return true;
       for (int d = 0; d < 3; ++d)
-        if (number(b, row, d) != number(b, last, d)) return true;
+        if (ordered(row, d) != ordered(last, d)) return true;
       return false;
     });
   }

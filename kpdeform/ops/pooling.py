@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
-from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -13,6 +10,11 @@ from torch import Tensor
 from kpdeform import _library as _library
 from kpdeform.ops import _checks
 from kpdeform.ops._call import call
+
+try:
+    from torch_scatter import segment_csr as _segment_csr
+except (ImportError, OSError):  # OSError: built for another torch
+    _segment_csr = None
 
 NeighborReduction = Literal["max", "mean", "nearest"]
 SegmentReduction = Literal["mean", "sum", "max"]
@@ -135,7 +137,7 @@ def segment_reduce(features: Tensor, lengths: Tensor, reduce: SegmentReduction =
     """Mean, sum or maximum of the features of each cloud of a packed batch.
 
     Uses torch-scatter when it is installed (``pip install 'kpdeform[scatter]'``), PyTorch's own
-    reduction otherwise.
+    reduction otherwise and in compiled code.
 
     Args:
         features: ``(N, C)`` float32, float64, float16 or bfloat16.
@@ -166,19 +168,10 @@ def segment_reduce(features: Tensor, lengths: Tensor, reduce: SegmentReduction =
     lengths = lengths.to(features.device)
     half = features.dtype in (torch.float16, torch.bfloat16)
     rows = features.float() if half else features
-    segment_csr = _segment_csr()
-    if segment_csr is not None:
+    if _segment_csr is not None and not torch.compiler.is_compiling():
         starts = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
-        reduced = segment_csr(rows, starts, reduce=reduce)
+        reduced = _segment_csr(rows, starts, reduce=reduce)
     else:
         reduced = torch.segment_reduce(rows, reduce, lengths=lengths, axis=0, unsafe=True)
         reduced = torch.where((lengths == 0)[:, None], 0.0, reduced)
     return reduced.to(features.dtype)
-
-
-@functools.cache
-def _segment_csr() -> Callable[..., Tensor] | None:
-    try:
-        return importlib.import_module("torch_scatter").segment_csr
-    except ImportError:
-        return None

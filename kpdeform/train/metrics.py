@@ -13,8 +13,8 @@ class Scores(NamedTuple):
     """Scores of one confusion matrix; values lie in [0, 1], classes that never occur are NaN.
 
     Attributes:
-        iou: Intersection over union of each class, ``(classes,)`` float64; NaN where neither the labels
-            nor the predictions hold the class.
+        iou: Intersection over union of each class, ``(classes,)`` float64; NaN where neither the
+            labels nor the predictions hold the class.
         accuracy: Share of each class's points that were found (recall), ``(classes,)`` float64; NaN
             where the labels do not hold the class.
         mean_iou: Mean of ``iou`` without the NaN.

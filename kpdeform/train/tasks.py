@@ -1,4 +1,4 @@
-"""Lightning modules: what a training or validation step is, for segmentation and for classification."""
+"""Lightning modules: what a step of training or validation is, for points and for whole clouds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SCORES = ("mean_iou", "overall_accuracy", "mean_accuracy")
 
 
 class _Task(lightning.LightningModule):
-    """Cross entropy plus the deformation loss, trained by a recipe; scored by a confusion matrix."""
+    """Cross entropy plus deformation loss, trained by a recipe, scored by a confusion matrix."""
 
     shown_score: str  # the score that says which checkpoint is best
 
@@ -135,11 +135,11 @@ class SegmentationTask(_Task):
         label_smoothing: Share of the target spread evenly over all classes.
         deformation_weight: Factor on the deformation loss.
 
-    Under DDP the cross entropy is averaged over the points of all ranks, so its gradient equals that
-    of one process on the joined batch; the deformation loss is the mean of the ranks' losses.
+    Under DDP the cross entropy is averaged over the points of all ranks, so its gradient equals
+    that of one process on the joined batch; the deformation loss is the mean of the ranks' losses.
 
-    Validation counts thinned points crop by crop, overlaps included: cheap, and what ``val/mean_iou``
-    says. Scores at full resolution come from :func:`kpdeform.train.predict_scene`.
+    Validation counts thinned points crop by crop, overlaps included: that is cheap, and what
+    ``val/mean_iou`` says. Scores at full resolution come from :func:`kpdeform.train.predict_scene`.
     """
 
     shown_score = "mean_iou"

@@ -39,7 +39,7 @@ def of_tile(points, features):
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
-@pytest.mark.parametrize("size", [16.0, 1000.0, float("inf")])
+@pytest.mark.parametrize("size", [25.0, 1000.0, float("inf")])
 def test_every_point_gets_its_own_prediction(tmp_path, size, dimensions):
     points, features = random_cloud()
     cloud = cloud_of(tmp_path, points, features, Tiles(size, 0.3, dimensions))

@@ -1,0 +1,383 @@
+"""The ladder of DESIGN section 8 for radius_neighbors and knn_neighbors."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kpdeform import ops, reference
+from tests.ops.isa import NARROWER_SETS, run_elsewhere
+from tests.oracles import neighbors as oracle
+
+FLOATS = [torch.float32, torch.float64]
+
+
+def surface(rows, dim=3, dtype=torch.float32, seed=0):
+    """A crumpled sheet: like scans, neither flat nor filling space."""
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.rand(rows, dim, generator=generator, dtype=torch.float64)
+    points[:, -1] = 0.1 * torch.sin(7 * points[:, 0]) + 0.01 * points[:, -1]
+    return points.to(dtype)
+
+
+def radius_oracle(queries, points, radius, query_lengths=None, point_lengths=None, limit=None):
+    found = oracle.neighbors(queries.numpy(), points.numpy(), radius, query_lengths, point_lengths)
+    largest = max((len(hits) for hits in found), default=0)
+    width = largest if limit is None else min(largest, limit)
+    return torch.tensor(oracle.table(found, len(points), width)).int()
+
+
+def knn_oracle(queries, points, k, query_lengths=None, point_lengths=None):
+    found = oracle.neighbors(
+        queries.numpy(), points.numpy(), math.inf, query_lengths, point_lengths
+    )
+    return torch.tensor(oracle.table(found, len(points), k)).int()
+
+
+def assert_same_table(actual, expected):
+    """Same sets first (both ways), for a message that helps; then the same table."""
+    assert actual.shape == expected.shape
+    assert actual.dtype == torch.int32
+    wrong = [
+        m
+        for m, (a, b) in enumerate(zip(actual.tolist(), expected.tolist(), strict=True))
+        if set(a) != set(b)
+    ]
+    assert not wrong, f"{len(wrong)} rows hold other neighbours, the first is row {wrong[0]}"
+    assert torch.equal(actual, expected), "same neighbours in another order"
+
+
+# ---- against the oracle and the twin
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize("limit", [None, 5, 500])
+def test_radius_agrees_with_the_oracle(dtype, dim, limit):
+    points, queries = surface(150, dim, dtype), surface(90, dim, dtype, seed=1)
+    for q in (queries, points):
+        expected = radius_oracle(q, points, 0.2, limit=limit)
+        assert 3 < expected.shape[1]
+        assert_same_table(ops.radius_neighbors(q, points, 0.2, max_neighbors=limit), expected)
+        twin = reference.radius_neighbors(q, points, 0.2, max_neighbors=limit)
+        assert_same_table(twin, expected)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize("k", [1, 6, 200])
+def test_knn_agrees_with_the_oracle(dtype, dim, k):
+    points, queries = surface(150, dim, dtype), surface(90, dim, dtype, seed=1)
+    for q in (queries, points):
+        expected = knn_oracle(q, points, k)
+        assert_same_table(ops.knn_neighbors(q, points, k), expected)
+        assert_same_table(reference.knn_neighbors(q, points, k), expected)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("limit", [None, 40, 60, 100])
+@pytest.mark.parametrize("radius", [0.02, 0.08, 0.25])
+def test_radius_agrees_with_the_twin_on_a_larger_cloud(dtype, limit, radius):
+    points = surface(2500, dtype=dtype)
+    for queries in (points, surface(600, dtype=dtype, seed=1)):
+        actual = ops.radius_neighbors(queries, points, radius, max_neighbors=limit)
+        expected = reference.radius_neighbors(queries, points, radius, max_neighbors=limit)
+        assert_same_table(actual, expected)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("k", [1, 3, 16, 70, 300])
+def test_knn_agrees_with_the_twin_on_a_larger_cloud(dtype, k):
+    points = surface(2000, dtype=dtype)
+    for queries in (points, 1.5 * surface(600, dtype=dtype, seed=1)):
+        actual = ops.knn_neighbors(queries, points, k)
+        assert_same_table(actual, reference.knn_neighbors(queries, points, k))
+
+
+@pytest.mark.parametrize("lengths", [[500, 0, 0, 500, 1000], [0, 0, 7, 0], [1, 1, 1], [0], []])
+def test_clouds_do_not_see_each_other_and_may_be_empty(lengths):
+    query_lengths = list(reversed(lengths))
+    points, queries = surface(sum(lengths)), surface(sum(lengths), seed=1)
+    clouds = {
+        "query_lengths": torch.tensor(query_lengths, dtype=torch.int64),
+        "point_lengths": torch.tensor(lengths, dtype=torch.int64),
+    }
+    actual = ops.radius_neighbors(queries, points, 0.1, **clouds)
+    assert_same_table(actual, reference.radius_neighbors(queries, points, 0.1, **clouds))
+    actual = ops.knn_neighbors(queries, points, 4, **clouds)
+    assert_same_table(actual, reference.knn_neighbors(queries, points, 4, **clouds))
+
+
+# ---- where float32 cannot decide
+
+
+LATTICE = [st.integers(-3, 3).map(lambda i: i / 10), st.floats(-1, 1, width=32)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    coordinates=st.lists(st.tuples(*[st.one_of(LATTICE)] * 3), min_size=1, max_size=40),
+    radius=st.sampled_from([0.1, 0.2, 0.30000000000000004, 0.5, 1e-3, 3.0]),
+    shift=st.sampled_from([0.0, 1.0, 1000.0, 6e6]),
+    limit=st.sampled_from([None, 1, 3]),
+    dtype=st.sampled_from(FLOATS),
+    outlier=st.sampled_from([None, 1e7, -1e18, 1e30]),
+)
+def test_any_cloud_agrees_with_the_twin(coordinates, radius, shift, limit, dtype, outlier):
+    points = torch.tensor(coordinates, dtype=torch.float64)
+    points += shift
+    if outlier is not None:
+        points[0] = outlier
+    points = points.to(dtype)
+    actual = ops.radius_neighbors(points, points, radius, max_neighbors=limit)
+    twin = reference.radius_neighbors(points, points, radius, max_neighbors=limit)
+    assert_same_table(actual, twin)
+    k = 3 if limit is None else limit
+    actual = ops.knn_neighbors(points, points, k)
+    assert_same_table(actual, reference.knn_neighbors(points, points, k))
+
+
+def test_a_distance_equal_to_the_radius_is_outside():
+    points = torch.tensor([[0.0, 0.0, 0.0], [0.5, 0.0, 0.0], [0.25, 0.0, 0.0]])
+    assert ops.radius_neighbors(points[:1], points, 0.5).tolist() == [[0, 2]]
+    above = math.nextafter(0.5, 1)
+    assert ops.radius_neighbors(points[:1], points, above).tolist() == [[0, 2, 1]]
+
+
+def test_distances_that_float32_cannot_tell_apart_are_ordered_and_cut_in_float64():
+    step = 2.0**-40
+    order = torch.randperm(64, generator=torch.Generator().manual_seed(0))
+    points = torch.zeros(64, 3, dtype=torch.float64)
+    points[order, 0] = 0.5 + step * torch.arange(64, dtype=torch.float64)
+    query = torch.zeros(1, 3, dtype=torch.float64)
+    assert ops.radius_neighbors(query, points, 1.0)[0].tolist() == order.tolist()
+    limited = ops.radius_neighbors(query, points, 1.0, max_neighbors=7)
+    assert limited[0].tolist() == order[:7].tolist()
+    assert ops.radius_neighbors(query, points, 0.5 + 9.5 * step)[0].tolist() == order[:10].tolist()
+    assert ops.knn_neighbors(query, points, 7)[0].tolist() == order[:7].tolist()
+
+
+@pytest.mark.parametrize("copies", [3, 50, 700])
+def test_duplicates_are_ordered_by_row(copies):
+    points = torch.tensor([[0.3, 0.1, -0.2], [0.4, 0.1, -0.2]]).repeat(copies, 1)
+    table = ops.radius_neighbors(points[:2], points, 0.05)
+    expected = torch.arange(copies, dtype=torch.int32) * 2
+    assert torch.equal(table, torch.stack([expected, expected + 1]))
+    table = ops.radius_neighbors(points[:2], points, 0.05, max_neighbors=2)
+    assert torch.equal(table, torch.stack([expected[:2], expected[:2] + 1]))
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_coordinates_far_from_the_origin_lose_nothing(dtype):
+    points = (surface(3000, dtype=torch.float64) * 20 + torch.tensor([5e5, 6e6, 100.0])).to(dtype)
+    actual = ops.radius_neighbors(points, points, 0.7, max_neighbors=30)
+    expected = reference.radius_neighbors(points, points, 0.7, max_neighbors=30)
+    assert_same_table(actual, expected)
+
+
+def test_integer_translation_of_float64_points_changes_nothing():
+    points = (surface(3000, dtype=torch.float64) * 1024).round() / 1024
+    moved = points + torch.tensor([4096.0, -65536.0, 1048576.0], dtype=torch.float64)
+    before = ops.radius_neighbors(points, points, 0.05)
+    assert torch.equal(before, ops.radius_neighbors(moved, moved, 0.05))
+
+
+@pytest.mark.parametrize("outlier", [1e7, 1e12, 1e30], ids=str)
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_far_outliers(outlier, dtype):
+    points = surface(2000, dtype=dtype)
+    points[17] = outlier
+    points[18] = -outlier
+    actual = ops.radius_neighbors(points, points, 0.05)
+    assert_same_table(actual, reference.radius_neighbors(points, points, 0.05))
+    actual = ops.knn_neighbors(points, points, 5)
+    assert_same_table(actual, reference.knn_neighbors(points, points, 5))
+
+
+def test_points_that_share_no_cell_over_a_huge_extent():
+    points = (torch.rand(4000, 3, dtype=torch.float64) - 0.5) * 1e9
+    near = points + 0.01
+    actual = ops.radius_neighbors(near, points, 0.05)
+    assert torch.equal(actual[:, 0], torch.arange(4000, dtype=torch.int32))
+
+
+@pytest.mark.parametrize("radius", [1e-200, 1e-40, 1e-30, 1e35, 1e160])
+def test_extreme_radii(radius):
+    points = surface(60, dtype=torch.float64) * radius
+    actual = ops.radius_neighbors(points, points, radius / 3)
+    assert_same_table(actual, reference.radius_neighbors(points, points, radius / 3))
+
+
+def test_queries_far_from_every_point():
+    points, queries = surface(500), surface(200, seed=1)
+    queries[::2] += 1000
+    actual = ops.radius_neighbors(queries, points, 0.1)
+    assert_same_table(actual, reference.radius_neighbors(queries, points, 0.1))
+    actual = ops.knn_neighbors(queries, points, 3)
+    assert_same_table(actual, reference.knn_neighbors(queries, points, 3))
+    assert ops.radius_neighbors(queries + 1e6, points, 0.1).shape == (200, 0)
+
+
+# ---- shapes and layouts
+
+
+@pytest.mark.parametrize(("num_queries", "num_points"), [(0, 0), (0, 5), (5, 0), (1, 1)])
+def test_small_and_empty_clouds(num_queries, num_points):
+    queries, points = surface(num_queries), surface(num_points)
+    for limit in (None, 3):
+        actual = ops.radius_neighbors(queries, points, 0.5, max_neighbors=limit)
+        expected = reference.radius_neighbors(queries, points, 0.5, max_neighbors=limit)
+        assert_same_table(actual, expected)
+    actual = ops.knn_neighbors(queries, points, 2)
+    assert_same_table(actual, reference.knn_neighbors(queries, points, 2))
+
+
+def test_non_contiguous_input():
+    points = surface(400)
+    strided = torch.cat([points, points], 1)[:, :3]
+    columns = points.t().contiguous().t()
+    assert not strided.is_contiguous() and not columns.is_contiguous()
+    expected = ops.radius_neighbors(points, points, 0.1)
+    assert torch.equal(ops.radius_neighbors(strided, columns, 0.1), expected)
+    assert torch.equal(ops.radius_neighbors(strided, strided, 0.1), expected)
+
+
+def test_order_of_points_changes_only_row_numbers():
+    points = surface(1000)
+    rows = torch.randperm(1000)
+    before = ops.radius_neighbors(points, points, 0.1)
+    after = ops.radius_neighbors(points, points[rows], 0.1)
+    assert torch.equal(torch.cat([rows, torch.tensor([1000])])[after.long()].int(), before)
+
+
+def test_positions_get_no_gradient():
+    points = surface(50).requires_grad_()
+    assert not ops.radius_neighbors(points, points, 0.1).requires_grad
+    assert not ops.knn_neighbors(points, points, 3).requires_grad
+
+
+# ---- same bits everywhere
+
+
+def tables():
+    """Tables that take every path: many and few neighbours, ties, both dtypes, both searches."""
+    found = []
+    for dtype in FLOATS:
+        points = surface(20_000, dtype=dtype)
+        points[:300] = (points[:300] * 20).round() / 20
+        queries = surface(3000, dtype=dtype, seed=3)
+        for radius, limit in ((0.02, None), (0.03, 40), (0.05, 60), (0.08, 200)):
+            found.append(ops.radius_neighbors(points, points, radius, max_neighbors=limit))
+            found.append(ops.radius_neighbors(queries, points, radius, max_neighbors=limit))
+        found += [ops.knn_neighbors(points, points, k) for k in (1, 16)]
+        found += [ops.knn_neighbors(queries, points, 40)]
+    return [table.numpy() for table in found]
+
+
+def test_same_bits_for_any_number_of_threads():
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = tables()
+        for count in (2, 3):
+            torch.set_num_threads(count)
+            for a, b in zip(alone, tables(), strict=True):
+                assert np.array_equal(a, b)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_same_bits_for_every_instruction_set(tmp_path):
+    here = tables()
+    for name in NARROWER_SETS:
+        for a, b in zip(here, run_elsewhere(tables, tmp_path, KPDEFORM_MAX_ISA=name), strict=True):
+            assert np.array_equal(a, b), name
+
+
+# ---- the op as PyTorch sees it
+
+
+@pytest.mark.parametrize("limit", [None, 4])
+def test_opcheck(limit):
+    points, lengths = surface(60), torch.tensor([20, 40])
+    args = (points, points, 0.3, lengths, lengths, limit)
+    torch.library.opcheck(torch.ops.kpdeform.radius_neighbors.default, args)
+    args = (points, points, 3, lengths, lengths)
+    torch.library.opcheck(torch.ops.kpdeform.knn_neighbors.default, args)
+
+
+def test_compiles_without_a_graph_break():
+    @torch.compile(fullgraph=True, backend="aot_eager", dynamic=True)
+    def count(points):
+        table = ops.radius_neighbors(points, points, 0.2)
+        return (table < points.shape[0]).sum(1), ops.knn_neighbors(points, points, 2)
+
+    for rows in (50, 70):
+        points = surface(rows)
+        counts, nearest = count(points)
+        expected = reference.radius_neighbors(points, points, 0.2)
+        assert torch.equal(counts, (expected < rows).sum(1))
+        assert torch.equal(nearest, reference.knn_neighbors(points, points, 2))
+
+
+# ---- bad input
+
+
+GOOD = {"queries": torch.zeros(4, 3), "points": torch.zeros(5, 3)}
+NAN, INF = torch.zeros(5, 3), torch.zeros(4, 3)
+NAN[1, 2] = NAN[3, 0] = math.nan
+INF[2, 1] = -math.inf
+BAD = [
+    ({"queries": [0.0]}, TypeError, "queries must be a torch.Tensor, got list"),
+    ({"points": torch.zeros(5, 3).half()}, TypeError, "points must be float32, float64, got fl"),
+    ({"points": torch.zeros(5, 3).double()}, TypeError, "queries is torch.float32 but points is"),
+    ({"points": torch.zeros(5, 4)}, ValueError, r"points must be \(rows, 2\) or \(rows, 3\)"),
+    ({"points": torch.zeros(5)}, ValueError, r"points must have 2 dimensions, got shape \(5,\)"),
+    ({"points": torch.zeros(5, 2)}, ValueError, "as many columns, got 3 and 2"),
+    ({"points": torch.zeros(5, 3, device="meta")}, ValueError, "queries is on cpu but points is"),
+    ({"points": NAN}, ValueError, "points has 2 rows with NaN or infinite"),
+    ({"queries": INF}, ValueError, "queries has 1 row with NaN or infinite"),
+    ({"query_lengths": torch.tensor([3])}, ValueError, "query_lengths adds up to 3 but queries"),
+    ({"point_lengths": torch.tensor([6, -1])}, ValueError, "point_lengths must not be negative"),
+    ({"point_lengths": torch.tensor([5.0])}, TypeError, "point_lengths must be int64, got float32"),
+    ({"point_lengths": torch.tensor([5, 0])}, ValueError, "count the same clouds, got 1 and 2"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "text"), BAD, ids=lambda x: str(x)[:30])
+def test_bad_clouds_are_named(change, error, text):
+    with pytest.raises(error, match="radius_neighbors: .*" * (error is TypeError) + text):
+        ops.radius_neighbors(**{"radius": 1.0, **GOOD, **change})
+    with pytest.raises(error, match=text):
+        ops.knn_neighbors(**{"k": 2, **GOOD, **change})
+
+
+@pytest.mark.parametrize("radius", [0.0, -1.0, math.nan, math.inf])
+def test_bad_radius(radius):
+    with pytest.raises(ValueError, match="radius_neighbors: radius must be finite and above 0"):
+        ops.radius_neighbors(**GOOD, radius=radius)
+
+
+def test_bad_counts():
+    with pytest.raises(TypeError, match="radius must be a number, got str"):
+        ops.radius_neighbors(**GOOD, radius="1")
+    with pytest.raises(ValueError, match="max_neighbors must be at least 1, got 0"):
+        ops.radius_neighbors(**GOOD, radius=1.0, max_neighbors=0)
+    with pytest.raises(TypeError, match="max_neighbors must be an int, got float"):
+        ops.radius_neighbors(**GOOD, radius=1.0, max_neighbors=2.0)
+    with pytest.raises(ValueError, match="k must be at least 1, got -3"):
+        ops.knn_neighbors(**GOOD, k=-3)
+
+
+def test_the_bare_op_keeps_memory_safe():
+    op, points = torch.ops.kpdeform.radius_neighbors.default, torch.zeros(5, 3)
+    for lengths in ([4], [6], [-1, 6], [2**62, 2**62]):
+        with pytest.raises(RuntimeError, match="kpdeform: "):
+            op(points, points, 1.0, torch.tensor(lengths), torch.tensor(lengths), None)
+    with pytest.raises(RuntimeError, match="kpdeform: "):
+        op(points.t(), points, 1.0, torch.tensor([3]), torch.tensor([5]), None)
+    with pytest.raises(RuntimeError):
+        op(points.long(), points, 1.0, torch.tensor([5]), torch.tensor([5]), None)

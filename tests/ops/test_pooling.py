@@ -1,0 +1,312 @@
+"""The ladder of DESIGN section 8 for neighbor_pool and segment_reduce."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+
+from kpdeform import ops, reference
+from kpdeform.ops import pooling
+from tests.oracles import pooling as oracle
+from tests.tolerances import RELATIVE, assert_close
+
+FLOATS = [torch.float32, torch.float64]
+HALVES = [torch.float16, torch.bfloat16]
+MODES = [("max", False), ("max", True), ("mean", False), ("nearest", False)]
+REDUCTIONS = ["mean", "sum", "max"]
+
+
+def case(num_points=30, rows=20, slots=6, channels=5, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(num_points, channels, generator=generator, dtype=torch.float64)
+    neighbors = torch.randint(-1, num_points + 1, (rows, slots), generator=generator)
+    if rows > 3:
+        neighbors[2] = num_points  # rows without neighbours
+        neighbors[3] = -1
+    return features.to(dtype), neighbors.int()
+
+
+def value_and_grad(function, features, *args, **options):
+    leaf = features.detach().clone().requires_grad_()
+    out = function(leaf, *args, **options)
+    upstream = torch.linspace(-1, 1, max(out.numel(), 1), dtype=torch.float64)[: out.numel()]
+    (grad,) = torch.autograd.grad(out, leaf, upstream.view(out.shape).to(out))
+    return out.detach(), grad
+
+
+# ---- neighbor_pool: values and gradients
+
+
+@pytest.mark.parametrize(("reduce", "shadow_zero"), MODES)
+def test_agrees_with_the_oracle_in_value_and_gradient(reduce, shadow_zero):
+    features, neighbors = case()
+    out, grad = value_and_grad(
+        ops.neighbor_pool, features, neighbors, reduce, shadow_zero=shadow_zero
+    )
+    expected, parts = oracle.neighbor_pool(features.numpy(), neighbors.numpy(), reduce, shadow_zero)
+    upstream = np.linspace(-1, 1, out.numel()).reshape(out.shape)
+    expected_grad = oracle.neighbor_pool_gradient(upstream, parts, features.shape)
+    assert_close(out, expected)
+    assert_close(grad, expected_grad)
+    assert grad.abs().max() > 0
+
+
+@pytest.mark.parametrize(("reduce", "shadow_zero"), MODES)
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("channels", [1, 16, 70])
+@pytest.mark.parametrize("index", [torch.int32, torch.int64], ids=str)
+def test_agrees_with_the_twin(reduce, shadow_zero, dtype, channels, index):
+    features, neighbors = case(300, 200, 17, channels, dtype)
+    args, options = (features, neighbors.to(index), reduce), {"shadow_zero": shadow_zero}
+    actual = value_and_grad(ops.neighbor_pool, *args, **options)
+    expected = value_and_grad(reference.neighbor_pool, *args, **options)
+    for a, b in zip(actual, expected, strict=True):
+        assert a.dtype == dtype
+        assert_close(a, b)
+
+
+@pytest.mark.parametrize(("reduce", "shadow_zero"), MODES)
+def test_gradcheck(reduce, shadow_zero):
+    features, neighbors = case(7, 5, 3, 2)
+    features.requires_grad_()
+    torch.autograd.gradcheck(
+        lambda f: ops.neighbor_pool(f, neighbors, reduce, shadow_zero=shadow_zero), features
+    )
+
+
+def test_ties_of_the_maximum_go_to_the_lowest_slot():
+    features = torch.tensor([[1.0], [2.0], [2.0]], requires_grad=True)
+    ops.neighbor_pool(features, torch.tensor([[3, 0, 2, 1]])).sum().backward()
+    assert features.grad.flatten().tolist() == [0, 0, 1]
+
+
+def test_a_point_twice_in_a_row_counts_twice():
+    features = torch.tensor([[1.0], [4.0]], requires_grad=True)
+    out = ops.neighbor_pool(features, torch.tensor([[0, 0, 1]]), "mean")
+    out.sum().backward()
+    assert out.item() == 2.0
+    assert_close(features.grad, torch.tensor([[2 / 3], [1 / 3]]))
+
+
+def test_shadow_zero_counts_a_zero_only_in_rows_with_an_empty_slot():
+    features = torch.tensor([[-1.0], [-2.0]])
+    for empty in (2, -1):
+        neighbors = torch.tensor([[0, 1], [1, empty], [empty, empty]])
+        pooled = ops.neighbor_pool(features, neighbors, shadow_zero=True)
+        assert pooled.flatten().tolist() == [-1, 0, 0]
+        assert ops.neighbor_pool(features, neighbors).flatten().tolist() == [-1, -2, 0]
+
+
+def test_nan_is_not_swallowed():
+    features = torch.tensor([[1.0], [float("nan")], [3.0]])
+    for reduce in ("max", "mean"):
+        assert ops.neighbor_pool(features, torch.tensor([[0, 1, 2]]), reduce).isnan().all()
+    features[:] = -float("inf")
+    assert ops.neighbor_pool(features, torch.tensor([[0, 1]])).item() == -float("inf")
+
+
+@pytest.mark.parametrize("reduce", ["max", "mean", "nearest"])
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_half_precision_error_is_at_most_twice_that_of_torch(reduce, dtype):
+    features, neighbors = case(300, 200, 17, 32, dtype)
+    exact = value_and_grad(reference.neighbor_pool, features.double(), neighbors, reduce)
+    ours = value_and_grad(ops.neighbor_pool, features, neighbors, reduce)
+    torchs = value_and_grad(reference.neighbor_pool, features, neighbors, reduce)
+    for a, t, e in zip(ours, torchs, exact, strict=True):
+        assert a.dtype == dtype
+        assert (a.double() - e).abs().max() <= 2 * (t.double() - e).abs().max() + 1e-3
+
+
+@pytest.mark.parametrize("reduce", ["max", "mean", "nearest"])
+@pytest.mark.parametrize(
+    "sizes",
+    [{"rows": 0}, {"num_points": 0}, {"slots": 0}, {"channels": 0}, {"rows": 1, "channels": 1}],
+    ids=str,
+)
+def test_small_and_empty_shapes(reduce, sizes):
+    features, neighbors = case(**sizes)
+    actual = value_and_grad(ops.neighbor_pool, features, neighbors, reduce)
+    expected = value_and_grad(reference.neighbor_pool, features, neighbors, reduce)
+    for a, b in zip(actual, expected, strict=True):
+        assert_close(a, b)
+
+
+@pytest.mark.parametrize("reduce", ["max", "mean", "nearest"])
+def test_non_contiguous_input_and_gradient(reduce):
+    features, neighbors = case()
+    expected = value_and_grad(ops.neighbor_pool, features, neighbors, reduce)
+    leaf = features.t().contiguous().t().requires_grad_()
+    out = ops.neighbor_pool(leaf, neighbors.t().contiguous().t(), reduce)
+    upstream = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape)
+    (grad,) = torch.autograd.grad(out, leaf, upstream.t().contiguous().t())
+    assert torch.equal(out, expected[0])
+    assert torch.equal(grad, expected[1])
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, *HALVES], ids=str)
+@pytest.mark.parametrize("channels", [3, 33, 64])
+def test_same_bits_for_any_number_of_threads(dtype, channels):
+    features, neighbors = case(900, 3000, 12, channels, dtype)
+    threads = torch.get_num_threads()
+    try:
+        for reduce, shadow_zero in MODES:
+            results = []
+            for count in (1, 2, 3, 7):
+                torch.set_num_threads(count)
+                options = {"shadow_zero": shadow_zero}
+                args = (features, neighbors, reduce)
+                results.append(value_and_grad(ops.neighbor_pool, *args, **options))
+            for other in results[1:]:
+                assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_second_derivative_is_refused_by_name():
+    features, neighbors = case()
+    features.requires_grad_()
+    out = ops.neighbor_pool(features, neighbors, "mean").square().sum()
+    (grad,) = torch.autograd.grad(out, features, create_graph=True)
+    with pytest.raises(RuntimeError, match="neighbor_pool can be differentiated once"):
+        grad.sum().backward()
+
+
+@pytest.mark.parametrize(("reduce", "shadow_zero"), MODES)
+def test_opcheck(reduce, shadow_zero):
+    features, neighbors = case()
+    code = ("max", "mean", "nearest").index(reduce)
+    for requires_grad in (False, True):
+        args = (features.requires_grad_(requires_grad), neighbors, code, shadow_zero)
+        torch.library.opcheck(torch.ops.kpdeform.neighbor_pool.default, args)
+    argmax = torch.zeros(20 if reduce == "max" else 0, 5, dtype=torch.int16)
+    args = (torch.ones(20, 5), neighbors, argmax, 30, code)
+    torch.library.opcheck(torch.ops.kpdeform.neighbor_pool_backward.default, args)
+
+
+def test_compiles_once_for_every_size():
+    graphs = []
+
+    def count_graphs(module, inputs):
+        graphs.append(module)
+        return module.forward
+
+    @torch.compile(fullgraph=True, backend=count_graphs, dynamic=True)
+    def pool(features, neighbors):
+        return ops.neighbor_pool(features * 2, neighbors) + ops.neighbor_pool(
+            features, neighbors, "mean"
+        )
+
+    for size in (20, 31, 57):
+        features, neighbors = case(size, size + 3)
+        expected = ops.neighbor_pool(features * 2, neighbors) + ops.neighbor_pool(
+            features, neighbors, "mean"
+        )
+        assert torch.equal(pool(features, neighbors), expected)
+    assert len(graphs) == 1
+
+
+@pytest.mark.parametrize("function", [ops.neighbor_pool, ops.segment_reduce])
+def test_gradient_through_compile(function):
+    features, neighbors = case(dtype=torch.float32)
+    table = neighbors if function is ops.neighbor_pool else torch.tensor([10, 0, 20])
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    actual = value_and_grad(compiled, features, table, "max")
+    for a, b in zip(actual, value_and_grad(function, features, table, "max"), strict=True):
+        assert_close(a, b)
+
+
+BAD = [
+    ({"features": [1]}, TypeError, "features must be a torch.Tensor, got list"),
+    ({"features": torch.zeros(4, 2).int()}, TypeError, "features must be float32, .*got int32"),
+    ({"features": torch.zeros(4)}, ValueError, "features must have 2 dimensions"),
+    ({"neighbors": torch.zeros(3, 2)}, TypeError, "neighbors must be int32, int64, got float32"),
+    ({"neighbors": torch.zeros(3).int()}, ValueError, "neighbors must have 2 dimensions"),
+    ({"neighbors": torch.zeros(3, 2, device="meta").int()}, ValueError, "neighbors is on meta"),
+    ({"neighbors": torch.tensor([[0, 5]])}, ValueError, r"neighbors\[0, 1\] is 5, but features"),
+    ({"neighbors": torch.tensor([[0], [-2]])}, ValueError, r"neighbors\[1, 0\] is -2, but"),
+    ({"neighbors": torch.zeros(1, 40000).int()}, ValueError, "at most 32767 slots, got 40000"),
+    ({"reduce": "sum"}, ValueError, "reduce must be one of max, mean, nearest, got 'sum'"),
+    ({"reduce": "mean", "shadow_zero": True}, ValueError, "shadow_zero is for reduce"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "text"), BAD, ids=lambda x: str(x)[:30])
+def test_bad_input_is_named(change, error, text):
+    good = {"features": torch.zeros(4, 2), "neighbors": torch.zeros(3, 2).int()}
+    with pytest.raises(error, match=text):
+        ops.neighbor_pool(**{**good, **change})
+
+
+# ---- segment_reduce
+
+
+@pytest.fixture(params=["torch", "torch_scatter"])
+def backend(request, monkeypatch):
+    """Both ways to reduce, where torch-scatter is installed."""
+    if request.param == "torch":
+        monkeypatch.setattr(pooling, "_segment_csr", None)
+    elif importlib.util.find_spec("torch_scatter") is None:
+        pytest.skip("torch-scatter is not installed")
+
+
+@pytest.mark.parametrize("reduce", REDUCTIONS)
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_segments_agree_with_the_oracle_and_the_twin(backend, reduce, dtype):
+    features = case(dtype=dtype)[0] - 3  # all maxima negative: an empty segment must still be 0
+    lengths = torch.tensor([4, 0, 25, 1, 0])
+    out, grad = value_and_grad(ops.segment_reduce, features, lengths, reduce)
+    expected, expected_grad = value_and_grad(reference.segment_reduce, features, lengths, reduce)
+    oracles = oracle.segment_reduce(features.double().numpy(), lengths.tolist(), reduce)
+    assert_close(out, oracles, RELATIVE[dtype])
+    assert_close(out, expected)
+    assert_close(grad, expected_grad)
+    assert grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("reduce", REDUCTIONS)
+def test_segments_gradcheck(backend, reduce):
+    features, lengths = case(8, channels=2)[0].requires_grad_(), torch.tensor([3, 0, 5])
+    torch.autograd.gradcheck(lambda f: ops.segment_reduce(f, lengths, reduce), features)
+
+
+@pytest.mark.parametrize("reduce", REDUCTIONS)
+@pytest.mark.parametrize("lengths", [[], [0], [0, 0], [1]])
+def test_small_and_empty_segments(backend, reduce, lengths):
+    features = torch.ones(sum(lengths), 3)
+    out = ops.segment_reduce(features, torch.tensor(lengths, dtype=torch.int64), reduce)
+    assert torch.equal(out, torch.tensor(lengths, dtype=torch.float32)[:, None].expand(-1, 3))
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_segments_add_up_in_float32(backend, dtype):
+    features = torch.full((5000, 2), 0.1, dtype=dtype)
+    out = ops.segment_reduce(features, torch.tensor([5000]))
+    assert out.dtype == dtype
+    assert torch.equal(out, features[:1])
+
+
+def test_segments_are_the_same_for_any_number_of_threads(backend):
+    features, lengths = case(50_000, channels=7, dtype=torch.float32)[0], torch.tensor([9, 49_991])
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            results.append(value_and_grad(ops.segment_reduce, features, lengths))
+        for other in results[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_segment_errors():
+    features = torch.zeros(4, 2)
+    with pytest.raises(ValueError, match="lengths adds up to 3 but features has 4 rows"):
+        ops.segment_reduce(features, torch.tensor([3]))
+    with pytest.raises(ValueError, match="lengths must not be negative"):
+        ops.segment_reduce(features, torch.tensor([5, -1]))
+    with pytest.raises(TypeError, match="lengths must be int64, got int32"):
+        ops.segment_reduce(features, torch.tensor([4]).int())
+    with pytest.raises(ValueError, match="reduce must be one of mean, sum, max, got 'min'"):
+        ops.segment_reduce(features, torch.tensor([4]), "min")
