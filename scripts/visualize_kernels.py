@@ -208,4 +208,7 @@ def color_cloud(
 
 
 if __name__ == "__main__":
-    auto_cli(visualize_kernels, as_positional=False)
+    try:
+        auto_cli(visualize_kernels, as_positional=False)
+    except (FileNotFoundError, ImportError, RuntimeError, ValueError) as error:
+        raise SystemExit(f"visualize_kernels: {error}") from error

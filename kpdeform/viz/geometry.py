@@ -44,7 +44,9 @@ def open3d() -> ModuleType:
     """
     try:
         return require("open3d", "viz")
-    except OSError as error:  # its shared libraries are loaded when it is imported
+    except ImportError as error:
+        if ".so" not in str(error):
+            raise
         raise ImportError(
             f"Open3D cannot load a system library ({error}); on Debian and Ubuntu: "
             f"apt-get install {SYSTEM_PACKAGES}"

@@ -130,7 +130,7 @@ def show(scenes: Sequence[KernelScene]) -> None:
     browser = Browser(scenes)
     if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
         raise RuntimeError(
-            "show: there is no display; write a picture with render or contact_sheet"
+            "there is no display to open a window on; write a picture instead (--output)"
         )
     window = open3d().visualization.VisualizerWithKeyCallback()
     if not window.create_window("kpdeform: deformed kernels", width=1280, height=960):

@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from kpdeform.viz import ITEMS, Browser, show
+from kpdeform.viz import ITEMS, Browser, geometry, show
 from kpdeform.viz.offscreen import hidden_window
 from kpdeform.viz.window import HELP, KEYS, draw
 
@@ -64,10 +65,17 @@ def test_without_a_display_it_says_so(scene, monkeypatch):
         show([scene])
 
 
+def test_a_missing_system_library_names_its_packages(monkeypatch):
+    def no_library(module, extra):
+        raise ImportError("libusb-1.0.so.0: cannot open shared object file")
+
+    monkeypatch.setattr(geometry, "require", no_library)
+    with pytest.raises(ImportError, match=r"libusb-1.0.so.0.* apt-get install .*libusb-1.0-0"):
+        geometry.open3d()
+
+
 @pytest.mark.usefixtures("offscreen")
 def test_hidden_items_are_not_drawn(browser, capsys):
-    import numpy as np
-
     def dark_pixels(window):
         return (np.asarray(window.capture_screen_float_buffer(True)).max(axis=2) < 0.99).sum()
 
