@@ -55,11 +55,9 @@ system: ## Debian packages that Open3D's off-screen pictures need, when they are
 demo: $(VENV)/.package system ## simulate rooms, train, label unseen rooms, show deformed kernels (runs/demo)
 	@$(RUN) scripts/demo.py
 
-test: $(VENV)/.everything system ## every test but the slow ones, with and without torch-scatter
+test: $(VENV)/.everything system ## every test but the slow ones; ragged reductions with and without torch-scatter
 	$(SAY) "tests"
 	@$(RUN) -m pytest -m "not slow"
-	$(SAY) "ragged reductions without torch-scatter"
-	@KPDEFORM_DISABLE_TORCH_SCATTER=1 $(RUN) -m pytest -q tests/ops/test_segment_reduce.py
 
 test-slow: $(VENV)/.everything system ## the slow tests
 	@$(RUN) -m pytest -m slow

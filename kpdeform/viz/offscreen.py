@@ -150,7 +150,9 @@ def prepare(window: o3d.visualization.Visualizer, scene: KernelScene) -> None:
     options.mesh_show_back_face = True
     parameters = pinhole(scene.camera, (present.width, present.height))
     view.convert_from_pinhole_camera_parameters(parameters, allow_arbitrary=True)
-    view.set_constant_z_near(0.01 * scene.kernel_radius)
+    distance = float(np.linalg.norm(scene.camera.eye - scene.camera.target))
+    view.set_constant_z_near(0.02 * distance)  # else they follow the bounding box, and depths too
+    view.set_constant_z_far(20 * distance)
 
 
 def pinhole(camera: Camera, size: tuple[int, int]) -> o3d.camera.PinholeCameraParameters:
