@@ -60,12 +60,16 @@ class _Task(lightning.LightningModule):
         entropy = self._cross_entropy(logits, labels)
         deformation = deformation_loss(deformations)
         loss = entropy + self.deformation_weight * deformation
-        self.log("train/loss", loss.detach(), prog_bar=True)
-        self.log("train/cross_entropy", entropy.detach())
-        self.log("train/deformation", deformation.detach())
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
             right = (logits.detach().argmax(1) == labels)[labels >= 0]
-            self.log("train/accuracy", right.float().mean())
+            values = {
+                "loss": loss.detach(),
+                "cross_entropy": entropy.detach(),
+                "deformation": deformation.detach(),
+                "accuracy": right.float().mean(),
+            }
+            for name, value in values.items():
+                self.log(f"train/{name}", value, prog_bar=name == "loss", batch_size=1)
         return loss
 
     def validation_step(self, batch: LabelledBatch, batch_idx: int) -> None:
