@@ -53,7 +53,7 @@ def segment_cloud(
 
 def main() -> None:
     """Reads the options: source and output by their place, all others by name."""
-    parser = require("jsonargparse", "train").ArgumentParser(description=__doc__)
+    parser = require("jsonargparse", "train").ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("source", type=Path, help="file to label")
     parser.add_argument("output", type=Path, help="file to write, of the same kind")
     parser.add_function_arguments(

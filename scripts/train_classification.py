@@ -22,7 +22,7 @@ from kpdeform.train import (
 
 def main() -> None:
     """Reads the options, makes data, model and trainer, and trains."""
-    parser = require("jsonargparse", "train").ArgumentParser(description=__doc__)
+    parser = require("jsonargparse", "train").ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
     parser.add_argument("--run", type=Path, required=True, help="folder of this run")
     parser.add_argument("--max_steps", type=int, default=10_000, help="steps of the whole training")

@@ -27,7 +27,7 @@ def toy_scene(seed: int, num_points: int = 3000) -> tuple[np.ndarray, np.ndarray
         directions = rng.normal(size=(num_points // 12, 3))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         balls.append(0.5 * directions + [*rng.uniform(1, 7, 2), 0.6])
-    points = np.concatenate([ground, *balls]) + [650_000.0, 6_200_000.0, 100.0]
+    points = np.concatenate([ground, *balls]) + np.array([650_000.0, 6_200_000.0, 100.0])
     labels = (np.arange(len(points)) >= num_points).astype(np.int64)
     labels[rng.random(len(labels)) < 0.02] = -1
     return points, labels, rng.random((len(points), 1)).astype(np.float32)

@@ -1,8 +1,8 @@
 """Labels a cloud of any size, tile by tile, with memory bounded by one tile.
 
 The plane (or space) is cut into cells of side ``size * (1 - overlap)``; the tile of a cell is the
-cell and half the overlap around it. The blending weight of a tile rises linearly across the overlap,
-so that the weights of neighbouring tiles add up to one wherever all of them hold points.
+cell and half the overlap around it. The blending weight of a tile rises linearly across the
+overlap, so that the weights of neighbouring tiles add up to one wherever all of them hold points.
 
 The cloud is sorted by cell into plain files in a work folder, where the probabilities of all points
 are summed up too. Before the sums of a tile are changed, their new values go to a journal that is

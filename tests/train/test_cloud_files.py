@@ -6,8 +6,8 @@ import pytest
 laspy = pytest.importorskip("laspy")
 plyfile = pytest.importorskip("plyfile")
 
-from kpdeform.train import cloud_files
-from kpdeform.train.cloud_files import open_cloud_file
+from kpdeform.train import cloud_files  # noqa: E402
+from kpdeform.train.cloud_files import open_cloud_file  # noqa: E402
 
 NUM_POINTS = 1000
 
@@ -159,7 +159,7 @@ def test_a_ply_file_cut_in_half_is_named(tmp_path, text):
 
 
 def test_other_problems_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="missing.laz is not there"):
+    with pytest.raises(FileNotFoundError, match=r"missing\.laz is not there"):
         open_cloud_file(tmp_path / "missing.laz")
     (tmp_path / "a.txt").touch()
     with pytest.raises(ValueError, match="convert it first"):

@@ -5,8 +5,8 @@ import pytest
 
 laspy = pytest.importorskip("laspy")
 
-from kpdeform.train import Predictor, Tiles, segment_file, tiling
-from tests.toy import TINY, toy_scene
+from kpdeform.train import Predictor, Tiles, segment_file, tiling  # noqa: E402
+from tests.toy import TINY, toy_scene  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -1,3 +1,4 @@
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -85,8 +86,8 @@ def test_adamw_warms_up_and_ends_low():
     factors = [made.factor(step) for step in range(1000)]
     assert made.interval == "step" and factors[0] == pytest.approx(1 / 101)
     assert max(factors) == factors[100] == 1 and factors[-1] == pytest.approx(0.01, rel=1e-3)
-    assert all(a < b for a, b in zip(factors[:100], factors[1:101], strict=True))
-    assert all(a > b for a, b in zip(factors[100:], factors[101:], strict=False))
+    assert all(a < b for a, b in pairwise(factors[:101]))
+    assert all(a > b for a, b in pairwise(factors[100:]))
 
 
 def test_classification_scores_clouds():

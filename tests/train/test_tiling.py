@@ -17,7 +17,7 @@ def cloud_of(folder: Path, points, features, tiles, step=700):
 
 def random_cloud(seed=0, num_points=3000):
     rng = np.random.default_rng(seed)
-    points = rng.uniform(-20, 30, (num_points, 3)) + [6.5e5, 6.2e6, 0]
+    points = rng.uniform(-20, 30, (num_points, 3)) + np.array([6.5e5, 6.2e6, 0])
     return points, rng.random((num_points, 2)).astype(np.float32)
 
 
