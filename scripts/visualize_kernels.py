@@ -97,10 +97,11 @@ def visualize_kernels(
 def open_scene(data: Path, split: str, name: str | None) -> MemoryScenes:
     """One scene of a prepared data set."""
     dataset = open_dataset(data)
-    scenes = {scene.name: scene for scene in dataset.scenes(split)}
-    if name is not None and name not in scenes:
-        raise SystemExit(f"{data}: no scene {name!r} in {split!r}, there are {sorted(scenes)}")
-    return MemoryScenes(dataset.info, {"all": [scenes[name or next(iter(scenes))]]})
+    scenes = dataset.scenes(split)
+    names = [scene.name for scene in scenes]
+    if name is not None and name not in names:
+        raise SystemExit(f"{data}: no scene {name!r} in {split!r}, there are {sorted(names)}")
+    return MemoryScenes(dataset.info, {"all": [scenes[names.index(name) if name else 0]]})
 
 
 def open_cloud(path: Path, predictor: Predictor) -> MemoryScenes:
