@@ -1,4 +1,4 @@
-"""The public names of DESIGN section 6 that exist so far. Adding one is fine; losing one breaks users."""
+"""The public names of DESIGN section 6 that exist so far; losing one breaks users."""
 
 import importlib
 
