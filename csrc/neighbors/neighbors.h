@@ -34,7 +34,7 @@ struct Search {
   double inverse_cell;             // 1 / cell size
   double radius;                   // <= cell size
   float slack;                     // bound of the error of a float32 d2 / radius^2
-  bool exact;                      // radius out of float32's range: decide every pair in float64
+  bool exact;                      // float32 is of no use here: decide every pair in float64
   void* table;                     // (M, width) int32, or int64 if `wide`; null: only count
   bool wide;
   int64_t width;
