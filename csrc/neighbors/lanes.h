@@ -63,6 +63,13 @@ inline Words lane_numbers() {
   return value;
 }
 
+// The lanes of (value, next) from the second on.
+template <int... Lane>
+inline Words shift_lanes(Words value, Words next, Sequence<Lane...>) {
+  return __builtin_shufflevector(value, next, (Lane + 1)...);
+}
+inline Words shifted(Words value, Words next) { return shift_lanes(value, next, AllLanes{}); }
+
 // Each lane exchanged with lane ^ Flip.
 template <int Flip, int... Lane>
 inline Words exchange_lanes(Words value, Sequence<Lane...>) {
@@ -115,15 +122,47 @@ inline Mask not_above(Words a, uint32_t b) {
 #endif
 }
 
-// from[index[lane]] in the lanes of mask, `other` elsewhere; every index must be readable.
-inline Words look_up(const uint32_t* from, Words index, Mask mask, uint32_t other) {
+// Entry index[lane] of the Count vectors at `from`; every index is below Count * kLanes.
+template <int Count>
+inline Words look_up(const uint32_t* from, Words index) {
 #if defined(__AVX512F__)
-  return (Words)_mm512_mask_i32gather_epi32(_mm512_set1_epi32(static_cast<int>(other)),
-                                            static_cast<__mmask16>(mask), (__m512i)index, from, 4);
+  const __m512i i = (__m512i)index;
+  if constexpr (Count == 1) return (Words)_mm512_maskz_permutexvar_epi32(0xffff, i, _mm512_loadu_si512(from));
+  if constexpr (Count == 2)
+    return (Words)_mm512_permutex2var_epi32(_mm512_loadu_si512(from), i, _mm512_loadu_si512(from + kLanes));
+  if constexpr (Count == 3 || Count == 4) {
+    const __m512i low = _mm512_permutex2var_epi32(_mm512_loadu_si512(from), i, _mm512_loadu_si512(from + kLanes));
+    const __m512i high = _mm512_permutex2var_epi32(_mm512_loadu_si512(from + 2 * kLanes), i,
+                                                   _mm512_loadu_si512(from + 3 * kLanes));
+    return (Words)_mm512_mask_blend_epi32(_mm512_test_epi32_mask(i, _mm512_set1_epi32(2 * kLanes)), low, high);
+  }
+  return (Words)_mm512_mask_i32gather_epi32(_mm512_setzero_si512(), 0xffff, i, from, 4);
 #else
   Words value;
-  for (int lane = 0; lane < kLanes; ++lane) value[lane] = mask >> lane & 1 ? from[index[lane]] : other;
+  for (int lane = 0; lane < kLanes; ++lane) value[lane] = from[index[lane]];
   return value;
+#endif
+}
+
+// value in the lanes of the mask, `other` elsewhere.
+inline Words select(Mask mask, Words value, uint32_t other) {
+#if defined(__AVX512F__)
+  return (Words)_mm512_mask_mov_epi32(_mm512_set1_epi32(static_cast<int>(other)), static_cast<__mmask16>(mask),
+                                      (__m512i)value);
+#else
+  Words bits = lane_numbers();
+  for (int lane = 0; lane < kLanes; ++lane) bits[lane] = 1u << lane;
+  return (bits & mask) != 0 ? value : Words{} + other;
+#endif
+}
+
+// Stores the first `count` lanes.
+inline void store_first(uint32_t* to, Words value, int64_t count) {
+  if (count >= kLanes) return store(to, value);
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_epi32(to, static_cast<__mmask16>(first_lanes(count)), (__m512i)value);
+#else
+  __builtin_memcpy(to, &value, count * sizeof(uint32_t));
 #endif
 }
 

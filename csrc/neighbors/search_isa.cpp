@@ -19,6 +19,7 @@ constexpr uint32_t kLargestKey = (1u << 24) - 1;
 // As many hits are sorted in registers: 24 bits of distance, 8 of the hit's number.
 constexpr int64_t kSortable = kMostVectors * kLanes < 256 ? kMostVectors * kLanes : 256;
 constexpr uint32_t kNumberBits = 8;
+constexpr uint32_t kNumberMask = (1 << kNumberBits) - 1;
 
 struct Hit {
   uint32_t key;  // rounded distance
@@ -164,7 +165,7 @@ QueryBox<T> box_of(const Search<T>& search, int64_t begin, int64_t end) {
 template <typename T>
 bool beyond_last_cell(const Search<T>& search, const QueryBox<T>& box) {
   for (int d = 0; d < 3; ++d)
-    if (__builtin_fabs(static_cast<double>(box.center[d]) * search.inverse_cell) > kLastCell - 4) return true;
+    if (__builtin_fabs(static_cast<double>(box.center[d]) / search.cell) > kLastCell - 4) return true;
   return false;
 }
 
@@ -220,6 +221,7 @@ class CellSearch {
         radius2_(search.radius * search.radius),
         slack_(static_cast<uint32_t>(search.slack * kScale) + 2),
         certain_(static_cast<uint32_t>((1 - search.slack) * kScale) - 2),
+        empty_(static_cast<uint32_t>(search.empty)),
         cursors_(search),
         row_(static_cast<uint32_t*>(malloc((search.width + kLanes) * sizeof(uint32_t)))) {
     if (row_ == nullptr) abort();
@@ -281,41 +283,67 @@ class CellSearch {
 
   // Sorts no more than kSortable hits in registers and writes the row; returns its length.
   int64_t sort_and_write(int64_t query, int64_t count) {
-    uint32_t* keys = scratch_.key;
-    const Words number = lane_numbers();
-    const int vectors = static_cast<int>((count + kLanes - 1) / kLanes);
-    if (vectors > 0) {
-      for (int i = 0; i < vectors; ++i) {
-        const Words key = load<Words>(keys + i * kLanes) << kNumberBits | (number + i * kLanes);
-        const Words real = number < static_cast<uint32_t>(count - i * kLanes) ? Words{} : ~Words{};
-        store(keys + i * kLanes, i + 1 < vectors ? key : key | real);
-      }
-      store(keys + vectors * kLanes, ~Words{});
-      sort_words(keys, vectors);
+    static_assert(kMostVectors == 16);
+    switch ((count + kLanes - 1) / kLanes) {
+      case 0: fill_and_write(query, 0); return 0;
+      case 1: return sort_and_write<1>(query, count);
+      case 2: return sort_and_write<2>(query, count);
+      case 3: return sort_and_write<3>(query, count);
+      case 4: return sort_and_write<4>(query, count);
+      case 5: return sort_and_write<5>(query, count);
+      case 6: return sort_and_write<6>(query, count);
+      case 7: return sort_and_write<7>(query, count);
+      case 8: return sort_and_write<8>(query, count);
+      case 9:
+      case 10: return sort_and_write<10>(query, count);
+      case 11:
+      case 12: return sort_and_write<12>(query, count);
+      case 13:
+      case 14: return sort_and_write<14>(query, count);
+      default: return sort_and_write<16>(query, count);
     }
+  }
+
+  template <int Vectors>
+  int64_t sort_and_write(int64_t query, int64_t count) {
+    Words keys[Vectors];
+    for (int i = 0; i < Vectors; ++i) {
+      const Words key = load<Words>(scratch_.key + i * kLanes) << kNumberBits | (lane_numbers() + i * kLanes);
+      keys[i] = select(first_lanes(count - i * kLanes), key, ~0u);
+    }
+    sort_vectors(keys);
     const int64_t length = count < search_.width ? count : search_.width;
-    if (undecided(keys, count, length)) {
+    if (undecided<Vectors>(keys, count, length)) {
+      uint32_t sorted[Vectors * kLanes];
+      for (int i = 0; i < Vectors; ++i) store(sorted + i * kLanes, keys[i]);
       for (int64_t i = 0; i < count; ++i)
-        scratch_.hits[i] = {keys[i] >> kNumberBits, scratch_.hit[keys[i] & ((1 << kNumberBits) - 1)]};
+        scratch_.hits[i] = {sorted[i] >> kNumberBits, scratch_.hit[sorted[i] & kNumberMask]};
       return settle_and_write(query, count);
     }
-    for (int64_t i = 0; i < search_.width; i += kLanes) {
-      const Words number = i < length ? load<Words>(keys + i) & ((1 << kNumberBits) - 1) : Words{};
-      store(row_ + i, look_up(scratch_.hit, number, first_lanes(length - i), static_cast<uint32_t>(search_.empty)));
+    uint32_t* row = search_.wide ? row_ : static_cast<uint32_t*>(search_.table) + query * search_.width;
+    for (int i = 0; i < Vectors && i * kLanes < search_.width; ++i) {
+      const int64_t left = length - i * kLanes;
+      const Words found = look_up<Vectors>(scratch_.hit, keys[i] & kNumberMask);
+      store_first(row + i * kLanes, select(first_lanes(left), found, empty_), search_.width - i * kLanes);
     }
-    write(query, length);
+    for (int64_t i = Vectors * kLanes; i < search_.width; i += kLanes)
+      store_first(row + i, Words{} + empty_, search_.width - i);
+    if (search_.counts != nullptr) search_.counts[query] = static_cast<uint32_t>(length);
+    if (search_.wide) write(query, length);
     return length;
   }
 
   // Whether float32 leaves open which of the sorted hits come first, or if the last is inside.
-  bool undecided(const uint32_t* keys, int64_t count, int64_t length) const {
-    if (length == 0) return false;
-    if (keys[length - 1] >> kNumberBits >= certain_) return true;
-    const uint32_t close = slack_ << kNumberBits | ((1 << kNumberBits) - 1);
+  template <int Vectors>
+  bool undecided(const Words* keys, int64_t count, int64_t length) const {
+    const uint32_t close = slack_ << kNumberBits | kNumberMask;
     const int64_t pairs = length < count ? length : count - 1;
     Mask any = 0;
-    for (int64_t i = 0; i < pairs; i += kLanes)
-      any |= not_above(load<Words>(keys + i + 1) - load<Words>(keys + i), close) & first_lanes(pairs - i);
+    for (int i = 0; i < Vectors; ++i) {
+      const Words next = shifted(keys[i], i + 1 < Vectors ? keys[i + 1] : ~Words{});
+      any |= not_above(next - keys[i], close) & first_lanes(pairs - i * kLanes);
+      any |= ~not_above(keys[i], certain_ << kNumberBits) & first_lanes(length - i * kLanes);
+    }
     return any != 0;
   }
 
@@ -393,7 +421,7 @@ class CellSearch {
   }
 
   void fill_and_write(int64_t query, int64_t length) {
-    for (int64_t i = length; i < search_.width; ++i) row_[i] = static_cast<uint32_t>(search_.empty);
+    for (int64_t i = length; i < search_.width; ++i) row_[i] = empty_;
     write(query, length);
   }
 
@@ -413,6 +441,7 @@ class CellSearch {
   const double radius2_;
   const uint32_t slack_;    // keys no further apart may be in the wrong order
   const uint32_t certain_;  // a smaller key is inside the radius
+  const uint32_t empty_;
   Cursors<T> cursors_;
   Scratch scratch_;
   uint32_t* row_;  // a row in the making

@@ -7,7 +7,7 @@
 namespace kpdeform::KPDEFORM_ISA {
 namespace {
 
-constexpr int kMostVectors = 16;
+constexpr int kMostVectors = 16;  // what sort_vectors takes
 
 // Orders each lane with lane ^ Flip; the smaller goes to the lane without Bit.
 template <int Flip, int Bit>
@@ -69,34 +69,10 @@ inline void sort_block(Words* v) {
   }
 }
 
+// Sorts all words of Count vectors.
 template <int Count>
-inline void sort_vectors(uint32_t* words) {
-  Words v[Count];
-  for (int i = 0; i < Count; ++i) v[i] = load<Words>(words + i * kLanes);
+inline void sort_vectors(Words (&v)[Count]) {
   sort_block<Count, 0, (Count > 8 ? 16 : Count > 4 ? 8 : Count > 2 ? 4 : Count)>(v);
-  for (int i = 0; i < Count; ++i) store(words + i * kLanes, v[i]);
-}
-
-// Sorts `vectors` * kLanes words, 1 <= vectors <= kMostVectors.
-inline void sort_words(uint32_t* words, int vectors) {
-  switch (vectors) {
-    case 1: return sort_vectors<1>(words);
-    case 2: return sort_vectors<2>(words);
-    case 3: return sort_vectors<3>(words);
-    case 4: return sort_vectors<4>(words);
-    case 5: return sort_vectors<5>(words);
-    case 6: return sort_vectors<6>(words);
-    case 7: return sort_vectors<7>(words);
-    case 8: return sort_vectors<8>(words);
-    case 9: return sort_vectors<9>(words);
-    case 10: return sort_vectors<10>(words);
-    case 11: return sort_vectors<11>(words);
-    case 12: return sort_vectors<12>(words);
-    case 13: return sort_vectors<13>(words);
-    case 14: return sort_vectors<14>(words);
-    case 15: return sort_vectors<15>(words);
-    default: return sort_vectors<16>(words);
-  }
 }
 
 }  // namespace
