@@ -161,9 +161,9 @@ SortedPoints<T> CellGrid::sort_with(const Clouds<T>& points, const uint32_t* row
       keys_of(above - offsets.begin() - 1, points.data + row * dims, next - i, dims, keys + i);
     }
   };
-  const auto item_of = [&](int64_t i) {
-    const int64_t row = row_of(i);
-    const T* x = points.data + row * dims;
+  const auto item_of = [rows, dims, data = points.data](int64_t i) {
+    const int64_t row = rows == nullptr ? i : int64_t{rows[i]};
+    const T* x = data + row * dims;
     return Item<T, Key>{x[0], x[1], dims == 3 ? x[2] : T(0), static_cast<uint32_t>(row), 0};
   };
   auto buckets = deal<T, Key>(count, outside_ + 1, add_keys, item_of);

@@ -31,7 +31,7 @@ struct Buckets {
 // item(i) is item i without key.
 template <typename T, typename Key, typename KeysOf, typename ItemOf>
 Buckets<Item<T, Key>> deal(int64_t count, uint64_t limit, const KeysOf& keys_of, const ItemOf& item_of) {
-  constexpr int kMostBits = 11;
+  constexpr int kMostBits = 10;
   constexpr int64_t kItemsPerBucket = 64;
   const int bits = std::bit_width(limit == 0 ? 0 : limit - 1);
   const int wanted = std::bit_width(static_cast<uint64_t>(count / kItemsPerBucket));
@@ -43,11 +43,14 @@ Buckets<Item<T, Key>> deal(int64_t count, uint64_t limit, const KeysOf& keys_of,
   const auto begin_of = [&](int64_t part) { return count * part / parts; };
   std::vector<int64_t> next(parts * size, 0);
   Buffer<uint64_t> keys(count);
+  const int shift = buckets.shift;
   parallel_chunks(parts, 1, [&](int64_t first, int64_t last) {
     for (int64_t part = first; part < last; ++part) {
-      keys_of(begin_of(part), begin_of(part + 1), keys.get());
-      int64_t* histogram = next.data() + part * size;
-      for (int64_t i = begin_of(part); i < begin_of(part + 1); ++i) ++histogram[keys[i] >> buckets.shift];
+      uint64_t* const key = keys.get();  // locals: stores cannot change them
+      int64_t* const histogram = next.data() + part * size;
+      const int64_t begin = begin_of(part), end = begin_of(part + 1);
+      keys_of(begin, end, key);
+      for (int64_t i = begin; i < end; ++i) ++histogram[key[i] >> shift];
     }
   });
   int64_t total = 0;
@@ -57,14 +60,16 @@ Buckets<Item<T, Key>> deal(int64_t count, uint64_t limit, const KeysOf& keys_of,
   }
   buckets.begins.push_back(total);
   buckets.items = Buffer<Item<T, Key>>(count);
-  const uint64_t low = (uint64_t{1} << buckets.shift) - 1;
   parallel_chunks(parts, 1, [&](int64_t first, int64_t last) {
     for (int64_t part = first; part < last; ++part) {
-      int64_t* slot = next.data() + part * size;
-      for (int64_t i = begin_of(part); i < begin_of(part + 1); ++i) {
+      const uint64_t* const key = keys.get();
+      const uint64_t low = (uint64_t{1} << shift) - 1;
+      Item<T, Key>* const items = buckets.items.get();
+      int64_t* const slot = next.data() + part * size;
+      for (int64_t i = begin_of(part), end = begin_of(part + 1); i < end; ++i) {
         Item<T, Key> item = item_of(i);
-        item.key = static_cast<Key>(keys[i] & low);
-        buckets.items[slot[keys[i] >> buckets.shift]++] = item;
+        item.key = static_cast<Key>(key[i] & low);
+        items[slot[key[i] >> shift]++] = item;
       }
     }
   });

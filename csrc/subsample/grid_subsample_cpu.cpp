@@ -114,8 +114,8 @@ Groups<T> group_by_cell(const Clouds<T>& clouds, const Cells<T>& cells) {
   const int dims = clouds.dims;
   auto buckets = deal<T, Key>(
       count, cells.limit(), [&](int64_t begin, int64_t end, uint64_t* keys) { cells.keys(begin, end, keys); },
-      [&](int64_t row) {
-        const T* x = clouds.data + row * dims;
+      [dims, data = clouds.data](int64_t row) {
+        const T* x = data + row * dims;
         return Point{x[0], x[1], dims == 3 ? x[2] : T(0), static_cast<uint32_t>(row), 0};
       });
   Groups<T> groups{Buffer<uint32_t>(count), Buffer<int64_t>(count + 1), Buffer<T>(count * dims)};
@@ -147,83 +147,112 @@ Groups<T> group_by_cell(const Clouds<T>& clouds, const Cells<T>& cells) {
   return groups;
 }
 
-// Calls body(group, rows, count) for every group, on all threads.
-template <typename Groups, typename Body>
-void for_each_group(const Groups& groups, const Body& body) {
-  constexpr int64_t kGroups = 2048;
-  parallel_tasks((groups.size + kGroups - 1) / kGroups, num_threads(), [&](int64_t chunk) {
-    const int64_t end = std::min(groups.size, (chunk + 1) * kGroups);
-    for (int64_t g = chunk * kGroups; g < end; ++g)
-      body(g, groups.rows.get() + groups.begins[g], groups.begins[g + 1] - groups.begins[g]);
-  });
+// What becomes of the features of the `count` rows of a group.
+using Mean = void (*)(const void* features, int64_t channels, const uint32_t* rows, int64_t count, void* mean);
+
+// Of `Size` channels, which the compiler keeps in registers.
+template <int Size, typename F>
+void mean_of_some(const F* in, int64_t channels, const uint32_t* rows, int64_t count, F* mean) {
+  double sum[Size] = {};
+  for (int64_t i = 0; i < count; ++i)
+    for (int c = 0; c < Size; ++c) sum[c] += static_cast<double>(in[rows[i] * channels + c]);
+  for (int c = 0; c < Size; ++c) {
+    if constexpr (sizeof(F) == sizeof(double)) mean[c] = sum[c] / count;
+    else mean[c] = static_cast<F>(static_cast<float>(sum[c] / count));
+  }
 }
 
-template <typename F, typename Groups>
-void mean_features(const Groups& groups, const void* features, int64_t channels, void* result) {
+template <typename F>
+void mean_of(const void* features, int64_t channels, const uint32_t* rows, int64_t count, void* mean) {
   const F* in = static_cast<const F*>(features);
-  F* out = static_cast<F*>(result);
-  for_each_group(groups, [&](int64_t g, const uint32_t* rows, int64_t count) {
-    for (int64_t c = 0; c < channels; ++c) {
-      double sum = 0;
-      for (int64_t i = 0; i < count; ++i) sum += static_cast<double>(in[rows[i] * channels + c]);
-      out[g * channels + c] = static_cast<F>(static_cast<float>(sum / count));
-      if constexpr (sizeof(F) == 8) out[g * channels + c] = sum / count;
-    }
-  });
+  F* out = static_cast<F*>(mean);
+  int64_t c = 0;
+  for (; c + 4 <= channels; c += 4) mean_of_some<4>(in + c, channels, rows, count, out + c);
+  switch (channels - c) {
+    case 3: return mean_of_some<3>(in + c, channels, rows, count, out + c);
+    case 2: return mean_of_some<2>(in + c, channels, rows, count, out + c);
+    case 1: return mean_of_some<1>(in + c, channels, rows, count, out + c);
+  }
 }
 
-template <typename L, typename Groups>
-void majority_labels(const Groups& groups, const void* labels, void* result) {
+Mean mean_for(ScalarType type) {
+  switch (type) {
+    case ScalarType::Float: return mean_of<float>;
+    case ScalarType::Double: return mean_of<double>;
+    case ScalarType::Half: return mean_of<torch::headeronly::Half>;
+    case ScalarType::BFloat16: return mean_of<torch::headeronly::BFloat16>;
+    default: fail_check("features must be float32, float64, float16 or bfloat16");
+  }
+}
+
+// The most frequent of the labels of a group, the lowest of equally frequent ones.
+using Majority = void (*)(const void* labels, const uint32_t* rows, int64_t count, void* majority);
+
+template <typename L>
+void majority_of(const void* labels, const uint32_t* rows, int64_t count, void* majority) {
   const L* in = static_cast<const L*>(labels);
-  L* out = static_cast<L*>(result);
-  for_each_group(groups, [&](int64_t g, const uint32_t* rows, int64_t count) {
-    thread_local std::vector<L> sorted;
-    sorted.clear();
-    for (int64_t i = 0; i < count; ++i) sorted.push_back(in[rows[i]]);
-    std::sort(sorted.begin(), sorted.end());
-    int64_t most = 0;
-    for (int64_t begin = 0, end; begin < count; begin = end) {
-      end = std::upper_bound(sorted.begin() + begin, sorted.end(), sorted[begin]) - sorted.begin();
-      if (end - begin <= most) continue;
-      most = end - begin;
-      out[g] = sorted[begin];
+  L& out = *static_cast<L*>(majority);
+  out = in[rows[0]];
+  int64_t votes = 1;
+  for (int64_t i = 1; i < count; ++i) votes += in[rows[i]] == out;
+  if (2 * votes > count) return;
+  votes = 0;
+  const auto consider = [&](L label, int64_t its_votes) {
+    const bool better = its_votes > votes || (its_votes == votes && label < out);
+    out = better ? label : out;
+    votes = better ? its_votes : votes;
+  };
+  constexpr int64_t kFew = 32;
+  if (count <= kFew) {  // everyone with everyone: no branches to guess
+    L few[kFew];
+    for (int64_t i = 0; i < count; ++i) few[i] = in[rows[i]];
+    for (int64_t i = 0; i < count; ++i) {
+      int64_t equal = 0;
+      for (int64_t j = 0; j < count; ++j) equal += few[j] == few[i];
+      consider(few[i], equal);
     }
-  });
+    return;
+  }
+  std::vector<L> sorted(count);
+  for (int64_t i = 0; i < count; ++i) sorted[i] = in[rows[i]];
+  std::sort(sorted.begin(), sorted.end());
+  for (int64_t begin = 0, end; begin < count; begin = end) {
+    for (end = begin + 1; end < count && sorted[end] == sorted[begin];) ++end;
+    consider(sorted[begin], end - begin);
+  }
 }
 
-template <typename Groups>
-Tensor reduce_features(const Groups& groups, const Tensor& features, int64_t rows) {
-  KPDEFORM_CHECK(features.is_cpu() && features.dim() == 2 && features.size(0) == rows && features.is_contiguous(),
-                 "features must be contiguous (N, C) on the CPU");
-  const int64_t channels = features.size(1);
-  Tensor result = torch::stable::new_empty(features, {groups.size, channels});
-  const auto with = [&](auto reduce) { reduce(groups, features.const_data_ptr(), channels, result.mutable_data_ptr()); };
-  switch (features.scalar_type()) {
-    case ScalarType::Float: with(mean_features<float, Groups>); break;
-    case ScalarType::Double: with(mean_features<double, Groups>); break;
-    case ScalarType::Half: with(mean_features<torch::headeronly::Half, Groups>); break;
-    case ScalarType::BFloat16: with(mean_features<torch::headeronly::BFloat16, Groups>); break;
-    default: fail_check("features must be floating point");
+Majority majority_for(ScalarType type) {
+  switch (type) {
+    case ScalarType::Long: return majority_of<int64_t>;
+    case ScalarType::Int: return majority_of<int32_t>;
+    case ScalarType::Short: return majority_of<int16_t>;
+    case ScalarType::Char: return majority_of<int8_t>;
+    case ScalarType::Byte: return majority_of<uint8_t>;
+    default: fail_check("labels must be int64, int32, int16, int8 or uint8");
   }
-  return result;
 }
 
-template <typename Groups>
-Tensor reduce_labels(const Groups& groups, const Tensor& labels, int64_t rows) {
-  KPDEFORM_CHECK(labels.is_cpu() && labels.dim() == 1 && labels.size(0) == rows && labels.is_contiguous(),
-                 "labels must be contiguous (N,) on the CPU");
-  Tensor result = torch::stable::new_empty(labels, {groups.size});
-  const auto with = [&](auto reduce) { reduce(groups, labels.const_data_ptr(), result.mutable_data_ptr()); };
-  switch (labels.scalar_type()) {
-    case ScalarType::Long: with(majority_labels<int64_t, Groups>); break;
-    case ScalarType::Int: with(majority_labels<int32_t, Groups>); break;
-    case ScalarType::Short: with(majority_labels<int16_t, Groups>); break;
-    case ScalarType::Char: with(majority_labels<int8_t, Groups>); break;
-    case ScalarType::Byte: with(majority_labels<uint8_t, Groups>); break;
-    default: fail_check("labels must be whole numbers");
+// A tensor with a row per point, and the one with a row per group that is made of it.
+struct Attribute {
+  const char* in = nullptr;
+  char* out = nullptr;
+  int64_t channels = 0, row_bytes = 0;
+  Tensor result;
+
+  Attribute(const std::optional<Tensor>& values, const Tensor& points, int64_t groups, ScalarType missing)
+      : result(torch::stable::new_empty(points, {0}, missing)) {
+    if (!values) return;
+    KPDEFORM_CHECK(values->is_cpu() && values->is_contiguous() && values->size(0) == points.size(0),
+                   "features and labels must be contiguous, on the CPU, with a row per point");
+    channels = values->dim() == 2 ? values->size(1) : 1;
+    row_bytes = channels * static_cast<int64_t>(values->element_size());
+    result = values->dim() == 2 ? torch::stable::new_empty(*values, {groups, channels})
+                                : torch::stable::new_empty(*values, {groups});
+    in = static_cast<const char*>(values->const_data_ptr());
+    out = static_cast<char*>(result.mutable_data_ptr());
   }
-  return result;
-}
+};
 
 using Result = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
@@ -232,31 +261,48 @@ Result subsample_typed(const Tensor& points, double cell_size, const Tensor& len
                        const std::optional<Tensor>& features, const std::optional<Tensor>& labels) {
   const Clouds<T> clouds = clouds_of<T>(points, lengths, "points");
   KPDEFORM_CHECK(clouds.size() <= 4294967295, "more than 4294967295 rows in one call; subsample cloud by cloud");
+  const Mean mean = features ? mean_for(features->scalar_type()) : nullptr;
+  const Majority majority = labels ? majority_for(labels->scalar_type()) : nullptr;
   const Cells<T> cells(clouds, cell_size);
   const Groups<T> groups = cells.limit() <= (uint64_t{1} << 32) ? group_by_cell<T, uint32_t>(clouds, cells)
                                                                 : group_by_cell<T, uint64_t>(clouds, cells);
 
   Tensor means = torch::stable::new_empty(points, {groups.size, clouds.dims});
-  std::copy_n(groups.means.get(), groups.size * clouds.dims, means.mutable_data_ptr<T>());
   Tensor inverse = torch::stable::new_empty(points, {clouds.size()}, ScalarType::Long);
   Tensor counts = torch::stable::new_empty(points, {groups.size}, ScalarType::Long);
-  int64_t* target = inverse.mutable_data_ptr<int64_t>();
-  int64_t* sizes = counts.mutable_data_ptr<int64_t>();
-  for_each_group(groups, [&](int64_t g, const uint32_t* rows, int64_t count) {
-    sizes[g] = count;
-    for (int64_t i = 0; i < count; ++i) target[rows[i]] = g;
+  const Attribute feature(features, points, groups.size, points.scalar_type());
+  const Attribute label(labels, points, groups.size, ScalarType::Long);
+  advise_huge_pages(inverse.mutable_data_ptr(), clouds.size() * 8);
+  std::copy_n(groups.means.get(), groups.size * clouds.dims, means.mutable_data_ptr<T>());
+
+  constexpr int64_t kGroupsPerTask = 4096, kAhead = 24;  // rows are all over memory: fetched some time before their use
+  const int64_t last = clouds.size() - 1;
+  int64_t* const target = inverse.mutable_data_ptr<int64_t>();
+  int64_t* const sizes = counts.mutable_data_ptr<int64_t>();
+  parallel_tasks((groups.size + kGroupsPerTask - 1) / kGroupsPerTask, num_threads(), [&](int64_t task) {
+    const int64_t end = std::min(groups.size, (task + 1) * kGroupsPerTask);
+    for (int64_t g = task * kGroupsPerTask; g < end; ++g) {
+      const uint32_t* rows = groups.rows.get() + groups.begins[g];
+      const int64_t count = groups.begins[g + 1] - groups.begins[g];
+      sizes[g] = count;
+      for (int64_t i = 0; i < count; ++i) {
+        target[rows[i]] = g;
+        const int64_t soon = rows[std::min(i + kAhead, last - groups.begins[g])];
+        if (mean) __builtin_prefetch(feature.in + soon * feature.row_bytes);
+        if (majority) __builtin_prefetch(label.in + soon * label.row_bytes);
+      }
+      if (mean) mean(feature.in, feature.channels, rows, count, feature.out + g * feature.row_bytes);
+      if (majority) majority(label.in, rows, count, label.out + g * label.row_bytes);
+    }
   });
+
   Tensor new_lengths = torch::stable::new_empty(lengths, {clouds.count()});
-  for (int64_t b = 0; b < clouds.count(); ++b) {
-    const auto group_at = [&](int64_t row) {
-      return std::lower_bound(groups.begins.get(), groups.begins.get() + groups.size, row) - groups.begins.get();
-    };
-    new_lengths.mutable_data_ptr<int64_t>()[b] = group_at(clouds.offsets[b + 1]) - group_at(clouds.offsets[b]);
-  }
-  Tensor mean = features ? reduce_features(groups, *features, clouds.size()) : torch::stable::new_empty(points, {0});
-  Tensor label = labels ? reduce_labels(groups, *labels, clouds.size())
-                        : torch::stable::new_empty(points, {0}, ScalarType::Long);
-  return {means, new_lengths, mean, label, inverse, counts};
+  const auto groups_before = [&](int64_t row) {
+    return std::lower_bound(groups.begins.get(), groups.begins.get() + groups.size, row) - groups.begins.get();
+  };
+  for (int64_t b = 0; b < clouds.count(); ++b)
+    new_lengths.mutable_data_ptr<int64_t>()[b] = groups_before(clouds.offsets[b + 1]) - groups_before(clouds.offsets[b]);
+  return {means, new_lengths, feature.result, label.result, inverse, counts};
 }
 
 Result grid_subsample(Tensor points, double cell_size, Tensor lengths, std::optional<Tensor> features,
