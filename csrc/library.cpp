@@ -38,6 +38,6 @@ STABLE_TORCH_LIBRARY(kpdeform, m) {
       "neighbor_pool(Tensor features, Tensor neighbors, int reduce, bool shadow_zero) "
       "-> (Tensor pooled, Tensor argmax)");
   m.def(
-      "neighbor_pool_backward(Tensor grad, Tensor neighbors, Tensor argmax, int num_points, int reduce) "
+      "neighbor_pool_backward(Tensor grad, Tensor neighbors, Tensor argmax, SymInt num_points, int reduce) "
       "-> Tensor");
 }

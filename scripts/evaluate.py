@@ -1,6 +1,6 @@
 """Scores a trained network on whole scenes at full resolution.
 
-    python scripts/evaluate.py --checkpoint runs/ign/last.ckpt --data data/ign --split val --out runs/ign/val
+    python scripts/evaluate.py --checkpoint runs/ign/last.ckpt --data data/ign --out runs/ign/val
 
 Prints IoU per class, mean IoU, overall and mean accuracy; writes scores.json (with the confusion
 matrix), confusion.png and, with --predictions, one labelled cloud per scene.
@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from jsonargparse import auto_cli
 
+from kpdeform._optional import require
 from kpdeform.data import open_dataset
 from kpdeform.train import (
     Predictor,
+    Tiles,
     confusion_matrix,
     predict_scene,
     progress_bar,
@@ -29,6 +30,8 @@ def evaluate(
     out: Path,
     split: str = "val",
     votes: int = 1,
+    tile_size: float | None = None,
+    overlap: float = 0.25,
     predictions: Literal["none", "ply", "laz"] = "none",
     device: str = "cpu",
 ) -> None:
@@ -40,6 +43,8 @@ def evaluate(
         out: Folder for scores.json, confusion.png and the predictions.
         split: Split of the data set.
         votes: Predictions averaged for each tile, each with the cloud turned further.
+        tile_size: Side of a tile in the scenes' unit; as wide as the training crops by default.
+        overlap: Share of a tile that it has in common with the next one, up to 0.5.
         predictions: Format of the labelled clouds, if any.
         device: Such as "cpu" or "cuda".
     """
@@ -50,11 +55,18 @@ def evaluate(
         raise SystemExit(
             f"{data} has other classes {dataset.info.class_names} than the model {names}"
         )
+    size = tile_size if tile_size is not None else predictor.tiles.size
+    tiles = Tiles(size, overlap, predictor.tiles.dimensions)
     confusion = torch.zeros(len(names), len(names), dtype=torch.int64)
     for scene in dataset.scenes(split):
         print(f"{scene.name}: {scene.num_points:,} points")
         found = predict_scene(
-            predictor, scene, dataset.info.feature_names, votes=votes, progress=progress_bar
+            predictor,
+            scene,
+            dataset.info.feature_names,
+            votes=votes,
+            tiles=tiles,
+            progress=progress_bar,
         )
         if scene.labels is not None:
             confusion += confusion_matrix(scene.labels, found, len(names))
@@ -68,4 +80,4 @@ def evaluate(
 
 
 if __name__ == "__main__":
-    auto_cli(evaluate, as_positional=False)
+    require("jsonargparse", "train").auto_cli(evaluate, as_positional=False)

@@ -2,19 +2,18 @@
 
     python scripts/segment_cloud.py cloud.laz labelled.laz --checkpoint runs/ign/last.ckpt
 
-Every other field of the file stays as it is. Memory is bounded by a tile. When the run is killed, the
-same command goes on with the next tile and ends with the same bytes.
+Every other field of the file stays as it is. Memory is bounded by a tile. When the run is killed,
+the same command goes on with the next tile and ends with the same bytes.
 """
 
 from pathlib import Path
 
-from jsonargparse import auto_cli
-
+from kpdeform._optional import require
 from kpdeform.train import Predictor, Tiles, progress_bar, segment_file
 
 
 def segment_cloud(
-    input: Path,
+    source: Path,
     output: Path,
     checkpoint: Path,
     votes: int = 1,
@@ -23,14 +22,14 @@ def segment_cloud(
     class_ids: list[int] | None = None,
     device: str = "cpu",
 ) -> None:
-    """Labels a LAS, LAZ or PLY file with a trained network: the same file with a classification out.
+    """Labels a LAS, LAZ or PLY file with a trained network.
 
     Args:
-        input: File to label.
+        source: File to label.
         output: File to write, of the same kind.
         checkpoint: last.ckpt or best.ckpt of a run.
         votes: Predictions averaged for each tile, each with the cloud turned further.
-        tile_size: Side of a tile in the file's unit; as large as the training crops by default.
+        tile_size: Side of a tile in the file's unit; as wide as the training crops by default.
         overlap: Share of a tile that it has in common with the next one, up to 0.5.
         class_ids: Number to write for each class; as configured in training by default.
         device: Such as "cpu" or "cuda".
@@ -40,7 +39,7 @@ def segment_cloud(
     tiles = Tiles(size, overlap, predictor.tiles.dimensions)
     counts = segment_file(
         predictor,
-        input,
+        source,
         output,
         votes=votes,
         tiles=tiles,
@@ -52,5 +51,16 @@ def segment_cloud(
     print(f"  {output}: {counts.sum():,} points labelled")
 
 
+def main() -> None:
+    """Reads the options: source and output by their place, all others by name."""
+    parser = require("jsonargparse", "train").ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("source", type=Path, help="file to label")
+    parser.add_argument("output", type=Path, help="file to write, of the same kind")
+    parser.add_function_arguments(
+        segment_cloud, skip={"source", "output"}, as_group=False, as_positional=False
+    )
+    segment_cloud(**parser.instantiate(parser.parse_args()).as_dict())
+
+
 if __name__ == "__main__":
-    auto_cli(segment_cloud)
+    main()

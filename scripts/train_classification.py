@@ -1,16 +1,15 @@
-"""Trains a network that labels whole shapes.
+r"""Trains a network that labels whole shapes.
 
-    python scripts/train_classification.py --config scripts/configs/modelnet40.yaml --run runs/modelnet40
+    python scripts/train_classification.py \
+        --config scripts/configs/modelnet40.yaml --run runs/modelnet40
 
-The run's folder gets config.yaml, git_hash.txt, metrics.csv, TensorBoard files, last.ckpt and, where
-validation is asked for, best.ckpt. A run that was killed goes on with --resume.
+The run's folder gets config.yaml, git_hash.txt, metrics.csv, TensorBoard files, last.ckpt and,
+where validation is asked for, best.ckpt. A run that was killed goes on with --resume.
 """
 
 from pathlib import Path
 
-import lightning
-from jsonargparse import ArgumentParser
-
+from kpdeform._optional import require
 from kpdeform.train import (
     ClassificationTask,
     ModelConfig,
@@ -23,7 +22,7 @@ from kpdeform.train import (
 
 def main() -> None:
     """Reads the options, makes data, model and trainer, and trains."""
-    parser = ArgumentParser(description=__doc__)
+    parser = require("jsonargparse", "train").ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
     parser.add_argument("--run", type=Path, required=True, help="folder of this run")
     parser.add_argument("--max_steps", type=int, default=10_000, help="steps of the whole training")
@@ -43,7 +42,7 @@ def main() -> None:
     options = parser.parse_args()
 
     checkpoint = checkpoint_to_resume(options.run, options.resume)
-    lightning.seed_everything(options.seed, workers=True)
+    require("lightning", "train").seed_everything(options.seed, workers=True, verbose=False)
     made = parser.instantiate(options)
     data = made.data
     model = made.model.complete(
@@ -58,7 +57,6 @@ def main() -> None:
         made.trainer,
         config=parser.dump(options, skip_unset=False),
         model=model,
-        monitor="val/overall_accuracy",
     )
     trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
 

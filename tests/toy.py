@@ -1,12 +1,14 @@
 """A toy data set that a tiny network learns in seconds, and what the tests do with it."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from kpdeform.data import DatasetInfo, SceneWriter
 from kpdeform.train.model_config import ModelConfig
@@ -25,7 +27,7 @@ def toy_scene(seed: int, num_points: int = 3000) -> tuple[np.ndarray, np.ndarray
         directions = rng.normal(size=(num_points // 12, 3))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         balls.append(0.5 * directions + [*rng.uniform(1, 7, 2), 0.6])
-    points = np.concatenate([ground, *balls]) + [650_000.0, 6_200_000.0, 100.0]
+    points = np.concatenate([ground, *balls]) + np.array([650_000.0, 6_200_000.0, 100.0])
     labels = (np.arange(len(points)) >= num_points).astype(np.int64)
     labels[rng.random(len(labels)) < 0.02] = -1
     return points, labels, rng.random((len(points), 1)).astype(np.float32)
@@ -66,16 +68,21 @@ trainer: {{log_every: 1, checkpoint_every: 3, progress_bar: false}}
     return path
 
 
-def script(name: str, *arguments: object) -> list[str]:
-    return [sys.executable, str(ROOT / "scripts" / name), *map(str, arguments)]
+def run_script(name: str, *arguments: object) -> None:
+    """Runs a script of the project in this process, on one thread."""
+    threads = torch.get_num_threads()
+    argv, sys.argv = sys.argv, [name, *map(str, arguments)]
+    torch.set_num_threads(1)
+    try:
+        runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
+    finally:
+        sys.argv = argv
+        torch.set_num_threads(threads)
 
 
-def environment() -> dict[str, str]:
+def run_python(*arguments: object) -> subprocess.CompletedProcess:
+    """Runs Python in a process of its own, on one thread."""
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-
-
-def run(command: list[str], **options) -> subprocess.CompletedProcess:
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, **options)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)

@@ -22,15 +22,13 @@ void accumulate_rows(const SampleList<T>& list, const T* features, int64_t strid
     }
     for (int v = 0; v < 4; ++v) store(target + c + v * kLanes<T>, sum[v]);
   }
-  for (; c + kLanes<T> <= channels; c += kLanes<T>) {
+  for (; c < channels; c += kLanes<T>) {
+    const int64_t width = channels - c < kLanes<T> ? channels - c : kLanes<T>;
     Vec<T> sum = {};
-    for (int i = 0; i < list.count; ++i) sum += list.coefficients[i] * load(features + list.rows[i] * stride + c);
-    store(target + c, sum);
-  }
-  for (; c < channels; ++c) {
-    T sum = 0;
-    for (int i = 0; i < list.count; ++i) sum += list.coefficients[i] * features[list.rows[i] * stride + c];
-    target[c] = sum;
+    for (int i = 0; i < list.count; ++i) {
+      sum += list.coefficients[i] * load_first(features + list.rows[i] * stride + c, width);
+    }
+    store_first(target + c, sum, width);
   }
 }
 
@@ -39,9 +37,8 @@ T dot(const T* left, const T* right, int64_t count) {
   Vec<T> sum = {};
   int64_t c = 0;
   for (; c + kLanes<T> <= count; c += kLanes<T>) sum += load(left + c) * load(right + c);
-  T total = horizontal_sum<T>(sum);
-  for (; c < count; ++c) total += left[c] * right[c];
-  return total;
+  if (c < count) sum += load_first(left + c, count - c) * load_first(right + c, count - c);
+  return horizontal_sum<T>(sum);
 }
 
 // S[site] as (G, K, C/G).

@@ -16,18 +16,11 @@ constexpr int64_t kPanel = kVectors * kLanes<T>;               // columns of a r
 
 inline int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
+// Lanes of vector v that lie within `columns`.
 template <typename T>
-inline void load_partial(const T* source, int64_t count, Vec<T>* tile) {
-  T buffer[kPanel<T>] = {};
-  for (int64_t c = 0; c < count; ++c) buffer[c] = source[c];
-  for (int v = 0; v < kVectors; ++v) tile[v] = load(buffer + v * kLanes<T>);
-}
-
-template <typename T>
-inline void store_partial(T* target, int64_t count, const Vec<T>* tile) {
-  T buffer[kPanel<T>];
-  for (int v = 0; v < kVectors; ++v) store(buffer + v * kLanes<T>, tile[v]);
-  for (int64_t c = 0; c < count; ++c) target[c] = buffer[c];
+inline int64_t lanes_within(int64_t columns, int v) {
+  const int64_t rest = columns - v * kLanes<T>;
+  return rest < 0 ? 0 : rest < kLanes<T> ? rest : kLanes<T>;
 }
 
 // out (Rows, columns <= kPanel) = [out +] left (Rows, depth) @ panel (depth, kPanel);
@@ -40,10 +33,9 @@ inline void register_tile(const T* left, int64_t row_stride, int64_t term_stride
   for (int i = 0; i < Rows; ++i) {
     for (int v = 0; v < kVectors; ++v) sum[i][v] = Vec<T>{};
     if (!add) continue;
-    if (full) {
-      for (int v = 0; v < kVectors; ++v) sum[i][v] = load(out + i * out_stride + v * kLanes<T>);
-    } else {
-      load_partial(out + i * out_stride, columns, sum[i]);
+    for (int v = 0; v < kVectors; ++v) {
+      const T* source = out + i * out_stride + v * kLanes<T>;
+      sum[i][v] = full ? load(source) : load_first(source, lanes_within<T>(columns, v));
     }
   }
   for (int64_t p = 0; p < depth; ++p) {
@@ -58,10 +50,13 @@ inline void register_tile(const T* left, int64_t row_stride, int64_t term_stride
     }
   }
   for (int i = 0; i < Rows; ++i) {
-    if (full) {
-      for (int v = 0; v < kVectors; ++v) store(out + i * out_stride + v * kLanes<T>, sum[i][v]);
-    } else {
-      store_partial(out + i * out_stride, columns, sum[i]);
+    for (int v = 0; v < kVectors; ++v) {
+      T* target = out + i * out_stride + v * kLanes<T>;
+      if (full) {
+        store(target, sum[i][v]);
+      } else {
+        store_first(target, sum[i][v], lanes_within<T>(columns, v));
+      }
     }
   }
 }

@@ -193,34 +193,36 @@ class PointsSampler {
     }
   }
 
+  // Lists the sources that count for kernel point k, then turns their distances into influences: only about one pair
+  // in eight is within reach.
   SampleList<T> list_influences(int k) {
-    if (view_.influence == kLinear) {
-      return list_with(k, [&](Vec<T> squared) { return linear_influence(square_root<T>(squared), view_.reach); });
-    }
-    if (view_.influence == kGaussian) {
-      return list_with(k, [&](Vec<T> squared) {
-        for (int lane = 0; lane < kLanes<T>; ++lane) squared[lane] = gaussian_influence(squared[lane], view_.reach);
-        return squared;
-      });
-    }
-    return list_with(k, [](Vec<T> squared) { return squared < T(__builtin_inf()) ? broadcast(T(1)) : Vec<T>{}; });
-  }
-
-  template <typename InfluenceOf>
-  SampleList<T> list_with(int k, const InfluenceOf& influence_of) {
+    const T limit = view_.influence == kLinear ? view_.reach.squared_sigma : T(__builtin_inf());
     int count = 0;
     for_each_vector(k, [&](int j, Vec<T> squared) {
-      Vec<T> a = influence_of(squared);
-      if (classified_) a = keeps(k, j) ? a : Vec<T>{};
-      count = append_nonzero<T>(a, j, coefficients_, slots_, count);
+      Mask<T> keep = squared < limit;
+      if (classified_) keep &= keeps(k, j);
+      count = append<T>(squared, keep, j, coefficients_, slots_, count);
     });
+    to_influences(count);
     for (int i = 0; i < count; ++i) listed_rows_[i] = rows_[slots_[i]];
     return {count, listed_rows_, coefficients_, {derivatives_[0], derivatives_[1], derivatives_[2]}};
   }
 
+  void to_influences(int count) {
+    if (view_.influence == kLinear) {
+      for (int i = 0; i < count; i += kLanes<T>) {
+        store(coefficients_ + i, linear_influence(square_root<T>(load(coefficients_ + i)), view_.reach));
+      }
+    } else if (view_.influence == kGaussian) {
+      for (int i = 0; i < count; ++i) coefficients_[i] = gaussian_influence(coefficients_[i], view_.reach);
+    } else {
+      for (int i = 0; i < count; ++i) coefficients_[i] = 1;
+    }
+  }
+
   // Which of the sources j, j + 1, ... kernel point k may take, by aggregation and pruning.
-  auto keeps(int k, int j) const {
-    auto keep = load(smallest_ + j) < T(__builtin_inf());
+  Mask<T> keeps(int k, int j) const {
+    Mask<T> keep = load(smallest_ + j) < T(__builtin_inf());
     if (prunes(view_)) keep &= load(smallest_ + j) < view_.reach.squared_sigma;
     if (view_.aggregation == kClosest) keep &= load(closest_ + j) == T(k);
     return keep;

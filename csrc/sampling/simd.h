@@ -42,6 +42,19 @@ inline void store(T* target, Vec<T> value) {
   *reinterpret_cast<Vec<T>*>(target) = value;
 }
 
+// The first `count` lanes, 0 <= count <= kLanes; memory behind them is not touched.
+template <typename T>
+inline Vec<T> load_first(const T* source, int64_t count) {
+  Vec<T> value = {};
+  for (int64_t lane = 0; lane < count; ++lane) value[lane] = source[lane];
+  return value;
+}
+
+template <typename T>
+inline void store_first(T* target, Vec<T> value, int64_t count) {
+  for (int64_t lane = 0; lane < count; ++lane) target[lane] = value[lane];
+}
+
 template <typename T>
 inline T horizontal_sum(Vec<T> value) {
   T sum = 0;
@@ -60,19 +73,30 @@ inline Vec<T> square_root(Vec<T> value) {
   return value;
 }
 
-// Appends the non-zero lanes of `value` to kept[n...], and first + lane to positions[n...]; returns the new n.
+template <typename T>
+using Mask = decltype(Vec<T>{} < Vec<T>{});
+
+// Appends the lanes of `value` that `keep` marks to kept[n...], and first + lane to positions[n...]; returns the new n.
 // Up to one vector is written past the end.
 template <typename T>
-inline int append_nonzero(Vec<T> value, int first, T* kept, int32_t* positions, int n) {
+inline int append(Vec<T> value, Mask<T> keep, int first, T* kept, int32_t* positions, int n) {
   for (int lane = 0; lane < kLanes<T>; ++lane) {
     kept[n] = value[lane];
     positions[n] = first + lane;
-    n += value[lane] != T(0);
+    n += keep[lane] != 0;
   }
   return n;
 }
 
 #if defined(__AVX512F__)
+template <>
+inline Vec<float> load_first<float>(const float* source, int64_t count) {
+  return _mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), source);
+}
+template <>
+inline void store_first<float>(float* target, Vec<float> value, int64_t count) {
+  _mm512_mask_storeu_ps(target, __mmask16((1u << count) - 1), value);
+}
 template <>
 inline Vec<float> square_root<float>(Vec<float> value) {
   return _mm512_maskz_sqrt_ps(0xffff, value);  // the plain form makes GCC 12 warn
@@ -82,13 +106,13 @@ inline Vec<double> square_root<double>(Vec<double> value) {
   return _mm512_maskz_sqrt_pd(0xff, value);
 }
 template <>
-inline int append_nonzero<float>(Vec<float> value, int first, float* kept, int32_t* positions, int n) {
+inline int append<float>(Vec<float> value, Mask<float> keep, int first, float* kept, int32_t* positions, int n) {
   const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  const __mmask16 keep = _mm512_cmp_ps_mask(value, _mm512_setzero_ps(), _CMP_NEQ_UQ);
-  _mm512_storeu_ps(kept + n, _mm512_maskz_compress_ps(keep, value));
+  const __mmask16 mask = _mm512_movepi32_mask(__m512i(keep));
+  _mm512_storeu_ps(kept + n, _mm512_maskz_compress_ps(mask, value));
   _mm512_storeu_si512(positions + n,
-                      _mm512_maskz_compress_epi32(keep, _mm512_add_epi32(lanes, _mm512_set1_epi32(first))));
-  return n + __builtin_popcount(keep);
+                      _mm512_maskz_compress_epi32(mask, _mm512_add_epi32(lanes, _mm512_set1_epi32(first))));
+  return n + __builtin_popcount(mask);
 }
 #elif defined(__AVX2__)
 template <>

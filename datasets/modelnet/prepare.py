@@ -143,21 +143,31 @@ def _listed(raw: Path, names: Path, variant: int) -> list[Shape]:
     return shapes
 
 
-def read_shape(shape: Shape, points: int, axes: str, normalize: bool, seed: int) -> np.ndarray:
-    """Reads or samples a shape: x, y, z and normals, (N, 6), axes in the order of ``axes``."""
+def read_shape(shape: Shape, points: int, axes: str, seed: int) -> np.ndarray:
+    """Reads or samples a shape: x, y, z and normals, (N, 6), axes in the order of ``axes``.
+
+    Meshes are moved and scaled into the unit sphere, as the text files are.
+    """
     if shape.path.suffix == ".off":
+        vertices, triangles = read_off(shape.path)
         rng = np.random.default_rng([seed, crc32(shape.path.stem.encode())])
         try:
-            rows = sample_surface(*read_off(shape.path), points, rng)
+            rows = sample_surface(_to_unit_sphere(vertices, triangles), triangles, points, rng)
         except ValueError as error:
             raise ValueError(f"{shape.path}: {error}") from error
     else:
         rows = read_text(shape.path)
-    if normalize:
-        rows[:, :3] -= (rows[:, :3].min(0) + rows[:, :3].max(0)) / 2
-        rows[:, :3] /= np.linalg.norm(rows[:, :3], axis=1).max()
     order = ["xyz".index(axis) for axis in axes]
     return rows[:, [*order, *(3 + axis for axis in order)]]
+
+
+def _to_unit_sphere(vertices: np.ndarray, triangles: np.ndarray) -> np.ndarray:
+    used = vertices[np.unique(triangles)]
+    if not len(used):
+        raise ValueError("the mesh has no face")
+    center = (used.min(0) + used.max(0)) / 2
+    radius = np.linalg.norm(used - center, axis=1).max()
+    return (vertices - center) / (radius if radius > 0 else 1.0)
 
 
 def prepare(
@@ -183,8 +193,7 @@ def prepare(
     with SceneWriter(output, info, overwrite) as writer:
         for shape in track(shapes, "preparing shapes"):
             if not writer.done(shape.split, shape.path.stem):
-                normalize = shape.path.suffix == ".off"  # the text files are of unit size already
-                rows = read_shape(shape, points, axes, normalize, seed)
+                rows = read_shape(shape, points, axes, seed)
                 labels = np.full(len(rows), classes.index(shape.label))
                 writer.write(shape.split, shape.path.stem, rows[:, :3], labels, rows[:, 3:])
 

@@ -10,6 +10,7 @@ Examples:
 """
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -77,14 +78,11 @@ def _repair(path: Path) -> np.ndarray:
 def _candidates(line: str) -> list[list[float]]:
     """Readings of a row as six numbers.
 
-    Three kinds of damage are known: a stray character inside a number, one in the place of the blank
-    between two numbers, and a blank inside a number.
+    Three kinds of damage are known: a stray character inside a number, one in the place of the
+    blank between two numbers, and a blank inside a number.
     """
-    good = [
-        char if char.isascii() and char.isprintable() or char == "\t" else None for char in line
-    ]
     for instead in ("", " "):
-        words = "".join(instead if char is None else char for char in good).split()
+        words = re.sub(r"[^\t -~]", instead, line).split()
         if len(words) == 6 and (row := _numbers(words)):
             return [row]
         if len(words) == 7:

@@ -86,18 +86,23 @@ def _read_calibration(path: Path) -> np.ndarray:
     raise ValueError(f"{path}: has no line that starts with Tr:")
 
 
-def read_frames(folder: Path, scan: str, frames: int, poses: np.ndarray | None) -> tuple:
+def read_frames(
+    folder: Path, scan: str, frames: int, poses: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """Reads a scan and up to ``frames - 1`` before it, all in the frame of the scan.
 
     Returns:
         points (N, 3), features (N, F) and raw labels (N,), or None for labels where there are none.
         The points of the scan itself come first, so that predictions for it can be cut off.
+
+    Raises:
+        ValueError: A file is damaged, or poses.txt has no line for the scan.
     """
+    if frames > 1 and int(scan) >= len(poses):
+        raise ValueError(f"{folder / 'poses.txt'}: {len(poses)} lines, none for scan {scan}")
     points, features, labels = [], [], []
-    for age in range(frames):
+    for age in range(min(frames, int(scan) + 1)):
         name = f"{int(scan) - age:0{len(scan)}d}"
-        if int(scan) < age or (age and not (folder / "velodyne" / f"{name}.bin").is_file()):
-            break
         values = read_scan(folder / "velodyne" / f"{name}.bin")
         xyz = values[:, :3].astype(np.float64)
         if age:
@@ -108,11 +113,8 @@ def read_frames(folder: Path, scan: str, frames: int, poses: np.ndarray | None) 
         features.append(np.stack(columns, 1).astype(np.float32))
         if (folder / "labels").is_dir():
             labels.append(read_labels(folder / "labels" / f"{name}.label", len(values)))
-    return (
-        np.concatenate(points),
-        np.concatenate(features),
-        np.concatenate(labels) if labels else None,
-    )
+    known = np.concatenate(labels) if labels else None
+    return np.concatenate(points), np.concatenate(features), known
 
 
 def find_scans(raw: Path, sequences: Sequence[int], every: int) -> list[tuple[Path, str]]:
@@ -127,8 +129,8 @@ def find_scans(raw: Path, sequences: Sequence[int], every: int) -> list[tuple[Pa
         scans = sorted(path.stem for path in (folder / "velodyne").glob("*.bin"))
         if not scans:
             raise ValueError(
-                f"{folder / 'velodyne'}: has no .bin file; expected RAW/sequences/SS/velodyne/*.bin "
-                "(--sequences takes only some of them)"
+                f"{folder / 'velodyne'}: has no .bin file; expected "
+                "RAW/sequences/SS/velodyne/*.bin (--sequences takes only some of them)"
             )
         found += [(folder, scan) for scan in scans[::every]]
     return found
@@ -170,7 +172,8 @@ def prepare(
                 continue
             if frames > 1 and folder not in poses:
                 poses[folder] = read_poses(folder)
-            points, features, labels = read_frames(folder, scan, frames, poses.get(folder))
+            known = poses.get(folder, np.empty((0, 4, 4)))
+            points, features, labels = read_frames(folder, scan, frames, known)
             if labels is not None:
                 labels = schema.class_map(labels, folder / "labels" / f"{scan}.label")
             writer.write(split, name, points, labels, features)

@@ -18,7 +18,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from colorsys import hsv_to_rgb
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -168,17 +168,34 @@ class SceneFolder:
     root: Path
     info: DatasetInfo
 
-    def scenes(self, split: str) -> list[Scene]:
-        """Opens the scenes of a split, in the order of ``dataset.json``.
+    def scenes(self, split: str) -> Sequence[Scene]:
+        """The scenes of a split, in the order of ``dataset.json``.
+
+        A scene is opened when it is taken, so that a split may hold more scenes than a process may
+        hold files open. Taking one raises ValueError where its files disagree.
 
         Raises:
-            ValueError: There is no such split, or the files of a scene disagree.
+            ValueError: There is no such split.
         """
         if split not in self.info.splits:
             raise ValueError(
                 f"{self.root}: no split {split!r}, there are {sorted(self.info.splits)}"
             )
-        return [_read_scene(self.root / "scenes" / split / n) for n in self.info.splits[split]]
+        return _SceneFiles(self.root / "scenes" / split, self.info.splits[split])
+
+
+@dataclass(frozen=True)
+class _SceneFiles(Sequence[Scene]):
+    """Scenes on the disk, opened one by one."""
+
+    folder: Path
+    names: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Scene:  # type: ignore[override]
+        return _read_scene(self.folder / self.names[index])
 
 
 @dataclass(frozen=True)
@@ -193,7 +210,7 @@ class MemoryScenes:
     info: DatasetInfo
     splits: dict[str, list[Scene]]
 
-    def scenes(self, split: str) -> list[Scene]:
+    def scenes(self, split: str) -> Sequence[Scene]:
         """Returns the scenes of a split."""
         return self.splits[split]
 

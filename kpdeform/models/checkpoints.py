@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from os import PathLike
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +17,7 @@ Source = Literal["auto", "kpdeform", "kpconv-pytorch"]
 # weights but a number.
 _KPCONV_PYTORCH = [
     (r"^(encoder_block?s|block?_ops)\.", "encoder.blocks."),
-    (r"^decoder_block?s\.(\d+)\.", lambda match: f"decoder.{int(match[1]) // 2}."),
+    (r"^decoder_block?s\.(\d*[13579])\.", lambda match: f"decoder.{int(match[1]) // 2}."),
     (r"^head_mlp\.", "head.0."),
     (r"^head_softmax\.", "head.1."),
     (r"(^|\.)KPConv\.", r"\1conv."),
@@ -95,6 +96,12 @@ def _state_dict(path_or_dict: str | PathLike[str] | Mapping[str, Any]) -> dict[s
             key.removeprefix("model."): value for key, value in content["state_dict"].items()
         }
     content = content.get("model_state_dict", content)
+    strangers = [k for k, v in content.items() if not isinstance(v, (Tensor, np.ndarray))]
+    if strangers:
+        raise ValueError(
+            f"load_weights: no state dict found; {strangers[:5]} do not hold tensors. Pass the "
+            "state dict itself, or a file with one under 'model_state_dict' or 'state_dict'"
+        )
     return {key: torch.as_tensor(value) for key, value in content.items()}
 
 

@@ -1,4 +1,8 @@
-"""Networks by name: the published S3DIS and ModelNet40 models, and small ones for a CPU."""
+"""Networks by name: the published S3DIS and ModelNet40 models, and small ones for a CPU.
+
+The published ones take the input features per point, the number of classes and the grid cell of
+level 0 in metres; the defaults are those of the published weights. All are returned untrained.
+"""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ Norm = Callable[[int], nn.Module]
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation of rows ``(N, C)`` that lives with fewer than two rows.
+    """Batch normalisation of rows ``(N, C)``, exact and content with fewer than two rows.
 
     A variance needs two rows. With one or none, in training too, the running statistics are used
     and left as they are.
@@ -29,16 +29,38 @@ class BatchNorm(nn.BatchNorm1d):
         eps: Added to the variance.
     """
 
+    momentum: float
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
     def __init__(self, num_features: int, momentum: float = 0.02, eps: float = 1e-5) -> None:
         super().__init__(num_features, eps=eps, momentum=momentum)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C)`` to ``(N, C)``."""
-        if x.shape[0] > 1:
-            return super().forward(x)
-        return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-        )
+        if x.shape[0] < 2:
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        if self.training and x.device.type == "cpu":
+            return self._train_on_cpu(x)
+        return super().forward(x)
+
+    def _train_on_cpu(self, x: Tensor) -> Tensor:
+        # PyTorch's CPU kernel adds rows one after the other, in an order that depends on the number
+        # of threads. Its mean() adds them in a tree: ten times as exact, and always the same.
+        rows = x.to(self.weight.dtype)
+        mean = rows.mean(0)
+        centred = rows - mean
+        variance = centred.square().mean(0)
+        with torch.no_grad():
+            unbiased = variance * (x.shape[0] / (x.shape[0] - 1))
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(unbiased, self.momentum)
+            self.num_batches_tracked += 1
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return torch.addcmul(self.bias, centred, scale).to(x.dtype)
 
 
 class Bias(nn.Module):

@@ -1,7 +1,7 @@
 """What a training or an inference run needs beyond the model; built on Lightning.
 
-Training is a task (what a step is), a data module (batches with pyramids) and a trainer (how it runs
-and what it leaves on disk). Inference starts from a checkpoint: :class:`Predictor`.
+Training is a task (what a step is), a data module (batches with pyramids) and a trainer (how it
+runs and what it leaves on disk). Inference starts from a checkpoint: :class:`Predictor`.
 """
 
 from kpdeform.train.datamodules import SceneDataModule, ShapeDataModule

@@ -1,7 +1,7 @@
 """Clouds in LAS, LAZ and PLY files, read in parts and copied with a classification put in.
 
-A copy changes nothing but the classification. Every other field, the header, variable length records,
-comments, further PLY elements and the order of the points are copied as bytes, not re-encoded.
+A copy changes nothing but the classification. Every other field, the header, variable length
+records, comments, further PLY elements and the order of the points are copied, not re-encoded.
 """
 
 from __future__ import annotations

@@ -98,7 +98,8 @@ class _DataModule(lightning.LightningDataModule):
         source = self.val_batches()
         if source is None:
             return []
-        share = range(self.trainer.global_rank, len(source), self.trainer.world_size)
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        share = [(0, index) for index in range(rank, len(source), world_size)]
         batches = PyramidBatches(source, self.spec())
         return DataLoader(batches, batch_size=None, sampler=share, num_workers=self.num_workers)
 

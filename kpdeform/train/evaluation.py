@@ -66,7 +66,7 @@ def predict_scene(
 
 
 def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> Tensor:
-    """Counts of (label, prediction) pairs, ``(classes, classes)`` int64; other labels are ignored."""
+    """Counts of label-prediction pairs, ``(classes, classes)`` int64; other labels are ignored."""
     metric = require("torchmetrics.functional.classification", "train")
     target = torch.from_numpy(np.asarray(labels, np.int64))
     known = (target >= 0) & (target < num_classes)
@@ -163,7 +163,7 @@ def _plot(path: Path, confusion: Tensor, class_names: Sequence[str]) -> None:
     percent = 100 * counts / counts.sum(1, keepdim=True).clamp(min=1)
     side = 2 + 0.6 * len(class_names)
     figure, axes = pyplot.subplots(figsize=(side, side), layout="constrained")
-    axes.imshow(percent, cmap="Blues", vmin=0, vmax=100)
+    axes.imshow(percent.numpy(), cmap="Blues", vmin=0, vmax=100)
     axes.set_xticks(range(len(class_names)), class_names, rotation=60, ha="right")
     axes.set_yticks(range(len(class_names)), class_names)
     axes.set(xlabel="prediction", ylabel="label", title="% of each label's points")

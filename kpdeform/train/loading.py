@@ -1,4 +1,4 @@
-"""Batches for the tasks: planned epochs, pyramids built in the loader's workers, resumable order."""
+"""Batches for the tasks: planned epochs, pyramids built by the loader, an order that can resume."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class PlannedBatches(Protocol):
     """A data set that plans each epoch, as :class:`kpdeform.data.SceneDataset` does."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Plans the batches of an epoch, the same in every process, and tells living workers."""
+        """Plans the batches of an epoch, the same number in the same order in every process."""
 
     def __len__(self) -> int: ...
 
@@ -35,7 +35,9 @@ class PlannedBatches(Protocol):
 
 
 class PyramidBatches(Dataset):
-    """Items of a planned data set with their pyramids.
+    """Items of a planned data set with their pyramids; the key is (epoch, index).
+
+    The epoch travels with the index: a worker that outlives an epoch plans the next one too.
 
     Args:
         source: The planned data set.
@@ -45,17 +47,19 @@ class PyramidBatches(Dataset):
     def __init__(self, source: PlannedBatches, spec: PyramidSpec) -> None:
         self.source = source
         self.spec = spec
+        self._epoch: int | None = None
 
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> LabelledBatch:
+    def __getitem__(self, key: tuple[int, int]) -> LabelledBatch:
+        epoch, index = key
+        if epoch != self._epoch:
+            self.source.set_epoch(epoch)
+            self._epoch = epoch
         batch = self.source[index]
         return LabelledBatch(batch, build_pyramid(batch, self.spec))
 
 
 class _RankShare(Sampler):
-    """Numbers of one rank's batches of an epoch, from a position onwards."""
+    """Keys of one rank's batches of an epoch, from a position onwards."""
 
     def __init__(self, num_batches: int, rank: int, world_size: int) -> None:
         self.num_batches = num_batches // world_size  # the same on every rank, or DDP would hang
@@ -64,9 +68,10 @@ class _RankShare(Sampler):
         self.epoch = 0
         self.position = 0
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch = self.epoch
         for position in range(self.position, self.num_batches):
-            yield position * self.world_size + self.rank
+            yield epoch, position * self.world_size + self.rank
 
     def __len__(self) -> int:
         return self.num_batches
@@ -111,7 +116,6 @@ class ResumableLoader(DataLoader):
         share = self.sampler
         if share.position >= len(share):
             share.epoch, share.position = share.epoch + 1, 0
-        self.dataset.source.set_epoch(share.epoch)  # workers follow
         for item in super().__iter__():
             share.position += 1
             yield item

@@ -10,13 +10,14 @@ from torch import Tensor
 
 
 class Scores(NamedTuple):
-    """Scores of one confusion matrix; values lie in [0, 1], classes that never occur are NaN.
+    """Scores of one confusion matrix; values lie in [0, 1].
+
+    A class that the labels do not hold has no score (NaN) and does not enter the means: a split
+    without boxes says nothing about boxes. Points wrongly given to it cost their true classes.
 
     Attributes:
-        iou: Intersection over union of each class, ``(classes,)`` float64; NaN where neither the labels
-            nor the predictions hold the class.
-        accuracy: Share of each class's points that were found (recall), ``(classes,)`` float64; NaN
-            where the labels do not hold the class.
+        iou: Intersection over union of each class, ``(classes,)`` float64.
+        accuracy: Share of each class's points that were found (recall), ``(classes,)`` float64.
         mean_iou: Mean of ``iou`` without the NaN.
         mean_accuracy: Mean of ``accuracy`` without the NaN.
         overall_accuracy: Share of all labelled points that are right.
@@ -64,8 +65,8 @@ def scores(confusion: Tensor) -> Scores:
     counts = confusion.detach().to("cpu", torch.float64)
     right = counts.diagonal()
     labelled, predicted = counts.sum(1), counts.sum(0)
-    iou = right / (labelled + predicted - right)  # 0 / 0 is NaN: the class does not occur
-    accuracy = right / labelled
+    accuracy = right / labelled  # 0 / 0 is NaN: the labels do not hold the class
+    iou = (right / (labelled + predicted - right)).masked_fill(labelled == 0, torch.nan)
     return Scores(
         iou,
         accuracy,

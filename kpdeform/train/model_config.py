@@ -1,4 +1,4 @@
-"""A model named in a configuration: an import path and keyword arguments, rebuilt from checkpoints."""
+"""A model named by an import path and keyword arguments: in configurations and checkpoints."""
 
 from __future__ import annotations
 

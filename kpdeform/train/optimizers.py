@@ -1,4 +1,4 @@
-"""Optimizer recipes: an optimizer, its parameter groups and its learning-rate schedule in one object."""
+"""Recipes: an optimizer, its parameter groups and its learning-rate schedule in one object."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ class Recipe:
 
 
 class SGDRecipe(Recipe):
-    """The published KPConv recipe: SGD with a long momentum and a learning rate that decays by epoch.
+    """The published KPConv recipe: SGD with a long momentum, its learning rate decays by epoch.
 
-    Source: Thomas et al. 2019, arXiv:1904.08889, supplementary material; the public training scripts.
-    Use it with ``gradient_clip_val: 100`` and ``gradient_clip_algorithm: value``.
+    Source: Thomas et al. 2019, arXiv:1904.08889, supplementary material, and its public code,
+        which clips gradients by value at 100.
 
     Args:
         lr: Learning rate of all but the offset parameters.

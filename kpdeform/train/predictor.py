@@ -137,8 +137,7 @@ class Predictor:
         thinned = ops.grid_subsample(
             local, self.spec.cell_size, features=torch.from_numpy(features)
         )
-        columns = self._columns(thinned.points, thinned.features, center[2] - floor)
-        sample = Sample(thinned.points, columns, tuple(self.features))
+        sample = self._sample(thinned.points, thinned.features, center[2] - floor)
         total = torch.zeros(len(thinned.points), len(self.class_names))
         for vote in range(votes):
             turned = transform_linear(sample, _rotation(2 * math.pi * vote / votes))
@@ -152,16 +151,19 @@ class Predictor:
         logits, _ = self.model(pyramid, batch.features.to(device))
         return logits.float().softmax(1).cpu()
 
-    def _columns(self, points: Tensor, features: Tensor, lift: float) -> Tensor:
-        """Input columns of a tile, as :class:`kpdeform.data.SceneDataset` makes those of a crop."""
+    def _sample(self, points: Tensor, features: Tensor, lift: float) -> Sample:
+        """A tile with its input columns, as :class:`kpdeform.data.SceneDataset` makes a crop."""
         columns = dict(zip(self.file_features, features.unbind(1), strict=True))
-        if {"nx", "ny", "nz"} <= set(columns):
+        if {"nx", "ny", "nz"} <= set(columns):  # means of unit vectors are shorter than 1
             normals = torch.stack([columns[name] for name in ("nx", "ny", "nz")], 1)
             columns.update(zip(("nx", "ny", "nz"), F.normalize(normals, dim=1).T, strict=True))
-        x, y, z = points.unbind(1)
-        low = z.kthvalue(1 + len(z) // 100).values if self.tiles.dimensions == 2 else 0
-        columns.update(ones=torch.ones(len(points)), height=z + lift, x=x, y=y, z=z - low)
-        return torch.stack([columns[name] for name in self.features], 1)
+        columns.update(ones=torch.ones(len(points)), height=points[:, 2] + lift)
+        if self.tiles.dimensions == 2:  # upright crops count z from their ground
+            low = points[:, 2].kthvalue(1 + len(points) // 100).values
+            points = points - torch.stack([0 * low, 0 * low, low])
+        columns.update(zip("xyz", points.unbind(1), strict=True))
+        names = tuple(self.features)
+        return Sample(points, torch.stack([columns[name] for name in names], 1), names)
 
     def _floor(self, cloud: SortedCloud) -> float:
         """Height that 1 % of the thinned cloud lies below, from a histogram over its cells."""

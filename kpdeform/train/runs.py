@@ -1,8 +1,9 @@
-"""What a run leaves on disk: checkpoints that can be resumed, the configuration, and the metrics."""
+"""What a run leaves on disk: checkpoints to resume from, the configuration and the metrics."""
 
 from __future__ import annotations
 
 import csv
+import math
 import os
 import random
 import subprocess
@@ -22,7 +23,7 @@ lightning = require("lightning.pytorch", "train")
 
 
 def git_hash() -> str:
-    """Commit of the source tree that kpdeform is imported from, "-dirty" if changed, or "unknown"."""
+    """Commit of the source tree kpdeform is imported from, "-dirty" if changed, or "unknown"."""
     folder = Path(kpdeform.__file__).parent
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
@@ -34,7 +35,7 @@ def git_hash() -> str:
 
 
 class AtomicCheckpointIO(lightning.plugins.io.TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it: a killed run leaves the old one whole."""
+    """Writes a checkpoint beside its place and renames it: a killed run leaves the old one."""
 
     def save_checkpoint(self, checkpoint: dict, path: str | Path, storage_options=None) -> None:
         """Saves ``checkpoint`` to ``path``; see the base class."""
@@ -51,13 +52,13 @@ class AtomicCheckpointIO(lightning.plugins.io.TorchCheckpointIO):
 class RunRecord(lightning.Callback):
     """Keeps what is needed to resume a run and to use its model later.
 
-    Every checkpoint gets an entry "kpdeform": version, git hash, resolved configuration, the states of
-    the random number generators, the model and the data module's ``record()``, from which
-    :class:`kpdeform.train.Predictor` is made. ``last.ckpt`` is written every ``every_n_steps`` steps
-    and at the end.
+    ``last.ckpt`` is written every ``every_n_steps`` steps and at the end, ``best.ckpt`` after each
+    validation that beats the earlier ones. A checkpoint gets an entry "kpdeform": version, git
+    hash, resolved configuration, the states of the random number generators, the model and the
+    data module's ``record()``, from which :class:`kpdeform.train.Predictor` is made.
 
     Args:
-        folder: Folder of the run; gets ``config.yaml`` and ``git_hash.txt``.
+        folder: Folder of the run; gets ``config.yaml`` and ``git_hash.txt`` too.
         config: The resolved configuration as YAML text.
         model: What the task's model was built from, if that is known.
         every_n_steps: Steps between two ``last.ckpt``.
@@ -72,6 +73,7 @@ class RunRecord(lightning.Callback):
         self.every_n_steps = every_n_steps
         self.git_hash = git_hash()
         self._saved_step = -1
+        self._best = -math.inf
         self._rng: dict[str, Any] | None = None
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -80,6 +82,14 @@ class RunRecord(lightning.Callback):
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "config.yaml").write_text(self.config)
             (self.folder / "git_hash.txt").write_text(self.git_hash + "\n")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best score so far."""
+        return {"best": self._best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores the best score."""
+        self._best = state_dict["best"]
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict) -> None:
         """Adds the record to the checkpoint."""
@@ -97,7 +107,7 @@ class RunRecord(lightning.Callback):
         self._rng = checkpoint.get("kpdeform", {}).get("rng")
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Continues the random numbers where the checkpoint left them."""
+        """Continues the random numbers and the metrics where the checkpoint left them."""
         self._saved_step = trainer.global_step
         for logger in trainer.loggers:
             if isinstance(logger, CsvMetrics):
@@ -112,23 +122,28 @@ class RunRecord(lightning.Callback):
         """Saves ``last.ckpt`` when it is due."""
         step = trainer.global_step
         if step != self._saved_step and step % self.every_n_steps == 0:
-            self._save(trainer)
+            self._save_last(trainer)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Saves ``best.ckpt`` when the score is the best so far."""
+        score = float(trainer.callback_metrics.get(f"val/{pl_module.shown_score}", -math.inf))
+        if score > self._best:
+            self._best = score
+            trainer.save_checkpoint(self.folder / "best.ckpt")
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Saves ``last.ckpt`` with the last step in it."""
         if trainer.global_step != self._saved_step:
-            self._save(trainer)
+            self._save_last(trainer)
 
-    def _save(self, trainer: Any) -> None:
-        for logger in trainer.loggers:
-            logger.save()  # metrics up to a checkpoint must not be lost with the process
+    def _save_last(self, trainer: Any) -> None:
         trainer.save_checkpoint(self.folder / "last.ckpt")
         self._saved_step = trainer.global_step
 
 
 def _rng_state() -> dict[str, Any]:
-    """States of the generators as tensors and plain numbers, so that ``weights_only`` loads them."""
-    name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002  (the global one)
+    """States of the generators as tensors and plain numbers, which ``weights_only`` loads."""
+    name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
     version, internal, gauss = random.getstate()
     state = {
         "torch": torch.get_rng_state(),
@@ -152,9 +167,9 @@ def _set_rng_state(state: Mapping[str, Any]) -> None:
 
 
 class CsvMetrics(lightning.loggers.logger.Logger):
-    """Appends metrics to ``metrics.csv`` as rows ``step,name,value``; a resumed run continues the file.
+    """Appends metrics to ``metrics.csv`` as rows ``step,name,value``, a resumed run continues it.
 
-    Rows of steps that a killed run had written beyond its last checkpoint are dropped on resuming, so
+    Rows that a killed run had written beyond its last checkpoint are dropped on resuming, so that
     the file reads as if the run had never stopped.
 
     Args:
@@ -164,7 +179,6 @@ class CsvMetrics(lightning.loggers.logger.Logger):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.path = Path(folder) / "metrics.csv"
-        self._rows: list[tuple[int, str, float | str]] = []
 
     name = "csv"
     version = ""
@@ -175,30 +189,16 @@ class CsvMetrics(lightning.loggers.logger.Logger):
     @lightning.utilities.rank_zero_only
     def continue_from(self, step: int) -> None:
         """Keeps the rows of an earlier run up to its ``step``-th step and drops all others."""
-        if not self.path.exists():
-            return
-        with self.path.open(newline="") as file:
-            rows = [row for row in list(csv.reader(file))[1:] if len(row) == 3]
-        self.path.unlink()
-        self._rows = [(int(s), name, value) for s, name, value in rows if int(s) < step]
+        rows: list[list[str]] = []
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                rows = [r for r in list(csv.reader(file))[1:] if len(r) == 3 and int(r[0]) < step]
+        with self.path.open("w", newline="") as file:
+            csv.writer(file).writerows([("step", "name", "value"), *rows])
 
     @lightning.utilities.rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Queues the metrics of a step; they are written a few hundred rows at a time."""
-        self._rows += [(step or 0, n, float(v)) for n, v in metrics.items() if n != "epoch"]
-        if len(self._rows) >= 200:
-            self.save()
-
-    @lightning.utilities.rank_zero_only
-    def save(self) -> None:
-        """Writes what is queued."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        is_new = not self.path.exists()
+        """Writes the metrics of a step."""
+        rows = [(step or 0, name, float(value)) for name, value in metrics.items()]
         with self.path.open("a", newline="") as file:
-            csv.writer(file).writerows([("step", "name", "value")] * is_new + self._rows)
-        self._rows.clear()
-
-    @lightning.utilities.rank_zero_only
-    def finalize(self, status: str) -> None:
-        """Writes what is queued."""
-        self.save()
+            csv.writer(file).writerows(row for row in rows if row[1] != "epoch")

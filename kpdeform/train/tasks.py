@@ -1,4 +1,4 @@
-"""Lightning modules: what a training or validation step is, for segmentation and for classification."""
+"""Lightning modules: what a step of training or validation is, for points and for whole clouds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SCORES = ("mean_iou", "overall_accuracy", "mean_accuracy")
 
 
 class _Task(lightning.LightningModule):
-    """Cross entropy plus the deformation loss, trained by a recipe; scored by a confusion matrix."""
+    """Cross entropy plus deformation loss, trained by a recipe, scored by a confusion matrix."""
 
     shown_score: str  # the score that says which checkpoint is best
 
@@ -60,12 +60,16 @@ class _Task(lightning.LightningModule):
         entropy = self._cross_entropy(logits, labels)
         deformation = deformation_loss(deformations)
         loss = entropy + self.deformation_weight * deformation
-        self.log("train/loss", loss.detach(), prog_bar=True)
-        self.log("train/cross_entropy", entropy.detach())
-        self.log("train/deformation", deformation.detach())
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
             right = (logits.detach().argmax(1) == labels)[labels >= 0]
-            self.log("train/accuracy", right.float().mean())
+            values = {
+                "loss": loss.detach(),
+                "cross_entropy": entropy.detach(),
+                "deformation": deformation.detach(),
+                "accuracy": right.float().mean(),
+            }
+            for name, value in values.items():
+                self.log(f"train/{name}", value, prog_bar=name == "loss", batch_size=1)
         return loss
 
     def validation_step(self, batch: LabelledBatch, batch_idx: int) -> None:
@@ -135,11 +139,11 @@ class SegmentationTask(_Task):
         label_smoothing: Share of the target spread evenly over all classes.
         deformation_weight: Factor on the deformation loss.
 
-    Under DDP the cross entropy is averaged over the points of all ranks, so its gradient equals that
-    of one process on the joined batch; the deformation loss is the mean of the ranks' losses.
+    Under DDP the cross entropy is averaged over the points of all ranks, so its gradient equals
+    that of one process on the joined batch; the deformation loss is the mean of the ranks' losses.
 
-    Validation counts thinned points crop by crop, overlaps included: cheap, and what ``val/mean_iou``
-    says. Scores at full resolution come from :func:`kpdeform.train.predict_scene`.
+    Validation counts thinned points crop by crop, overlaps included: that is cheap, and what
+    ``val/mean_iou`` says. Scores at full resolution come from :func:`kpdeform.train.predict_scene`.
     """
 
     shown_score = "mean_iou"

@@ -1,8 +1,8 @@
 """Labels a cloud of any size, tile by tile, with memory bounded by one tile.
 
-The plane (or space) is cut into cells of side ``size * (1 - overlap)``; the tile of a cell is the cell
-and half the overlap around it. The blending weight of a tile rises linearly across the overlap, so
-that the weights of neighbouring tiles add up to one wherever all of them hold points.
+The plane (or space) is cut into cells of side ``size * (1 - overlap)``; the tile of a cell is the
+cell and half the overlap around it. The blending weight of a tile rises linearly across the
+overlap, so that the weights of neighbouring tiles add up to one wherever all of them hold points.
 
 The cloud is sorted by cell into plain files in a work folder, where the probabilities of all points
 are summed up too. Before the sums of a tile are changed, their new values go to a journal that is
@@ -16,7 +16,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -301,5 +301,5 @@ def _group(cells: np.ndarray) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
     is_first = np.ones(len(cells), bool)
     is_first[1:] = (ordered[1:] != ordered[:-1]).any(1)
     bounds = np.append(np.flatnonzero(is_first), len(cells))
-    for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, stop in pairwise(bounds):
         yield tuple(ordered[start].tolist()), order[start:stop]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,6 @@ def make_trainer(
     *,
     config: str = "",
     model: ModelConfig | None = None,
-    monitor: str = "val/mean_iou",
 ) -> Any:
     """Makes the Lightning trainer of a run.
 
@@ -123,22 +123,15 @@ def make_trainer(
         config: Resolved configuration as YAML text.
         model: What the task's model was built from; without it, checkpoints can be resumed but not
             loaded by :class:`kpdeform.train.Predictor`.
-        monitor: Logged score whose highest value makes ``best.ckpt``.
 
     Returns:
         A ``lightning.pytorch.Trainer``.
     """
-    callbacks = lightning.callbacks
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # hardware, tips, ...
+    _quieten()
     chosen = [
         RunRecord(folder, config, model, options.checkpoint_every),
-        callbacks.LearningRateMonitor("step"),
+        lightning.callbacks.LearningRateMonitor("step"),
     ]
-    if options.validate_every > 0:
-        best = callbacks.ModelCheckpoint(
-            folder, "best", monitor=monitor, mode="max", enable_version_counter=False
-        )
-        chosen.append(best)
     if options.progress_bar:
         chosen.append(StepBar())
     return lightning.Trainer(
@@ -161,11 +154,17 @@ def make_trainer(
         callbacks=chosen,
         logger=[CsvMetrics(folder), lightning.loggers.TensorBoardLogger(folder, "", "")],
         plugins=[AtomicCheckpointIO()],
-        enable_checkpointing=options.validate_every > 0,
+        enable_checkpointing=False,  # RunRecord does it
         enable_progress_bar=False,  # it would count epochs, StepBar counts steps
         enable_model_summary=False,
         default_root_dir=folder,
     )
+
+
+def _quieten() -> None:
+    """Keeps Lightning's notes on hardware, its tips and its old torch names off the terminal."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated")
 
 
 def checkpoint_to_resume(folder: Path, resume: bool) -> Path | None:

@@ -1,8 +1,8 @@
 """Pictures of clouds and of kernels before and after deformation, in a window or as PNG files.
 
-:func:`capture_deformations` and :func:`choose_queries` find what is worth a look, :func:`kernel_scene` describes
-it as plain data, and :func:`show`, :func:`render` and :func:`contact_sheet` draw it with Open3D and matplotlib
-(``pip install 'kpdeform[viz]'``).
+:func:`capture_deformations` and :func:`choose_queries` find what is worth a look,
+:func:`kernel_scene` describes it as plain data, and :func:`show`, :func:`render` and
+:func:`contact_sheet` draw it with Open3D and matplotlib (``pip install 'kpdeform[viz]'``).
 """
 
 from kpdeform.viz.camera import Camera

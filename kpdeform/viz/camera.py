@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
+
+_CUT = 1.5  # the cloud is cut away this many radii before the kernel, so that walls do not hide it
 
 
 @dataclass(frozen=True)
@@ -18,11 +21,13 @@ class Camera:
         eye: ``(3,)`` where it stands, in the cloud's unit.
         target: ``(3,)`` what it looks at, seen in the middle of the picture.
         field_of_view: Vertical opening angle in degrees.
+        near: Distance along the view axis at which scenes begin; what is nearer is cut away.
     """
 
     eye: Array
     target: Array
     field_of_view: float = 35.0
+    near: float = 0.0
 
     @property
     def rotation(self) -> Array:
@@ -50,7 +55,8 @@ class Camera:
             size: Width and height of the picture in pixels.
 
         Returns:
-            ``(N, 3)``: pixels from the left edge, pixels from the top edge, distance along the view axis.
+            ``(N, 3)``: pixels from the left edge, pixels from the top edge, distance along the view
+            axis.
 
         Example:
             >>> camera = Camera(np.array([3.0, 0.0, 0.0]), np.zeros(3))
@@ -64,7 +70,10 @@ class Camera:
 
 
 def look_at_kernel(center: Array, rigid: Array, deformed: Array, cloud: Array) -> Camera:
-    """Places a camera on the open side: from there the cloud hides few kernel points and offsets look long.
+    """Places a camera where the cloud hides few kernel points and offsets look long.
+
+    Of views that show as much, the one from the middle of the cloud is taken: indoors the back of
+    a wall is a poor sight.
 
     Args:
         center: ``(3,)`` query point.
@@ -78,19 +87,40 @@ def look_at_kernel(center: Array, rigid: Array, deformed: Array, cloud: Array) -
     kernel = np.vstack([rigid, deformed])
     middle = (kernel.max(0) + kernel.min(0)) / 2
     radius = max(float(np.linalg.norm(kernel - middle, axis=1).max()), 1e-6)
-    distance = 1.4 * radius / np.sin(np.radians(Camera.field_of_view) / 2)
     target = center + middle
-    near = _thin(cloud[np.linalg.norm(cloud - target, axis=1) < distance])
-    best = max(
-        _directions(),
-        key=lambda u: _view_score(u, target + distance * u, center, rigid, deformed, near, radius),
-    )
-    return Camera(target + distance * best, target)
+    near = _thin(cloud[np.linalg.norm(cloud - target, axis=1) < 3 * radius])
+    inwards = _inwards(target, cloud)
+
+    def score(direction: Array) -> float:
+        hidden = partial(_hidden, direction=direction, cloud=near - target, radius=radius)
+        offsets = deformed - rigid
+        across = np.linalg.norm(np.cross(offsets, direction), axis=1).sum()
+        length = np.linalg.norm(offsets, axis=1).sum()
+        return (
+            -2 * hidden(deformed - middle)
+            - 0.5 * hidden(rigid - middle)
+            + across / max(length, 1e-12)
+            - 0.5 * abs(direction[2] - 0.5)  # 30 degrees above the horizon reads best
+            + 0.7 * direction @ inwards
+        )
+
+    direction = max(_directions(), key=score)
+    distance = 1.4 * radius / np.sin(np.radians(Camera.field_of_view) / 2)
+    return Camera(target + distance * direction, target, near=distance - _CUT * radius)
 
 
 def _thin(points: Array, limit: int = 4000) -> Array:
     """At most ``limit`` points, evenly spaced through the list; enough to know what hides what."""
     return points[np.linspace(0, len(points) - 1, min(limit, len(points))).astype(np.int64)]
+
+
+def _inwards(target: Array, cloud: Array) -> Array:
+    """Direction to the middle of the cloud; 0 there, of length 1 at the rim and beyond."""
+    if not len(cloud):
+        return np.zeros(3)
+    low, high = cloud.min(axis=0), cloud.max(axis=0)
+    way = ((low + high) / 2 - target) / np.maximum((high - low) / 2, 1e-12)
+    return way / max(1, np.linalg.norm(way))
 
 
 def _directions() -> list[Array]:
@@ -102,33 +132,12 @@ def _directions() -> list[Array]:
     ]
 
 
-def _view_score(
-    direction: Array,
-    eye: Array,
-    center: Array,
-    rigid: Array,
-    deformed: Array,
-    cloud: Array,
-    radius: float,
-) -> float:
-    offsets = deformed - rigid
-    across = offsets - np.outer(offsets @ direction, direction)
-    seen_length = np.linalg.norm(across, axis=1).sum() / (
-        np.linalg.norm(offsets, axis=1).sum() + 1e-12
-    )
-    seen_deformed = _visible(center + deformed, eye, cloud, 0.12 * radius).mean()
-    seen_rigid = _visible(center + rigid, eye, cloud, 0.12 * radius).mean()
-    obliqueness = 1 - abs(direction[2] - 0.5)  # 30 degrees above the horizon reads best
-    return 2 * seen_deformed + 0.5 * seen_rigid + seen_length + obliqueness
-
-
-def _visible(points: Array, eye: Array, cloud: Array, width: float) -> NDArray[np.bool_]:
-    """Whether no cloud point lies in the tube of radius ``width`` from each point to the eye."""
-    ray = eye - points  # (K, 3)
-    length = np.linalg.norm(ray, axis=1, keepdims=True)  # (K, 1)
-    ray = ray / length
+def _hidden(points: Array, direction: Array, cloud: Array, radius: float) -> float:
+    """Share of ``points`` with a cloud point in the tube from them towards the eye."""
+    width = 0.12 * radius
     relative = cloud[None] - points[:, None]  # (K, N, 3)
-    along = np.einsum("knd,kd->kn", relative, ray)
+    along = relative @ direction
     beside = np.einsum("knd,knd->kn", relative, relative) - along**2
-    hides = (along > 1.5 * width) & (along < length) & (beside < width**2)
-    return ~hides.any(axis=1)
+    shown = cloud @ direction < _CUT * radius
+    hides = shown & (along > 1.5 * width) & (beside < width**2)
+    return float(hides.any(axis=1).mean())

@@ -98,7 +98,8 @@ def capture_deformations(
         features: ``(N_0, C)``.
 
     Returns:
-        The logits, and one :class:`LayerDeformation` per deformable layer, in the order in which they ran.
+        The logits, and one :class:`LayerDeformation` per deformable layer, in the order in which
+        they ran.
 
     Example:
         >>> from kpdeform.data import PointBatch, build_pyramid
@@ -108,7 +109,7 @@ def capture_deformations(
         >>> pyramid = build_pyramid(batch, model.pyramid_spec)
         >>> _, layers = capture_deformations(model, pyramid, batch.features)
         >>> layers[0].name, layers[0].level
-        ('encoder.blocks.4.conv', 2)
+        ('encoder.blocks.5.conv', 2)
     """
     calls: list[tuple[str, tuple[Tensor, ...], Tensor, Deformation]] = []
 

@@ -16,7 +16,8 @@ from kpdeform.viz.scene import Array
 KINDS = ("floor", "edge", "object", "clutter")
 
 _FLOORS = {"floor", "ground", "road", "terrain", "sidewalk", "parking"}
-_STRUCTURES = _FLOORS | {"ceiling", "wall", "building", "beam", "column", "window", "door", "board"}
+_PLANES = _FLOORS | {"ceiling", "wall", "building"}
+_STRUCTURES = _PLANES | {"beam", "column", "window", "door", "board"}
 _CLUTTER = {"clutter", "other", "vegetation", "plant"}
 
 
@@ -44,8 +45,9 @@ def choose_queries(
 ) -> list[Choice]:
     """Picks a query on the floor, at an edge, on an object and in clutter, each with large offsets.
 
-    The kind is read from the names of the classes where labels are given and a name fits, else from the shape of the
-    neighbourhood. Among the queries of a kind that see many points, the one whose kernel moved most is taken.
+    The kind is read from the names of the classes where labels are given and a name fits, else from
+    the shape of the neighbourhood. Among the queries of a kind that see many points, the one whose
+    kernel moved most is taken.
 
     Args:
         layer: From :func:`capture_deformations`; it has three dimensions.
@@ -54,68 +56,75 @@ def choose_queries(
         class_names: What the labels mean.
 
     Returns:
-        Up to four choices, in the order of :data:`KINDS`, at different places; fewer in a cloud with fewer queries.
+        Up to four choices, in the order of :data:`KINDS`, at different places; fewer in a cloud
+        with fewer queries.
 
     Raises:
         ValueError: ``labels`` come without ``cloud``, or their numbers differ.
     """
     query_labels, other_labels = _labels_around(layer, cloud, labels)
-    scores = _scores(layer, query_labels, other_labels, list(class_names))
+    members = _members(query_labels, other_labels, list(class_names))
+    scores = _scores(layer)
     free = layer.is_neighbor.any(dim=1).numpy()
     choices = []
     for kind in KINDS:
         if not free.any():
             break
-        row = _largest_offset(layer, scores[kind], free)
+        row = _choose(layer, scores[kind], free, members.get(kind))
         choices.append(Choice(kind, row, _title(kind, query_labels[row], class_names)))
         away = (layer.queries - layer.queries[row]).norm(dim=1).numpy()
         free &= away > float(layer.rigid.norm(dim=1).max())
     return choices
 
 
-def _largest_offset(layer: LayerDeformation, score: Array, free: NDArray[np.bool_]) -> int:
-    """Of the best tenth by score, among those that see at least the median of points, the one that moved most."""
+def _choose(
+    layer: LayerDeformation,
+    score: Array,
+    free: NDArray[np.bool_],
+    member: NDArray[np.bool_] | None,
+) -> int:
+    """The kernel that moved most among those of a fitting shape that see many points."""
+    share = 0.9
+    if member is not None and (free & member).any():
+        free, share = free & member, 0.5  # the label already says what it is
     rows = np.flatnonzero(free)
-    rows = rows[score[rows] >= np.quantile(score[rows], 0.9)]
+    rows = rows[score[rows] >= np.quantile(score[rows], share)]
     seen = layer.is_neighbor.sum(dim=1).numpy()[rows]
     rows = rows[seen >= np.median(seen)]
     return int(rows[layer.mean_offsets[rows].argmax()])
 
 
-def _scores(
-    layer: LayerDeformation,
-    query_labels: NDArray[np.int64],
-    other_labels: NDArray[np.int64],
-    names: list[str],
-) -> dict[str, Array]:
-    """``(M,)`` per kind, larger where a query is more of that kind."""
+def _members(
+    query_labels: NDArray[np.int64], other_labels: NDArray[np.int64], names: list[str]
+) -> dict[str, NDArray[np.bool_]]:
+    """``(M,)`` per kind, which queries are of that kind by the names of the classes."""
+    words = [set(name.lower().replace("-", "_").split("_")) for name in names]
+    floor, plane, structure, clutter = (
+        np.array([bool(word & vocabulary) for word in words] + [False])  # the last is no label
+        for vocabulary in (_FLOORS, _PLANES, _STRUCTURES, _CLUTTER)
+    )
+    labels = np.where(query_labels < len(names), query_labels, -1)
+    return {
+        "floor": floor[labels],
+        "edge": _second_share(other_labels, np.flatnonzero(plane)) >= 0.25,
+        "object": (labels >= 0) & ~structure[labels] & ~clutter[labels],
+        "clutter": clutter[labels],
+    }
+
+
+def _scores(layer: LayerDeformation) -> dict[str, Array]:
+    """``(M,)`` per kind, larger where the neighbourhood of a query is more of that shape."""
     flat, upright, low, scattered = _shape(layer)
-    scores = {
+    return {
         "floor": flat + upright + low,
         "edge": -np.abs(scattered - 0.25) - flat,  # two planes at right angles
         "object": (1 - flat) + (1 - upright) + (1 - np.abs(2 * low - 1)),
         "clutter": scattered,
     }
-    if not names:
-        return scores
-    known = query_labels >= 0
-    words = [set(name.lower().replace("-", "_").split("_")) for name in names]
-    floor, structure, clutter = (
-        np.array([bool(word & vocabulary) for word in words] + [False])
-        for vocabulary in (_FLOORS, _STRUCTURES, _CLUTTER)
-    )
-    for kind, member in [
-        ("floor", floor[query_labels]),
-        ("edge", _second_share(other_labels, structure) >= 0.25),
-        ("object", known & ~structure[query_labels] & ~clutter[query_labels]),
-        ("clutter", clutter[query_labels]),
-    ]:
-        scores[kind] = scores[kind] + np.where(member, 100.0, 0.0)
-    return scores
 
 
 def _shape(layer: LayerDeformation) -> tuple[Array, Array, Array, Array]:
-    """Flatness, uprightness of the normal, lowness and scatter of each neighbourhood, all in [0, 1].
+    """Flatness, uprightness of the normal, lowness and scatter of neighbourhoods, in [0, 1].
 
     Source: Demantké et al. 2011, the ratios of the eigenvalues of a neighbourhood's covariance.
     """
@@ -126,10 +135,11 @@ def _shape(layer: LayerDeformation) -> tuple[Array, Array, Array, Array]:
     centered = (around - (mask * around).sum(dim=1, keepdim=True) / count) * mask
     values, vectors = torch.linalg.eigh(centered.transpose(1, 2) @ centered / count)
     small, middle, large = (values.clamp(min=0) + 1e-12).unbind(dim=1)
-    height = layer.queries[:, 2].double()
-    rank = height.argsort().argsort() / max(len(height) - 1, 1)
+    height = layer.queries[:, 2].double().numpy()
+    bottom, top = np.quantile(height, [0.02, 0.98]) if len(height) else (0, 0)
+    low = 1 - ((height - bottom) / max(top - bottom, 1e-12)).clip(0, 1)
     flat, upright, scattered = (middle - small) / large, vectors[:, 2, 0].abs(), small / large
-    return flat.numpy(), upright.numpy(), (1 - rank).numpy(), scattered.numpy()
+    return flat.numpy(), upright.numpy(), low, scattered.numpy()
 
 
 def _labels_around(
@@ -155,13 +165,11 @@ def _labels_around(
     return of_queries.numpy(), of_points[rows].numpy()
 
 
-def _second_share(labels: NDArray[np.int64], structure: NDArray[np.bool_]) -> Array:
-    """``(M,)``, share of the second most frequent class among neighbours ``(M, H)``, counting structures only."""
-    votes = np.stack(
-        [(labels == i).sum(axis=1) for i in np.flatnonzero(structure)] or [0 * labels[:, 0]]
-    )
-    if len(votes) < 2:
+def _second_share(labels: NDArray[np.int64], classes: NDArray[np.int64]) -> Array:
+    """``(M,)``, share of the second most frequent of ``classes`` among neighbours ``(M, H)``."""
+    if len(classes) < 2:
         return np.zeros(len(labels))
+    votes = np.stack([(labels == i).sum(axis=1) for i in classes])
     return np.sort(votes, axis=0)[-2] / np.maximum((labels >= 0).sum(axis=1), 1)
 
 

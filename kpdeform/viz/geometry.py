@@ -39,11 +39,14 @@ def open3d() -> ModuleType:
     """Imports Open3D.
 
     Raises:
-        ImportError: It, or a system library that it needs, is missing; the message says what to install.
+        ImportError: It, or a system library that it needs, is missing; the message says what to
+            install.
     """
     try:
         return require("open3d", "viz")
-    except OSError as error:  # its shared libraries are loaded when it is imported
+    except ImportError as error:
+        if ".so" not in str(error):
+            raise
         raise ImportError(
             f"Open3D cannot load a system library ({error}); on Debian and Ubuntu: "
             f"apt-get install {SYSTEM_PACKAGES}"
@@ -53,14 +56,15 @@ def open3d() -> ModuleType:
 def geometries(scene: KernelScene) -> dict[str, o3d.geometry.TriangleMesh]:
     """Builds what is drawn, one mesh for each of :data:`kpdeform.viz.ITEMS` that the scene has.
 
-    Colours hold the light of a lamp over the camera's shoulder, so meshes are drawn without lighting and look the
-    same in every OpenGL; Open3D's own lamps move with the bounding box.
+    Colours hold the light of a lamp over the camera's shoulder, so meshes are drawn without
+    lighting and look the same in every OpenGL; Open3D's own lamps move with the bounding box.
 
     Args:
         scene: What to draw.
 
     Returns:
-        Meshes by the name of their item; sizes follow the kernel, so pictures of all layers look alike.
+        Meshes by the name of their item; sizes follow the kernel, so pictures of all layers look
+        alike.
     """
     size = scene.kernel_radius
     rigid, deformed = scene.query + scene.rigid, scene.query + scene.deformed
@@ -91,7 +95,7 @@ def _lamp(scene: KernelScene) -> Array:
 
 
 def _discs(scene: KernelScene, lamp: Array, sides: int = 7) -> o3d.geometry.TriangleMesh:
-    """A small disc in the surface at each cloud point: unlike OpenGL's points they shrink with distance."""
+    """A small disc in the surface at each cloud point; OpenGL's points ignore distance."""
     rows = _at_most(len(scene.points), MAX_DISCS)
     points, colors = scene.points[rows], soften(scene.colors[rows], SOFTENING)
     normals = _normals(points, scene.camera.eye)
@@ -123,7 +127,7 @@ def _normals(points: Array, eye: Array) -> Array:
 
 
 def _disc_radius(points: Array) -> Array:
-    """Radius at each point that closes the surface: a little over half the gap to its sixth neighbour."""
+    """Radii that close the surface: a little over half the gap to the sixth neighbour."""
     o3d = open3d()
     search = o3d.core.nns.NearestNeighborSearch(o3d.core.Tensor(points))
     search.knn_index()
@@ -139,7 +143,7 @@ def _ball(center: Array, radius: float, color: ArrayLike) -> _Part:
 
 
 def _tube(path: Array, radius: float, color: ArrayLike, sides: int = 8) -> _Part:
-    """A tube along a straight or flat ``path`` ``(P, 3)``; OpenGL draws wide lines nowhere reliably."""
+    """A tube along a straight or flat ``path`` ``(P, 3)``; not every OpenGL has wide lines."""
     along = _unit(np.gradient(path, axis=0))
     plane_normal = np.linalg.svd(path - path.mean(axis=0))[2][-1]
     across = np.cross(along, plane_normal)
@@ -153,7 +157,7 @@ def _tube(path: Array, radius: float, color: ArrayLike, sides: int = 8) -> _Part
 
 
 def _reach(scene: KernelScene) -> Array:
-    """A circle of radius sigma, facing the camera, around the kernel point of the largest weight."""
+    """A circle of radius sigma around the kernel point of most weight, facing the camera."""
     right, down, _ = scene.camera.rotation
     angle = np.linspace(0, 2 * np.pi, 65)[:, None]
     center = scene.query + scene.deformed[np.argmax(scene.weights)]

@@ -1,4 +1,4 @@
-"""Pictures without a window: Open3D's visualizer on an EGL context, then a title and a legend by matplotlib."""
+"""Pictures without a window: Open3D's visualizer on an EGL context."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import reduce
+from operator import add
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,10 +45,11 @@ def image(scene: KernelScene, size: tuple[int, int] = (960, 720)) -> Image:
     if width < 1 or height < 1:
         raise ValueError(f"image: size is {size}; width and height must be positive")
     items = geometries(scene)
-    cloud = [items.pop("cloud")] if "cloud" in items else []
+    cloud = items.pop("cloud", None)
+    kernel = reduce(add, items.values())  # apart, Open3D would draw them in any order
     with hidden_window(_OVERSAMPLING * width, _OVERSAMPLING * height) as window:
         behind, behind_depth = _capture(window, scene, cloud)
-        front, front_depth = _capture(window, scene, list(items.values()))
+        front, front_depth = _capture(window, scene, kernel)
     behind = _fade(behind, behind_depth, scene)
     hidden = (behind_depth > 0) & (behind_depth < front_depth)
     opacity = np.where(front_depth == 0, 0, np.where(hidden, _OPACITY_WHEN_HIDDEN, 1))[..., None]
@@ -56,12 +59,12 @@ def image(scene: KernelScene, size: tuple[int, int] = (960, 720)) -> Image:
 
 
 def _capture(
-    window: o3d.visualization.Visualizer, scene: KernelScene, items: list[o3d.geometry.Geometry3D]
+    window: o3d.visualization.Visualizer, scene: KernelScene, mesh: o3d.geometry.TriangleMesh | None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Colours and depths of some of the scene's geometries."""
+    """Colours and depths of one of the scene's meshes."""
     window.clear_geometries()
-    for item in items:
-        window.add_geometry(item)
+    if mesh is not None:
+        window.add_geometry(mesh)
     prepare(window, scene)
     colors = np.array(window.capture_screen_float_buffer(do_render=True))
     depth = np.array(window.capture_depth_float_buffer(do_render=True))
@@ -76,7 +79,7 @@ def _fade(colors: Image, depth: NDArray[np.float32], scene: KernelScene) -> NDAr
 
 
 def eye_dome_shading(depth: NDArray[np.float32], strength: float = 3.0) -> NDArray[np.float32]:
-    """Darkens what lies behind its surroundings, which gives a cloud of equal colour its shape back.
+    """Darkens what lies behind its surroundings, so that a cloud of one colour shows its shape.
 
     Args:
         depth: ``(height, width)`` distances; 0 where there is nothing.
@@ -85,7 +88,8 @@ def eye_dome_shading(depth: NDArray[np.float32], strength: float = 3.0) -> NDArr
     Returns:
         ``(height, width)`` factors in (0, 1].
 
-    Source: Boucheny 2009, the eye-dome lighting of his thesis, with eight neighbours at one distance.
+    Source: Boucheny 2009, the eye-dome lighting of his thesis, with eight neighbours at one
+    distance.
     """
     far = 4 * max(float(depth.max(initial=0)), 1e-6)
     log_depth = np.log2(np.where(depth > 0, depth, far))
@@ -104,8 +108,8 @@ def eye_dome_shading(depth: NDArray[np.float32], strength: float = 3.0) -> NDArr
 def hidden_window(width: int, height: int) -> Iterator[o3d.visualization.Visualizer]:
     """Opens an Open3D visualizer without showing it, and closes it.
 
-    Open3D's ``OffscreenRenderer`` takes some ten seconds for such a picture without a GPU, this visualizer a
-    tenth of one.
+    Open3D's ``OffscreenRenderer`` takes some ten seconds for such a picture without a GPU, this
+    visualizer a tenth of one.
 
     Args:
         width: In pixels.
@@ -146,7 +150,9 @@ def prepare(window: o3d.visualization.Visualizer, scene: KernelScene) -> None:
     options.mesh_show_back_face = True
     parameters = pinhole(scene.camera, (present.width, present.height))
     view.convert_from_pinhole_camera_parameters(parameters, allow_arbitrary=True)
-    view.set_constant_z_near(0.01 * scene.kernel_radius)
+    distance = float(np.linalg.norm(scene.camera.eye - scene.camera.target))
+    view.set_constant_z_near(0.02 * distance)  # else they follow the bounding box, and depths too
+    view.set_constant_z_far(20 * distance)
 
 
 def pinhole(camera: Camera, size: tuple[int, int]) -> o3d.camera.PinholeCameraParameters:
@@ -171,7 +177,7 @@ def pinhole(camera: Camera, size: tuple[int, int]) -> o3d.camera.PinholeCameraPa
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences what Open3D and the windowing libraries say while they find out that there is no display."""
+    """Silences what Open3D and GLFW say while they find out that there is no display."""
     o3d = open3d()
     runtime_dir = os.environ.get("XDG_RUNTIME_DIR")
     os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())

@@ -80,12 +80,13 @@ def kernel_scene(
         deformed: Kernel points after it, ``(K, 3)`` relative to ``query``.
         sigma: Reach of a kernel point, in the cloud's unit.
         neighbors: Positions the kernel reads, ``(H, 3)``; None shows no neighbourhood.
-        weights: Colour of the deformed kernel points, ``(K,)``, not negative. By default the summed linear influence of
-            the neighbours, which tells kernel points that found the surface from idle ones.
+        weights: Colour of the deformed kernel points, ``(K,)``, not negative. By default the summed
+            linear influence of the neighbours, which tells kernel points that found the surface
+            from idle ones.
         colors: Cloud colours, ``(N, 3)`` in [0, 1]; by default the height.
         title: Shown above the picture.
         layer: Name of the layer.
-        legend: Names and colours of what ``colors`` mean.
+        legend: Names and colours of what ``colors`` mean; those that are not seen are left out.
         context: How far the cloud is shown, in multiples of the kernel's extent.
 
     Returns:
@@ -97,9 +98,9 @@ def kernel_scene(
     Example:
         >>> cloud = np.random.default_rng(0).random((500, 3)) * [4, 4, 0]
         >>> rigid = np.array([[0, 0, 0], [0.3, 0, 0], [0, 0, 0.3]])
-        >>> scene = kernel_scene(cloud, cloud[0], rigid, 0.8 * rigid, sigma=0.2, neighbors=cloud[:9])
+        >>> scene = kernel_scene(cloud, cloud[0], rigid, 0.8 * rigid, sigma=0.2)
         >>> scene.caption
-        'kernel points moved by 4 cm on average, 6 cm at most; 2 of 3 reach points'
+        'kernel points moved by 4 cm on average, 6 cm at most'
     """
     points, query = _positions("points", points, (None, 3)), _positions("query", query, (3,))
     rigid = _positions("rigid", rigid, (None, 3))
@@ -117,23 +118,30 @@ def kernel_scene(
         raise ValueError(
             f"kernel_scene: weights must not be negative, the least is {weights.min()}"
         )
+    camera = look_at_kernel(query, rigid, deformed, points)
     extent = max(np.linalg.norm(np.vstack([rigid, deformed]), axis=1).max(), sigma)
     shown = np.linalg.norm(points - query, axis=1) < context * extent
+    shown &= (points - camera.eye) @ camera.rotation[2] > camera.near
+    colors = np.asarray(colors, np.float32)[shown]
     return KernelScene(
         points=points[shown],
-        colors=np.asarray(colors, np.float32)[shown],
+        colors=colors,
         query=query,
         rigid=rigid,
         deformed=deformed,
         weights=weights,
         neighbors=near,
         sigma=float(sigma),
-        camera=look_at_kernel(query, rigid, deformed, points[shown]),
+        camera=camera,
         title=title,
         caption=_describe(deformed - rigid, influence if len(near) else None),
         layer=layer,
-        legend=tuple(legend),
+        legend=tuple((name, color) for name, color in legend if _occurs(color, colors)),
     )
+
+
+def _occurs(color: RGB, colors: NDArray[np.float32]) -> bool:
+    return bool((np.abs(colors - color) < 1e-3).all(axis=1).any())
 
 
 def influence_sums(neighbors: Array, kernel_points: Array, sigma: float) -> Array:
@@ -192,14 +200,15 @@ def length_text(length: float) -> str:
 
 def _describe(offsets: Array, influence: Array | None) -> str:
     moved = np.linalg.norm(offsets, axis=1)
-    text = f"kernel points moved by {length_text(moved.mean())} on average, {length_text(moved.max())} at most"
+    mean, most = length_text(moved.mean()), length_text(moved.max())
+    text = f"kernel points moved by {mean} on average, {most} at most"
     if influence is None:
         return text
     return f"{text}; {(influence > 0).sum()} of {len(offsets)} reach points"
 
 
 def _positions(name: str, values: ArrayLike | Tensor, shape: tuple[int | None, ...]) -> Array:
-    """Checked float64 NumPy array of a tensor or anything array-like; None in ``shape`` is any size."""
+    """Checked float64 array of anything array-like; None in ``shape`` is any size."""
     if isinstance(values, Tensor):
         values = values.detach().cpu().double().numpy()
     array = np.asarray(values, dtype=np.float64)

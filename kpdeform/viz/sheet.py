@@ -26,14 +26,16 @@ def render(scene: KernelScene, path: str | Path, size: tuple[int, int] = (960, 7
 
     Args:
         scene: What to draw.
-        path: PNG file; its folder is made when it is missing, and no half-written file is ever left there.
+        path: PNG file; its folder is made when it is missing, and no half-written file is ever left
+            there.
         size: Width and height of the drawing in pixels, without the text around it.
 
     Returns:
         The path.
 
     Raises:
-        ImportError: Open3D, matplotlib or a system library is missing; the message says what to install.
+        ImportError: Open3D, matplotlib or a system library is missing; the message says what to
+            install.
         RuntimeError: There is neither a display nor EGL.
         ValueError: ``path`` does not end in ``.png`` or ``size`` is not positive.
     """
@@ -52,7 +54,8 @@ def contact_sheet(
 
     Args:
         scenes: What to draw, row by row.
-        path: PNG file; its folder is made when it is missing, and no half-written file is ever left there.
+        path: PNG file; its folder is made when it is missing, and no half-written file is ever left
+            there.
         columns: Pictures in a row.
         size: Width and height of one drawing in pixels.
         title: Above all pictures.
@@ -61,9 +64,11 @@ def contact_sheet(
         The path.
 
     Raises:
-        ImportError: Open3D, matplotlib or a system library is missing; the message says what to install.
+        ImportError: Open3D, matplotlib or a system library is missing; the message says what to
+            install.
         RuntimeError: There is neither a display nor EGL.
-        ValueError: ``scenes`` is empty, ``path`` does not end in ``.png`` or ``size`` is not positive.
+        ValueError: ``scenes`` is empty, ``path`` does not end in ``.png`` or ``size`` is not
+            positive.
     """
     path = Path(path)
     if not scenes:

@@ -1,4 +1,4 @@
-"""An interactive window over several scenes; what it draws is what :func:`kpdeform.viz.render` draws."""
+"""An interactive window over several scenes, drawn like :func:`kpdeform.viz.render`."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
 KEYS = "NBLR" + "".join(str(i) for i in range(1, len(ITEMS) + 1))
 
+_ITEM_KEYS = ", ".join(f"{i} {item}" for i, item in enumerate(ITEMS, start=1))
 HELP = f"""\
   N  B    next, previous point
   L       next layer
-  1 to {len(ITEMS)}  hide or show: {", ".join(f"{i} {item}" for i, item in enumerate(ITEMS, start=1))}
+  1 to {len(ITEMS)}  hide or show: {_ITEM_KEYS}
   R       back to the first view
   S       save what the window shows as a PNG in the working directory
   Q       quit
@@ -46,7 +47,7 @@ class Browser:
     Example:
         >>> from kpdeform.viz.scene import kernel_scene
         >>> x = [[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
-        >>> browser = Browser([kernel_scene([], [0, 0, z], x, x, sigma=1.0) for z in (0.0, 5.0)])
+        >>> browser = Browser([kernel_scene(x, [0, 0, z], x, x, sigma=1.0) for z in (0.0, 5.0)])
         >>> browser.next_point()
         >>> browser.scene.query.tolist()
         [0.0, 0.0, 5.0]
@@ -81,7 +82,8 @@ class Browser:
         """One line that says what is shown."""
         scene, count = self.scene, len(self.scenes_of_layer)
         hidden = f", without {', '.join(sorted(self.hidden))}" if self.hidden else ""
-        return f"{scene.layer}: point {self.point + 1} of {count}, {scene.title}; {scene.caption}{hidden}"
+        place = f"{scene.layer}: point {self.point + 1} of {count}, {scene.title}"
+        return f"{place}; {scene.caption}{hidden}"
 
     def next_point(self, step: int = 1) -> None:
         """Goes to the next point of the layer, or with -1 to the previous; round and round."""
@@ -128,7 +130,7 @@ def show(scenes: Sequence[KernelScene]) -> None:
     browser = Browser(scenes)
     if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
         raise RuntimeError(
-            "show: there is no display; write a picture with render or contact_sheet"
+            "there is no display to open a window on; write a picture instead (--output)"
         )
     window = open3d().visualization.VisualizerWithKeyCallback()
     if not window.create_window("kpdeform: deformed kernels", width=1280, height=960):

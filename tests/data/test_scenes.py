@@ -164,10 +164,22 @@ def test_damaged_scene_is_named(tmp_path):
     path = tmp_path / "scenes" / "train" / "a" / "points.npy"
     path.write_bytes(path.read_bytes()[:300])
     with pytest.raises(ValueError, match=r"train/a: damaged.*prepare.py again"):
-        open_dataset(tmp_path).scenes("train")
+        open_dataset(tmp_path).scenes("train")[0]
     np.save(path, np.zeros((7, 3), np.float32))
     with pytest.raises(ValueError, match=r"rows for 50 points"):
-        open_dataset(tmp_path).scenes("train")
+        open_dataset(tmp_path).scenes("train")[0]
+
+
+def test_more_scenes_than_a_process_may_open(tmp_path):
+    with SceneWriter(tmp_path, INFO) as writer:
+        for number in range(100):
+            writer.write("train", f"scene_{number}", *make_cloud())
+    read = (
+        "from kpdeform.data import SceneDataset; "
+        f"SceneDataset({str(tmp_path)!r}, 'train', cell_size=0.1, crop='none')"
+    )
+    limited = ["bash", "-c", 'ulimit -n 100; exec "$@"', "", sys.executable, "-c", read]
+    subprocess.run(limited, check=True)
 
 
 def test_missing_split_and_bad_description(tmp_path):

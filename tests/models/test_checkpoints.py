@@ -112,6 +112,19 @@ def test_every_key_that_does_not_fit_is_listed_and_nothing_is_loaded():
     assert all(torch.equal(before[key], value) for key, value in fresh.state_dict().items())
 
 
+def test_a_file_without_a_state_dict_is_named(tmp_path):
+    torch.save({"epoch": 3, "net": {"weights": torch.ones(1)}}, tmp_path / "other.tar")
+    with pytest.raises(ValueError, match=r"no state dict found; \['epoch', 'net'\]"):
+        models.load_weights(models.kpfcnn_small(**SMALL), tmp_path / "other.tar")
+
+
+def test_no_two_keys_share_a_place():
+    state = published_keys(models.kpfcnn_small(**SMALL))
+    state["decoder_blocks.0.mlp.weight"] = state["decoder_blocks.1.mlp.weight"]
+    with pytest.raises(ValueError, match=r"not in the model: decoder_blocks\.0\.mlp\.weight"):
+        models.load_weights(models.kpfcnn_small(**SMALL), state)
+
+
 def test_an_unknown_source_is_named():
     with pytest.raises(ValueError, match="source is 'tensorflow'"):
         models.load_weights(nn.KPConv(1, 1, radius=1, sigma=1), {}, source="tensorflow")

@@ -20,10 +20,40 @@ def conv(channels, kind=nn.KPConv):
 
 def test_batch_norm_is_torch_batch_norm_on_rows():
     ours, theirs = nn.BatchNorm(4), torch.nn.BatchNorm1d(4, momentum=0.02)
-    x = torch.randn(9, 4)
-    torch.testing.assert_close(ours(x), theirs(x))
-    torch.testing.assert_close(ours.running_var, theirs.running_var)
-    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
+    for parameter in ours.parameters():
+        torch.nn.init.normal_(parameter)
+    theirs.load_state_dict(ours.state_dict())
+    inputs = [torch.randn(9, 4, requires_grad=True)]
+    inputs.append(inputs[0].detach().clone().requires_grad_())
+    grad = torch.randn(9, 4)
+    for norm, x in zip((ours, theirs), inputs, strict=True):
+        norm(x).backward(grad)
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+    torch.testing.assert_close(ours.eval()(inputs[0]), theirs.eval()(inputs[1]))
+
+
+def test_batch_norm_does_not_depend_on_the_number_of_threads():
+    x, norm, threads = torch.randn(20_000, 16), nn.BatchNorm(16), torch.get_num_threads()
+    results = []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        results.append(norm(x))
+    torch.set_num_threads(threads)
+    assert torch.equal(*results)
+    exact = F.batch_norm(x.double(), None, None, training=True)
+    assert float((results[0] - exact).detach().abs().max()) < 1e-6
+
+
+def test_batch_norm_under_autocast():
+    norm, x = nn.BatchNorm(4), torch.randn(30, 4, dtype=torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = norm(x)
+    assert y.dtype == torch.bfloat16 and norm.running_mean.dtype == torch.float32
+    expected = F.batch_norm(x.float(), None, None, training=True)
+    torch.testing.assert_close(y.float(), expected, atol=0.02, rtol=0.01)
 
 
 @pytest.mark.parametrize("rows", [0, 1])

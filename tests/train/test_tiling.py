@@ -17,7 +17,7 @@ def cloud_of(folder: Path, points, features, tiles, step=700):
 
 def random_cloud(seed=0, num_points=3000):
     rng = np.random.default_rng(seed)
-    points = rng.uniform(-20, 30, (num_points, 3)) + [6.5e5, 6.2e6, 0]
+    points = rng.uniform(-20, 30, (num_points, 3)) + np.array([6.5e5, 6.2e6, 0])
     return points, rng.random((num_points, 2)).astype(np.float32)
 
 
@@ -39,7 +39,7 @@ def of_tile(points, features):
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
-@pytest.mark.parametrize("size", [16.0, 1000.0, float("inf")])
+@pytest.mark.parametrize("size", [25.0, 1000.0, float("inf")])
 def test_every_point_gets_its_own_prediction(tmp_path, size, dimensions):
     points, features = random_cloud()
     cloud = cloud_of(tmp_path, points, features, Tiles(size, 0.3, dimensions))

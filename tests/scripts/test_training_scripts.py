@@ -1,0 +1,161 @@
+"""Every script runs from end to end on a toy data set."""
+
+import json
+
+import numpy as np
+import pytest
+
+from kpdeform.data import DatasetInfo, SceneWriter, read_cloud
+from tests.toy import ROOT, run_python, run_script, toy_scene
+
+
+@pytest.fixture(scope="module")
+def trained(config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "toy"
+    options = ["--max_steps", 20, "--trainer.validate_every", 10]
+    run_script("train_segmentation.py", "--config", config, "--run", folder, *options)
+    return folder
+
+
+def test_train_segmentation_leaves_a_complete_run(trained):
+    names = {path.name for path in trained.iterdir()}
+    assert {"config.yaml", "git_hash.txt", "metrics.csv", "last.ckpt", "best.ckpt"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    rows = [line.split(",") for line in (trained / "metrics.csv").read_text().splitlines()]
+    logged = {(int(step), name): float(value) for step, name, value in rows[1:]}
+    assert logged[19, "train/loss"] < logged[0, "train/loss"]
+    assert 0 <= logged[9, "val/mean_iou"] <= 1 and (19, "val/iou/ball") in logged
+
+
+def test_evaluate_scores_at_full_resolution(trained, toy, tmp_path, capsys):
+    options = ["--checkpoint", trained / "last.ckpt", "--data", toy, "--out", tmp_path]
+    run_script("evaluate.py", *options, "--votes", 2, "--predictions", "ply")
+    result = json.loads((tmp_path / "scores.json").read_text())
+    assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    cloud = read_cloud(tmp_path / "scene9.ply")
+    points, labels, _ = toy_scene(9)
+    np.testing.assert_allclose(cloud.points, points, atol=1e-3)
+    predicted = cloud.attributes["classification"]
+    confusion = np.zeros((2, 2), int)
+    for label, prediction in zip(labels, predicted, strict=True):
+        if label >= 0:
+            confusion[label, prediction] += 1
+    assert result["confusion"] == confusion.tolist()
+    assert result["overall_accuracy"] == pytest.approx(np.trace(confusion) / confusion.sum())
+    iou = np.diag(confusion) / (confusion.sum(0) + confusion.sum(1) - np.diag(confusion))
+    assert result["mean_iou"] == pytest.approx(iou.mean())
+    assert "mean IoU" in capsys.readouterr().out
+
+
+def test_evaluate_writes_laz(trained, toy, tmp_path):
+    laspy = pytest.importorskip("laspy")
+    options = ["--checkpoint", trained / "last.ckpt", "--data", toy, "--out", tmp_path]
+    run_script("evaluate.py", *options, "--predictions", "laz")
+    las = laspy.read(tmp_path / "scene9.laz")
+    points, labels, _ = toy_scene(9)
+    np.testing.assert_allclose(las.xyz, points, atol=1e-3)
+    assert np.array_equal(las.label, labels) and set(las.classification) <= {0, 1}
+
+
+def test_segment_cloud_labels_a_file(trained, tmp_path):
+    plyfile = pytest.importorskip("plyfile")
+    points, _, intensity = toy_scene(9)
+    vertices = np.empty(len(points), [("x", "f8"), ("y", "f8"), ("z", "f8"), ("intensity", "f4")])
+    for axis, name in enumerate("xyz"):
+        vertices[name] = points[:, axis]
+    vertices["intensity"] = intensity[:, 0]
+    plyfile.PlyData([plyfile.PlyElement.describe(vertices, "vertex")]).write(tmp_path / "in.ply")
+    files = [tmp_path / "in.ply", tmp_path / "out.ply"]
+    options = ["--checkpoint", trained / "best.ckpt", "--class_ids", "[3, 8]"]
+    run_script("segment_cloud.py", *files, *options)
+    found = plyfile.PlyData.read(files[1])["vertex"].data
+    assert set(found["classification"]) <= {3, 8}
+    for name in vertices.dtype.names:
+        assert np.array_equal(found[name], vertices[name])
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    """Spheres and cubes."""
+    root = tmp_path_factory.mktemp("shapes")
+    rng = np.random.default_rng(0)
+    with SceneWriter(root, DatasetInfo("shapes", ("sphere", "cube"))) as writer:
+        for split, count in (("train", 12), ("val", 6)):
+            for number in range(count):
+                points = rng.normal(size=(400, 3))
+                order = 2 if number % 2 == 0 else np.inf
+                points /= np.linalg.norm(points, order, axis=1, keepdims=True)
+                writer.write(split, f"shape{number:02d}", points, np.full(400, number % 2))
+    return root
+
+
+def test_train_classification(shapes, tmp_path):
+    names = "[simple, resnetb_strided, resnetb_deformable, global_average]"
+    run_script(
+        "train_classification.py",
+        *["--run", tmp_path / "run", "--max_steps", 20, "--trainer.validate_every", 20],
+        *["--data.root", shapes, "--data.cell_size", 0.2, "--data.max_points", 1500],
+        *["--model.factory", "kpdeform.models.KPCNN.from_architecture"],
+        *["--model.arguments", f"{{names: {names}, width: 8}}", "--trainer.progress_bar", "false"],
+    )
+    text = (tmp_path / "run" / "metrics.csv").read_text()
+    assert "val/overall_accuracy" in text and (tmp_path / "run" / "best.ckpt").exists()
+
+
+@pytest.mark.parametrize("name", ["train_segmentation.py", "train_classification.py"])
+def test_help_explains_the_options(name, capsys):
+    with pytest.raises(SystemExit):
+        run_script(name, "--help")
+    text = capsys.readouterr().out
+    for option in ("--run", "--max_steps", "--resume", "--data.root", "--task.optimizer"):
+        assert option in text
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "scripts/configs").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_recipes_are_valid(path):
+    """Parsed against the signatures, without the data."""
+    from jsonargparse import ArgumentParser
+
+    from kpdeform.train import (
+        ClassificationTask,
+        ModelConfig,
+        SceneDataModule,
+        SegmentationTask,
+        ShapeDataModule,
+        TrainerConfig,
+    )  # fmt: skip
+
+    is_shapes = "modelnet" in path.stem
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--max_steps", type=int)
+    parser.add_class_arguments(ShapeDataModule if is_shapes else SceneDataModule, "data")
+    parser.add_class_arguments(ModelConfig, "model")
+    task = ClassificationTask if is_shapes else SegmentationTask
+    parser.add_class_arguments(task, "task", skip={"model", "class_names"}, instantiate=False)
+    parser.add_class_arguments(TrainerConfig, "trainer")
+    options = parser.parse_path(path)
+    assert options.max_steps > 0
+    features, classes = options.data.features, 4
+    ModelConfig(**options.model.as_dict()).complete(
+        in_channels=len(features), num_classes=classes, cell_size=options.data.cell_size
+    ).build()
+
+
+@pytest.mark.parametrize("module", ["lightning", "jsonargparse"])
+def test_scripts_name_what_to_install(module):
+    code = f"""
+import runpy, sys
+
+class Missing:
+    def find_spec(self, name, *rest):
+        if name.split(".")[0] == {module!r}:
+            raise ModuleNotFoundError(name={module!r})
+
+sys.meta_path.insert(0, Missing())
+sys.argv = ["train_segmentation.py"]
+runpy.run_path("scripts/train_segmentation.py", run_name="__main__")
+"""
+    done = run_python("-c", code)
+    assert done.returncode != 0 and "pip install 'kpdeform[train]'" in done.stderr

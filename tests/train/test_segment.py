@@ -1,0 +1,102 @@
+import shutil
+
+import numpy as np
+import pytest
+
+laspy = pytest.importorskip("laspy")
+
+from kpdeform.train import Predictor, Tiles, segment_file, tiling  # noqa: E402
+from tests.toy import TINY, toy_scene  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    model = TINY.complete(in_channels=2, num_classes=2, cell_size=0.5).build().eval()
+    features = ("ones", "intensity")
+    scales = {"intensity": 65535.0}
+    return Predictor(
+        model, model.pyramid_spec, features, ("a", "b"), [(0, 0, 0)] * 2, (2, 6), scales, Tiles(4.0)
+    )
+
+
+@pytest.fixture
+def source(tmp_path):
+    points, _, features = toy_scene(0)
+    las = laspy.LasData(laspy.LasHeader(point_format=6, version="1.4"))
+    las.header.scales, las.header.offsets = [0.001] * 3, [6.5e5, 6.2e6, 0]
+    las.x, las.y, las.z = points.T
+    las.intensity = (65535 * features[:, 0]).astype(np.uint16)
+    las.write(tmp_path / "in.laz")
+    return tmp_path / "in.laz"
+
+
+class Killed(BaseException):
+    """Ends a run as a signal would: nothing of ours handles it."""
+
+
+def test_every_point_gets_a_class_id_and_nothing_else_changes(source, tmp_path, predictor):
+    counts = segment_file(predictor, source, tmp_path / "out.laz")
+    before, after = laspy.read(source), laspy.read(tmp_path / "out.laz")
+    labels = np.array(after.classification)
+    assert set(labels) <= {2, 6}
+    assert counts.tolist() == [(labels == 2).sum(), (labels == 6).sum()]
+    assert counts.sum() == len(before) and counts.min() > 0
+    after.classification = before.classification
+    assert after.points.array.tobytes() == before.points.array.tobytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.laz", "out.laz"]
+
+
+def test_class_ids_can_be_chosen(source, tmp_path, predictor):
+    segment_file(predictor, source, tmp_path / "out.laz", class_ids=[17, 200])
+    assert set(laspy.read(tmp_path / "out.laz").classification) <= {17, 200}
+    with pytest.raises(ValueError, match="classes 0 to 255"):
+        segment_file(predictor, source, tmp_path / "out.laz", class_ids=[0, 256])
+    with pytest.raises(ValueError, match="2 numbers"):
+        segment_file(predictor, source, tmp_path / "out.laz", class_ids=[0])
+
+
+@pytest.mark.parametrize("after", [0, 4])
+def test_killed_and_run_again_gives_the_same_bytes(source, tmp_path, predictor, monkeypatch, after):
+    segment_file(predictor, source, tmp_path / "whole.laz")
+    output, calls = tmp_path / "out.laz", 0
+    apply = tiling._apply
+
+    def dying(*arguments):
+        nonlocal calls
+        calls += 1
+        if calls > after:
+            raise Killed
+        apply(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(tiling, "_apply", dying)
+        segment_file(predictor, source, output)
+    assert not output.exists() and (tmp_path / ".out.laz.work").is_dir()
+    shown = []
+    segment_file(predictor, source, output, progress=lambda todo, total: shown.extend(todo) or todo)
+    assert shown[0] == after + 1  # goes on, does not begin again
+    assert output.read_bytes() == (tmp_path / "whole.laz").read_bytes()
+
+
+def test_a_work_folder_of_another_job_is_not_continued(source, tmp_path, predictor):
+    segment_file(predictor, source, tmp_path / "whole.laz", tiles=Tiles(3.0))
+    stale = tmp_path / ".out.laz.work"
+    stale.mkdir()
+    (stale / "job.json").write_text("another")
+    shutil.copy(source, stale / "cells.npz")
+    segment_file(predictor, source, tmp_path / "out.laz", tiles=Tiles(3.0))
+    assert (tmp_path / "out.laz").read_bytes() == (tmp_path / "whole.laz").read_bytes()
+
+
+def test_real_tile_keeps_every_field(shared, tmp_path):
+    model = TINY.complete(in_channels=1, num_classes=2, cell_size=2.0).build().eval()
+    names = ("a", "b")
+    predictor = Predictor(model, model.pyramid_spec, ("ones",), names, [], (3, 5))
+    source = shared / "data/ign_lidarhd/tile50m/test_data_77060_627760_LA93_IGN69.laz"
+    segment_file(predictor, source, tmp_path / "out.laz", tiles=Tiles(20.0))
+    before, after = laspy.read(source), laspy.read(tmp_path / "out.laz")
+    assert set(after.classification) <= {3, 5}
+    after.classification = before.classification
+    assert after.points.array.tobytes() == before.points.array.tobytes()
+    start = before.header.offset_to_point_data
+    assert (tmp_path / "out.laz").read_bytes()[:start] == source.read_bytes()[:start]

@@ -1,0 +1,146 @@
+"""scripts/visualize_kernels.py on an untrained model whose offsets are not zero."""
+
+import importlib.util
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+
+from kpdeform.data import DatasetInfo, SceneWriter
+from kpdeform.train import ModelConfig, Tiles
+from kpdeform.viz import KernelScene
+from tests.toy import ROOT
+
+ORIGIN = np.array([652_000.0, 6_860_000.0, 35.0])
+CLASSES = ("floor", "wall", "chair", "clutter")
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("s", ROOT / "scripts" / "visualize_kernels.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A checkpoint, a prepared data set of one scene, and the same scene as a text file."""
+    folder = tmp_path_factory.mktemp("kernels")
+    rng = np.random.default_rng(0)
+    parts = [
+        rng.uniform([0, 0, 0], [4, 4, 0], (3000, 3)),
+        rng.uniform([0, 4, 0], [4, 4, 3], (2000, 3)),
+        rng.uniform([1, 1, 0.4], [1.6, 1.6, 0.6], (400, 3)),
+        rng.uniform([3, 1, 0], [3.6, 1.6, 1], (400, 3)),
+    ]
+    points = np.round(np.concatenate(parts) + ORIGIN, 3)  # as the text file has them
+    labels = np.repeat(np.arange(4), [len(part) for part in parts])
+    colors = rng.integers(0, 256, (len(points), 3))
+    info = DatasetInfo("toy", CLASSES, feature_names=("red", "green", "blue"))
+    with SceneWriter(folder / "data", info) as writer:
+        writer.write("val", "room", points, labels, colors.astype(np.uint8))
+    header = "x,y,z,red,green,blue,classification"
+    table = np.column_stack([points, colors, 10 + labels])
+    np.savetxt(folder / "room.csv", table, "%.3f", ",", header=header, comments="")
+
+    arguments = {"width": 8, "in_channels": 4, "num_classes": 4, "cell_size": 0.15}
+    config = ModelConfig(arguments=arguments)
+    torch.manual_seed(0)
+    model = config.build()
+    for name, parameter in model.named_parameters():
+        if "offset" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    data = {
+        "features": ["height", "red", "green", "blue"],
+        "class_names": list(CLASSES),
+        "class_colors": [list(color) for color in info.class_colors],
+        "class_ids": [10, 11, 12, 13],
+        "feature_scales": {"red": 255.0, "green": 255.0, "blue": 255.0},
+        "max_neighbors": None,
+        "tiles": asdict(Tiles(6.0, dimensions=3)),
+    }
+    state = {f"model.{name}": value for name, value in model.state_dict().items()}
+    checkpoint = {"state_dict": state, "kpdeform": {"model": asdict(config), "data": data}}
+    torch.save(checkpoint, folder / "last.ckpt")
+    return folder
+
+
+@pytest.fixture
+def drawn(script, monkeypatch) -> list[KernelScene]:
+    """Scenes that the script asks to draw, in place of drawing them."""
+    scenes: list[KernelScene] = []
+    monkeypatch.setattr(script, "contact_sheet", lambda them, path, title: scenes.extend(them))
+    monkeypatch.setattr(script, "show", scenes.extend)
+    return scenes
+
+
+@pytest.mark.parametrize("color_by", ["prediction", "label", "height", "color"])
+def test_four_points_of_a_data_set(script, files, drawn, color_by):
+    script.visualize_kernels(
+        files / "last.ckpt", files / "data", files / "k.png", color_by=color_by
+    )
+    titles = [scene.title for scene in drawn]
+    assert titles[1] in ("edge: floor", "edge: wall")
+    assert [titles[0], *titles[2:]] == ["floor", "object: chair", "clutter"]
+    assert len({scene.layer for scene in drawn}) == 1
+    assert all(len(scene.neighbors) > 0 for scene in drawn)
+    has_classes = color_by in ("prediction", "label")
+    assert all(bool(scene.legend) == has_classes for scene in drawn)
+
+
+def test_the_file_gives_the_kernels_of_the_data_set(script, files, drawn):
+    script.visualize_kernels(files / "last.ckpt", files / "data", files / "k.png")
+    script.visualize_kernels(files / "last.ckpt", files / "room.csv", files / "k.png")
+    assert len(drawn) == 8
+    for a, b in zip(drawn[:4], drawn[4:], strict=True):
+        assert a.title == b.title
+        np.testing.assert_allclose(a.deformed, b.deformed, atol=1e-4)
+
+
+def test_coordinates_are_those_of_the_world(script, files, drawn):
+    at = ORIGIN + np.array([2.0, 2.0, 0.0])
+    points = f"{at[0]},{at[1]},{at[2]} object"
+    script.visualize_kernels(files / "last.ckpt", files / "data", files / "k.png", points=points)
+    assert len(drawn) == 2
+    shift = drawn[1].query - drawn[0].query  # the chair is at (1.3, 1.3, 0.5)
+    np.testing.assert_allclose(shift, [-0.7, -0.7, 0.5], atol=0.6)
+
+
+def test_the_window_gets_every_layer_at_the_same_points(script, files, drawn):
+    script.visualize_kernels(files / "last.ckpt", files / "data", points="floor object")
+    layers = list(dict.fromkeys(scene.layer for scene in drawn))
+    assert len(layers) == 3 and len(drawn) == 6
+    for scene, same in zip(drawn[:2], drawn[2:4], strict=True):
+        assert scene.title == same.title
+        assert np.linalg.norm(scene.query - same.query) < 1.2  # a cell of the coarsest level
+
+
+def test_a_layer_is_found_by_a_part_of_its_name(script, files, drawn):
+    script.visualize_kernels(files / "last.ckpt", files / "data", files / "k.png", layer="blocks.7")
+    assert "blocks.7" in drawn[0].layer
+    with pytest.raises(SystemExit, match="no deformable layer 'x', there are"):
+        script.visualize_kernels(files / "last.ckpt", files / "data", files / "k.png", layer="x")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"scene": "hall"}, "no scene 'hall' in 'val', there are"),
+        ({"points": "roof"}, "none of"),
+        ({"points": "1,2"}, "must be three numbers"),
+    ],
+)
+def test_wrong_options_say_what_there_is(script, files, options, words):
+    with pytest.raises(SystemExit, match=words):
+        script.visualize_kernels(files / "last.ckpt", files / "data", files / "k.png", **options)
+
+
+@pytest.mark.usefixtures("offscreen")
+def test_it_writes_a_picture(script, files, tmp_path, capsys):
+    script.visualize_kernels(
+        files / "last.ckpt", files / "data", tmp_path / "k.png", points="floor"
+    )
+    assert (tmp_path / "k.png").read_bytes().startswith(b"\x89PNG")
+    assert "layer encoder.blocks" in capsys.readouterr().out
