@@ -3,19 +3,17 @@
 // A coordinate x lies in cell floor(x / cell); three of them and the cloud make a 64-bit key that ascends with
 // (cloud, z, y, x), so that the cells around a cell are at fixed key distances. Only occupied cells are stored: memory
 // is O(N) whatever the extent. Each cloud is padded by two empty cells on every side, so that keys next to an edge do
-// not reach into the next row. Where extents are so large that the key would not fit (one outlier at 1e7 m suffices),
-// stretches of empty cells along an axis are shortened to two, which keeps apart what was apart.
+// not reach into the next row. Where extents are so large that few keys are used, or that they would not fit (outliers
+// suffice), stretches of empty cells along an axis are shortened to two, which keeps apart what was apart.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
 #include "neighbors/buffer.h"
+#include "neighbors/cells.h"
 
 namespace kpdeform {
-
-// Cells beyond are merged into the last one: rounding makes them unreliable. Searches decide there in float64.
-constexpr double kLastCell = 4398046511104.0;  // 2^42
 
 struct CloudKeys {
   uint64_t base;      // of the cloud's first cell; the next cloud's base ends it
@@ -69,7 +67,6 @@ class CellGrid {
   CellGrid(const Clouds<T>& points, const std::vector<Box>& boxes, double cell);
 
   double cell() const { return cell_; }
-  double inverse_cell() const { return inverse_; }
   const CloudKeys* clouds() const { return clouds_.data(); }
   uint64_t outside() const { return outside_; }
 
@@ -84,20 +81,22 @@ class CellGrid {
     int64_t first = 0, last = -1;    // occupied cells
     std::vector<int64_t> occupied;   // if empty stretches are shortened: every occupied cell and its number
     std::vector<int64_t> numbers;
-    int64_t size() const;            // padding included
+    int64_t size() const;                // padding included
     int64_t number(int64_t cell) const;  // < 0: more than one cell away from any occupied cell
   };
 
   int64_t cell_of(double x) const;
-  uint64_t key_of(int64_t cloud, double x, double y, double z) const;
+  template <typename T>
+  void keys_of(int64_t cloud, const T* x, int64_t count, int dims, uint64_t* keys) const;
   void place(const std::vector<Box>& boxes);
   template <typename T>
   void shorten(const Clouds<T>& points);
-  bool number_keys();
-  template <typename T, typename Entry>
-  SortedPoints<T> sort_entries(const Clouds<T>& points, const uint32_t* rows, int64_t count) const;
+  bool number_keys(double most);
+  template <typename T, typename Key>
+  SortedPoints<T> sort_with(const Clouds<T>& points, const uint32_t* rows, int64_t count) const;
 
-  double cell_, inverse_;
+  double cell_;
+  bool shortened_ = false;
   std::vector<Axis> axes_;         // 3 per cloud
   std::vector<CloudKeys> clouds_;  // (B + 1,), the last one's base is outside_
   uint64_t outside_ = 0;

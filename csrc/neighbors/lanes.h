@@ -23,6 +23,16 @@ typedef float Floats __attribute__((vector_size(4 * kLanes)));
 typedef uint32_t Words __attribute__((vector_size(4 * kLanes)));
 typedef uint32_t Mask;  // bit i: lane i
 
+template <int... Lane>
+struct Sequence {};
+template <int Count, int... Lane>
+struct MakeSequence : MakeSequence<Count - 1, Count - 1, Lane...> {};
+template <int... Lane>
+struct MakeSequence<0, Lane...> {
+  typedef Sequence<Lane...> Type;
+};
+typedef MakeSequence<kLanes>::Type AllLanes;
+
 template <typename Vector>
 inline Vector load(const void* from) {
   Vector value;
@@ -37,6 +47,38 @@ inline void store(void* to, Vector value) {
 
 inline Floats abs(Floats a) { return reinterpret_cast<Floats>(reinterpret_cast<Words>(a) & 0x7fffffffu); }
 inline Floats max(Floats a, float b) { return a > b ? a : Floats{} + b; }
+inline Words min(Words a, Words b) { return a < b ? a : b; }
+inline Words max(Words a, Words b) { return a > b ? a : b; }
+
+// Whole part of numbers in [0, 2^31).
+inline Words truncate(Floats a) {
+  typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
+  return reinterpret_cast<Words>(__builtin_convertvector(a, Ints));
+}
+
+// 0, 1, 2, ...
+inline Words lane_numbers() {
+  Words value;
+  for (int lane = 0; lane < kLanes; ++lane) value[lane] = lane;
+  return value;
+}
+
+// The lanes of (value, next) from the second on.
+template <int... Lane>
+inline Words shift_lanes(Words value, Words next, Sequence<Lane...>) {
+  return __builtin_shufflevector(value, next, (Lane + 1)...);
+}
+inline Words shifted(Words value, Words next) { return shift_lanes(value, next, AllLanes{}); }
+
+// Each lane exchanged with lane ^ Flip.
+template <int Flip, int... Lane>
+inline Words exchange_lanes(Words value, Sequence<Lane...>) {
+  return __builtin_shufflevector(value, value, (Lane ^ Flip)...);
+}
+template <int Flip>
+inline Words exchange(Words value) {
+  return exchange_lanes<Flip>(value, AllLanes{});
+}
 
 // float32(from[lane] - center)
 inline Floats load_relative(const float* from, float center) { return load<Floats>(from) - center; }
@@ -46,7 +88,9 @@ inline Floats load_relative(const double* from, double center) {
   return value;
 }
 
-inline Mask first_lanes(int64_t count) { return count >= kLanes ? (1u << kLanes) - 1 : (1u << count) - 1; }
+inline Mask first_lanes(int64_t count) {
+  return count >= kLanes ? (1u << kLanes) - 1 : count <= 0 ? 0 : (1u << count) - 1;
+}
 inline int count_lanes(Mask mask) { return __builtin_popcount(mask); }
 
 // Lanes in which a < b.
@@ -59,6 +103,66 @@ inline Mask less(Floats a, float b) {
   Mask mask = 0;
   for (int lane = 0; lane < kLanes; ++lane) mask |= Mask{a[lane] < b} << lane;
   return mask;
+#endif
+}
+
+// Lanes in which a <= b.
+inline Mask not_above(Words a, uint32_t b) {
+#if defined(__AVX512F__)
+  return _mm512_cmple_epu32_mask((__m512i)a, _mm512_set1_epi32(static_cast<int>(b)));
+#else
+  const Words above = a > b;
+#if defined(__AVX2__)
+  return 0xff ^ static_cast<Mask>(_mm256_movemask_ps((__m256)above));
+#else
+  Mask mask = 0;
+  for (int lane = 0; lane < kLanes; ++lane) mask |= Mask{above[lane] == 0} << lane;
+  return mask;
+#endif
+#endif
+}
+
+// Entry index[lane] of the Count vectors at `from`; every index is below Count * kLanes.
+template <int Count>
+inline Words look_up(const uint32_t* from, Words index) {
+#if defined(__AVX512F__)
+  const __m512i i = (__m512i)index;
+  if constexpr (Count == 1) return (Words)_mm512_maskz_permutexvar_epi32(0xffff, i, _mm512_loadu_si512(from));
+  if constexpr (Count == 2)
+    return (Words)_mm512_permutex2var_epi32(_mm512_loadu_si512(from), i, _mm512_loadu_si512(from + kLanes));
+  if constexpr (Count == 3 || Count == 4) {
+    const __m512i low = _mm512_permutex2var_epi32(_mm512_loadu_si512(from), i, _mm512_loadu_si512(from + kLanes));
+    const __m512i high = _mm512_permutex2var_epi32(_mm512_loadu_si512(from + 2 * kLanes), i,
+                                                   _mm512_loadu_si512(from + 3 * kLanes));
+    return (Words)_mm512_mask_blend_epi32(_mm512_test_epi32_mask(i, _mm512_set1_epi32(2 * kLanes)), low, high);
+  }
+  return (Words)_mm512_mask_i32gather_epi32(_mm512_setzero_si512(), 0xffff, i, from, 4);
+#else
+  Words value;
+  for (int lane = 0; lane < kLanes; ++lane) value[lane] = from[index[lane]];
+  return value;
+#endif
+}
+
+// value in the lanes of the mask, `other` elsewhere.
+inline Words select(Mask mask, Words value, uint32_t other) {
+#if defined(__AVX512F__)
+  return (Words)_mm512_mask_mov_epi32(_mm512_set1_epi32(static_cast<int>(other)), static_cast<__mmask16>(mask),
+                                      (__m512i)value);
+#else
+  Words bits = lane_numbers();
+  for (int lane = 0; lane < kLanes; ++lane) bits[lane] = 1u << lane;
+  return (bits & mask) != 0 ? value : Words{} + other;
+#endif
+}
+
+// Stores the first `count` lanes.
+inline void store_first(uint32_t* to, Words value, int64_t count) {
+  if (count >= kLanes) return store(to, value);
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_epi32(to, static_cast<__mmask16>(first_lanes(count)), (__m512i)value);
+#else
+  __builtin_memcpy(to, &value, count * sizeof(uint32_t));
 #endif
 }
 

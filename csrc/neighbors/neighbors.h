@@ -31,10 +31,10 @@ struct Search {
   const T* point_rows;             // (N, dims), as given by the caller
   const T* query_rows;             // (M, dims)
   int dims;                        // 2 or 3
-  double inverse_cell;             // 1 / cell size
+  double cell;                     // edge of a cell
   double radius;                   // <= cell size
   float slack;                     // bound of the error of a float32 d2 / radius^2
-  bool exact;                      // radius out of float32's range: decide every pair in float64
+  bool exact;                      // float32 is of no use here: decide every pair in float64
   void* table;                     // (M, width) int32, or int64 if `wide`; null: only count
   bool wide;
   int64_t width;

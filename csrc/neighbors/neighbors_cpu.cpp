@@ -64,10 +64,10 @@ Search<T> make_search(const Problem<T>& problem, const CellGrid& grid, const Sor
   search.point_rows = problem.points.data;
   search.query_rows = problem.queries.data;
   search.dims = problem.points.dims;
-  search.inverse_cell = grid.inverse_cell();
+  search.cell = grid.cell();
   search.radius = radius;
   search.slack = slack_for(radius, grid.cell());
-  search.exact = !(radius > 1e-30 && radius < 1e30);
+  search.exact = !(radius > 1e-30 && radius < 1e30 && search.slack < 0.25f);
   search.empty = problem.points.size();
   return search;
 }

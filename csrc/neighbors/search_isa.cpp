@@ -5,6 +5,7 @@
 // candidates, hits compacted, ordered, written.
 #include "neighbors/neighbors.h"
 #include "neighbors/lanes.h"
+#include "neighbors/sort_network.h"
 
 #include <stdlib.h>
 
@@ -14,6 +15,11 @@ namespace {
 // Distances are ordered as whole numbers, d2 / radius^2 * kScale; 24 bits are what float32 can tell apart.
 constexpr float kScale = 16777216.0f - 256.0f;
 constexpr uint32_t kLargestKey = (1u << 24) - 1;
+
+// As many hits are sorted in registers: 24 bits of distance, 8 of the hit's number.
+constexpr int64_t kSortable = kMostVectors * kLanes < 256 ? kMostVectors * kLanes : 256;
+constexpr uint32_t kNumberBits = 8;
+constexpr uint32_t kNumberMask = (1 << kNumberBits) - 1;
 
 struct Hit {
   uint32_t key;  // rounded distance
@@ -62,18 +68,19 @@ void sort_items(Item* items, int64_t count) {
 struct Scratch {
   float *x = nullptr, *y = nullptr, *z = nullptr;  // candidates
   uint32_t* row = nullptr;
-  Hit* hits = nullptr;
+  uint32_t *key = nullptr, *hit = nullptr;  // hits of a query as found: distance, row
+  Hit* hits = nullptr;                      // hits of a query in order
   ExactHit* exact = nullptr;
   int64_t capacity = 0;
   char* block = nullptr;
 
   ~Scratch() { free(block); }
   void reserve(int64_t candidates) {
-    candidates += 2 * kLanes;  // vectors may be stored beyond the end
+    candidates += kSortable + 2 * kLanes;  // vectors are read and stored beyond the end
     if (candidates <= capacity) return;
     capacity = candidates * 2;
     free(block);
-    block = static_cast<char*>(malloc(capacity * (4 * sizeof(float) + sizeof(Hit) + sizeof(ExactHit))));
+    block = static_cast<char*>(malloc(capacity * (6 * sizeof(float) + sizeof(Hit) + sizeof(ExactHit))));
     if (block == nullptr) abort();
     exact = reinterpret_cast<ExactHit*>(block);
     hits = reinterpret_cast<Hit*>(exact + capacity);
@@ -81,6 +88,8 @@ struct Scratch {
     y = x + capacity;
     z = y + capacity;
     row = reinterpret_cast<uint32_t*>(z + capacity);
+    key = row + capacity;
+    hit = key + capacity;
   }
 };
 
@@ -156,7 +165,7 @@ QueryBox<T> box_of(const Search<T>& search, int64_t begin, int64_t end) {
 template <typename T>
 bool beyond_last_cell(const Search<T>& search, const QueryBox<T>& box) {
   for (int d = 0; d < 3; ++d)
-    if (__builtin_fabs(static_cast<double>(box.center[d]) * search.inverse_cell) > kLastCell - 4) return true;
+    if (__builtin_fabs(static_cast<double>(box.center[d]) / search.cell) > kLastCell - 4) return true;
   return false;
 }
 
@@ -211,113 +220,231 @@ class CellSearch {
       : search_(search),
         radius2_(search.radius * search.radius),
         slack_(static_cast<uint32_t>(search.slack * kScale) + 2),
-        certain_(search.slack < 0.5f ? static_cast<uint32_t>((1 - search.slack) * kScale) - 2 : 0),
-        cursors_(search) {}
+        certain_(static_cast<uint32_t>((1 - search.slack) * kScale) - 2),
+        empty_(static_cast<uint32_t>(search.empty)),
+        cursors_(search),
+        row_(static_cast<uint32_t*>(malloc((search.width + kLanes) * sizeof(uint32_t)))) {
+    if (row_ == nullptr) abort();
+  }
+  ~CellSearch() { free(row_); }
 
   int64_t run(int64_t cell) {
     const int64_t begin = search_.queries.begins[cell], end = search_.queries.begins[cell + 1];
     if (search_.queries.keys[cell] == search_.outside) {
-      for (int64_t i = begin; i < end; ++i) write_row(search_.queries.rows[i], scratch_.hits, 0);
+      if (search_.table != nullptr)
+        for (int64_t i = begin; i < end; ++i) fill_and_write(search_.queries.rows[i], 0);
       return 0;
     }
     Run runs[9];
     scratch_.reserve(cursors_.move_to(search_.queries.keys[cell], runs));
     const QueryBox<T> box = box_of(search_, begin, end);
-    const bool exact = search_.exact || beyond_last_cell(search_, box);
-    const int64_t candidates = exact ? 0 : gather(search_, runs, box, scratch_);
+    if (search_.exact || beyond_last_cell(search_, box)) return run_exact(begin, end, runs);
+    const int64_t candidates = gather(search_, runs, box, scratch_);
+    const float scale = static_cast<float>(1 / search_.radius);
     int64_t most = 0;
     for (int64_t i = begin; i < end; ++i) {
+      const int64_t count = find(static_cast<float>(search_.queries.x[i] - box.center[0]) * scale,
+                                 static_cast<float>(search_.queries.y[i] - box.center[1]) * scale,
+                                 static_cast<float>(search_.queries.z[i] - box.center[2]) * scale, candidates);
       const int64_t query = search_.queries.rows[i];
-      int64_t count;
-      if (exact) {
-        count = find_exact(query, runs);
-      } else {
-        const float scale = static_cast<float>(1 / search_.radius);
-        count = find(query, static_cast<float>(search_.queries.x[i] - box.center[0]) * scale,
-                     static_cast<float>(search_.queries.y[i] - box.center[1]) * scale,
-                     static_cast<float>(search_.queries.z[i] - box.center[2]) * scale, candidates);
-      }
-      if (search_.table != nullptr && count > search_.width) count = search_.width;
-      write_row(query, scratch_.hits, count);
-      most = count > most ? count : most;
+      const int64_t written = search_.table == nullptr ? this->count(query, count)
+                              : count <= kSortable     ? sort_and_write(query, count)
+                                                       : select_and_write(query, count);
+      most = written > most ? written : most;
     }
     return most;
   }
 
  private:
-  // Leaves the neighbours of a query in scratch.hits, in order; returns their number.
-  int64_t find(int64_t query, float x, float y, float z, int64_t candidates) {
+  // Leaves the hits of a query at (x, y, z) in scratch.key and scratch.hit, as they come; returns their number.
+  int64_t find(float x, float y, float z, int64_t candidates) {
     const float limit = 1 + search_.slack;
-    Hit* hits = scratch_.hits;
     int64_t count = 0;
-    for (int64_t i = 0; i < candidates; ++i) {
-      const float dx = scratch_.x[i] - x, dy = scratch_.y[i] - y, dz = scratch_.z[i] - z;
-      const float d2 = dx * dx + dy * dy + dz * dz;
-      if (!(d2 < limit)) continue;
-      const uint32_t key = static_cast<uint32_t>(d2 * kScale);
-      hits[count++] = {key < kLargestKey ? key : kLargestKey, scratch_.row[i]};
+    for (int64_t i = 0; i < candidates; i += kLanes) {
+      const Floats dx = load<Floats>(scratch_.x + i) - x;
+      const Floats dy = load<Floats>(scratch_.y + i) - y;
+      const Floats dz = load<Floats>(scratch_.z + i) - z;
+      const Floats d2 = dx * dx + dy * dy + dz * dz;
+      const Mask near = less(d2, limit);
+      compress(scratch_.key + count, min(truncate(d2 * kScale), Words{} + kLargestKey), near);
+      compress(scratch_.hit + count, load<Words>(scratch_.row + i), near);
+      count += count_lanes(near);
     }
-    if (search_.table != nullptr) sort_items(hits, count);
-    return settle(query, count);
+    return count;
   }
 
-  // Decides in float64 what float32 left open: hits near the radius, and the order of hits with nearly equal keys.
-  int64_t settle(int64_t query, int64_t count) {
-    Hit* hits = scratch_.hits;
+  // The number of hits that are neighbours.
+  int64_t count(int64_t query, int64_t hits) {
+    int64_t inside = 0;
+    for (int64_t i = 0; i < hits; ++i)
+      inside += scratch_.key[i] < certain_ || exact_d2(search_, query, scratch_.hit[i]) < radius2_;
+    return inside;
+  }
+
+  // Sorts no more than kSortable hits in registers and writes the row; returns its length.
+  int64_t sort_and_write(int64_t query, int64_t count) {
+    static_assert(kMostVectors == 16);
+    switch ((count + kLanes - 1) / kLanes) {
+      case 0: fill_and_write(query, 0); return 0;
+      case 1: return sort_and_write<1>(query, count);
+      case 2: return sort_and_write<2>(query, count);
+      case 3: return sort_and_write<3>(query, count);
+      case 4: return sort_and_write<4>(query, count);
+      case 5: return sort_and_write<5>(query, count);
+      case 6: return sort_and_write<6>(query, count);
+      case 7: return sort_and_write<7>(query, count);
+      case 8: return sort_and_write<8>(query, count);
+      case 9:
+      case 10: return sort_and_write<10>(query, count);
+      case 11:
+      case 12: return sort_and_write<12>(query, count);
+      case 13:
+      case 14: return sort_and_write<14>(query, count);
+      default: return sort_and_write<16>(query, count);
+    }
+  }
+
+  template <int Vectors>
+  int64_t sort_and_write(int64_t query, int64_t count) {
+    Words keys[Vectors];
+    for (int i = 0; i < Vectors; ++i) {
+      const Words key = load<Words>(scratch_.key + i * kLanes) << kNumberBits | (lane_numbers() + i * kLanes);
+      keys[i] = select(first_lanes(count - i * kLanes), key, ~0u);
+    }
+    sort_vectors(keys);
+    const int64_t length = count < search_.width ? count : search_.width;
+    if (undecided<Vectors>(keys, count, length)) {
+      uint32_t sorted[Vectors * kLanes];
+      for (int i = 0; i < Vectors; ++i) store(sorted + i * kLanes, keys[i]);
+      for (int64_t i = 0; i < count; ++i)
+        scratch_.hits[i] = {sorted[i] >> kNumberBits, scratch_.hit[sorted[i] & kNumberMask]};
+      return settle_and_write(query, count);
+    }
+    uint32_t* row = search_.wide ? row_ : static_cast<uint32_t*>(search_.table) + query * search_.width;
+    for (int i = 0; i < Vectors && i * kLanes < search_.width; ++i) {
+      const int64_t left = length - i * kLanes;
+      const Words found = look_up<Vectors>(scratch_.hit, keys[i] & kNumberMask);
+      store_first(row + i * kLanes, select(first_lanes(left), found, empty_), search_.width - i * kLanes);
+    }
+    for (int64_t i = Vectors * kLanes; i < search_.width; i += kLanes)
+      store_first(row + i, Words{} + empty_, search_.width - i);
+    if (search_.counts != nullptr) search_.counts[query] = static_cast<uint32_t>(length);
+    if (search_.wide) write(query, length);
+    return length;
+  }
+
+  // Whether float32 leaves open which of the sorted hits come first, or if the last is inside.
+  template <int Vectors>
+  bool undecided(const Words* keys, int64_t count, int64_t length) const {
+    const uint32_t close = slack_ << kNumberBits | kNumberMask;
+    const int64_t pairs = length < count ? length : count - 1;
+    Mask any = 0;
+    for (int i = 0; i < Vectors; ++i) {
+      const Words next = shifted(keys[i], i + 1 < Vectors ? keys[i + 1] : ~Words{});
+      any |= not_above(next - keys[i], close) & first_lanes(pairs - i * kLanes);
+      any |= ~not_above(keys[i], certain_ << kNumberBits) & first_lanes(length - i * kLanes);
+    }
+    return any != 0;
+  }
+
+  // The same for more hits. Where they are more than the row takes, those that cannot come into it are dropped first.
+  int64_t select_and_write(int64_t query, int64_t count) {
+    if (count > search_.width) count = keep_nearest(count);
+    if (count <= kSortable) return sort_and_write(query, count);
+    for (int64_t i = 0; i < count; ++i) scratch_.hits[i] = {scratch_.key[i], scratch_.hit[i]};
+    sort_items(scratch_.hits, count);
+    return settle_and_write(query, count);
+  }
+
+  // Drops hits that are surely behind the first `width`; returns the number that is left.
+  int64_t keep_nearest(int64_t count) {
+    constexpr int kBins = 256, kShift = 16;
+    uint32_t bins[kBins] = {};
+    for (int64_t i = 0; i < count; ++i) ++bins[scratch_.key[i] >> kShift];
+    int last = 0;
+    for (int64_t before = bins[0]; before < search_.width; before += bins[last]) ++last;
+    last += 1 + static_cast<int>(slack_ >> kShift);
+    const uint32_t bound = last < kBins ? (static_cast<uint32_t>(last + 1) << kShift) - 1 : kLargestKey;
     int64_t kept = 0;
-    for (int64_t begin = 0, end; begin < count; begin = end) {
-      end = begin + 1;
-      if (search_.table != nullptr)
-        while (end < count && hits[end].key - hits[end - 1].key <= slack_) ++end;
-      if (end == begin + 1 && hits[begin].key < certain_) {
-        hits[kept++] = hits[begin];
-        continue;
-      }
-      int64_t inside = 0;
-      for (int64_t i = begin; i < end; ++i) {
-        const double d2 = exact_d2(search_, query, hits[i].row);
-        if (d2 < radius2_) scratch_.exact[inside++] = {d2, hits[i].row};
-      }
-      sort_items(scratch_.exact, inside);
-      for (int64_t i = 0; i < inside; ++i) hits[kept++].row = scratch_.exact[i].row;
+    for (int64_t i = 0; i < count; i += kLanes) {
+      const Words key = load<Words>(scratch_.key + i), row = load<Words>(scratch_.hit + i);
+      const Mask keep = not_above(key, bound) & first_lanes(count - i);
+      compress(scratch_.key + kept, key, keep);
+      compress(scratch_.hit + kept, row, keep);
+      kept += count_lanes(keep);
     }
     return kept;
   }
 
-  int64_t find_exact(int64_t query, const Run* runs) {
-    int64_t count = 0;
-    for (int r = 0; r < 9; ++r)
-      for (int64_t i = runs[r].begin; i < runs[r].end; ++i) {
-        const uint32_t row = search_.points.rows[i];
-        const double d2 = exact_d2(search_, query, row);
-        if (d2 < radius2_) scratch_.exact[count++] = {d2, row};
+  // Decides in float64 what float32 left open about the sorted hits: the inside of those near the radius, and the order
+  // of those with nearly equal keys. Writes the row; returns its length.
+  int64_t settle_and_write(int64_t query, int64_t count) {
+    const Hit* hits = scratch_.hits;
+    int64_t length = 0;
+    for (int64_t begin = 0, end; begin < count && length < search_.width; begin = end) {
+      end = begin + 1;
+      while (end < count && hits[end].key - hits[end - 1].key <= slack_) ++end;
+      int64_t inside = 0;
+      for (int64_t i = begin; i < end; ++i) add_if_inside(query, hits[i].row, inside);
+      append_sorted(inside, length);
+    }
+    fill_and_write(query, length);
+    return length;
+  }
+
+  // The queries [begin, end) of one cell without any float32.
+  int64_t run_exact(int64_t begin, int64_t end, const Run* runs) {
+    int64_t most = 0;
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t query = search_.queries.rows[i];
+      int64_t length = 0, inside = 0;
+      for (int r = 0; r < 9; ++r)
+        for (int64_t p = runs[r].begin; p < runs[r].end; ++p) add_if_inside(query, search_.points.rows[p], inside);
+      if (search_.table != nullptr) {
+        append_sorted(inside, length);
+        fill_and_write(query, length);
       }
-    sort_items(scratch_.exact, count);
-    for (int64_t i = 0; i < count; ++i) scratch_.hits[i].row = scratch_.exact[i].row;
-    return count;
+      most = inside > most ? inside : most;
+    }
+    return search_.table != nullptr && most > search_.width ? search_.width : most;
   }
 
-  template <typename Index>
-  void write(Index* slots, const Hit* hits, int64_t count) const {
-    for (int64_t i = 0; i < count; ++i) slots[i] = static_cast<Index>(hits[i].row);
-    for (int64_t i = count; i < search_.width; ++i) slots[i] = static_cast<Index>(search_.empty);
+  void add_if_inside(int64_t query, uint32_t row, int64_t& inside) {
+    const double d2 = exact_d2(search_, query, row);
+    if (d2 < radius2_) scratch_.exact[inside++] = {d2, row};
   }
 
-  void write_row(int64_t query, const Hit* hits, int64_t count) const {
-    if (search_.counts != nullptr) search_.counts[query] = static_cast<uint32_t>(count);
-    if (search_.table == nullptr) return;
-    if (search_.wide)
-      write(static_cast<int64_t*>(search_.table) + query * search_.width, hits, count);
-    else
-      write(static_cast<int32_t*>(search_.table) + query * search_.width, hits, count);
+  // Appends the exact hits, in order, to the row in the making.
+  void append_sorted(int64_t inside, int64_t& length) {
+    sort_items(scratch_.exact, inside);
+    for (int64_t i = 0; i < inside && length < search_.width; ++i) row_[length++] = scratch_.exact[i].row;
+  }
+
+  void fill_and_write(int64_t query, int64_t length) {
+    for (int64_t i = length; i < search_.width; ++i) row_[i] = empty_;
+    write(query, length);
+  }
+
+  // Copies the row to the table.
+  void write(int64_t query, int64_t length) const {
+    if (search_.counts != nullptr) search_.counts[query] = static_cast<uint32_t>(length);
+    const int64_t first = query * search_.width;
+    if (!search_.wide) {
+      __builtin_memcpy(static_cast<int32_t*>(search_.table) + first, row_, search_.width * sizeof(int32_t));
+      return;
+    }
+    int64_t* slots = static_cast<int64_t*>(search_.table) + first;
+    for (int64_t i = 0; i < search_.width; ++i) slots[i] = row_[i];
   }
 
   const Search<T>& search_;
   const double radius2_;
   const uint32_t slack_;    // keys no further apart may be in the wrong order
   const uint32_t certain_;  // a smaller key is inside the radius
+  const uint32_t empty_;
   Cursors<T> cursors_;
   Scratch scratch_;
+  uint32_t* row_;  // a row in the making
 };
 
 template <typename T>

@@ -4,224 +4,255 @@
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
-#include <bit>
 #include <cmath>
+#include <numeric>
 #include <optional>
 #include <tuple>
 
 #include "neighbors/clouds.h"
 #include "neighbors/parallel.h"
-#include "neighbors/radix_sort.h"
+#include "neighbors/key_sort.h"
 
 namespace kpdeform {
 namespace {
 
-constexpr int64_t kChunk = 16384;
-
-// Rows of packed clouds, grouped by cell.
-struct Groups {
-  Buffer<uint32_t> rows;        // by cell, ascending inside a cell
-  std::vector<int64_t> begins;  // (M + 1,)
-  int64_t size() const { return static_cast<int64_t>(begins.size()) - 1; }
-};
-
+// The cells of packed clouds. Keys of cells ascend with (cloud, z, y, x).
 template <typename T>
-class Grouping {
+class Cells {
  public:
-  Grouping(const Clouds<T>& clouds, double cell_size)
-      : clouds_(clouds), cell_size_(cell_size), boxes_(bounding_boxes(clouds, "points")) {}
+  Cells(const Clouds<T>& clouds, double cell_size)
+      : clouds_(clouds), cell_size_(cell_size), boxes_(bounding_boxes(clouds, "points")) {
+    if (!number_cells()) rank_cells();
+  }
 
-  Groups run() {
-    if (!number_keys()) return group_by_axes();
-    return keys_ <= (uint64_t{1} << 32) ? group<NarrowEntry>() : group<WideEntry>();
+  uint64_t limit() const { return limit_; }  // above every key
+
+  void keys(int64_t begin, int64_t end, uint64_t* keys) const {
+    if (!ranks_.empty()) {
+      std::copy(ranks_.begin() + begin, ranks_.begin() + end, keys + begin);
+      return;
+    }
+    for (int64_t row = begin, next; row < end; row = next) {
+      const auto above = std::upper_bound(clouds_.offsets.begin(), clouds_.offsets.end(), row);
+      const CellRange& range = ranges_[above - clouds_.offsets.begin() - 1];
+      next = std::min(end, *above);
+      KPDEFORM_DISPATCH(cell_keys, clouds_.data + row * clouds_.dims, next - row, clouds_.dims, range, keys + row);
+    }
   }
 
  private:
   double cell(double x) const { return std::floor(x / cell_size_); }
-  double first(int64_t cloud, int d) const { return cell(boxes_[cloud].low[d]); }
-  double size(int64_t cloud, int d) const { return cell(boxes_[cloud].high[d]) - first(cloud, d) + 1; }
-  double coordinate(int64_t row, int d) const { return d < clouds_.dims ? clouds_.data[row * clouds_.dims + d] : 0; }
-  uint64_t number(int64_t cloud, int64_t row, int d) const {
-    return static_cast<uint64_t>(cell(coordinate(row, d)) - first(cloud, d));
-  }
-  uint64_t cells(int64_t cloud, int d) const { return static_cast<uint64_t>(size(cloud, d)); }
-  // A word that ascends with the cell, even beyond 2^53.
-  uint64_t ordered(int64_t row, int d) const {
-    const uint64_t bits = std::bit_cast<uint64_t>(cell(coordinate(row, d)) + 0.0);  // -0 is 0
-    return bits >> 63 ? ~bits : bits | uint64_t{1} << 63;
-  }
-  bool empty(int64_t cloud) const { return clouds_.offsets[cloud] == clouds_.offsets[cloud + 1]; }
 
-  // Lays the cells of all clouds one after another; false if their number does not fit a key.
-  bool number_keys() {
-    constexpr double kMostKeys = 4611686018427387904.0;  // 2^62
-    constexpr double kExact = 4503599627370496.0;        // 2^52: up to there, cells are exact
-    double total = 0;
+  // Numbers the cells of all clouds one after another; false if there are too many.
+  bool number_cells() {
     for (int64_t b = 0; b < clouds_.count(); ++b) {
-      bases_.push_back(keys_);
-      if (empty(b)) continue;
-      for (int d = 0; d < 3; ++d)
-        if (!(std::max(-first(b, d), cell(boxes_[b].high[d])) < kExact)) return false;
-      total += size(b, 0) * size(b, 1) * size(b, 2);
-      if (total > kMostKeys) return false;
-      keys_ += cells(b, 0) * cells(b, 1) * cells(b, 2);
+      CellRange range{};
+      range.cell = cell_size_;
+      range.base = static_cast<double>(limit_);
+      double size = clouds_.offsets[b] == clouds_.offsets[b + 1] ? 0 : 1;
+      for (int d = 0; d < clouds_.dims && size > 0; ++d) {
+        const double last = cell(boxes_[b].high[d]);
+        range.first[d] = cell(boxes_[b].low[d]);
+        range.high[d] = last - range.first[d];
+        range.stride[d] = size;
+        size *= range.high[d] + 1;
+        if (!(std::max(-range.first[d], last) < kLastCell)) return false;
+      }
+      if (!(range.base + size < kMostCells)) return false;
+      limit_ += static_cast<uint64_t>(size);
+      ranges_.push_back(range);
     }
     return true;
   }
 
-  template <typename Body>
-  void for_each_row(const Body& body) const {
+  // For larger extents (one far outlier suffices): sorts the rows by cell and numbers the occupied ones.
+  void rank_cells() {
+    const int dims = clouds_.dims;
+    std::vector<double> cells(clouds_.size() * dims);
+    for (size_t i = 0; i < cells.size(); ++i) cells[i] = cell(clouds_.data[i]);
+    const auto before = [&](uint32_t a, uint32_t b) {
+      const double *p = &cells[int64_t{a} * dims], *q = &cells[int64_t{b} * dims];
+      for (int d = dims - 1; d > 0; --d)
+        if (p[d] != q[d]) return p[d] < q[d];
+      return p[0] < q[0];
+    };
+    ranks_.resize(clouds_.size());
+    std::vector<uint32_t> order(clouds_.size());
+    std::iota(order.begin(), order.end(), 0u);
+    limit_ = 0;
     for (int64_t b = 0; b < clouds_.count(); ++b) {
-      const int64_t begin = clouds_.offsets[b], rows = clouds_.offsets[b + 1] - begin;
-      parallel_tasks((rows + kChunk - 1) / kChunk, num_threads(), [&](int64_t chunk) {
-        const int64_t end = std::min(rows, (chunk + 1) * kChunk);
-        for (int64_t i = chunk * kChunk; i < end; ++i) body(b, begin + i);
-      });
+      const int64_t begin = clouds_.offsets[b], end = clouds_.offsets[b + 1];
+      std::sort(order.begin() + begin, order.begin() + end, before);
+      for (int64_t i = begin; i < end; ++i) {
+        limit_ += i == begin || before(order[i - 1], order[i]);
+        ranks_[order[i]] = limit_ - 1;
+      }
     }
-  }
-
-  template <typename Entry>
-  Groups group() const {
-    Buffer<Entry> entries(clouds_.size());
-    for_each_row([&](int64_t b, int64_t row) {
-      const uint64_t line = number(b, row, 2) * cells(b, 1) + number(b, row, 1);
-      entries[row] = Entry(bases_[b] + line * cells(b, 0) + number(b, row, 0), static_cast<uint32_t>(row));
-    });
-    radix_sort(entries, clouds_.size(), keys_);
-    return groups_of(entries, [&](int64_t i) { return entries[i].key() != entries[i - 1].key(); });
-  }
-
-  // For extents whose keys do not fit (one far outlier suffices): sorts by one axis after the other, which is stable.
-  Groups group_by_axes() const {
-    const int64_t count = clouds_.size();
-    Buffer<WideEntry> entries(count);
-    std::vector<uint32_t> cloud_of(count);
-    for_each_row([&](int64_t b, int64_t row) {
-      cloud_of[row] = static_cast<uint32_t>(b);
-      entries[row] = WideEntry(0, static_cast<uint32_t>(row));
-    });
-    for (int d = 0; d < 3; ++d) {
-      for (int64_t i = 0; i < count; ++i) entries[i] = WideEntry(ordered(entries[i].row(), d), entries[i].row());
-      radix_sort(entries, count, ~uint64_t{0});
-    }
-    for (int64_t i = 0; i < count; ++i) entries[i] = WideEntry(cloud_of[entries[i].row()], entries[i].row());
-    radix_sort(entries, count, clouds_.count());
-    return groups_of(entries, [&](int64_t i) {
-      const uint32_t row = entries[i].row(), last = entries[i - 1].row(), b = cloud_of[row];
-      if (b != cloud_of[last]) return true;
-      for (int d = 0; d < 3; ++d)
-        if (ordered(row, d) != ordered(last, d)) return true;
-      return false;
-    });
-  }
-
-  template <typename Entry, typename Begins>
-  Groups groups_of(const Buffer<Entry>& entries, const Begins& begins_group) const {
-    const int64_t count = clouds_.size();
-    Groups groups{Buffer<uint32_t>(count), {}};
-    for (int64_t i = 0; i < count; ++i) {
-      if (i == 0 || begins_group(i)) groups.begins.push_back(i);
-      groups.rows[i] = entries[i].row();
-    }
-    groups.begins.push_back(count);
-    return groups;
   }
 
   const Clouds<T>& clouds_;
   const double cell_size_;
   const std::vector<Box> boxes_;
-  std::vector<uint64_t> bases_;
-  uint64_t keys_ = 0;
+  std::vector<CellRange> ranges_;
+  std::vector<uint64_t> ranks_;
+  uint64_t limit_ = 0;
 };
 
-// Calls body(group, rows, count) for every group, on all threads.
-template <typename Body>
-void for_each_group(const Groups& groups, const Body& body) {
-  constexpr int64_t kGroups = 2048;
-  parallel_tasks((groups.size() + kGroups - 1) / kGroups, num_threads(), [&](int64_t chunk) {
-    const int64_t end = std::min(groups.size(), (chunk + 1) * kGroups);
-    for (int64_t g = chunk * kGroups; g < end; ++g)
-      body(g, groups.rows.get() + groups.begins[g], groups.begins[g + 1] - groups.begins[g]);
-  });
-}
-
+// Rows of packed clouds, grouped by cell, and the mean point of each group.
 template <typename T>
-void mean_points(const Groups& groups, const Clouds<T>& clouds, T* out) {
+struct Groups {
+  Buffer<uint32_t> rows;  // by cell, ascending inside a cell
+  Buffer<int64_t> begins;  // (M + 1,)
+  Buffer<T> means;         // (M, dims)
+  int64_t size = 0;
+};
+
+template <typename T, typename Key>
+Groups<T> group_by_cell(const Clouds<T>& clouds, const Cells<T>& cells) {
+  using Point = Item<T, Key>;
+  const int64_t count = clouds.size();
   const int dims = clouds.dims;
-  for_each_group(groups, [&](int64_t g, const uint32_t* rows, int64_t count) {
-    for (int d = 0; d < dims; ++d) {
-      const double first = clouds.data[rows[0] * int64_t{dims} + d];
-      double sum = 0;
-      for (int64_t i = 1; i < count; ++i) sum += clouds.data[rows[i] * int64_t{dims} + d] - first;
-      out[g * dims + d] = static_cast<T>(first + sum / count);
+  auto buckets = deal<T, Key>(
+      count, cells.limit(), [&](int64_t begin, int64_t end, uint64_t* keys) { cells.keys(begin, end, keys); },
+      [dims, data = clouds.data](int64_t row) {
+        const T* x = data + row * dims;
+        return Point{x[0], x[1], dims == 3 ? x[2] : T(0), static_cast<uint32_t>(row), 0};
+      });
+  Groups<T> groups{Buffer<uint32_t>(count), Buffer<int64_t>(count + 1), Buffer<T>(count * dims)};
+  std::vector<int64_t> sizes(buckets.size(), 0);  // groups of each bucket; they are first put where its points begin
+  for_each_sorted_bucket(buckets, [&](int64_t bucket, const Point* points, int64_t size) {
+    const int64_t offset = buckets.begins[bucket];
+    for (int64_t begin = 0, end; begin < size; begin = end) {
+      double sum[3] = {0, 0, 0};
+      const double first[3] = {points[begin].x, points[begin].y, points[begin].z};
+      for (end = begin; end < size && points[end].key == points[begin].key; ++end) {
+        sum[0] += points[end].x - first[0];
+        sum[1] += points[end].y - first[1];
+        sum[2] += points[end].z - first[2];
+        groups.rows[offset + end] = points[end].row;
+      }
+      const int64_t group = offset + sizes[bucket]++;
+      groups.begins[group] = offset + begin;
+      for (int d = 0; d < dims; ++d)
+        groups.means[group * dims + d] = static_cast<T>(first[d] + sum[d] / (end - begin));
     }
   });
+  for (int64_t bucket = 0; bucket < buckets.size(); ++bucket) {
+    const int64_t offset = buckets.begins[bucket];
+    std::copy_n(groups.begins.get() + offset, sizes[bucket], groups.begins.get() + groups.size);
+    std::copy_n(groups.means.get() + offset * dims, sizes[bucket] * dims, groups.means.get() + groups.size * dims);
+    groups.size += sizes[bucket];
+  }
+  groups.begins[groups.size] = count;
+  return groups;
+}
+
+// What becomes of the features of the `count` rows of a group.
+using Mean = void (*)(const void* features, int64_t channels, const uint32_t* rows, int64_t count, void* mean);
+
+// Of `Size` channels, which the compiler keeps in registers.
+template <int Size, typename F>
+void mean_of_some(const F* in, int64_t channels, const uint32_t* rows, int64_t count, F* mean) {
+  double sum[Size] = {};
+  for (int64_t i = 0; i < count; ++i)
+    for (int c = 0; c < Size; ++c) sum[c] += static_cast<double>(in[rows[i] * channels + c]);
+  for (int c = 0; c < Size; ++c) {
+    if constexpr (sizeof(F) == sizeof(double)) mean[c] = sum[c] / count;
+    else mean[c] = static_cast<F>(static_cast<float>(sum[c] / count));
+  }
 }
 
 template <typename F>
-void mean_features(const Groups& groups, const void* features, int64_t channels, void* result) {
+void mean_of(const void* features, int64_t channels, const uint32_t* rows, int64_t count, void* mean) {
   const F* in = static_cast<const F*>(features);
-  F* out = static_cast<F*>(result);
-  for_each_group(groups, [&](int64_t g, const uint32_t* rows, int64_t count) {
-    for (int64_t c = 0; c < channels; ++c) {
-      double sum = 0;
-      for (int64_t i = 0; i < count; ++i) sum += static_cast<double>(in[rows[i] * channels + c]);
-      out[g * channels + c] = static_cast<F>(static_cast<float>(sum / count));
-      if constexpr (sizeof(F) == 8) out[g * channels + c] = sum / count;
-    }
-  });
+  F* out = static_cast<F*>(mean);
+  int64_t c = 0;
+  for (; c + 4 <= channels; c += 4) mean_of_some<4>(in + c, channels, rows, count, out + c);
+  switch (channels - c) {
+    case 3: return mean_of_some<3>(in + c, channels, rows, count, out + c);
+    case 2: return mean_of_some<2>(in + c, channels, rows, count, out + c);
+    case 1: return mean_of_some<1>(in + c, channels, rows, count, out + c);
+  }
 }
+
+Mean mean_for(ScalarType type) {
+  switch (type) {
+    case ScalarType::Float: return mean_of<float>;
+    case ScalarType::Double: return mean_of<double>;
+    case ScalarType::Half: return mean_of<torch::headeronly::Half>;
+    case ScalarType::BFloat16: return mean_of<torch::headeronly::BFloat16>;
+    default: fail_check("features must be float32, float64, float16 or bfloat16");
+  }
+}
+
+// The most frequent of the labels of a group, the lowest of equally frequent ones.
+using Majority = void (*)(const void* labels, const uint32_t* rows, int64_t count, void* majority);
 
 template <typename L>
-void majority_labels(const Groups& groups, const void* labels, void* result) {
+void majority_of(const void* labels, const uint32_t* rows, int64_t count, void* majority) {
   const L* in = static_cast<const L*>(labels);
-  L* out = static_cast<L*>(result);
-  for_each_group(groups, [&](int64_t g, const uint32_t* rows, int64_t count) {
-    thread_local std::vector<L> sorted;
-    sorted.clear();
-    for (int64_t i = 0; i < count; ++i) sorted.push_back(in[rows[i]]);
-    std::sort(sorted.begin(), sorted.end());
-    int64_t most = 0;
-    for (int64_t begin = 0, end; begin < count; begin = end) {
-      end = std::upper_bound(sorted.begin() + begin, sorted.end(), sorted[begin]) - sorted.begin();
-      if (end - begin <= most) continue;
-      most = end - begin;
-      out[g] = sorted[begin];
+  L& out = *static_cast<L*>(majority);
+  out = in[rows[0]];
+  int64_t votes = 1;
+  for (int64_t i = 1; i < count; ++i) votes += in[rows[i]] == out;
+  if (2 * votes > count) return;
+  votes = 0;
+  const auto consider = [&](L label, int64_t its_votes) {
+    const bool better = its_votes > votes || (its_votes == votes && label < out);
+    out = better ? label : out;
+    votes = better ? its_votes : votes;
+  };
+  constexpr int64_t kFew = 32;
+  if (count <= kFew) {  // everyone with everyone: no branches to guess
+    L few[kFew];
+    for (int64_t i = 0; i < count; ++i) few[i] = in[rows[i]];
+    for (int64_t i = 0; i < count; ++i) {
+      int64_t equal = 0;
+      for (int64_t j = 0; j < count; ++j) equal += few[j] == few[i];
+      consider(few[i], equal);
     }
-  });
+    return;
+  }
+  std::vector<L> sorted(count);
+  for (int64_t i = 0; i < count; ++i) sorted[i] = in[rows[i]];
+  std::sort(sorted.begin(), sorted.end());
+  for (int64_t begin = 0, end; begin < count; begin = end) {
+    for (end = begin + 1; end < count && sorted[end] == sorted[begin];) ++end;
+    consider(sorted[begin], end - begin);
+  }
 }
 
-Tensor reduce_features(const Groups& groups, const Tensor& features, int64_t rows) {
-  KPDEFORM_CHECK(features.is_cpu() && features.dim() == 2 && features.size(0) == rows && features.is_contiguous(),
-                 "features must be contiguous (N, C) on the CPU");
-  const int64_t channels = features.size(1);
-  Tensor result = torch::stable::new_empty(features, {groups.size(), channels});
-  const auto with = [&](auto reduce) { reduce(groups, features.const_data_ptr(), channels, result.mutable_data_ptr()); };
-  switch (features.scalar_type()) {
-    case ScalarType::Float: with(mean_features<float>); break;
-    case ScalarType::Double: with(mean_features<double>); break;
-    case ScalarType::Half: with(mean_features<torch::headeronly::Half>); break;
-    case ScalarType::BFloat16: with(mean_features<torch::headeronly::BFloat16>); break;
-    default: fail_check("features must be floating point");
+Majority majority_for(ScalarType type) {
+  switch (type) {
+    case ScalarType::Long: return majority_of<int64_t>;
+    case ScalarType::Int: return majority_of<int32_t>;
+    case ScalarType::Short: return majority_of<int16_t>;
+    case ScalarType::Char: return majority_of<int8_t>;
+    case ScalarType::Byte: return majority_of<uint8_t>;
+    default: fail_check("labels must be int64, int32, int16, int8 or uint8");
   }
-  return result;
 }
 
-Tensor reduce_labels(const Groups& groups, const Tensor& labels, int64_t rows) {
-  KPDEFORM_CHECK(labels.is_cpu() && labels.dim() == 1 && labels.size(0) == rows && labels.is_contiguous(),
-                 "labels must be contiguous (N,) on the CPU");
-  Tensor result = torch::stable::new_empty(labels, {groups.size()});
-  const auto with = [&](auto reduce) { reduce(groups, labels.const_data_ptr(), result.mutable_data_ptr()); };
-  switch (labels.scalar_type()) {
-    case ScalarType::Long: with(majority_labels<int64_t>); break;
-    case ScalarType::Int: with(majority_labels<int32_t>); break;
-    case ScalarType::Short: with(majority_labels<int16_t>); break;
-    case ScalarType::Char: with(majority_labels<int8_t>); break;
-    case ScalarType::Byte: with(majority_labels<uint8_t>); break;
-    default: fail_check("labels must be whole numbers");
+// A tensor with a row per point, and the one with a row per group that is made of it.
+struct Attribute {
+  const char* in = nullptr;
+  char* out = nullptr;
+  int64_t channels = 0, row_bytes = 0;
+  Tensor result;
+
+  Attribute(const std::optional<Tensor>& values, const Tensor& points, int64_t groups, ScalarType missing)
+      : result(torch::stable::new_empty(points, {0}, missing)) {
+    if (!values) return;
+    KPDEFORM_CHECK(values->is_cpu() && values->is_contiguous() && values->size(0) == points.size(0),
+                   "features and labels must be contiguous, on the CPU, with a row per point");
+    channels = values->dim() == 2 ? values->size(1) : 1;
+    row_bytes = channels * static_cast<int64_t>(values->element_size());
+    result = values->dim() == 2 ? torch::stable::new_empty(*values, {groups, channels})
+                                : torch::stable::new_empty(*values, {groups});
+    in = static_cast<const char*>(values->const_data_ptr());
+    out = static_cast<char*>(result.mutable_data_ptr());
   }
-  return result;
-}
+};
 
 using Result = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
@@ -230,29 +261,48 @@ Result subsample_typed(const Tensor& points, double cell_size, const Tensor& len
                        const std::optional<Tensor>& features, const std::optional<Tensor>& labels) {
   const Clouds<T> clouds = clouds_of<T>(points, lengths, "points");
   KPDEFORM_CHECK(clouds.size() <= 4294967295, "more than 4294967295 rows in one call; subsample cloud by cloud");
-  const Groups groups = Grouping<T>(clouds, cell_size).run();
+  const Mean mean = features ? mean_for(features->scalar_type()) : nullptr;
+  const Majority majority = labels ? majority_for(labels->scalar_type()) : nullptr;
+  const Cells<T> cells(clouds, cell_size);
+  const Groups<T> groups = cells.limit() <= (uint64_t{1} << 32) ? group_by_cell<T, uint32_t>(clouds, cells)
+                                                                : group_by_cell<T, uint64_t>(clouds, cells);
 
-  Tensor means = torch::stable::new_empty(points, {groups.size(), clouds.dims});
-  mean_points(groups, clouds, means.mutable_data_ptr<T>());
+  Tensor means = torch::stable::new_empty(points, {groups.size, clouds.dims});
   Tensor inverse = torch::stable::new_empty(points, {clouds.size()}, ScalarType::Long);
-  Tensor counts = torch::stable::new_empty(points, {groups.size()}, ScalarType::Long);
-  int64_t* target = inverse.mutable_data_ptr<int64_t>();
-  int64_t* sizes = counts.mutable_data_ptr<int64_t>();
-  for_each_group(groups, [&](int64_t g, const uint32_t* rows, int64_t count) {
-    sizes[g] = count;
-    for (int64_t i = 0; i < count; ++i) target[rows[i]] = g;
+  Tensor counts = torch::stable::new_empty(points, {groups.size}, ScalarType::Long);
+  const Attribute feature(features, points, groups.size, points.scalar_type());
+  const Attribute label(labels, points, groups.size, ScalarType::Long);
+  advise_huge_pages(inverse.mutable_data_ptr(), clouds.size() * 8);
+  std::copy_n(groups.means.get(), groups.size * clouds.dims, means.mutable_data_ptr<T>());
+
+  constexpr int64_t kGroupsPerTask = 4096, kAhead = 24;  // rows are all over memory: fetched some time before their use
+  const int64_t last = clouds.size() - 1;
+  int64_t* const target = inverse.mutable_data_ptr<int64_t>();
+  int64_t* const sizes = counts.mutable_data_ptr<int64_t>();
+  parallel_tasks((groups.size + kGroupsPerTask - 1) / kGroupsPerTask, num_threads(), [&](int64_t task) {
+    const int64_t end = std::min(groups.size, (task + 1) * kGroupsPerTask);
+    for (int64_t g = task * kGroupsPerTask; g < end; ++g) {
+      const uint32_t* rows = groups.rows.get() + groups.begins[g];
+      const int64_t count = groups.begins[g + 1] - groups.begins[g];
+      sizes[g] = count;
+      for (int64_t i = 0; i < count; ++i) {
+        target[rows[i]] = g;
+        const int64_t soon = rows[std::min(i + kAhead, last - groups.begins[g])];
+        if (mean) __builtin_prefetch(feature.in + soon * feature.row_bytes);
+        if (majority) __builtin_prefetch(label.in + soon * label.row_bytes);
+      }
+      if (mean) mean(feature.in, feature.channels, rows, count, feature.out + g * feature.row_bytes);
+      if (majority) majority(label.in, rows, count, label.out + g * label.row_bytes);
+    }
   });
+
   Tensor new_lengths = torch::stable::new_empty(lengths, {clouds.count()});
-  for (int64_t b = 0; b < clouds.count(); ++b) {
-    const auto group_at = [&](int64_t row) {
-      return std::lower_bound(groups.begins.begin(), groups.begins.end() - 1, row) - groups.begins.begin();
-    };
-    new_lengths.mutable_data_ptr<int64_t>()[b] = group_at(clouds.offsets[b + 1]) - group_at(clouds.offsets[b]);
-  }
-  Tensor mean = features ? reduce_features(groups, *features, clouds.size()) : torch::stable::new_empty(points, {0});
-  Tensor label = labels ? reduce_labels(groups, *labels, clouds.size())
-                        : torch::stable::new_empty(points, {0}, ScalarType::Long);
-  return {means, new_lengths, mean, label, inverse, counts};
+  const auto groups_before = [&](int64_t row) {
+    return std::lower_bound(groups.begins.get(), groups.begins.get() + groups.size, row) - groups.begins.get();
+  };
+  for (int64_t b = 0; b < clouds.count(); ++b)
+    new_lengths.mutable_data_ptr<int64_t>()[b] = groups_before(clouds.offsets[b + 1]) - groups_before(clouds.offsets[b]);
+  return {means, new_lengths, feature.result, label.result, inverse, counts};
 }
 
 Result grid_subsample(Tensor points, double cell_size, Tensor lengths, std::optional<Tensor> features,

@@ -1,0 +1,79 @@
+// Sorts up to kLanes * kMostVectors words in registers: Batcher's bitonic network in the form whose comparators all put
+// the smaller word first, so that vectors missing from a power of two count as infinite and their comparators vanish.
+#pragma once
+
+#include "neighbors/lanes.h"
+
+namespace kpdeform::KPDEFORM_ISA {
+namespace {
+
+constexpr int kMostVectors = 16;  // what sort_vectors takes
+
+// Orders each lane with lane ^ Flip; the smaller goes to the lane without Bit.
+template <int Flip, int Bit>
+inline void order_lanes(Words& value) {
+  const Words other = exchange<Flip>(value);
+  value = (lane_numbers() & Bit) == 0 ? min(value, other) : max(value, other);
+}
+
+template <int Distance>
+inline void merge_lanes(Words& value) {
+  if constexpr (Distance > 0) {
+    order_lanes<Distance, Distance>(value);
+    merge_lanes<Distance / 2>(value);
+  }
+}
+
+// Sorts blocks of Size words inside a vector.
+template <int Size>
+inline void sort_lanes(Words& value) {
+  if constexpr (Size > 1) {
+    sort_lanes<Size / 2>(value);
+    order_lanes<Size - 1, Size / 2>(value);
+    merge_lanes<Size / 4>(value);
+  }
+}
+
+// Merges two sorted halves of Block vectors from First on, of which those from Count on are missing.
+template <int Count, int First, int Block>
+inline void merge_halves(Words* v) {
+  if constexpr (First + Block / 2 < Count) {
+    for (int i = 0; i < Block / 2; ++i) {
+      const int low = First + i, high = First + Block - 1 - i;
+      if (high >= Count) continue;
+      const Words a = v[low], b = exchange<kLanes - 1>(v[high]);
+      v[low] = min(a, b);
+      v[high] = exchange<kLanes - 1>(max(a, b));
+    }
+    for (int distance = Block / 4; distance > 0; distance /= 2)
+      for (int i = First; i + distance < First + Block && i + distance < Count; ++i)
+        if (((i - First) & distance) == 0) {
+          const Words a = v[i], b = v[i + distance];
+          v[i] = min(a, b);
+          v[i + distance] = max(a, b);
+        }
+    for (int i = First; i < First + Block && i < Count; ++i) merge_lanes<kLanes / 2>(v[i]);
+  }
+}
+
+template <int Count, int First, int Block>
+inline void sort_block(Words* v) {
+  if constexpr (First < Count) {
+    if constexpr (Block == 1) {
+      sort_lanes<kLanes>(v[First]);
+    } else {
+      sort_block<Count, First, Block / 2>(v);
+      sort_block<Count, First + Block / 2, Block / 2>(v);
+      merge_halves<Count, First, Block>(v);
+    }
+  }
+}
+
+// Sorts all words of Count vectors.
+template <int Count>
+inline void sort_vectors(Words (&v)[Count]) {
+  sort_block<Count, 0, (Count > 8 ? 16 : Count > 4 ? 8 : Count > 2 ? 4 : Count)>(v);
+}
+
+}  // namespace
+}  // namespace kpdeform::KPDEFORM_ISA
