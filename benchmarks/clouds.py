@@ -18,7 +18,9 @@ def room(num_points: int, seed: int = 0) -> Tensor:
         boxes.append(torch.stack([low, low + size]))
     boxes = torch.stack(boxes)  # (boxes, 2, 3)
     sizes = boxes[:, 1] - boxes[:, 0]
-    areas = torch.stack([sizes[:, 1] * sizes[:, 2], sizes[:, 0] * sizes[:, 2], sizes[:, 0] * sizes[:, 1]], 1)
+    areas = torch.stack(
+        [sizes[:, 1] * sizes[:, 2], sizes[:, 0] * sizes[:, 2], sizes[:, 0] * sizes[:, 1]], 1
+    )
     faces = areas.repeat_interleave(2, 1).flatten()  # low and high face of each axis
     face = torch.multinomial(faces, num_points, replacement=True, generator=generator)
     box, axis, side = face // 6, face % 6 // 2, face % 2
