@@ -7,8 +7,8 @@ from torch import Tensor
 def room(num_points: int, seed: int = 0) -> Tensor:
     """Raw scan of a furnished room of 8 m x 6 m x 2.8 m, in metres: ``(num_points, 3)`` float32.
 
-    Floor, ceiling, walls and the faces of 12 pieces of furniture, sampled evenly by area, with 12 mm
-    of noise. One million points leave about 250,000 cells of 4 cm.
+    Floor, ceiling, walls and 12 pieces of furniture, sampled evenly by area, with 12 mm of noise.
+    One million points leave about 250,000 cells of 4 cm.
     """
     generator = torch.Generator().manual_seed(seed)
     boxes = [torch.tensor([[0.0, 0.0, 0.0], [8.0, 6.0, 2.8]])]

@@ -1,4 +1,5 @@
-// Scratch memory: not cleared, and on huge pages where it is large. Fresh 4 KiB pages cost more than the work on them.
+// Scratch memory: not cleared, and on huge pages where it is large. Fresh 4 KiB pages cost more
+// than the work on them.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +20,8 @@ inline void advise_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] int6
   if (bytes < (4 << 20)) return;
   const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + kPage - 1) / kPage * kPage;
   const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) / kPage * kPage;
-  madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);  // advice: failure is harmless
+  madvise(reinterpret_cast<void*>(begin), end - begin,
+          MADV_HUGEPAGE);  // advice: failure is harmless
 #endif
 }
 

@@ -1,10 +1,11 @@
 // Packed clouds sorted by the cells of a grid: the index behind every neighbour search.
 //
-// A coordinate x lies in cell floor(x / cell); three of them and the cloud make a 64-bit key that ascends with
-// (cloud, z, y, x), so that the cells around a cell are at fixed key distances. Only occupied cells are stored: memory
-// is O(N) whatever the extent. Each cloud is padded by two empty cells on every side, so that keys next to an edge do
-// not reach into the next row. Where extents are so large that few keys are used, or that they would not fit (outliers
-// suffice), stretches of empty cells along an axis are shortened to two, which keeps apart what was apart.
+// A coordinate x lies in cell floor(x / cell); three of them and the cloud make a 64-bit key that
+// ascends with (cloud, z, y, x), so that the cells around a cell are at fixed key distances. Only
+// occupied cells are stored: memory is O(N) whatever the extent. Each cloud is padded by two empty
+// cells on every side, so that keys next to an edge do not reach into the next row. Where extents
+// are so large that few keys are used, or that they would not fit (outliers suffice), stretches of
+// empty cells along an axis are shortened to two, which keeps apart what was apart.
 #pragma once
 
 #include <cstdint>
@@ -23,10 +24,11 @@ struct CloudKeys {
 
 template <typename T>
 struct SortedView {
-  const T *x, *y, *z;      // coordinates by cell, z = 0 for flat clouds; readable 64 entries beyond the end
-  const uint32_t* rows;    // row of each in the caller's tensor, ascending inside a cell
-  const uint64_t* keys;    // key of each occupied cell, ascending
-  const int64_t* begins;   // its first point; (num_cells + 1,)
+  const T *x, *y,
+      *z;  // coordinates by cell, z = 0 for flat clouds; readable 64 entries beyond the end
+  const uint32_t* rows;   // row of each in the caller's tensor, ascending inside a cell
+  const uint64_t* keys;   // key of each occupied cell, ascending
+  const int64_t* begins;  // its first point; (num_cells + 1,)
   int64_t num_cells;
 };
 
@@ -56,7 +58,8 @@ struct Box {
   double low[3], high[3];
 };
 
-// Extent of each cloud (low > high for an empty one). Fails, naming `argument`, if a coordinate is NaN or infinite.
+// Extent of each cloud (low > high for an empty one). Fails, naming `argument`, if a coordinate is
+// NaN or infinite.
 template <typename T>
 std::vector<Box> bounding_boxes(const Clouds<T>& clouds, const char* argument);
 
@@ -70,16 +73,17 @@ class CellGrid {
   const CloudKeys* clouds() const { return clouds_.data(); }
   uint64_t outside() const { return outside_; }
 
-  // Sorts rows[0..count) of `points` (all rows, in order, if null) by cell. What is more than one cell away from every
-  // point of the grid goes last, into one cell with the key outside().
+  // Sorts rows[0..count) of `points` (all rows, in order, if null) by cell. What is more than one
+  // cell away from every point of the grid goes last, into one cell with the key outside().
   template <typename T>
   SortedPoints<T> sort(const Clouds<T>& points, const uint32_t* rows, int64_t count) const;
 
  private:
   // The cells of one axis of one cloud, numbered.
   struct Axis {
-    int64_t first = 0, last = -1;    // occupied cells
-    std::vector<int64_t> occupied;   // if empty stretches are shortened: every occupied cell and its number
+    int64_t first = 0, last = -1;  // occupied cells
+    std::vector<int64_t>
+        occupied;  // if empty stretches are shortened: every occupied cell and its number
     std::vector<int64_t> numbers;
     int64_t size() const;                // padding included
     int64_t number(int64_t cell) const;  // < 0: more than one cell away from any occupied cell

@@ -1,8 +1,7 @@
-#include "neighbors/cell_grid.h"
-
 #include <cmath>
 #include <limits>
 
+#include "neighbors/cell_grid.h"
 #include "neighbors/key_sort.h"
 #include "neighbors/parallel.h"
 
@@ -169,9 +168,9 @@ SortedPoints<T> CellGrid::sort_with(const Clouds<T>& points, const uint32_t* row
   auto buckets = deal<T, Key>(count, outside_ + 1, add_keys, item_of);
 
   constexpr int64_t kPadding = 64;
-  SortedPoints<T> sorted{Buffer<T>(count + kPadding),  Buffer<T>(count + kPadding),
-                         Buffer<T>(count + kPadding),  Buffer<uint32_t>(count + kPadding),
-                         Buffer<uint64_t>(count),      Buffer<int64_t>(count + 1)};
+  SortedPoints<T> sorted{Buffer<T>(count + kPadding), Buffer<T>(count + kPadding),
+                         Buffer<T>(count + kPadding), Buffer<uint32_t>(count + kPadding),
+                         Buffer<uint64_t>(count),     Buffer<int64_t>(count + 1)};
   std::vector<int64_t> cells(buckets.size(), 0);  // of each bucket, put where its points begin
   for_each_sorted_bucket(buckets, [&](int64_t bucket, const Item<T, Key>* items, int64_t size) {
     const int64_t begin = buckets.begins[bucket];

@@ -1,6 +1,7 @@
-// Points sorted by a whole-number key, in the order of rows where keys are equal: how points come by cell, for searching
-// and for subsampling. They are first dealt into buckets by the high bits of their key, coordinates and all; a bucket
-// fits the cache and is sorted there. Three parallel regions, whatever the size of the keys.
+// Points sorted by a whole-number key, in the order of rows where keys are equal: how points come
+// by cell, for searching and for subsampling. They are first dealt into buckets by the high bits of
+// their key, coordinates and all; a bucket fits the cache and is sorted there. Three parallel
+// regions, whatever the size of the keys.
 #pragma once
 
 #include <algorithm>
@@ -11,6 +12,9 @@
 #include "neighbors/parallel.h"
 
 namespace kpdeform {
+
+constexpr int64_t kItemsPerThread =
+    50'000;  // a millisecond of work; waking a thread may take as long
 
 template <typename T, typename Key>
 struct Item {
@@ -27,19 +31,21 @@ struct Buckets {
   int64_t size() const { return static_cast<int64_t>(begins.size()) - 1; }
 };
 
-// Deals `count` items into buckets. keys_of(begin, end, keys) writes the keys of items [begin, end), all below `limit`;
-// item(i) is item i without key.
+// Deals `count` items into buckets. keys_of(begin, end, keys) writes the keys of items [begin,
+// end), all below `limit`; item(i) is item i without key.
 template <typename T, typename Key, typename KeysOf, typename ItemOf>
-Buckets<Item<T, Key>> deal(int64_t count, uint64_t limit, const KeysOf& keys_of, const ItemOf& item_of) {
+Buckets<Item<T, Key>> deal(int64_t count, uint64_t limit, const KeysOf& keys_of,
+                           const ItemOf& item_of) {
   constexpr int kMostBits = 10;
   constexpr int64_t kItemsPerBucket = 64;
   const int bits = std::bit_width(limit == 0 ? 0 : limit - 1);
   const int wanted = std::bit_width(static_cast<uint64_t>(count / kItemsPerBucket));
   Buckets<Item<T, Key>> buckets;
   buckets.shift = bits - std::min({bits, wanted, kMostBits});
-  const int64_t size = count == 0 ? 1 : static_cast<int64_t>((limit == 0 ? 0 : limit - 1) >> buckets.shift) + 1;
+  const int64_t size =
+      count == 0 ? 1 : static_cast<int64_t>((limit == 0 ? 0 : limit - 1) >> buckets.shift) + 1;
 
-  const int64_t parts = num_parts(count, 16384);
+  const int64_t parts = num_parts(count, kItemsPerThread);
   const auto begin_of = [&](int64_t part) { return count * part / parts; };
   std::vector<int64_t> next(parts * size, 0);
   Buffer<uint64_t> keys(count);
@@ -56,7 +62,8 @@ Buckets<Item<T, Key>> deal(int64_t count, uint64_t limit, const KeysOf& keys_of,
   int64_t total = 0;
   for (int64_t bucket = 0; bucket < size; ++bucket) {
     buckets.begins.push_back(total);
-    for (int64_t part = 0; part < parts; ++part) total += std::exchange(next[part * size + bucket], total);
+    for (int64_t part = 0; part < parts; ++part)
+      total += std::exchange(next[part * size + bucket], total);
   }
   buckets.begins.push_back(total);
   buckets.items = Buffer<Item<T, Key>>(count);
@@ -78,10 +85,13 @@ Buckets<Item<T, Key>> deal(int64_t count, uint64_t limit, const KeysOf& keys_of,
 
 // Sorts the items of one bucket by key, stably; returns them, in `scratch` or where they were.
 template <typename Item>
-const Item* sort_bucket(Item* items, int64_t count, int shift, std::vector<Item>& scratch, std::vector<uint32_t>& next) {
+const Item* sort_bucket(Item* items, int64_t count, int shift, std::vector<Item>& scratch,
+                        std::vector<uint32_t>& next) {
   if (shift == 0 || count < 2) return items;
-  if (shift > 16 || (int64_t{1} << shift) > 4096 + 8 * count) {  // too many keys for a table of counters
-    std::stable_sort(items, items + count, [](const Item& a, const Item& b) { return a.key < b.key; });
+  if (shift > 16 ||
+      (int64_t{1} << shift) > 4096 + 8 * count) {  // too many keys for a table of counters
+    std::stable_sort(items, items + count,
+                     [](const Item& a, const Item& b) { return a.key < b.key; });
     return items;
   }
   scratch.resize(count);
@@ -97,13 +107,16 @@ const Item* sort_bucket(Item* items, int64_t count, int shift, std::vector<Item>
 template <typename Item, typename Body>
 void for_each_sorted_bucket(Buckets<Item>& buckets, const Body& body) {
   const int64_t tasks = std::min<int64_t>(buckets.size(), 64);
-  parallel_tasks(tasks, num_parts(buckets.begins.back(), 16384), [&](int64_t task) {
+  parallel_tasks(tasks, num_parts(buckets.begins.back(), kItemsPerThread), [&](int64_t task) {
     std::vector<Item> scratch;
     std::vector<uint32_t> next;
     for (int64_t b = buckets.size() * task / tasks; b < buckets.size() * (task + 1) / tasks; ++b) {
       const int64_t count = buckets.begins[b + 1] - buckets.begins[b];
       if (count > 0)
-        body(b, sort_bucket(buckets.items.get() + buckets.begins[b], count, buckets.shift, scratch, next), count);
+        body(b,
+             sort_bucket(buckets.items.get() + buckets.begins[b], count, buckets.shift, scratch,
+                         next),
+             count);
     }
   });
 }

@@ -1,5 +1,6 @@
-// Vectors of float and uint32 as wide as the instruction set, for search_isa.cpp alone. GCC's and Clang's vector
-// extension does arithmetic; only masks and compaction need the instruction set by name.
+// Vectors of float and uint32 as wide as the instruction set, for search_isa.cpp alone. GCC's and
+// Clang's vector extension does arithmetic; only masks and compaction need the instruction set by
+// name.
 #pragma once
 
 #include <cstdint>
@@ -45,10 +46,18 @@ inline void store(void* to, Vector value) {
   __builtin_memcpy(to, &value, sizeof(value));
 }
 
-inline Floats abs(Floats a) { return reinterpret_cast<Floats>(reinterpret_cast<Words>(a) & 0x7fffffffu); }
-inline Floats max(Floats a, float b) { return a > b ? a : Floats{} + b; }
-inline Words min(Words a, Words b) { return a < b ? a : b; }
-inline Words max(Words a, Words b) { return a > b ? a : b; }
+inline Floats abs(Floats a) {
+  return reinterpret_cast<Floats>(reinterpret_cast<Words>(a) & 0x7fffffffu);
+}
+inline Floats max(Floats a, float b) {
+  return a > b ? a : Floats{} + b;
+}
+inline Words min(Words a, Words b) {
+  return a < b ? a : b;
+}
+inline Words max(Words a, Words b) {
+  return a > b ? a : b;
+}
 
 // Whole part of numbers in [0, 2^31).
 inline Words truncate(Floats a) {
@@ -68,7 +77,9 @@ template <int... Lane>
 inline Words shift_lanes(Words value, Words next, Sequence<Lane...>) {
   return __builtin_shufflevector(value, next, (Lane + 1)...);
 }
-inline Words shifted(Words value, Words next) { return shift_lanes(value, next, AllLanes{}); }
+inline Words shifted(Words value, Words next) {
+  return shift_lanes(value, next, AllLanes{});
+}
 
 // Each lane exchanged with lane ^ Flip.
 template <int Flip, int... Lane>
@@ -81,7 +92,9 @@ inline Words exchange(Words value) {
 }
 
 // float32(from[lane] - center)
-inline Floats load_relative(const float* from, float center) { return load<Floats>(from) - center; }
+inline Floats load_relative(const float* from, float center) {
+  return load<Floats>(from) - center;
+}
 inline Floats load_relative(const double* from, double center) {
   Floats value;
   for (int lane = 0; lane < kLanes; ++lane) value[lane] = static_cast<float>(from[lane] - center);
@@ -91,7 +104,9 @@ inline Floats load_relative(const double* from, double center) {
 inline Mask first_lanes(int64_t count) {
   return count >= kLanes ? (1u << kLanes) - 1 : count <= 0 ? 0 : (1u << count) - 1;
 }
-inline int count_lanes(Mask mask) { return __builtin_popcount(mask); }
+inline int count_lanes(Mask mask) {
+  return __builtin_popcount(mask);
+}
 
 // Lanes in which a < b.
 inline Mask less(Floats a, float b) {
@@ -127,14 +142,18 @@ template <int Count>
 inline Words look_up(const uint32_t* from, Words index) {
 #if defined(__AVX512F__)
   const __m512i i = (__m512i)index;
-  if constexpr (Count == 1) return (Words)_mm512_maskz_permutexvar_epi32(0xffff, i, _mm512_loadu_si512(from));
+  if constexpr (Count == 1)
+    return (Words)_mm512_maskz_permutexvar_epi32(0xffff, i, _mm512_loadu_si512(from));
   if constexpr (Count == 2)
-    return (Words)_mm512_permutex2var_epi32(_mm512_loadu_si512(from), i, _mm512_loadu_si512(from + kLanes));
+    return (Words)_mm512_permutex2var_epi32(_mm512_loadu_si512(from), i,
+                                            _mm512_loadu_si512(from + kLanes));
   if constexpr (Count == 3 || Count == 4) {
-    const __m512i low = _mm512_permutex2var_epi32(_mm512_loadu_si512(from), i, _mm512_loadu_si512(from + kLanes));
+    const __m512i low =
+        _mm512_permutex2var_epi32(_mm512_loadu_si512(from), i, _mm512_loadu_si512(from + kLanes));
     const __m512i high = _mm512_permutex2var_epi32(_mm512_loadu_si512(from + 2 * kLanes), i,
                                                    _mm512_loadu_si512(from + 3 * kLanes));
-    return (Words)_mm512_mask_blend_epi32(_mm512_test_epi32_mask(i, _mm512_set1_epi32(2 * kLanes)), low, high);
+    return (Words)_mm512_mask_blend_epi32(_mm512_test_epi32_mask(i, _mm512_set1_epi32(2 * kLanes)),
+                                          low, high);
   }
   return (Words)_mm512_mask_i32gather_epi32(_mm512_setzero_si512(), 0xffff, i, from, 4);
 #else
@@ -147,8 +166,8 @@ inline Words look_up(const uint32_t* from, Words index) {
 // value in the lanes of the mask, `other` elsewhere.
 inline Words select(Mask mask, Words value, uint32_t other) {
 #if defined(__AVX512F__)
-  return (Words)_mm512_mask_mov_epi32(_mm512_set1_epi32(static_cast<int>(other)), static_cast<__mmask16>(mask),
-                                      (__m512i)value);
+  return (Words)_mm512_mask_mov_epi32(_mm512_set1_epi32(static_cast<int>(other)),
+                                      static_cast<__mmask16>(mask), (__m512i)value);
 #else
   Words bits = lane_numbers();
   for (int lane = 0; lane < kLanes; ++lane) bits[lane] = 1u << lane;
@@ -175,10 +194,12 @@ inline __m256i front_lanes(Mask mask) {
 }
 #endif
 
-// Stores the lanes in mask one after another; what lies behind them, up to kLanes entries, is overwritten too.
+// Stores the lanes in mask one after another; what lies behind them, up to kLanes entries, is
+// overwritten too.
 inline void compress(uint32_t* to, Words value, Mask mask) {
 #if defined(__AVX512F__)
-  _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(static_cast<__mmask16>(mask), (__m512i)value));
+  _mm512_storeu_si512(to,
+                      _mm512_maskz_compress_epi32(static_cast<__mmask16>(mask), (__m512i)value));
 #elif defined(__AVX2__)
   store(to, _mm256_permutevar8x32_epi32((__m256i)value, front_lanes(mask)));
 #else

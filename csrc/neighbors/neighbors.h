@@ -1,18 +1,22 @@
 // Fixed-radius and k-nearest neighbours of packed clouds.
 //
 // Contract (radius_neighbors, knn_neighbors; CPU and CUDA alike)
-//   d2(m, n)    (dx*dx + dy*dy) + dz*dz in float64, dx = float64(q_m.x) - float64(p_n.x), every step rounded, no fused
-//               multiply-add: the same neighbours and the same order on every device and instruction set
-//   neighbour   n is one of m if both belong to the same cloud and d2 < radius * radius (radius: any; knn: infinite)
-//   row m       neighbours by (d2, n), ascending; the first `width` of them; then N, the empty slot
-//   width       radius_neighbors: min(max_neighbors, largest count of the call), 0 if no query has a neighbour;
+//   d2(m, n)    (dx*dx + dy*dy) + dz*dz in float64, dx = float64(q_m.x) - float64(p_n.x), every
+//   step rounded, no fused
+//               multiply-add: the same neighbours and the same order on every device and
+//               instruction set
+//   neighbour   n is one of m if both belong to the same cloud and d2 < radius * radius (radius:
+//   any; knn: infinite) row m       neighbours by (d2, n), ascending; the first `width` of them;
+//   then N, the empty slot width       radius_neighbors: min(max_neighbors, largest count of the
+//   call), 0 if no query has a neighbour;
 //               knn_neighbors: k
 //   dtype       int32; int64 when N >= 2^31.  At most 2^32 - 1 rows a call.
 //
-// How: points are sorted by the cell they lie in (cell_grid.h). The neighbours of all queries of one cell lie in 9 runs
-// of sorted points (3 cells along x each), which cursors follow while the queries' cells ascend. Distances are first
-// taken in float32, relative to the queries' cell and in units of the radius, so that their error has one bound,
-// `slack`, wherever the cloud lies; pairs that float32 cannot decide or order are decided by d2 as above.
+// How: points are sorted by the cell they lie in (cell_grid.h). The neighbours of all queries of
+// one cell lie in 9 runs of sorted points (3 cells along x each), which cursors follow while the
+// queries' cells ascend. Distances are first taken in float32, relative to the queries' cell and in
+// units of the radius, so that their error has one bound, `slack`, wherever the cloud lies; pairs
+// that float32 cannot decide or order are decided by d2 as above.
 #pragma once
 
 #include <cstdint>
@@ -22,28 +26,29 @@
 
 namespace kpdeform {
 
-// One search: which neighbours of `queries` are written where. Read by the kernels of search_isa.cpp.
+// One search: which neighbours of `queries` are written where. Read by the kernels of
+// search_isa.cpp.
 template <typename T>
 struct Search {
-  SortedView<T> points, queries;   // both sorted by the cells of `clouds`
-  const CloudKeys* clouds;         // where the keys of each cloud begin
-  uint64_t outside;                // cell key of queries that are near no point
-  const T* point_rows;             // (N, dims), as given by the caller
-  const T* query_rows;             // (M, dims)
-  int dims;                        // 2 or 3
-  double cell;                     // edge of a cell
-  double radius;                   // <= cell size
-  float slack;                     // bound of the error of a float32 d2 / radius^2
-  bool exact;                      // float32 is of no use here: decide every pair in float64
-  void* table;                     // (M, width) int32, or int64 if `wide`; null: only count
+  SortedView<T> points, queries;  // both sorted by the cells of `clouds`
+  const CloudKeys* clouds;        // where the keys of each cloud begin
+  uint64_t outside;               // cell key of queries that are near no point
+  const T* point_rows;            // (N, dims), as given by the caller
+  const T* query_rows;            // (M, dims)
+  int dims;                       // 2 or 3
+  double cell;                    // edge of a cell
+  double radius;                  // <= cell size
+  float slack;                    // bound of the error of a float32 d2 / radius^2
+  bool exact;                     // float32 is of no use here: decide every pair in float64
+  void* table;                    // (M, width) int32, or int64 if `wide`; null: only count
   bool wide;
   int64_t width;
-  int64_t empty;                   // value of an empty slot
-  uint32_t* counts;                // (M,) neighbours of each query, no more than `width`; may be null
+  int64_t empty;     // value of an empty slot
+  uint32_t* counts;  // (M,) neighbours of each query, no more than `width`; may be null
 };
 
-// Searches for the queries of cells [begin, end); returns the largest number of neighbours, no more than `width`
-// (any number when only counting).
+// Searches for the queries of cells [begin, end); returns the largest number of neighbours, no more
+// than `width` (any number when only counting).
 KPDEFORM_DECLARE_ISA(int64_t search_cells(const Search<float>& search, int64_t begin, int64_t end))
 KPDEFORM_DECLARE_ISA(int64_t search_cells(const Search<double>& search, int64_t begin, int64_t end))
 

@@ -1,12 +1,11 @@
 // radius_neighbors and knn_neighbors on the CPU. Contract: neighbors.h.
-#include "neighbors/neighbors.h"
-
 #include <cmath>
 #include <limits>
 #include <optional>
 
 #include "common.h"
 #include "neighbors/clouds.h"
+#include "neighbors/neighbors.h"
 #include "neighbors/parallel.h"
 
 namespace kpdeform {
@@ -15,11 +14,17 @@ namespace {
 constexpr int64_t kMostRows = 4294967295;  // rows are 32-bit numbers inside
 constexpr int64_t kQueriesPerTask = 2048;
 
-// Cells a little larger than the radius: points in reach stay in adjacent cells although x / cell is rounded.
-double cell_for(double radius) { return radius * (1 + 1.0 / 256); }
+// Cells a little larger than the radius: points in reach stay in adjacent cells although x / cell
+// is rounded.
+double cell_for(double radius) {
+  return radius * (1 + 1.0 / 256);
+}
 
-// The error of a float32 d2 / radius^2 for cells of the size of the radius is below 30 * 2^-24; it grows with the cell.
-float slack_for(double radius, double cell) { return static_cast<float>(std::ldexp(64.0, -24) * cell / radius); }
+// The error of a float32 d2 / radius^2 for cells of the size of the radius is below 30 * 2^-24; it
+// grows with the cell.
+float slack_for(double radius, double cell) {
+  return static_cast<float>(std::ldexp(64.0, -24) * cell / radius);
+}
 
 ScalarType index_type(int64_t num_points) {
   return num_points > std::numeric_limits<int32_t>::max() ? ScalarType::Long : ScalarType::Int;
@@ -41,14 +46,19 @@ struct Problem {
 template <typename T>
 Problem<T> make_problem(const Tensor& queries, const Tensor& points, const Tensor& query_lengths,
                         const Tensor& point_lengths) {
-  Problem<T> problem{clouds_of<T>(queries, query_lengths, "queries"), clouds_of<T>(points, point_lengths, "points"),
-                     {}, false};
-  KPDEFORM_CHECK(problem.queries.dims == problem.points.dims, "queries and points differ in dimension");
-  KPDEFORM_CHECK(problem.queries.count() == problem.points.count(), "query_lengths and point_lengths differ in length");
+  Problem<T> problem{clouds_of<T>(queries, query_lengths, "queries"),
+                     clouds_of<T>(points, point_lengths, "points"),
+                     {},
+                     false};
+  KPDEFORM_CHECK(problem.queries.dims == problem.points.dims,
+                 "queries and points differ in dimension");
+  KPDEFORM_CHECK(problem.queries.count() == problem.points.count(),
+                 "query_lengths and point_lengths differ in length");
   KPDEFORM_CHECK(problem.queries.size() <= kMostRows && problem.points.size() <= kMostRows,
                  "more than 4294967295 rows in one call; search cloud by cloud");
   problem.boxes = bounding_boxes(problem.points, "points");
-  problem.same = problem.queries.data == problem.points.data && problem.queries.offsets == problem.points.offsets;
+  problem.same = problem.queries.data == problem.points.data &&
+                 problem.queries.offsets == problem.points.offsets;
   if (!problem.same) bounding_boxes(problem.queries, "queries");
   return problem;
 }
@@ -78,11 +88,13 @@ int64_t run(const Search<T>& search) {
   const SortedView<T>& queries = search.queries;
   std::vector<int64_t> tasks{0};  // cells, about kQueriesPerTask queries each
   for (int64_t cell = 0; cell < queries.num_cells; ++cell)
-    if (queries.begins[cell + 1] - queries.begins[tasks.back()] >= kQueriesPerTask || cell + 1 == queries.num_cells)
+    if (queries.begins[cell + 1] - queries.begins[tasks.back()] >= kQueriesPerTask ||
+        cell + 1 == queries.num_cells)
       tasks.push_back(cell + 1);
   const int64_t count = static_cast<int64_t>(tasks.size()) - 1;
   std::vector<int64_t> most(count + 1, 0);
-  parallel_tasks(count, num_threads(), [&](int64_t task) {
+  const int64_t threads = num_parts(queries.begins[queries.num_cells], 2 * kQueriesPerTask);
+  parallel_tasks(count, threads, [&](int64_t task) {
     most[task] = KPDEFORM_DISPATCH(search_cells, search, tasks[task], tasks[task + 1]);
   });
   return *std::max_element(most.begin(), most.end());
@@ -94,19 +106,20 @@ Tensor first_columns(const Tensor& table, int64_t width) {
 }
 
 template <typename T>
-Tensor radius_typed(const Tensor& queries, const Tensor& points, double radius, const Tensor& query_lengths,
-                    const Tensor& point_lengths, int64_t max_neighbors) {
+Tensor radius_typed(const Tensor& queries, const Tensor& points, double radius,
+                    const Tensor& query_lengths, const Tensor& point_lengths,
+                    int64_t max_neighbors) {
   const Problem<T> problem = make_problem<T>(queries, points, query_lengths, point_lengths);
   const ScalarType type = index_type(problem.points.size());
   const CellGrid grid(problem.points, problem.boxes, cell_for(radius));
   const SortedPoints<T> sorted = grid.sort(problem.points, nullptr, problem.points.size());
   SortedPoints<T> sorted_queries;
   if (!problem.same) sorted_queries = grid.sort(problem.queries, nullptr, problem.queries.size());
-  Search<T> search =
-      make_search(problem, grid, problem.same ? sorted.view() : sorted_queries.view(), sorted.view(), radius);
+  Search<T> search = make_search(
+      problem, grid, problem.same ? sorted.view() : sorted_queries.view(), sorted.view(), radius);
 
   // Rows of known width are written at once; a wide limit is first replaced by the largest count.
-  constexpr int64_t kDirectWidth = 64;
+  constexpr int64_t kDirectWidth = 128;
   int64_t width = std::min(max_neighbors, problem.points.size());
   if (width > kDirectWidth) width = std::min(width, run(search));
   Tensor table = empty_table(queries, problem.queries.size(), width, type);
@@ -117,8 +130,9 @@ Tensor radius_typed(const Tensor& queries, const Tensor& points, double radius, 
   return most < width ? first_columns(table, most) : table;
 }
 
-// Cell size for a k-nearest search: a sphere of that radius should hold about 2 k + 4 points. On surfaces that is three
-// times what a cell holds, seen from the points; a wrong guess costs time only.
+// Cell size for a k-nearest search: a sphere of that radius should hold about 2 k + 4 points. On
+// surfaces that is three times what a cell holds, seen from the points; a wrong guess costs time
+// only.
 template <typename T>
 CellGrid grid_for_knn(const Problem<T>& problem, int64_t k, SortedPoints<T>& sorted) {
   double cell = 0;
@@ -126,11 +140,12 @@ CellGrid grid_for_knn(const Problem<T>& problem, int64_t k, SortedPoints<T>& sor
     const Box& box = problem.boxes[b];
     const double n = problem.points.offsets[b + 1] - problem.points.offsets[b];
     if (n == 0) continue;
-    const double x = box.high[0] - box.low[0], y = box.high[1] - box.low[1], z = box.high[2] - box.low[2];
+    const double x = box.high[0] - box.low[0], y = box.high[1] - box.low[1],
+                 z = box.high[2] - box.low[2];
     cell = std::max(cell, std::sqrt((x * y + y * z + z * x) * (2 * k + 4) / (3 * n)));
   }
   if (!(cell > 1e-100 && cell < 1e100)) cell = 1;
-  const double wanted = (2 * k + 4) / 3.0;
+  const double wanted = std::max(6.0, (2 * k + 4) / 3.0);  // fewer do not fill vectors
   for (int attempt = 0;; ++attempt) {
     CellGrid grid(problem.points, problem.boxes, cell);
     sorted = grid.sort(problem.points, nullptr, problem.points.size());
@@ -148,14 +163,18 @@ CellGrid grid_for_knn(const Problem<T>& problem, int64_t k, SortedPoints<T>& sor
 
 // The k nearest of all points of the query's cloud, by comparison with each of them.
 template <typename T>
-void search_all_points(const Problem<T>& problem, int64_t query, int64_t cloud, const Search<T>& search) {
+void search_all_points(const Problem<T>& problem, int64_t query, int64_t cloud,
+                       const Search<T>& search) {
   struct Neighbor {
     double d2;
     int64_t row;
-    bool operator<(const Neighbor& other) const { return d2 != other.d2 ? d2 < other.d2 : row < other.row; }
+    bool operator<(const Neighbor& other) const {
+      return d2 != other.d2 ? d2 < other.d2 : row < other.row;
+    }
   };
   std::vector<Neighbor> all;
-  for (int64_t row = problem.points.offsets[cloud]; row < problem.points.offsets[cloud + 1]; ++row) {
+  for (int64_t row = problem.points.offsets[cloud]; row < problem.points.offsets[cloud + 1];
+       ++row) {
     double d2 = 0;
     for (int d = 0; d < search.dims; ++d) {
       const double difference = static_cast<double>(search.query_rows[query * search.dims + d]) -
@@ -175,10 +194,11 @@ void search_all_points(const Problem<T>& problem, int64_t query, int64_t cloud, 
   }
 }
 
-// Searches spheres that grow until they hold k points. What is left when few queries are, is compared with every point.
+// Searches spheres that grow until they hold k points. What is left when few queries are, is
+// compared with every point.
 template <typename T>
-Tensor knn_typed(const Tensor& queries, const Tensor& points, int64_t k, const Tensor& query_lengths,
-                 const Tensor& point_lengths) {
+Tensor knn_typed(const Tensor& queries, const Tensor& points, int64_t k,
+                 const Tensor& query_lengths, const Tensor& point_lengths) {
   const Problem<T> problem = make_problem<T>(queries, points, query_lengths, point_lengths);
   const int64_t num_queries = problem.queries.size(), num_points = problem.points.size();
   const ScalarType type = index_type(num_points);
@@ -190,7 +210,9 @@ Tensor knn_typed(const Tensor& queries, const Tensor& points, int64_t k, const T
     const std::vector<int64_t>& offsets = problem.queries.offsets;
     return std::upper_bound(offsets.begin(), offsets.end(), query) - offsets.begin() - 1;
   };
-  const auto cloud_size = [&](int64_t cloud) { return problem.points.offsets[cloud + 1] - problem.points.offsets[cloud]; };
+  const auto cloud_size = [&](int64_t cloud) {
+    return problem.points.offsets[cloud + 1] - problem.points.offsets[cloud];
+  };
   SortedPoints<T> sorted;
   CellGrid grid = grid_for_knn(problem, k, sorted);
   Buffer<uint32_t> counts(num_queries), pending(num_queries);
@@ -198,9 +220,11 @@ Tensor knn_typed(const Tensor& queries, const Tensor& points, int64_t k, const T
   for (bool first = true;; first = false) {
     const bool same = first && problem.same;
     SortedPoints<T> sorted_queries;
-    if (!same) sorted_queries = grid.sort(problem.queries, first ? nullptr : pending.get(), num_pending);
+    if (!same)
+      sorted_queries = grid.sort(problem.queries, first ? nullptr : pending.get(), num_pending);
     const double radius = grid.cell() / cell_for(1);
-    Search<T> search = make_search(problem, grid, same ? sorted.view() : sorted_queries.view(), sorted.view(), radius);
+    Search<T> search = make_search(problem, grid, same ? sorted.view() : sorted_queries.view(),
+                                   sorted.view(), radius);
     search.table = table.mutable_data_ptr();
     search.wide = type == ScalarType::Long;
     search.width = k;
@@ -229,8 +253,8 @@ Tensor knn_typed(const Tensor& queries, const Tensor& points, int64_t k, const T
   }
 }
 
-Tensor radius_neighbors(Tensor queries, Tensor points, double radius, Tensor query_lengths, Tensor point_lengths,
-                        std::optional<int64_t> max_neighbors) {
+Tensor radius_neighbors(Tensor queries, Tensor points, double radius, Tensor query_lengths,
+                        Tensor point_lengths, std::optional<int64_t> max_neighbors) {
   KPDEFORM_CHECK(radius > 0 && std::isfinite(radius) && std::isfinite(1 / cell_for(radius)),
                  "radius must be a positive number, got ", radius);
   const int64_t limit = max_neighbors.value_or(std::numeric_limits<int64_t>::max());
@@ -240,7 +264,8 @@ Tensor radius_neighbors(Tensor queries, Tensor points, double radius, Tensor que
              : radius_typed<float>(queries, points, radius, query_lengths, point_lengths, limit);
 }
 
-Tensor knn_neighbors(Tensor queries, Tensor points, int64_t k, Tensor query_lengths, Tensor point_lengths) {
+Tensor knn_neighbors(Tensor queries, Tensor points, int64_t k, Tensor query_lengths,
+                     Tensor point_lengths) {
   KPDEFORM_CHECK(k >= 1, "k must be at least 1, got ", k);
   return queries.scalar_type() == ScalarType::Double
              ? knn_typed<double>(queries, points, k, query_lengths, point_lengths)

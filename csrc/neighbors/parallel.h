@@ -8,14 +8,18 @@
 
 namespace kpdeform {
 
-inline int64_t num_threads() { return torch::stable::get_num_threads(); }
+inline int64_t num_threads() {
+  return torch::stable::get_num_threads();
+}
 
-// How many equal parts of at least `grain` items `count` items are worth, no more than the threads there are.
+// How many equal parts of at least `grain` items `count` items are worth, no more than the threads
+// there are.
 inline int64_t num_parts(int64_t count, int64_t grain) {
   return std::max<int64_t>(1, std::min(num_threads(), count / grain));
 }
 
-// Runs body(i) for i in [0, count) on up to `threads` threads; a thread takes the next i when it is done with one.
+// Runs body(i) for i in [0, count) on up to `threads` threads; a thread takes the next i when it is
+// done with one.
 template <typename Body>
 void parallel_tasks(int64_t count, int64_t threads, const Body& body) {
   threads = std::min(threads, count);

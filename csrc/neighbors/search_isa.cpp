@@ -1,18 +1,20 @@
-// The search itself: for the queries of a range of cells, find, order and write their neighbours. Contract: neighbors.h.
+// The search itself: for the queries of a range of cells, find, order and write their neighbours.
+// Contract: neighbors.h.
 //
-// Per cell of queries: the points of the 27 cells around are gathered once, relative to the centre of the queries and
-// in units of the radius, leaving out what is too far from all of them. Per query: float32 distances of these
-// candidates, hits compacted, ordered, written.
-#include "neighbors/neighbors.h"
-#include "neighbors/lanes.h"
-#include "neighbors/sort_network.h"
-
+// Per cell of queries: the points of the 27 cells around are gathered once, relative to the centre
+// of the queries and in units of the radius, leaving out what is too far from all of them. Per
+// query: float32 distances of these candidates, hits compacted, ordered, written.
 #include <stdlib.h>
+
+#include "neighbors/lanes.h"
+#include "neighbors/neighbors.h"
+#include "neighbors/sort_network.h"
 
 namespace kpdeform::KPDEFORM_ISA {
 namespace {
 
-// Distances are ordered as whole numbers, d2 / radius^2 * kScale; 24 bits are what float32 can tell apart.
+// Distances are ordered as whole numbers, d2 / radius^2 * kScale; 24 bits are what float32 can tell
+// apart.
 constexpr float kScale = 16777216.0f - 256.0f;
 constexpr uint32_t kLargestKey = (1u << 24) - 1;
 
@@ -30,8 +32,12 @@ struct ExactHit {
   uint32_t row;
 };
 
-inline bool before(const Hit& a, const Hit& b) { return a.key != b.key ? a.key < b.key : a.row < b.row; }
-inline bool before(const ExactHit& a, const ExactHit& b) { return a.d2 != b.d2 ? a.d2 < b.d2 : a.row < b.row; }
+inline bool before(const Hit& a, const Hit& b) {
+  return a.key != b.key ? a.key < b.key : a.row < b.row;
+}
+inline bool before(const ExactHit& a, const ExactHit& b) {
+  return a.d2 != b.d2 ? a.d2 < b.d2 : a.row < b.row;
+}
 
 template <typename Item>
 void sift_down(Item* items, int64_t root, int64_t count) {
@@ -80,7 +86,8 @@ struct Scratch {
     if (candidates <= capacity) return;
     capacity = candidates * 2;
     free(block);
-    block = static_cast<char*>(malloc(capacity * (6 * sizeof(float) + sizeof(Hit) + sizeof(ExactHit))));
+    block =
+        static_cast<char*>(malloc(capacity * (6 * sizeof(float) + sizeof(Hit) + sizeof(ExactHit))));
     if (block == nullptr) abort();
     exact = reinterpret_cast<ExactHit*>(block);
     hits = reinterpret_cast<Hit*>(exact + capacity);
@@ -111,7 +118,10 @@ struct Cursors {
     int64_t low = 0, high = search.points.num_cells;
     while (low < high) {
       const int64_t middle = (low + high) / 2;
-      if (search.points.keys[middle] < key) low = middle + 1; else high = middle;
+      if (search.points.keys[middle] < key)
+        low = middle + 1;
+      else
+        high = middle;
     }
     return low;
   }
@@ -165,7 +175,8 @@ QueryBox<T> box_of(const Search<T>& search, int64_t begin, int64_t end) {
 template <typename T>
 bool beyond_last_cell(const Search<T>& search, const QueryBox<T>& box) {
   for (int d = 0; d < 3; ++d)
-    if (__builtin_fabs(static_cast<double>(box.center[d]) / search.cell) > kLastCell - 4) return true;
+    if (__builtin_fabs(static_cast<double>(box.center[d]) / search.cell) > kLastCell - 4)
+      return true;
   return false;
 }
 
@@ -182,7 +193,8 @@ double exact_d2(const Search<T>& search, int64_t query, int64_t point) {
   return d2;
 }
 
-// Copies the points of the runs that may be in reach of the box to the scratch, relative to its centre and in radii.
+// Copies the points of the runs that may be in reach of the box to the scratch, relative to its
+// centre and in radii.
 template <typename T>
 int64_t gather(const Search<T>& search, const Run* runs, const QueryBox<T>& box, Scratch& scratch) {
   const SortedView<T>& points = search.points;
@@ -243,9 +255,10 @@ class CellSearch {
     const float scale = static_cast<float>(1 / search_.radius);
     int64_t most = 0;
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t count = find(static_cast<float>(search_.queries.x[i] - box.center[0]) * scale,
-                                 static_cast<float>(search_.queries.y[i] - box.center[1]) * scale,
-                                 static_cast<float>(search_.queries.z[i] - box.center[2]) * scale, candidates);
+      const int64_t count =
+          find(static_cast<float>(search_.queries.x[i] - box.center[0]) * scale,
+               static_cast<float>(search_.queries.y[i] - box.center[1]) * scale,
+               static_cast<float>(search_.queries.z[i] - box.center[2]) * scale, candidates);
       const int64_t query = search_.queries.rows[i];
       const int64_t written = search_.table == nullptr ? this->count(query, count)
                               : count <= kSortable     ? sort_and_write(query, count)
@@ -256,7 +269,8 @@ class CellSearch {
   }
 
  private:
-  // Leaves the hits of a query at (x, y, z) in scratch.key and scratch.hit, as they come; returns their number.
+  // Leaves the hits of a query at (x, y, z) in scratch.key and scratch.hit, as they come; returns
+  // their number.
   int64_t find(float x, float y, float z, int64_t candidates) {
     const float limit = 1 + search_.slack;
     int64_t count = 0;
@@ -276,8 +290,13 @@ class CellSearch {
   // The number of hits that are neighbours.
   int64_t count(int64_t query, int64_t hits) {
     int64_t inside = 0;
-    for (int64_t i = 0; i < hits; ++i)
-      inside += scratch_.key[i] < certain_ || exact_d2(search_, query, scratch_.hit[i]) < radius2_;
+    for (int64_t i = 0; i < hits; i += kLanes) {
+      const Mask real = first_lanes(hits - i);
+      const Mask certain = not_above(load<Words>(scratch_.key + i), certain_ - 1) & real;
+      inside += count_lanes(certain);
+      for (Mask open = real & ~certain; open != 0; open &= open - 1)
+        inside += exact_d2(search_, query, scratch_.hit[i + __builtin_ctz(open)]) < radius2_;
+    }
     return inside;
   }
 
@@ -285,22 +304,36 @@ class CellSearch {
   int64_t sort_and_write(int64_t query, int64_t count) {
     static_assert(kMostVectors == 16);
     switch ((count + kLanes - 1) / kLanes) {
-      case 0: fill_and_write(query, 0); return 0;
-      case 1: return sort_and_write<1>(query, count);
-      case 2: return sort_and_write<2>(query, count);
-      case 3: return sort_and_write<3>(query, count);
-      case 4: return sort_and_write<4>(query, count);
-      case 5: return sort_and_write<5>(query, count);
-      case 6: return sort_and_write<6>(query, count);
-      case 7: return sort_and_write<7>(query, count);
-      case 8: return sort_and_write<8>(query, count);
+      case 0:
+        fill_and_write(query, 0);
+        return 0;
+      case 1:
+        return sort_and_write<1>(query, count);
+      case 2:
+        return sort_and_write<2>(query, count);
+      case 3:
+        return sort_and_write<3>(query, count);
+      case 4:
+        return sort_and_write<4>(query, count);
+      case 5:
+        return sort_and_write<5>(query, count);
+      case 6:
+        return sort_and_write<6>(query, count);
+      case 7:
+        return sort_and_write<7>(query, count);
+      case 8:
+        return sort_and_write<8>(query, count);
       case 9:
-      case 10: return sort_and_write<10>(query, count);
+      case 10:
+        return sort_and_write<10>(query, count);
       case 11:
-      case 12: return sort_and_write<12>(query, count);
+      case 12:
+        return sort_and_write<12>(query, count);
       case 13:
-      case 14: return sort_and_write<14>(query, count);
-      default: return sort_and_write<16>(query, count);
+      case 14:
+        return sort_and_write<14>(query, count);
+      default:
+        return sort_and_write<16>(query, count);
     }
   }
 
@@ -308,7 +341,8 @@ class CellSearch {
   int64_t sort_and_write(int64_t query, int64_t count) {
     Words keys[Vectors];
     for (int i = 0; i < Vectors; ++i) {
-      const Words key = load<Words>(scratch_.key + i * kLanes) << kNumberBits | (lane_numbers() + i * kLanes);
+      const Words key =
+          load<Words>(scratch_.key + i * kLanes) << kNumberBits | (lane_numbers() + i * kLanes);
       keys[i] = select(first_lanes(count - i * kLanes), key, ~0u);
     }
     sort_vectors(keys);
@@ -320,11 +354,13 @@ class CellSearch {
         scratch_.hits[i] = {sorted[i] >> kNumberBits, scratch_.hit[sorted[i] & kNumberMask]};
       return settle_and_write(query, count);
     }
-    uint32_t* row = search_.wide ? row_ : static_cast<uint32_t*>(search_.table) + query * search_.width;
+    uint32_t* row =
+        search_.wide ? row_ : static_cast<uint32_t*>(search_.table) + query * search_.width;
     for (int i = 0; i < Vectors && i * kLanes < search_.width; ++i) {
       const int64_t left = length - i * kLanes;
       const Words found = look_up<Vectors>(scratch_.hit, keys[i] & kNumberMask);
-      store_first(row + i * kLanes, select(first_lanes(left), found, empty_), search_.width - i * kLanes);
+      store_first(row + i * kLanes, select(first_lanes(left), found, empty_),
+                  search_.width - i * kLanes);
     }
     for (int64_t i = Vectors * kLanes; i < search_.width; i += kLanes)
       store_first(row + i, Words{} + empty_, search_.width - i);
@@ -347,7 +383,8 @@ class CellSearch {
     return any != 0;
   }
 
-  // The same for more hits. Where they are more than the row takes, those that cannot come into it are dropped first.
+  // The same for more hits. Where they are more than the row takes, those that cannot come into it
+  // are dropped first.
   int64_t select_and_write(int64_t query, int64_t count) {
     if (count > search_.width) count = keep_nearest(count);
     if (count <= kSortable) return sort_and_write(query, count);
@@ -364,7 +401,8 @@ class CellSearch {
     int last = 0;
     for (int64_t before = bins[0]; before < search_.width; before += bins[last]) ++last;
     last += 1 + static_cast<int>(slack_ >> kShift);
-    const uint32_t bound = last < kBins ? (static_cast<uint32_t>(last + 1) << kShift) - 1 : kLargestKey;
+    const uint32_t bound =
+        last < kBins ? (static_cast<uint32_t>(last + 1) << kShift) - 1 : kLargestKey;
     int64_t kept = 0;
     for (int64_t i = 0; i < count; i += kLanes) {
       const Words key = load<Words>(scratch_.key + i), row = load<Words>(scratch_.hit + i);
@@ -376,8 +414,8 @@ class CellSearch {
     return kept;
   }
 
-  // Decides in float64 what float32 left open about the sorted hits: the inside of those near the radius, and the order
-  // of those with nearly equal keys. Writes the row; returns its length.
+  // Decides in float64 what float32 left open about the sorted hits: the inside of those near the
+  // radius, and the order of those with nearly equal keys. Writes the row; returns its length.
   int64_t settle_and_write(int64_t query, int64_t count) {
     const Hit* hits = scratch_.hits;
     int64_t length = 0;
@@ -399,7 +437,8 @@ class CellSearch {
       const int64_t query = search_.queries.rows[i];
       int64_t length = 0, inside = 0;
       for (int r = 0; r < 9; ++r)
-        for (int64_t p = runs[r].begin; p < runs[r].end; ++p) add_if_inside(query, search_.points.rows[p], inside);
+        for (int64_t p = runs[r].begin; p < runs[r].end; ++p)
+          add_if_inside(query, search_.points.rows[p], inside);
       if (search_.table != nullptr) {
         append_sorted(inside, length);
         fill_and_write(query, length);
@@ -417,7 +456,8 @@ class CellSearch {
   // Appends the exact hits, in order, to the row in the making.
   void append_sorted(int64_t inside, int64_t& length) {
     sort_items(scratch_.exact, inside);
-    for (int64_t i = 0; i < inside && length < search_.width; ++i) row_[length++] = scratch_.exact[i].row;
+    for (int64_t i = 0; i < inside && length < search_.width; ++i)
+      row_[length++] = scratch_.exact[i].row;
   }
 
   void fill_and_write(int64_t query, int64_t length) {
@@ -430,7 +470,8 @@ class CellSearch {
     if (search_.counts != nullptr) search_.counts[query] = static_cast<uint32_t>(length);
     const int64_t first = query * search_.width;
     if (!search_.wide) {
-      __builtin_memcpy(static_cast<int32_t*>(search_.table) + first, row_, search_.width * sizeof(int32_t));
+      __builtin_memcpy(static_cast<int32_t*>(search_.table) + first, row_,
+                       search_.width * sizeof(int32_t));
       return;
     }
     int64_t* slots = static_cast<int64_t*>(search_.table) + first;

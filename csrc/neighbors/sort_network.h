@@ -1,5 +1,6 @@
-// Sorts up to kLanes * kMostVectors words in registers: Batcher's bitonic network in the form whose comparators all put
-// the smaller word first, so that vectors missing from a power of two count as infinite and their comparators vanish.
+// Sorts up to kLanes * kMostVectors words in registers: Batcher's bitonic network in the form whose
+// comparators all put the smaller word first, so that vectors missing from a power of two count as
+// infinite and their comparators vanish.
 #pragma once
 
 #include "neighbors/lanes.h"
@@ -34,7 +35,8 @@ inline void sort_lanes(Words& value) {
   }
 }
 
-// Merges two sorted halves of Block vectors from First on, of which those from Count on are missing.
+// Merges two sorted halves of Block vectors from First on, of which those from Count on are
+// missing.
 template <int Count, int First, int Block>
 inline void merge_halves(Words* v) {
   if constexpr (First + Block / 2 < Count) {

@@ -4,11 +4,13 @@
 //   y(m, c)     max, mean or first of features[neighbors[m, h], c] over the occupied slots h
 //   occupied    0 <= neighbors[m, h] < N; N and -1 are empty slots, anything else is an error
 //   empty row   0
-//   max         ties go to the lowest slot; NaN wins.  shadow_zero: a row with an empty slot has one more candidate, the
+//   max         ties go to the lowest slot; NaN wins.  shadow_zero: a row with an empty slot has
+//   one more candidate, the
 //               value 0, behind the others (it wins only if all are negative)
 //   nearest     the first occupied slot
 //   arithmetic  mean adds in float32 (float64 for float64), in the order of slots
-//   argmax      (M, C) int16 for max: the slot that was taken, -1 for none. (0, C) for mean and nearest
-//   backward    grad_features(n, c) adds up in the order of (m, h), in float32 (float64): the same bits for any number
+//   argmax      (M, C) int16 for max: the slot that was taken, -1 for none. (0, C) for mean and
+//   nearest backward    grad_features(n, c) adds up in the order of (m, h), in float32 (float64):
+//   the same bits for any number
 //               of threads
 #pragma once

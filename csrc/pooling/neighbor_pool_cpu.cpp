@@ -1,6 +1,4 @@
 // neighbor_pool and its gradient on the CPU. Contract: neighbor_pool.h.
-#include "pooling/neighbor_pool.h"
-
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
@@ -12,6 +10,7 @@
 #include <vector>
 
 #include "common.h"
+#include "pooling/neighbor_pool.h"
 
 namespace kpdeform {
 namespace {
@@ -25,20 +24,28 @@ using Sum = std::conditional_t<std::is_same_v<F, double>, double, float>;
 template <typename Body>
 void with_features(const Tensor& features, const Body& body) {
   switch (features.scalar_type()) {
-    case ScalarType::Float: return body(float{});
-    case ScalarType::Double: return body(double{});
-    case ScalarType::Half: return body(torch::headeronly::Half{});
-    case ScalarType::BFloat16: return body(torch::headeronly::BFloat16{});
-    default: fail_check("features must be float32, float64, float16 or bfloat16");
+    case ScalarType::Float:
+      return body(float{});
+    case ScalarType::Double:
+      return body(double{});
+    case ScalarType::Half:
+      return body(torch::headeronly::Half{});
+    case ScalarType::BFloat16:
+      return body(torch::headeronly::BFloat16{});
+    default:
+      fail_check("features must be float32, float64, float16 or bfloat16");
   }
 }
 
 template <typename Body>
 void with_index(const Tensor& neighbors, const Body& body) {
   switch (neighbors.scalar_type()) {
-    case ScalarType::Int: return body(int32_t{});
-    case ScalarType::Long: return body(int64_t{});
-    default: fail_check("neighbors must be int32 or int64");
+    case ScalarType::Int:
+      return body(int32_t{});
+    case ScalarType::Long:
+      return body(int64_t{});
+    default:
+      fail_check("neighbors must be int32 or int64");
   }
 }
 
@@ -58,21 +65,23 @@ template <typename Index>
 Table<Index> checked_table(const Tensor& neighbors, int64_t num_points) {
   KPDEFORM_CHECK(neighbors.is_cpu() && neighbors.dim() == 2 && neighbors.is_contiguous(),
                  "neighbors must be contiguous (M, H) on the CPU");
-  const Table<Index> table{neighbors.const_data_ptr<Index>(), neighbors.size(0), neighbors.size(1), num_points};
+  const Table<Index> table{neighbors.const_data_ptr<Index>(), neighbors.size(0), neighbors.size(1),
+                           num_points};
   std::atomic<int64_t> bad{-1};
   parallel_chunks(neighbors.numel(), 65536, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
       if (table.slots[i] < -1 || table.slots[i] > num_points) bad = i;
   });
   if (bad >= 0)
-    fail_check("neighbors[", bad / table.width, ", ", bad % table.width, "] is ", table.slots[bad], ", but features has ",
-               num_points, " rows; valid are 0 to ", num_points, " (the last one and -1 are empty slots)");
+    fail_check("neighbors[", bad / table.width, ", ", bad % table.width, "] is ", table.slots[bad],
+               ", but features has ", num_points, " rows; valid are 0 to ", num_points,
+               " (the last one and -1 are empty slots)");
   return table;
 }
 
 template <typename F, typename Index>
-void pool_max(const F* features, const Table<Index>& table, int64_t channels, bool shadow_zero, F* pooled,
-              int16_t* argmax) {
+void pool_max(const F* features, const Table<Index>& table, int64_t channels, bool shadow_zero,
+              F* pooled, int16_t* argmax) {
   parallel_chunks(table.rows, 64, [&](int64_t begin, int64_t end) {
     for (int64_t m = begin; m < end; ++m) {
       F* best = pooled + m * channels;
@@ -106,7 +115,8 @@ void pool_max(const F* features, const Table<Index>& table, int64_t channels, bo
 }
 
 template <typename F, typename Index>
-void pool_mean(const F* features, const Table<Index>& table, int64_t channels, bool only_first, F* pooled) {
+void pool_mean(const F* features, const Table<Index>& table, int64_t channels, bool only_first,
+               F* pooled) {
   parallel_chunks(table.rows, 64, [&](int64_t begin, int64_t end) {
     std::vector<Sum<F>> sum(channels);
     for (int64_t m = begin; m < end; ++m) {
@@ -116,22 +126,26 @@ void pool_mean(const F* features, const Table<Index>& table, int64_t channels, b
         const int64_t n = table.at(m, h);
         if (n < 0) continue;
         ++count;
-        for (int64_t c = 0; c < channels; ++c) sum[c] += static_cast<Sum<F>>(features[n * channels + c]);
+        for (int64_t c = 0; c < channels; ++c)
+          sum[c] += static_cast<Sum<F>>(features[n * channels + c]);
       }
       const Sum<F> divisor = static_cast<Sum<F>>(std::max<int64_t>(count, 1));
-      for (int64_t c = 0; c < channels; ++c) pooled[m * channels + c] = static_cast<F>(sum[c] / divisor);
+      for (int64_t c = 0; c < channels; ++c)
+        pooled[m * channels + c] = static_cast<F>(sum[c] / divisor);
     }
   });
 }
 
-std::tuple<Tensor, Tensor> neighbor_pool(Tensor features, Tensor neighbors, int64_t reduce, bool shadow_zero) {
+std::tuple<Tensor, Tensor> neighbor_pool(Tensor features, Tensor neighbors, int64_t reduce,
+                                         bool shadow_zero) {
   KPDEFORM_CHECK(features.is_cpu() && features.dim() == 2 && features.is_contiguous(),
                  "features must be contiguous (N, C) on the CPU");
   KPDEFORM_CHECK(neighbors.dim() == 2 && neighbors.size(1) <= std::numeric_limits<int16_t>::max(),
                  "neighbors must be (M, H) with at most 32767 slots");
   const int64_t rows = neighbors.size(0), channels = features.size(1);
   Tensor pooled = torch::stable::new_empty(features, {rows, channels});
-  Tensor argmax = torch::stable::new_empty(features, {reduce == kMax ? rows : 0, channels}, ScalarType::Short);
+  Tensor argmax =
+      torch::stable::new_empty(features, {reduce == kMax ? rows : 0, channels}, ScalarType::Short);
   with_features(features, [&](auto f) {
     with_index(neighbors, [&](auto index) {
       using F = decltype(f);
@@ -147,13 +161,19 @@ std::tuple<Tensor, Tensor> neighbor_pool(Tensor features, Tensor neighbors, int6
   return {pooled, argmax};
 }
 
-// Adds the gradients of rows to those of points. Tasks own disjoint (points, channels) and all walk the table in order.
+// Adds the gradients of rows to those of points. Tasks own disjoint (points, channels) and all walk
+// the table in order.
 template <typename F, typename Index>
 class Backward {
  public:
-  Backward(const F* grad, const Table<Index>& table, const int16_t* argmax, int64_t channels, int64_t reduce,
-           Sum<F>* result)
-      : grad_(grad), table_(table), argmax_(argmax), channels_(channels), reduce_(reduce), result_(result) {}
+  Backward(const F* grad, const Table<Index>& table, const int16_t* argmax, int64_t channels,
+           int64_t reduce, Sum<F>* result)
+      : grad_(grad),
+        table_(table),
+        argmax_(argmax),
+        channels_(channels),
+        reduce_(reduce),
+        result_(result) {}
 
   void run() const {
     constexpr int64_t kChannels = 16;  // a task's share of a row: at least one cache line
@@ -177,8 +197,10 @@ class Backward {
 
   void add(const Share& share) const {
     for (int64_t n = share.point_begin; n < share.point_end; ++n)
-      std::fill(result_ + n * channels_ + share.channel_begin, result_ + n * channels_ + share.channel_end, Sum<F>(0));
-    for (int64_t m = 0; m < table_.rows; ++m) reduce_ == kMax ? add_max(share, m) : add_mean(share, m);
+      std::fill(result_ + n * channels_ + share.channel_begin,
+                result_ + n * channels_ + share.channel_end, Sum<F>(0));
+    for (int64_t m = 0; m < table_.rows; ++m)
+      reduce_ == kMax ? add_max(share, m) : add_mean(share, m);
   }
 
   void add_max(const Share& share, int64_t m) const {
@@ -186,7 +208,8 @@ class Backward {
       const int16_t slot = argmax_[m * channels_ + c];
       if (slot < 0) continue;
       const int64_t n = table_.at(m, slot);
-      if (share.owns(n)) result_[n * channels_ + c] += static_cast<Sum<F>>(grad_[m * channels_ + c]);
+      if (share.owns(n))
+        result_[n * channels_ + c] += static_cast<Sum<F>>(grad_[m * channels_ + c]);
     }
   }
 
@@ -212,10 +235,12 @@ class Backward {
   Sum<F>* result_;
 };
 
-Tensor neighbor_pool_backward(Tensor grad, Tensor neighbors, Tensor argmax, int64_t num_points, int64_t reduce) {
+Tensor neighbor_pool_backward(Tensor grad, Tensor neighbors, Tensor argmax, int64_t num_points,
+                              int64_t reduce) {
   const int64_t channels = grad.size(1);
-  KPDEFORM_CHECK(grad.is_cpu() && grad.dim() == 2 && grad.is_contiguous() && grad.size(0) == neighbors.size(0),
-                 "grad must be contiguous (M, C) on the CPU");
+  KPDEFORM_CHECK(
+      grad.is_cpu() && grad.dim() == 2 && grad.is_contiguous() && grad.size(0) == neighbors.size(0),
+      "grad must be contiguous (M, C) on the CPU");
   KPDEFORM_CHECK(reduce != kMax || (argmax.is_contiguous() && argmax.numel() == grad.numel() &&
                                     argmax.scalar_type() == ScalarType::Short),
                  "argmax must be the (M, C) one of the forward pass");
@@ -230,7 +255,9 @@ Tensor neighbor_pool_backward(Tensor grad, Tensor neighbors, Tensor argmax, int6
           KPDEFORM_CHECK(slots[i] < table.width, "argmax is not that of these neighbors");
       const F* in = static_cast<const F*>(grad.const_data_ptr());
       if constexpr (std::is_same_v<F, Sum<F>>) {
-        Backward<F, decltype(index)>(in, table, slots, channels, reduce, result.mutable_data_ptr<F>()).run();
+        Backward<F, decltype(index)>(in, table, slots, channels, reduce,
+                                     result.mutable_data_ptr<F>())
+            .run();
       } else {
         std::vector<float> sums(num_points * channels);
         Backward<F, decltype(index)>(in, table, slots, channels, reduce, sums.data()).run();

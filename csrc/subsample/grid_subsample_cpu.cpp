@@ -1,6 +1,4 @@
 // grid_subsample on the CPU. Contract: grid_subsample.h.
-#include "subsample/grid_subsample.h"
-
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
@@ -10,8 +8,9 @@
 #include <tuple>
 
 #include "neighbors/clouds.h"
-#include "neighbors/parallel.h"
 #include "neighbors/key_sort.h"
+#include "neighbors/parallel.h"
+#include "subsample/grid_subsample.h"
 
 namespace kpdeform {
 namespace {
@@ -36,7 +35,8 @@ class Cells {
       const auto above = std::upper_bound(clouds_.offsets.begin(), clouds_.offsets.end(), row);
       const CellRange& range = ranges_[above - clouds_.offsets.begin() - 1];
       next = std::min(end, *above);
-      KPDEFORM_DISPATCH(cell_keys, clouds_.data + row * clouds_.dims, next - row, clouds_.dims, range, keys + row);
+      KPDEFORM_DISPATCH(cell_keys, clouds_.data + row * clouds_.dims, next - row, clouds_.dims,
+                        range, keys + row);
     }
   }
 
@@ -65,7 +65,8 @@ class Cells {
     return true;
   }
 
-  // For larger extents (one far outlier suffices): sorts the rows by cell and numbers the occupied ones.
+  // For larger extents (one far outlier suffices): sorts the rows by cell and numbers the occupied
+  // ones.
   void rank_cells() {
     const int dims = clouds_.dims;
     std::vector<double> cells(clouds_.size() * dims);
@@ -101,7 +102,7 @@ class Cells {
 // Rows of packed clouds, grouped by cell, and the mean point of each group.
 template <typename T>
 struct Groups {
-  Buffer<uint32_t> rows;  // by cell, ascending inside a cell
+  Buffer<uint32_t> rows;   // by cell, ascending inside a cell
   Buffer<int64_t> begins;  // (M + 1,)
   Buffer<T> means;         // (M, dims)
   int64_t size = 0;
@@ -113,13 +114,15 @@ Groups<T> group_by_cell(const Clouds<T>& clouds, const Cells<T>& cells) {
   const int64_t count = clouds.size();
   const int dims = clouds.dims;
   auto buckets = deal<T, Key>(
-      count, cells.limit(), [&](int64_t begin, int64_t end, uint64_t* keys) { cells.keys(begin, end, keys); },
+      count, cells.limit(),
+      [&](int64_t begin, int64_t end, uint64_t* keys) { cells.keys(begin, end, keys); },
       [dims, data = clouds.data](int64_t row) {
         const T* x = data + row * dims;
         return Point{x[0], x[1], dims == 3 ? x[2] : T(0), static_cast<uint32_t>(row), 0};
       });
   Groups<T> groups{Buffer<uint32_t>(count), Buffer<int64_t>(count + 1), Buffer<T>(count * dims)};
-  std::vector<int64_t> sizes(buckets.size(), 0);  // groups of each bucket; they are first put where its points begin
+  std::vector<int64_t> sizes(
+      buckets.size(), 0);  // groups of each bucket; they are first put where its points begin
   for_each_sorted_bucket(buckets, [&](int64_t bucket, const Point* points, int64_t size) {
     const int64_t offset = buckets.begins[bucket];
     for (int64_t begin = 0, end; begin < size; begin = end) {
@@ -140,7 +143,8 @@ Groups<T> group_by_cell(const Clouds<T>& clouds, const Cells<T>& cells) {
   for (int64_t bucket = 0; bucket < buckets.size(); ++bucket) {
     const int64_t offset = buckets.begins[bucket];
     std::copy_n(groups.begins.get() + offset, sizes[bucket], groups.begins.get() + groups.size);
-    std::copy_n(groups.means.get() + offset * dims, sizes[bucket] * dims, groups.means.get() + groups.size * dims);
+    std::copy_n(groups.means.get() + offset * dims, sizes[bucket] * dims,
+                groups.means.get() + groups.size * dims);
     groups.size += sizes[bucket];
   }
   groups.begins[groups.size] = count;
@@ -148,7 +152,8 @@ Groups<T> group_by_cell(const Clouds<T>& clouds, const Cells<T>& cells) {
 }
 
 // What becomes of the features of the `count` rows of a group.
-using Mean = void (*)(const void* features, int64_t channels, const uint32_t* rows, int64_t count, void* mean);
+using Mean = void (*)(const void* features, int64_t channels, const uint32_t* rows, int64_t count,
+                      void* mean);
 
 // Of `Size` channels, which the compiler keeps in registers.
 template <int Size, typename F>
@@ -157,31 +162,42 @@ void mean_of_some(const F* in, int64_t channels, const uint32_t* rows, int64_t c
   for (int64_t i = 0; i < count; ++i)
     for (int c = 0; c < Size; ++c) sum[c] += static_cast<double>(in[rows[i] * channels + c]);
   for (int c = 0; c < Size; ++c) {
-    if constexpr (sizeof(F) == sizeof(double)) mean[c] = sum[c] / count;
-    else mean[c] = static_cast<F>(static_cast<float>(sum[c] / count));
+    if constexpr (sizeof(F) == sizeof(double))
+      mean[c] = sum[c] / count;
+    else
+      mean[c] = static_cast<F>(static_cast<float>(sum[c] / count));
   }
 }
 
 template <typename F>
-void mean_of(const void* features, int64_t channels, const uint32_t* rows, int64_t count, void* mean) {
+void mean_of(const void* features, int64_t channels, const uint32_t* rows, int64_t count,
+             void* mean) {
   const F* in = static_cast<const F*>(features);
   F* out = static_cast<F*>(mean);
   int64_t c = 0;
   for (; c + 4 <= channels; c += 4) mean_of_some<4>(in + c, channels, rows, count, out + c);
   switch (channels - c) {
-    case 3: return mean_of_some<3>(in + c, channels, rows, count, out + c);
-    case 2: return mean_of_some<2>(in + c, channels, rows, count, out + c);
-    case 1: return mean_of_some<1>(in + c, channels, rows, count, out + c);
+    case 3:
+      return mean_of_some<3>(in + c, channels, rows, count, out + c);
+    case 2:
+      return mean_of_some<2>(in + c, channels, rows, count, out + c);
+    case 1:
+      return mean_of_some<1>(in + c, channels, rows, count, out + c);
   }
 }
 
 Mean mean_for(ScalarType type) {
   switch (type) {
-    case ScalarType::Float: return mean_of<float>;
-    case ScalarType::Double: return mean_of<double>;
-    case ScalarType::Half: return mean_of<torch::headeronly::Half>;
-    case ScalarType::BFloat16: return mean_of<torch::headeronly::BFloat16>;
-    default: fail_check("features must be float32, float64, float16 or bfloat16");
+    case ScalarType::Float:
+      return mean_of<float>;
+    case ScalarType::Double:
+      return mean_of<double>;
+    case ScalarType::Half:
+      return mean_of<torch::headeronly::Half>;
+    case ScalarType::BFloat16:
+      return mean_of<torch::headeronly::BFloat16>;
+    default:
+      fail_check("features must be float32, float64, float16 or bfloat16");
   }
 }
 
@@ -224,12 +240,18 @@ void majority_of(const void* labels, const uint32_t* rows, int64_t count, void* 
 
 Majority majority_for(ScalarType type) {
   switch (type) {
-    case ScalarType::Long: return majority_of<int64_t>;
-    case ScalarType::Int: return majority_of<int32_t>;
-    case ScalarType::Short: return majority_of<int16_t>;
-    case ScalarType::Char: return majority_of<int8_t>;
-    case ScalarType::Byte: return majority_of<uint8_t>;
-    default: fail_check("labels must be int64, int32, int16, int8 or uint8");
+    case ScalarType::Long:
+      return majority_of<int64_t>;
+    case ScalarType::Int:
+      return majority_of<int32_t>;
+    case ScalarType::Short:
+      return majority_of<int16_t>;
+    case ScalarType::Char:
+      return majority_of<int8_t>;
+    case ScalarType::Byte:
+      return majority_of<uint8_t>;
+    default:
+      fail_check("labels must be int64, int32, int16, int8 or uint8");
   }
 }
 
@@ -240,7 +262,8 @@ struct Attribute {
   int64_t channels = 0, row_bytes = 0;
   Tensor result;
 
-  Attribute(const std::optional<Tensor>& values, const Tensor& points, int64_t groups, ScalarType missing)
+  Attribute(const std::optional<Tensor>& values, const Tensor& points, int64_t groups,
+            ScalarType missing)
       : result(torch::stable::new_empty(points, {0}, missing)) {
     if (!values) return;
     KPDEFORM_CHECK(values->is_cpu() && values->is_contiguous() && values->size(0) == points.size(0),
@@ -260,12 +283,14 @@ template <typename T>
 Result subsample_typed(const Tensor& points, double cell_size, const Tensor& lengths,
                        const std::optional<Tensor>& features, const std::optional<Tensor>& labels) {
   const Clouds<T> clouds = clouds_of<T>(points, lengths, "points");
-  KPDEFORM_CHECK(clouds.size() <= 4294967295, "more than 4294967295 rows in one call; subsample cloud by cloud");
+  KPDEFORM_CHECK(clouds.size() <= 4294967295,
+                 "more than 4294967295 rows in one call; subsample cloud by cloud");
   const Mean mean = features ? mean_for(features->scalar_type()) : nullptr;
   const Majority majority = labels ? majority_for(labels->scalar_type()) : nullptr;
   const Cells<T> cells(clouds, cell_size);
-  const Groups<T> groups = cells.limit() <= (uint64_t{1} << 32) ? group_by_cell<T, uint32_t>(clouds, cells)
-                                                                : group_by_cell<T, uint64_t>(clouds, cells);
+  const Groups<T> groups = cells.limit() <= (uint64_t{1} << 32)
+                               ? group_by_cell<T, uint32_t>(clouds, cells)
+                               : group_by_cell<T, uint64_t>(clouds, cells);
 
   Tensor means = torch::stable::new_empty(points, {groups.size, clouds.dims});
   Tensor inverse = torch::stable::new_empty(points, {clouds.size()}, ScalarType::Long);
@@ -275,11 +300,13 @@ Result subsample_typed(const Tensor& points, double cell_size, const Tensor& len
   advise_huge_pages(inverse.mutable_data_ptr(), clouds.size() * 8);
   std::copy_n(groups.means.get(), groups.size * clouds.dims, means.mutable_data_ptr<T>());
 
-  constexpr int64_t kGroupsPerTask = 4096, kAhead = 24;  // rows are all over memory: fetched some time before their use
+  constexpr int64_t kGroupsPerTask = 4096,
+                    kAhead = 24;  // rows are all over memory: fetched some time before their use
   const int64_t last = clouds.size() - 1;
   int64_t* const target = inverse.mutable_data_ptr<int64_t>();
   int64_t* const sizes = counts.mutable_data_ptr<int64_t>();
-  parallel_tasks((groups.size + kGroupsPerTask - 1) / kGroupsPerTask, num_threads(), [&](int64_t task) {
+  const int64_t threads = num_parts(clouds.size(), kItemsPerThread);
+  parallel_tasks((groups.size + kGroupsPerTask - 1) / kGroupsPerTask, threads, [&](int64_t task) {
     const int64_t end = std::min(groups.size, (task + 1) * kGroupsPerTask);
     for (int64_t g = task * kGroupsPerTask; g < end; ++g) {
       const uint32_t* rows = groups.rows.get() + groups.begins[g];
@@ -291,23 +318,27 @@ Result subsample_typed(const Tensor& points, double cell_size, const Tensor& len
         if (mean) __builtin_prefetch(feature.in + soon * feature.row_bytes);
         if (majority) __builtin_prefetch(label.in + soon * label.row_bytes);
       }
-      if (mean) mean(feature.in, feature.channels, rows, count, feature.out + g * feature.row_bytes);
+      if (mean)
+        mean(feature.in, feature.channels, rows, count, feature.out + g * feature.row_bytes);
       if (majority) majority(label.in, rows, count, label.out + g * label.row_bytes);
     }
   });
 
   Tensor new_lengths = torch::stable::new_empty(lengths, {clouds.count()});
   const auto groups_before = [&](int64_t row) {
-    return std::lower_bound(groups.begins.get(), groups.begins.get() + groups.size, row) - groups.begins.get();
+    return std::lower_bound(groups.begins.get(), groups.begins.get() + groups.size, row) -
+           groups.begins.get();
   };
   for (int64_t b = 0; b < clouds.count(); ++b)
-    new_lengths.mutable_data_ptr<int64_t>()[b] = groups_before(clouds.offsets[b + 1]) - groups_before(clouds.offsets[b]);
+    new_lengths.mutable_data_ptr<int64_t>()[b] =
+        groups_before(clouds.offsets[b + 1]) - groups_before(clouds.offsets[b]);
   return {means, new_lengths, feature.result, label.result, inverse, counts};
 }
 
-Result grid_subsample(Tensor points, double cell_size, Tensor lengths, std::optional<Tensor> features,
-                      std::optional<Tensor> labels) {
-  KPDEFORM_CHECK(cell_size > 0 && std::isfinite(cell_size), "cell_size must be a positive number, got ", cell_size);
+Result grid_subsample(Tensor points, double cell_size, Tensor lengths,
+                      std::optional<Tensor> features, std::optional<Tensor> labels) {
+  KPDEFORM_CHECK(cell_size > 0 && std::isfinite(cell_size),
+                 "cell_size must be a positive number, got ", cell_size);
   return points.scalar_type() == ScalarType::Double
              ? subsample_typed<double>(points, cell_size, lengths, features, labels)
              : subsample_typed<float>(points, cell_size, lengths, features, labels);
@@ -315,6 +346,8 @@ Result grid_subsample(Tensor points, double cell_size, Tensor lengths, std::opti
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(kpdeform, CPU, m) { m.impl("grid_subsample", TORCH_BOX(&grid_subsample)); }
+STABLE_TORCH_LIBRARY_IMPL(kpdeform, CPU, m) {
+  m.impl("grid_subsample", TORCH_BOX(&grid_subsample));
+}
 
 }  // namespace kpdeform

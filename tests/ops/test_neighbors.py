@@ -111,6 +111,27 @@ def test_clouds_do_not_see_each_other_and_may_be_empty(lengths):
     assert_same_table(actual, reference.knn_neighbors(queries, points, 4, **clouds))
 
 
+def test_sets_of_the_published_pyramid(shared):
+    """As sets: the published tables are ordered by float32 distances."""
+    batch = {
+        name.removeprefix("batch/"): torch.from_numpy(value)
+        for name, value in np.load(shared / "golden/kpfcnn_rigid.npz").items()
+        if name.startswith("batch/")
+    }
+    for level in range(5):
+        points, lengths = batch[f"points.{level}"], batch[f"lengths.{level}"].long()
+        radius = 2.5 * 0.08 * 2**level
+        clouds = {"query_lengths": lengths, "point_lengths": lengths}
+        actual = ops.radius_neighbors(points, points, radius, **clouds)
+        assert torch.equal(actual.sort(1).values, batch[f"neighbors.{level}"].int().sort(1).values)
+        if level == 4:
+            break
+        queries = batch[f"points.{level + 1}"]
+        clouds["query_lengths"] = batch[f"lengths.{level + 1}"].long()
+        actual = ops.radius_neighbors(queries, points, radius, **clouds)
+        assert torch.equal(actual.sort(1).values, batch[f"pools.{level}"].int().sort(1).values)
+
+
 # ---- where float32 cannot decide
 
 

@@ -1,0 +1,1 @@
+"""Benchmarks: ``python -m benchmarks.<family>``; the tables of results/ are their output."""

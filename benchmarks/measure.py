@@ -1,0 +1,114 @@
+"""Runs competing functions in turn and writes tables of their times."""
+
+import importlib
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+Cases = dict[str, Callable[[], object]]
+
+
+def optional(module: str) -> ModuleType | None:
+    """A module, or None where it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        return None
+
+
+class Times(NamedTuple):
+    """Milliseconds of every run of one function."""
+
+    wall: list[float]
+    cpu: list[float]  # of all threads: what a busy machine does not change
+
+
+def interleaved(cases: Cases, repeats: int) -> dict[str, Times]:
+    """Times of all cases; they take turns, so that all meet the same disturbances.
+
+    A function that takes less than a tenth of a second runs several times per turn.
+    """
+    times = {name: Times([], []) for name in cases}
+    for turn in range(repeats + 1):
+        for name, function in cases.items():
+            end_of_turn = time.perf_counter() + 0.1
+            while True:
+                wall, cpu = time.perf_counter(), time.process_time()
+                result = function()
+                now = time.perf_counter()
+                if turn > 0:  # the first one warms up
+                    times[name].wall.append(1000 * (now - wall))
+                    times[name].cpu.append(1000 * (time.process_time() - cpu))
+                del result
+                if now > end_of_turn:
+                    break
+    return times
+
+
+def table(title: str, cases: Cases, repeats: int) -> str:
+    """A Markdown table; ratios are to the first case."""
+    times = interleaved(cases, repeats)
+    first = next(iter(times.values()))
+    lines = [
+        f"### {title}",
+        "",
+        "| | median ms | min ms | CPU ms | ratio | CPU ratio |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, (wall, cpu) in times.items():
+        numbers = [
+            f"{statistics.median(wall):.1f}",
+            f"{min(wall):.1f}",
+            f"{statistics.median(cpu):.1f}",
+            f"{statistics.median(wall) / statistics.median(first.wall):.1f}",
+            f"{statistics.median(cpu) / statistics.median(first.cpu):.1f}",
+        ]
+        lines.append(" | ".join([f"| {name}", *numbers]) + " |")
+    text = "\n".join([*lines, ""])
+    print(text, flush=True)
+    return text
+
+
+def write(name: str, packages: Iterable[str], tables: Iterable[str]) -> None:
+    """Writes results/<name>.md: where, how and what was measured."""
+    versions = [f"{package} {metadata.version(package)}" for package in packages if _has(package)]
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    head = [
+        f"# {name}",
+        "",
+        f"* command: `python -m benchmarks.{name} {' '.join(sys.argv[1:])}`".replace(" `", "`"),
+        f"* processor: {_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads;"
+        f" load average {load}",
+        f"* Python {platform.python_version()}, {', '.join(versions)}",
+        f"* THP_MEM_ALLOC_ENABLE={os.environ.get('THP_MEM_ALLOC_ENABLE', '0')}",
+        "* the functions run in turn; ratios are of medians, to the first row",
+        "",
+    ]
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.md").write_text("\n".join([*head, *tables]))
+
+
+def _has(package: str) -> bool:
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    widest = next((flag for flag in ("avx512f", "avx2") if any(flag in line for line in lines)), "")
+    return f"{names[0] if names else platform.processor()} ({widest or platform.machine()})"
