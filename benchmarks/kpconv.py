@@ -1,4 +1,4 @@
-"""kpconv against its PyTorch twin and against the bare matrix product, on 30,000 points of a room."""
+"""kpconv against its PyTorch twin and the bare matrix product, on 30,000 points of a room."""
 
 import argparse
 import math
@@ -31,8 +31,8 @@ class Workload(NamedTuple):
         """Forward pass of ``op``."""
         offsets = self.offsets if deformable else None
         return op(
-            self.points, self.points, self.neighbors, self.features, self.kernel_points, self.weight,
-            SIGMA, offsets=offsets,
+            self.points, self.points, self.neighbors, self.features, self.kernel_points,
+            self.weight, SIGMA, offsets=offsets,
         )  # fmt: skip
 
     def step(self, op, deformable: bool) -> None:
