@@ -114,7 +114,7 @@ def _read_npz(path: Path, points: str) -> Cloud:
 
 
 def columns(path: Path, cloud: Cloud, names: list[str]) -> np.ndarray:
-    """Features (N, F): uint8 when all of them are, else float32.
+    """Features (N, F): uint8 when all of them are colours of 8 bits, else float32.
 
     Raises:
         ValueError: The file lacks one.
@@ -123,13 +123,14 @@ def columns(path: Path, cloud: Cloud, names: list[str]) -> np.ndarray:
     if missing:
         raise ValueError(f"{path}: has no {missing}; it has {sorted(cloud.attributes)}")
     arrays = [np.asarray(cloud.attributes[name]) for name in names]
-    if arrays and all(values.dtype == np.uint8 for values in arrays):
-        return np.stack(arrays, 1)
-    colors = ("red", "green", "blue")  # bytes become 0 to 1 beside features of another kind
-    scaled = [
-        v / 255 if n in colors and v.dtype == np.uint8 else v
-        for n, v in zip(names, arrays, strict=True)
+    # Bytes of a scene stand for 0 to 1, which is right for colours only.
+    is_color = [
+        name in ("red", "green", "blue") and values.dtype == np.uint8
+        for name, values in zip(names, arrays, strict=True)
     ]
+    if arrays and all(is_color):
+        return np.stack(arrays, 1)
+    scaled = [v / 255 if color else v for color, v in zip(is_color, arrays, strict=True)]
     return (
         np.stack(scaled, 1).astype(np.float32)
         if arrays
