@@ -11,6 +11,7 @@ import os
 import shutil
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -41,6 +42,30 @@ def open_cloud_file(path: str | Path) -> LasFile | PlyFile:
             f"{path}: a classification can be put into .las, .laz and .ply files; convert it first"
         )
     return kinds[path.suffix.lower()](path)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write that takes the place of ``path`` at the end; an error leaves nothing."""
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def check_class_ids(ids: np.ndarray, highest: int) -> None:
+    """Refuses numbers that the file cannot hold as a classification.
+
+    Raises:
+        ValueError: One is below 0 or above ``highest``.
+    """
+    if len(ids) and (ids.min() < 0 or ids.max() > highest):
+        raise ValueError(
+            f"this file holds classes 0 to {highest}, but class_ids are {np.unique(ids).tolist()}"
+        )
 
 
 def _damaged(path: Path, error: object) -> ValueError:
@@ -103,15 +128,17 @@ class LasFile:
 
     def write(self, path: Path, labels: Labels) -> None:
         """Copies the file to ``path``, atomically, with other classifications."""
-        partial = path.with_name(f".{path.name}.partial")
-        with self.path.open("rb") as source, partial.open("w+b") as target:
+        with (
+            replacing(path) as partial,
+            self.path.open("rb") as source,
+            partial.open("w+b") as target,
+        ):
             target.write(source.read(self._header.offset_to_point_data))
             if self._laszip is None:
                 self._copy_records(labels, source.readinto, target.write)
                 shutil.copyfileobj(source, target)
             else:
                 self._write_compressed(source, target, labels)
-        os.replace(partial, path)
 
     def _write_compressed(self, source: BinaryIO, target: BinaryIO, labels: Labels) -> None:
         lazrs = require("lazrs", "io")
@@ -130,8 +157,9 @@ class LasFile:
             stop = min(start + _CHUNK, self.num_points)
             records = np.empty((stop - start, size), np.uint8)
             read(records.reshape(-1))
-            old = records[:, self._label_byte]
-            records[:, self._label_byte] = (old & flags) | labels(start, stop).astype(np.uint8)
+            old, new = records[:, self._label_byte], labels(start, stop)
+            check_class_ids(new, self.highest_label)
+            records[:, self._label_byte] = (old & flags) | new.astype(np.uint8)
             write(records.reshape(-1))
 
     def _copy_extended_records(self, source: BinaryIO, target: BinaryIO) -> None:
@@ -264,24 +292,23 @@ class PlyFile:
 
     def write(self, path: Path, labels: Labels) -> None:
         """Copies the file to ``path``, atomically, with other classifications."""
-        partial = path.with_name(f".{path.name}.partial")
         header = list(self._header)
         is_new = "classification" not in self._names
         if is_new:
             ending = header[self._last_property][len(header[self._last_property].rstrip()) :]
             header.insert(self._last_property + 1, "property uchar classification" + ending)
-        with partial.open("wb") as target:
+        with replacing(path) as partial, partial.open("wb") as target:
             target.write("".join(header).encode("latin-1"))
             start, position = 0, self._data_start
             for raw, vertices in self._vertices():
                 values = labels(start, start + len(vertices))
+                check_class_ids(values, self.highest_label)
                 target.write(self._label(raw, vertices, values, is_new))
                 start += len(vertices)
                 position += len(raw)
             with self.path.open("rb") as source:
                 source.seek(position)
                 shutil.copyfileobj(source, target)
-        os.replace(partial, path)
 
     def _label(self, raw: bytes, vertices: np.ndarray, labels: np.ndarray, is_new: bool) -> bytes:
         """The bytes of some vertices with their classification put in."""

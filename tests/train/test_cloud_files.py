@@ -1,3 +1,4 @@
+import errno
 import struct
 
 import numpy as np
@@ -224,3 +225,34 @@ def test_an_exact_name_beats_an_alias(tmp_path):
     ((_, features),) = open_cloud_file(path).chunks(["intensity", "i"])
     assert features.tolist() == [[2, 1], [2, 1]]
     assert read_cloud(path).stack("intensity", "i").tolist() == [[2, 1], [2, 1]]
+
+
+@pytest.fixture(params=["a.las", "a.laz", "a.ply"])
+def any_file(request, tmp_path):
+    path = tmp_path / request.param
+    if path.suffix == ".ply":
+        vertices = np.zeros(NUM_POINTS, [(axis, "f4") for axis in "xyz"])
+        plyfile.PlyData([plyfile.PlyElement.describe(vertices, "vertex")]).write(path)
+    else:
+        las_file(path, 1, "1.2")
+    return open_cloud_file(path)
+
+
+def test_an_error_while_writing_leaves_the_old_file(any_file, tmp_path):
+    def labels(start, stop):
+        if start > 0:
+            raise OSError(errno.ENOSPC, "no space left on device")
+        return np.zeros(stop - start, np.int32)
+
+    old = tmp_path / f"old{any_file.path.suffix}"
+    old.write_text("old")
+    with pytest.raises(OSError, match="no space"):
+        any_file.write(old, labels)
+    assert sorted(tmp_path.iterdir()) == [any_file.path, old] and old.read_text() == "old"
+
+
+def test_labels_that_do_not_fit_are_refused(any_file, tmp_path):
+    for label in (-1, any_file.highest_label + 1):
+        with pytest.raises(ValueError, match=f"classes 0 to {any_file.highest_label}"):
+            any_file.write(tmp_path / "b", lambda start, stop, x=label: np.full(stop - start, x))
+    assert list(tmp_path.iterdir()) == [any_file.path]
