@@ -15,8 +15,8 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jsonargparse import auto_cli
 
+from kpdeform._optional import require
 from kpdeform.data import (
     DatasetInfo,
     MemoryScenes,
@@ -210,6 +210,6 @@ def color_cloud(
 
 if __name__ == "__main__":
     try:
-        auto_cli(visualize_kernels, as_positional=False)
+        require("jsonargparse", "train").auto_cli(visualize_kernels, as_positional=False)
     except (FileNotFoundError, ImportError, RuntimeError, ValueError) as error:
         raise SystemExit(f"visualize_kernels: {error}") from error
