@@ -145,7 +145,7 @@ class SceneDataModule(_DataModule):
         val_split: Split to validate on; skipped where the data set has none.
         class_ids: Number that files get for each class, such as LAS codes; default its index.
         feature_scales: Numbers that values of a raw file are divided by to become the features of
-            the data set; only ``segment_cloud.py`` uses them.
+            the data set, when a trained model reads one; colours are 0 to 1 without it.
         neighbor_quantile: Share of the points that keep all their neighbours on every level.
         num_workers: Processes that build batches; 0 builds them in the training process.
         seed: Seed of the crops and transforms.
