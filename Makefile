@@ -24,7 +24,7 @@ help: ## this list
 
 $(VENV)/.torch:
 	$(SAY) "making $(VENV) with $$($(PYTHON) --version) and torch"
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { echo "on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	$(PIP) --upgrade pip
 	$(PIP) $(TORCH) numpy
 	$(PIP) "scikit-build-core>=0.10" cmake ninja

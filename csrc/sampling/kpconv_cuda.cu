@@ -1,10 +1,12 @@
 // kpconv forward on CUDA, two steps: the neighbour gather below writes S for a chunk of sites, one
 // matrix product combines it. Contract: kpconv.h.
-//   one block owns one query; its threads compute the influences of a batch of neighbours into
-//   shared memory, then stride over channels with kRegisters kernel points at a time in registers;
-//   no atomics; the result does not depend on the launch shape memory  shared: kBatch * K floats
-//   and kBatch rows; device: one chunk of S limits  D in {2, 3}; aggregation, influence, offsets,
-//   modulations and groups as on the CPU
+//
+// One block owns one query. Its threads compute the influences of a batch of neighbours into shared
+// memory, then stride over channels with kRegisters kernel points at a time in registers. No
+// atomics; the result does not depend on the launch shape.
+//
+// Memory: shared, kBatch * K floats and kBatch rows; device, one chunk of S.
+// Limits: D in {2, 3}; aggregation, influence, offsets, modulations and groups as on the CPU.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <torch/csrc/stable/accelerator.h>
