@@ -17,7 +17,7 @@
 // 5. Kinks. The derivative of the distance is 0 at d = 0; that of linear influence is 0 from
 //    d = sigma on.
 // 6. Gradients go to features, weight, offsets and modulations; never to positions.
-// 7. kernel_point_distances[m,k] = min over occupied slots of d^2; 0 where a query has no neighbour.
+// 7. kernel_point_distances[m,k] = min over occupied slots of d^2; 0 where all slots are empty.
 //
 // Layouts, contiguous rows: queries (M,D) points (N,D) neighbors (M,H) int32|int64 features (N,C)
 // kernel_points (K,D) weight (K, C/groups, O) offsets (M,K,D) modulations (M,K) out (M,O).
