@@ -56,11 +56,11 @@ system: ## Debian packages that Open3D's off-screen pictures need, when they are
 
 demo: $(VENV)/.package system ## simulate rooms, train, label unseen rooms, show deformed kernels (runs/demo)
 	$(SAY) "1/4  simulating laser scans of furnished rooms"
-	@$(RUN) datasets/rooms/prepare.py --output $(DEMO)/rooms
-	$(SAY) "2/4  training a deformable KPFCNN on 9 of them"
+	@$(RUN) datasets/rooms/prepare.py --split 16 4 --output $(DEMO)/rooms
+	$(SAY) "2/4  training a deformable KPFCNN on 16 of them"
 	@$(RUN) scripts/train_segmentation.py --config scripts/configs/rooms.yaml --data.root $(DEMO)/rooms \
 	  --run $(DEMO) --resume
-	$(SAY) "3/4  labelling the 3 rooms it never saw, every point"
+	$(SAY) "3/4  labelling the 4 rooms it never saw, every point"
 	@$(RUN) scripts/evaluate.py --checkpoint $(DEMO)/last.ckpt --data $(DEMO)/rooms --out $(DEMO)/val --predictions ply
 	@cp "$$(ls $(DEMO)/val/*.ply | head -n 1)" $(DEMO)/prediction.ply
 	$(SAY) "4/4  looking at its deformed kernels"

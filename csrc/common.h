@@ -15,10 +15,11 @@ namespace kpdeform {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Throws "kpdeform: <parts>". ops/_call.py turns it into ValueError, so the text is written for users.
-#define KPDEFORM_CHECK(condition, ...)                          \
-  do {                                                          \
-    if (!(condition)) ::kpdeform::fail_check(__VA_ARGS__);      \
+// Throws "kpdeform: <parts>". ops/_call.py turns it into ValueError, so the text is written for
+// users.
+#define KPDEFORM_CHECK(condition, ...)                     \
+  do {                                                     \
+    if (!(condition)) ::kpdeform::fail_check(__VA_ARGS__); \
   } while (0)
 
 template <typename... Parts>

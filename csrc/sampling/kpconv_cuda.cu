@@ -1,10 +1,10 @@
-// kpconv forward on CUDA, two steps: the neighbour gather below writes S for a chunk of sites, one matrix product combines
-// it. Contract: kpconv.h.
-//   one block owns one query; its threads compute the influences of a batch of neighbours into shared memory, then stride
-//   over channels with kRegisters kernel points at a time in registers; no atomics; the result does not depend on the
-//   launch shape
-//   memory  shared: kBatch * K floats and kBatch rows; device: one chunk of S
-//   limits  D in {2, 3}; aggregation, influence, offsets, modulations and groups as on the CPU
+// kpconv forward on CUDA, two steps: the neighbour gather below writes S for a chunk of sites, one
+// matrix product combines it. Contract: kpconv.h.
+//   one block owns one query; its threads compute the influences of a batch of neighbours into
+//   shared memory, then stride over channels with kRegisters kernel points at a time in registers;
+//   no atomics; the result does not depend on the launch shape memory  shared: kBatch * K floats
+//   and kBatch rows; device: one chunk of S limits  D in {2, 3}; aggregation, influence, offsets,
+//   modulations and groups as on the CPU
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <torch/csrc/stable/accelerator.h>
@@ -22,13 +22,15 @@ namespace {
 
 constexpr int kBatch = 32;      // neighbours whose influences are in shared memory at a time
 constexpr int kRegisters = 16;  // kernel points whose sums one thread holds
-constexpr int64_t kChunkBytes = int64_t(32) << 20;  // S of a chunk of sites: stays in the L2 of recent devices
+constexpr int64_t kChunkBytes = int64_t(32)
+                                << 20;  // S of a chunk of sites: stays in the L2 of recent devices
 constexpr int64_t kMaxBlocks = 65535;
 
-#define KPDEFORM_CUDA_CHECK(call)                                                              \
-  do {                                                                                         \
-    const cudaError_t status = (call);                                                         \
-    KPDEFORM_CHECK(status == cudaSuccess, "CUDA error in " #call ": ", cudaGetErrorString(status)); \
+#define KPDEFORM_CUDA_CHECK(call)                                      \
+  do {                                                                 \
+    const cudaError_t status = (call);                                 \
+    KPDEFORM_CHECK(status == cudaSuccess, "CUDA error in " #call ": ", \
+                   cudaGetErrorString(status));                        \
   } while (0)
 
 template <typename P, typename F>
@@ -50,7 +52,8 @@ __device__ P squared_distance(const GatherArguments<P, F>& args, int64_t site, c
   P sum = 0;
   for (int d = 0; d < args.dim; ++d) {
     P x = args.kernel_points[k * args.dim + d];
-    if (args.offsets != nullptr) x += args.offsets[(site * args.num_kernel_points + k) * args.dim + d];
+    if (args.offsets != nullptr)
+      x += args.offsets[(site * args.num_kernel_points + k) * args.dim + d];
     sum += (y[d] - x) * (y[d] - x);
   }
   return sum;
@@ -62,15 +65,18 @@ __device__ P influence_of(const GatherArguments<P, F>& args, P squared) {
   return args.influence == kGaussian ? gaussian_influence(squared, args.reach) : P(1);
 }
 
-// Writes the influences (K) of one neighbour, or zeros for an empty slot or an index that is no row. Returns the row.
+// Writes the influences (K) of one neighbour, or zeros for an empty slot or an index that is no
+// row. Returns the row.
 template <typename P, typename F>
-__device__ int64_t neighbor_influences(const GatherArguments<P, F>& args, int64_t site, int64_t slot, P* influences) {
+__device__ int64_t neighbor_influences(const GatherArguments<P, F>& args, int64_t site,
+                                       int64_t slot, P* influences) {
   const int64_t at = site * args.width + slot;
   const int64_t n = args.wide_index ? static_cast<const int64_t*>(args.neighbors)[at]
                                     : int64_t(static_cast<const int32_t*>(args.neighbors)[at]);
   if (n < 0 || n >= args.num_points) return -1;
   P y[3];
-  for (int d = 0; d < args.dim; ++d) y[d] = args.points[n * args.dim + d] - args.queries[site * args.dim + d];
+  for (int d = 0; d < args.dim; ++d)
+    y[d] = args.points[n * args.dim + d] - args.queries[site * args.dim + d];
   P smallest = squared_distance(args, site, y, 0);
   int closest = 0;
   for (int k = 1; k < args.num_kernel_points; ++k) {
@@ -91,8 +97,8 @@ __device__ int64_t neighbor_influences(const GatherArguments<P, F>& args, int64_
 template <typename P, typename F>
 __global__ void gather_kernel(const GatherArguments<P, F> args) {
   extern __shared__ unsigned char shared[];
-  int64_t* rows = reinterpret_cast<int64_t*>(shared);           // (kBatch)
-  P* influences = reinterpret_cast<P*>(rows + kBatch);          // (kBatch, K)
+  int64_t* rows = reinterpret_cast<int64_t*>(shared);   // (kBatch)
+  P* influences = reinterpret_cast<P*>(rows + kBatch);  // (kBatch, K)
   const int num_kernel_points = args.num_kernel_points;
   const int64_t row = num_kernel_points * args.channels, group_in = args.channels / args.groups;
   for (int64_t i = blockIdx.x; i < args.sites; i += gridDim.x) {
@@ -134,7 +140,8 @@ template <typename P, typename F>
 void launch_gather(const GatherArguments<P, F>& args, cudaStream_t stream) {
   const int64_t threads = std::clamp<int64_t>((args.channels + 31) / 32 * 32, 32, 256);
   const size_t shared = kBatch * (sizeof(int64_t) + args.num_kernel_points * sizeof(P));
-  gather_kernel<P, F><<<unsigned(std::min(args.sites, kMaxBlocks)), unsigned(threads), shared, stream>>>(args);
+  gather_kernel<P, F>
+      <<<unsigned(std::min(args.sites, kMaxBlocks)), unsigned(threads), shared, stream>>>(args);
   KPDEFORM_CUDA_CHECK(cudaGetLastError());
 }
 
@@ -162,7 +169,8 @@ struct Inputs {
 
 template <typename P, typename F>
 Tensor forward(const Inputs& in) {
-  const int64_t sites = in.queries.size(0), channels = in.features.size(1), outputs = in.weight.size(2);
+  const int64_t sites = in.queries.size(0), channels = in.features.size(1),
+                outputs = in.weight.size(2);
   const int64_t num_kernel_points = in.kernel_points.size(0), row = num_kernel_points * channels;
   const Tensor out = torch::stable::new_zeros(in.features, {sites, outputs});
   if (sites == 0 || row == 0 || outputs == 0) return out;
@@ -194,9 +202,11 @@ Tensor forward(const Inputs& in) {
     launch_gather(args, stream);
     Tensor rows = torch::stable::narrow(const_cast<Tensor&>(out), 0, first, args.sites);
     for (int64_t g = 0; g < in.groups; ++g) {
-      Tensor group = torch::stable::select(torch::stable::narrow(const_cast<Tensor&>(sampled), 0, 0, args.sites), 1, g);
+      Tensor group = torch::stable::select(
+          torch::stable::narrow(const_cast<Tensor&>(sampled), 0, 0, args.sites), 1, g);
       Tensor weight = torch::stable::reshape(
-          torch::stable::narrow(const_cast<Tensor&>(in.weight), 2, g * outputs / in.groups, outputs / in.groups),
+          torch::stable::narrow(const_cast<Tensor&>(in.weight), 2, g * outputs / in.groups,
+                                outputs / in.groups),
           {row / in.groups, outputs / in.groups});
       Tensor target = torch::stable::narrow(rows, 1, g * outputs / in.groups, outputs / in.groups);
       torch::stable::copy_(target, torch::stable::matmul(group, weight));
@@ -205,26 +215,43 @@ Tensor forward(const Inputs& in) {
   return out;
 }
 
-Tensor kpconv(const Tensor& queries, const Tensor& points, const Tensor& neighbors, const Tensor& features,
-              const Tensor& kernel_points, const Tensor& weight, double sigma, MaybeTensor offsets,
-              MaybeTensor modulations, int64_t influence, int64_t aggregation, int64_t groups) {
+Tensor kpconv(const Tensor& queries, const Tensor& points, const Tensor& neighbors,
+              const Tensor& features, const Tensor& kernel_points, const Tensor& weight,
+              double sigma, MaybeTensor offsets, MaybeTensor modulations, int64_t influence,
+              int64_t aggregation, int64_t groups) {
   using torch::stable::contiguous;
   const torch::stable::accelerator::DeviceGuard guard(features.get_device());
-  const auto maybe_contiguous = [](const MaybeTensor& t) { return t.has_value() ? MaybeTensor(contiguous(*t)) : t; };
-  const Inputs in{contiguous(queries), contiguous(points), contiguous(neighbors), contiguous(features),
-                  contiguous(kernel_points), contiguous(weight), maybe_contiguous(offsets),
-                  maybe_contiguous(modulations), sigma, Influence(influence), Aggregation(aggregation), groups};
+  const auto maybe_contiguous = [](const MaybeTensor& t) {
+    return t.has_value() ? MaybeTensor(contiguous(*t)) : t;
+  };
+  const Inputs in{contiguous(queries),
+                  contiguous(points),
+                  contiguous(neighbors),
+                  contiguous(features),
+                  contiguous(kernel_points),
+                  contiguous(weight),
+                  maybe_contiguous(offsets),
+                  maybe_contiguous(modulations),
+                  sigma,
+                  Influence(influence),
+                  Aggregation(aggregation),
+                  groups};
   const ScalarType positions = queries.scalar_type(), dtype = features.scalar_type();
-  if (positions == ScalarType::Double && dtype == ScalarType::Double) return forward<double, double>(in);
-  KPDEFORM_CHECK(positions == ScalarType::Float, "positions must be float32, or float64 with float64 features");
+  if (positions == ScalarType::Double && dtype == ScalarType::Double)
+    return forward<double, double>(in);
+  KPDEFORM_CHECK(positions == ScalarType::Float,
+                 "positions must be float32, or float64 with float64 features");
   if (dtype == ScalarType::Float) return forward<float, float>(in);
   if (dtype == ScalarType::Half) return forward<float, __half>(in);
-  KPDEFORM_CHECK(dtype == ScalarType::BFloat16, "features must be float16, bfloat16, float32 or float64");
+  KPDEFORM_CHECK(dtype == ScalarType::BFloat16,
+                 "features must be float16, bfloat16, float32 or float64");
   return forward<float, __nv_bfloat16>(in);
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(kpdeform, CUDA, m) { m.impl("kpconv", TORCH_BOX(&kpconv)); }
+STABLE_TORCH_LIBRARY_IMPL(kpdeform, CUDA, m) {
+  m.impl("kpconv", TORCH_BOX(&kpconv));
+}
 
 }  // namespace kpdeform

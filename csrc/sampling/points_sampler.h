@@ -1,5 +1,5 @@
-// The points sampler: the rule that lists which rows of the features a kernel point of a site takes, and how much of each.
-// Contract: kpconv.h sections 1-5.
+// The points sampler: the rule that lists which rows of the features a kernel point of a site
+// takes, and how much of each. Contract: kpconv.h sections 1-5.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,8 @@
 
 namespace kpdeform::KPDEFORM_ISA {
 
-// Carves arrays, each on its own cache lines, out of one workspace. With a null workspace it only counts bytes.
+// Carves arrays, each on its own cache lines, out of one workspace. With a null workspace it only
+// counts bytes.
 class Carver {
  public:
   explicit Carver(char* workspace) : base_(workspace) {}
@@ -26,7 +27,8 @@ class Carver {
   int64_t used_ = 0;
 };
 
-// What a sampler lists for one kernel point: rows of the source matrix, coefficients, and their derivatives by offset.
+// What a sampler lists for one kernel point: rows of the source matrix, coefficients, and their
+// derivatives by offset.
 template <typename T>
 struct SampleList {
   int count;
@@ -35,7 +37,8 @@ struct SampleList {
   const T* derivatives[3];
 };
 
-// kPerSource: kernel positions differ from source to source (transposed and deformable), else from site to site.
+// kPerSource: kernel positions differ from source to source (transposed and deformable), else from
+// site to site.
 template <typename T, bool kPerSource>
 class PointsSampler {
  public:
@@ -44,7 +47,9 @@ class PointsSampler {
     carve(workspace);
   }
 
-  static int64_t bytes(const PointsView<T>& view) { return PointsSampler(view, false, nullptr).used_; }
+  static int64_t bytes(const PointsView<T>& view) {
+    return PointsSampler(view, false, nullptr).used_;
+  }
 
   // Loads the sources of a site.
   void open(int64_t site) {
@@ -93,7 +98,9 @@ class PointsSampler {
   static bool needs_classes(const PointsView<T>& view) {
     return view.aggregation == kClosest || prunes(view);
   }
-  static bool prunes(const PointsView<T>& view) { return view.offsets != nullptr && view.influence != kLinear; }
+  static bool prunes(const PointsView<T>& view) {
+    return view.offsets != nullptr && view.influence != kLinear;
+  }
 
   void carve(char* workspace) {
     Carver carver(workspace);
@@ -159,10 +166,13 @@ class PointsSampler {
   T position(int k, int d) const {
     if (d >= view_.dim) return 0;
     const T x = view_.kernel_points[k * view_.dim + d];
-    return view_.offsets == nullptr ? x : x + view_.offsets[(site_ * view_.num_kernel_points + k) * view_.dim + d];
+    return view_.offsets == nullptr
+               ? x
+               : x + view_.offsets[(site_ * view_.num_kernel_points + k) * view_.dim + d];
   }
 
-  // body(j, squared distances of kernel point k to sources j, j + 1, ...) for all sources and the padding.
+  // body(j, squared distances of kernel point k to sources j, j + 1, ...) for all sources and the
+  // padding.
   template <typename Body>
   void for_each_vector(int k, const Body& body) const {
     Vec<T> x[3];
@@ -170,7 +180,8 @@ class PointsSampler {
     for (int j = 0; j < padded_; j += kLanes<T>) {
       Vec<T> squared = {};
       for (int d = 0; d < 3; ++d) {
-        if (kPerSource && d < view_.dim) x[d] = load(positions_ + (int64_t(k) * view_.dim + d) * room_ + j);
+        if (kPerSource && d < view_.dim)
+          x[d] = load(positions_ + (int64_t(k) * view_.dim + d) * room_ + j);
         const Vec<T> difference = load(y_[d] + j) - x[d];
         squared += difference * difference;
       }
@@ -193,8 +204,8 @@ class PointsSampler {
     }
   }
 
-  // Lists the sources that count for kernel point k, then turns their distances into influences: only about one pair
-  // in eight is within reach.
+  // Lists the sources that count for kernel point k, then turns their distances into influences:
+  // only about one pair in eight is within reach.
   SampleList<T> list_influences(int k) {
     const T limit = view_.influence == kLinear ? view_.reach.squared_sigma : T(__builtin_inf());
     int count = 0;
@@ -205,16 +216,19 @@ class PointsSampler {
     });
     to_influences(count);
     for (int i = 0; i < count; ++i) listed_rows_[i] = rows_[slots_[i]];
-    return {count, listed_rows_, coefficients_, {derivatives_[0], derivatives_[1], derivatives_[2]}};
+    return {
+        count, listed_rows_, coefficients_, {derivatives_[0], derivatives_[1], derivatives_[2]}};
   }
 
   void to_influences(int count) {
     if (view_.influence == kLinear) {
       for (int i = 0; i < count; i += kLanes<T>) {
-        store(coefficients_ + i, linear_influence(square_root<T>(load(coefficients_ + i)), view_.reach));
+        store(coefficients_ + i,
+              linear_influence(square_root<T>(load(coefficients_ + i)), view_.reach));
       }
     } else if (view_.influence == kGaussian) {
-      for (int i = 0; i < count; ++i) coefficients_[i] = gaussian_influence(coefficients_[i], view_.reach);
+      for (int i = 0; i < count; ++i)
+        coefficients_[i] = gaussian_influence(coefficients_[i], view_.reach);
     } else {
       for (int i = 0; i < count; ++i) coefficients_[i] = 1;
     }
@@ -245,13 +259,13 @@ class PointsSampler {
   const bool transposed_, classified_;
   int64_t site_ = 0, room_ = 0, used_ = 0;
   int count_ = 0, padded_ = 0;
-  int64_t *rows_, *listed_rows_;      // of all sources; of the listed ones
-  int32_t* slots_;                    // listed source -> source
-  T* y_[3];                           // sources relative to the query
-  T* positions_;                      // (K, D, room) kernel positions, when they differ from source to source
-  T *scratch_, *coefficients_;        // a number of every source; the influence of the listed ones
+  int64_t *rows_, *listed_rows_;  // of all sources; of the listed ones
+  int32_t* slots_;                // listed source -> source
+  T* y_[3];                       // sources relative to the query
+  T* positions_;  // (K, D, room) kernel positions, when they differ from source to source
+  T *scratch_, *coefficients_;  // a number of every source; the influence of the listed ones
   T* derivatives_[3];
-  T *smallest_, *closest_;            // see classify
+  T *smallest_, *closest_;  // see classify
 };
 
 }  // namespace kpdeform::KPDEFORM_ISA

@@ -1,5 +1,5 @@
-// Vectors of the width that this translation unit is compiled for (see isa.h), as compiler vector extensions:
-// AVX-512, AVX2, SSE or NEON from one source.
+// Vectors of the width that this translation unit is compiled for (see isa.h), as compiler vector
+// extensions: AVX-512, AVX2, SSE or NEON from one source.
 #pragma once
 
 #include <cstdint>
@@ -76,8 +76,8 @@ inline Vec<T> square_root(Vec<T> value) {
 template <typename T>
 using Mask = decltype(Vec<T>{} < Vec<T>{});
 
-// Appends the lanes of `value` that `keep` marks to kept[n...], and first + lane to positions[n...]; returns the new n.
-// Up to one vector is written past the end.
+// Appends the lanes of `value` that `keep` marks to kept[n...], and first + lane to
+// positions[n...]; returns the new n. Up to one vector is written past the end.
 template <typename T>
 inline int append(Vec<T> value, Mask<T> keep, int first, T* kept, int32_t* positions, int n) {
   for (int lane = 0; lane < kLanes<T>; ++lane) {
@@ -106,12 +106,13 @@ inline Vec<double> square_root<double>(Vec<double> value) {
   return _mm512_maskz_sqrt_pd(0xff, value);
 }
 template <>
-inline int append<float>(Vec<float> value, Mask<float> keep, int first, float* kept, int32_t* positions, int n) {
+inline int append<float>(Vec<float> value, Mask<float> keep, int first, float* kept,
+                         int32_t* positions, int n) {
   const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   const __mmask16 mask = _mm512_movepi32_mask(__m512i(keep));
   _mm512_storeu_ps(kept + n, _mm512_maskz_compress_ps(mask, value));
-  _mm512_storeu_si512(positions + n,
-                      _mm512_maskz_compress_epi32(mask, _mm512_add_epi32(lanes, _mm512_set1_epi32(first))));
+  _mm512_storeu_si512(positions + n, _mm512_maskz_compress_epi32(
+                                         mask, _mm512_add_epi32(lanes, _mm512_set1_epi32(first))));
   return n + __builtin_popcount(mask);
 }
 #elif defined(__AVX2__)

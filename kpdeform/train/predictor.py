@@ -132,11 +132,11 @@ class Predictor:
         Returns:
             ``(N, classes)`` float32.
         """
-        center = (points.min(0) + points.max(0)) / 2
+        # whole cells away from the cloud's own grid: a flat floor is thinned as in the whole scene
+        cell = self.spec.cell_size
+        center = np.round((points.min(0) + points.max(0)) / (2 * cell)) * cell
         local = torch.from_numpy((points - center).astype(np.float32))
-        thinned = ops.grid_subsample(
-            local, self.spec.cell_size, features=torch.from_numpy(features)
-        )
+        thinned = ops.grid_subsample(local, cell, features=torch.from_numpy(features))
         sample = self._sample(thinned.points, thinned.features, center[2] - floor)
         total = torch.zeros(len(thinned.points), len(self.class_names))
         for vote in range(votes):

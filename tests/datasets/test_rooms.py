@@ -70,8 +70,8 @@ def test_floor_and_ceiling_are_flat_and_the_room_is_closed(rooms, tmp_path):
     (scene,) = prepare(rooms, tmp_path, "--split", "1").scenes("train")
     labels = np.asarray(scene.labels)
     z = scene.points[:, 2] + scene.origin[2]
-    floor = z[labels == 1]
-    assert abs(np.median(floor)) < 0.01 and np.quantile(np.abs(floor), 0.95) < 0.02
+    z = z - np.median(z[labels == 1])  # a room stands anywhere in its scanner's frame
+    assert np.quantile(np.abs(z[labels == 1]), 0.95) < 0.02
     ceiling = np.median(z[labels == 0])
     assert 2.3 < ceiling < 3.2
     furniture = z[labels >= 5]
