@@ -82,7 +82,7 @@ struct Scratch {
 
   ~Scratch() { free(block); }
   void reserve(int64_t candidates) {
-    candidates += kSortable + 2 * kLanes;  // vectors are read and stored beyond the end
+    candidates += kNumberMask + 2 * kLanes;  // hit numbers and vectors reach beyond the end
     if (candidates <= capacity) return;
     capacity = candidates * 2;
     free(block);
