@@ -4,6 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
+# Threads that wait give their core away: a pool that spins crawls on a busy machine.
+export OMP_WAIT_POLICY ?= PASSIVE
 VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
@@ -24,7 +26,7 @@ help: ## this list
 
 $(VENV)/.torch:
 	$(SAY) "making $(VENV) with $$($(PYTHON) --version) and torch"
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { echo "on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	$(PIP) --upgrade pip
 	$(PIP) $(TORCH) numpy
 	$(PIP) "scikit-build-core>=0.10" cmake ninja

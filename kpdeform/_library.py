@@ -41,9 +41,4 @@ def _load_cuda() -> str | None:
 
 _load_cpu()
 CUDA_MISSING: str | None = _load_cuda()
-
-
-def require_cuda() -> None:
-    """Raises RuntimeError with the reason when the CUDA kernels are missing."""
-    if CUDA_MISSING is not None:
-        raise RuntimeError(f"kpdeform: CUDA kernels are not available: {CUDA_MISSING}")
+"""Why the CUDA kernels cannot be used, or None; ops say it when they are given CUDA tensors."""

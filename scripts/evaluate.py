@@ -13,6 +13,7 @@ import torch
 
 from kpdeform._optional import require
 from kpdeform.data import open_dataset
+from kpdeform.data.recipe import run
 from kpdeform.train import (
     Predictor,
     Tiles,
@@ -79,5 +80,10 @@ def evaluate(
     print(f"  mean accuracy {result.mean_accuracy:.4f}; all in {out / 'scores.json'}")
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Reads the options, all by name."""
     require("jsonargparse", "train").auto_cli(evaluate, as_positional=False)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -9,6 +9,7 @@ the same command goes on with the next tile and ends with the same bytes.
 from pathlib import Path
 
 from kpdeform._optional import require
+from kpdeform.data.recipe import run
 from kpdeform.train import Predictor, Tiles, progress_bar, segment_file
 
 
@@ -63,4 +64,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

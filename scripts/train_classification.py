@@ -10,6 +10,7 @@ where validation is asked for, best.ckpt. A run that was killed goes on with --r
 from pathlib import Path
 
 from kpdeform._optional import require
+from kpdeform.data.recipe import run
 from kpdeform.train import (
     ClassificationTask,
     ModelConfig,
@@ -38,6 +39,7 @@ def main() -> None:
         help="loss and optimizer",
     )
     parser.add_class_arguments(TrainerConfig, "trainer", help="how the training runs")
+    parser.set_defaults({"model.factory": "kpdeform.models.kpcnn_small"})
     parser.link_arguments("seed", "data.seed")
     options = parser.parse_args()
 
@@ -62,4 +64,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

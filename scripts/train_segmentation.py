@@ -10,6 +10,7 @@ where validation is asked for, best.ckpt. A run that was killed goes on with --r
 from pathlib import Path
 
 from kpdeform._optional import require
+from kpdeform.data.recipe import run
 from kpdeform.train import (
     ModelConfig,
     SceneDataModule,
@@ -62,4 +63,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -15,8 +15,8 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jsonargparse import auto_cli
 
+from kpdeform._optional import require
 from kpdeform.data import (
     DatasetInfo,
     MemoryScenes,
@@ -109,7 +109,7 @@ def open_cloud(path: Path, predictor: Predictor) -> MemoryScenes:
     cloud = read_cloud(path)
     names = [*predictor.file_features]
     names += [name for name in RGB if name in cloud.attributes and name not in names]
-    scales = [predictor.feature_scales.get(name, 255 if name in RGB else 1) for name in names]
+    scales = [predictor.feature_scales.get(n, 1) * (255 if n in RGB else 1) for n in names]
     features = cloud.stack(*names) / np.array(scales) if names else None
     labels = None
     if "classification" in cloud.attributes:
@@ -210,6 +210,6 @@ def color_cloud(
 
 if __name__ == "__main__":
     try:
-        auto_cli(visualize_kernels, as_positional=False)
+        require("jsonargparse", "train").auto_cli(visualize_kernels, as_positional=False)
     except (FileNotFoundError, ImportError, RuntimeError, ValueError) as error:
         raise SystemExit(f"visualize_kernels: {error}") from error

@@ -75,7 +75,11 @@ inline Words lane_numbers() {
 // The lanes of (value, next) from the second on.
 template <int... Lane>
 inline Words shift_lanes(Words value, Words next, Sequence<Lane...>) {
+#if defined(__clang__)
   return __builtin_shufflevector(value, next, (Lane + 1)...);
+#else
+  return __builtin_shuffle(value, next, Words{static_cast<uint32_t>(Lane + 1)...});
+#endif
 }
 inline Words shifted(Words value, Words next) {
   return shift_lanes(value, next, AllLanes{});
@@ -84,7 +88,11 @@ inline Words shifted(Words value, Words next) {
 // Each lane exchanged with lane ^ Flip.
 template <int Flip, int... Lane>
 inline Words exchange_lanes(Words value, Sequence<Lane...>) {
+#if defined(__clang__)
   return __builtin_shufflevector(value, value, (Lane ^ Flip)...);
+#else
+  return __builtin_shuffle(value, Words{static_cast<uint32_t>(Lane ^ Flip)...});
+#endif
 }
 template <int Flip>
 inline Words exchange(Words value) {

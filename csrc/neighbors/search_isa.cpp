@@ -82,7 +82,8 @@ struct Scratch {
 
   ~Scratch() { free(block); }
   void reserve(int64_t candidates) {
-    candidates += kNumberMask + 2 * kLanes;  // hit numbers and vectors reach beyond the end
+// vectors are read and stored beyond the end, and padding looks up the largest number
+    candidates += kNumberMask + 1 + 2 * kLanes;
     if (candidates <= capacity) return;
     capacity = candidates * 2;
     free(block);

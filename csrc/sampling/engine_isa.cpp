@@ -118,8 +118,9 @@ using PairSampler = PointsSampler<T, true>;
 }  // namespace
 
 template <typename T>
-int64_t sampler_bytes(const PointsView<T>& view) {
-  return PairSampler<T>::bytes(view);
+int64_t sampler_bytes(const PointsView<T>& view, bool transposed) {
+  return transposed && view.offsets != nullptr ? PairSampler<T>::bytes(view)
+                                               : SiteSampler<T>::bytes(view);
 }
 
 template <typename T>
@@ -213,7 +214,7 @@ void min_squared_distances_backward(const PointsView<T>& view, const T* grad, in
 
 // Keep in step with sampling.h.
 #define KPDEFORM_INSTANTIATE(T)                                                                   \
-  template int64_t sampler_bytes(const PointsView<T>&);                                           \
+  template int64_t sampler_bytes(const PointsView<T>&, bool);                                     \
   template int64_t packed_size<T>(int64_t, int64_t);                                              \
   template void pack(const T*, int64_t, int64_t, int64_t, int64_t, T*);                           \
   template void sample_and_combine(const PointsView<T>&, bool, const DenseShape&, const T*,       \

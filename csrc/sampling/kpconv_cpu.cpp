@@ -8,6 +8,7 @@
 
 #include "../common.h"
 #include "kpconv.h"
+#include "kpconv_check.h"
 #include "sampling.h"
 
 namespace kpdeform {
@@ -125,7 +126,7 @@ Transposed transpose(const Index* neighbors, int64_t num_queries, int64_t width,
 template <typename T>
 void convolve(const PointsView<T>& view, bool transposed, const DenseShape& shape,
               const T* features, const T* packed, T* out) {
-  const int64_t bytes = KPDEFORM_DISPATCH(sampler_bytes, view);
+  const int64_t bytes = KPDEFORM_DISPATCH(sampler_bytes, view, transposed);
   const int64_t tile_sites =
       std::clamp<int64_t>(kTileBytes / int64_t(sizeof(T)) / shape.row() / 12 * 12, 12, 120);
   parallel_chunks(transposed ? view.num_points : view.num_queries, kGrain,
@@ -195,7 +196,7 @@ void sites_gradient(const PointsView<T>& view, const DenseShape& shape, const T*
   const std::vector<T> packed = pack_groups(weight, shape.groups, shape.group_out(), int64_t(1),
                                             shape.out_channels, shape.group_out(), shape.terms());
   const int64_t group_size = int64_t(packed.size()) / shape.groups;
-  const int64_t bytes = KPDEFORM_DISPATCH(sampler_bytes, view);
+  const int64_t bytes = KPDEFORM_DISPATCH(sampler_bytes, view, false);
   const int64_t tile_sites =
       std::clamp<int64_t>(kTileBytes / int64_t(sizeof(T)) / shape.row() / 12 * 12, 12, 120);
   parallel_chunks(view.num_queries, kGrain, [&](int64_t begin, int64_t end) {
@@ -220,7 +221,7 @@ void sites_gradient(const PointsView<T>& view, const DenseShape& shape, const T*
 template <typename T>
 void weight_gradient(const PointsView<T>& view, const DenseShape& shape, const T* features,
                      const T* grad, T* grad_weight) {
-  const int64_t bytes = KPDEFORM_DISPATCH(sampler_bytes, view);
+  const int64_t bytes = KPDEFORM_DISPATCH(sampler_bytes, view, false);
   const int64_t super_sites =
       std::clamp<int64_t>(kSuperTileBytes / int64_t(sizeof(T)) / shape.row(), 64, 1024);
   const int64_t columns = KPDEFORM_DISPATCH(packed_size<T>, int64_t(1), shape.group_out());
@@ -256,35 +257,8 @@ Inputs make_inputs(const Tensor& queries, const Tensor& points, const Tensor& ne
                    const Tensor& kernel_points, double sigma, const MaybeTensor& offsets,
                    const MaybeTensor& modulations, int64_t influence, int64_t aggregation) {
   using torch::stable::contiguous;
-  const int64_t num_queries = queries.size(0), num_kernel_points = kernel_points.size(0),
-                dim = kernel_points.size(1);
-  const ScalarType dtype = queries.scalar_type();
-  KPDEFORM_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double,
-                 "positions must be float32 or float64");
-  KPDEFORM_CHECK(points.scalar_type() == dtype && kernel_points.scalar_type() == dtype,
-                 "positions differ in dtype");
-  KPDEFORM_CHECK(dim == 2 || dim == 3, "kernel_points must have 2 or 3 columns");
-  KPDEFORM_CHECK(num_kernel_points > 0, "kernel_points is empty");
-  KPDEFORM_CHECK(
-      queries.dim() == 2 && queries.size(1) == dim && points.dim() == 2 && points.size(1) == dim,
-      "queries, points and kernel_points must have the same number of columns");
-  KPDEFORM_CHECK(neighbors.dim() == 2 && neighbors.size(0) == num_queries,
-                 "neighbors must have one row per query");
-  KPDEFORM_CHECK(
-      neighbors.scalar_type() == ScalarType::Int || neighbors.scalar_type() == ScalarType::Long,
-      "neighbors must be int32 or int64");
-  if (offsets.has_value()) {
-    KPDEFORM_CHECK(offsets->dim() == 3 && offsets->size(0) == num_queries &&
-                       offsets->size(1) == num_kernel_points && offsets->size(2) == dim &&
-                       offsets->scalar_type() == dtype,
-                   "offsets must be (M, K, D) of the positions' dtype");
-  }
-  if (modulations.has_value()) {
-    KPDEFORM_CHECK(modulations->dim() == 2 && modulations->size(0) == num_queries &&
-                       modulations->size(1) == num_kernel_points &&
-                       modulations->scalar_type() == dtype,
-                   "modulations must be (M, K) of the positions' dtype");
-  }
+  check_positions(queries, points, neighbors, kernel_points, offsets, modulations, influence,
+                  aggregation);
   Inputs in{contiguous(queries),
             contiguous(points),
             contiguous(neighbors),
@@ -305,13 +279,7 @@ Inputs make_inputs(const Tensor& queries, const Tensor& points, const Tensor& ne
 
 DenseShape make_shape(const Tensor& features, const Tensor& kernel_points, const Tensor& points,
                       const Tensor& weight, int64_t groups) {
-  KPDEFORM_CHECK(features.dim() == 2 && features.size(0) == points.size(0),
-                 "features must have one row per point");
-  KPDEFORM_CHECK(weight.dim() == 3 && weight.size(0) == kernel_points.size(0) && groups > 0 &&
-                     weight.size(1) * groups == features.size(1) && weight.size(2) % groups == 0,
-                 "weight must be (K, C/groups, O)");
-  KPDEFORM_CHECK(features.scalar_type() == weight.scalar_type(),
-                 "features and weight differ in dtype");
+  check_features(features, kernel_points, points, weight, groups);
   return {kernel_points.size(0), features.size(1), weight.size(2), groups};
 }
 
@@ -393,7 +361,7 @@ Tensor distances(const Inputs& in) {
   const PointsView<T> view = make_view<T>(in);
   const Tensor out =
       torch::stable::new_empty(in.queries, {view.num_queries, int64_t(view.num_kernel_points)});
-  const int64_t bytes = KPDEFORM_DISPATCH(sampler_bytes, view);
+  const int64_t bytes = KPDEFORM_DISPATCH(sampler_bytes, view, false);
   parallel_chunks(view.num_queries, kGrain, [&](int64_t begin, int64_t end) {
     std::vector<char> workspace(bytes + 64);
     KPDEFORM_DISPATCH(min_squared_distances, view, begin, end, mutable_data<T>(out),
@@ -407,7 +375,7 @@ Tensor distances_backward(const Inputs& in, const Tensor& grad) {
   const PointsView<T> view = make_view<T>(in);
   const Tensor out = torch::stable::new_empty(in.queries, in.offsets->sizes());
   const Tensor g = torch::stable::contiguous(grad);
-  const int64_t bytes = KPDEFORM_DISPATCH(sampler_bytes, view);
+  const int64_t bytes = KPDEFORM_DISPATCH(sampler_bytes, view, false);
   parallel_chunks(view.num_queries, kGrain, [&](int64_t begin, int64_t end) {
     std::vector<char> workspace(bytes + 64);
     KPDEFORM_DISPATCH(min_squared_distances_backward, view, data<T>(g), begin, end,

@@ -1,10 +1,12 @@
 // kpconv forward on CUDA, two steps: the neighbour gather below writes S for a chunk of sites, one
 // matrix product combines it. Contract: kpconv.h.
-//   one block owns one query; its threads compute the influences of a batch of neighbours into
-//   shared memory, then stride over channels with kRegisters kernel points at a time in registers;
-//   no atomics; the result does not depend on the launch shape memory  shared: kBatch * K floats
-//   and kBatch rows; device: one chunk of S limits  D in {2, 3}; aggregation, influence, offsets,
-//   modulations and groups as on the CPU
+//
+// One block owns one query. Its threads compute the influences of a batch of neighbours into shared
+// memory, then stride over channels with kRegisters kernel points at a time in registers. No
+// atomics; the result does not depend on the launch shape.
+//
+// Memory: shared, kBatch * K floats and kBatch rows; device, one chunk of S.
+// Limits: D in {2, 3}; aggregation, influence, offsets, modulations and groups as on the CPU.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <torch/csrc/stable/accelerator.h>
@@ -13,6 +15,7 @@
 #include <optional>
 
 #include "../common.h"
+#include "kpconv_check.h"
 #include "points_math.h"
 
 extern "C" AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index, void** stream);
@@ -154,7 +157,7 @@ const T* data(const MaybeTensor& tensor) {
 
 cudaStream_t current_stream(int32_t device) {
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
   return static_cast<cudaStream_t>(stream);
 }
 
@@ -220,6 +223,9 @@ Tensor kpconv(const Tensor& queries, const Tensor& points, const Tensor& neighbo
               double sigma, MaybeTensor offsets, MaybeTensor modulations, int64_t influence,
               int64_t aggregation, int64_t groups) {
   using torch::stable::contiguous;
+  check_positions(queries, points, neighbors, kernel_points, offsets, modulations, influence,
+                  aggregation);
+  check_features(features, kernel_points, points, weight, groups);
   const torch::stable::accelerator::DeviceGuard guard(features.get_device());
   const auto maybe_contiguous = [](const MaybeTensor& t) {
     return t.has_value() ? MaybeTensor(contiguous(*t)) : t;

@@ -60,7 +60,7 @@ struct SiteGradients {
 // holds sampler_bytes(view) bytes and belongs to one thread.
 #define KPDEFORM_DECLARE_SAMPLING                                                                  \
   template <typename T>                                                                            \
-  int64_t sampler_bytes(const PointsView<T>& view);                                                \
+  int64_t sampler_bytes(const PointsView<T>& view, bool transposed);                               \
   /* (terms, columns) -> panels of columns; packed_size(1, columns) is `columns` rounded up to     \
    * whole panels */                                                                               \
   template <typename T>                                                                            \

@@ -268,6 +268,8 @@ struct Attribute {
     if (!values) return;
     KPDEFORM_CHECK(values->is_cpu() && values->is_contiguous() && values->size(0) == points.size(0),
                    "features and labels must be contiguous, on the CPU, with a row per point");
+    KPDEFORM_CHECK(values->dim() == (missing == ScalarType::Long ? 1 : 2),
+                   "features must be (N, C) and labels (N)");
     channels = values->dim() == 2 ? values->size(1) : 1;
     row_bytes = channels * static_cast<int64_t>(values->element_size());
     result = values->dim() == 2 ? torch::stable::new_empty(*values, {groups, channels})

@@ -114,7 +114,9 @@ def _read_npz(path: Path, points: str) -> Cloud:
 
 
 def columns(path: Path, cloud: Cloud, names: list[str]) -> np.ndarray:
-    """Features (N, F): uint8 when all of them are, else float32.
+    """Features (N, F): uint8 when all of them are colours of 8 bits, else float32.
+
+    Only colours are scaled to 0..1: whoever reads a raw file later has to find the same numbers.
 
     Raises:
         ValueError: The file lacks one.
@@ -123,9 +125,11 @@ def columns(path: Path, cloud: Cloud, names: list[str]) -> np.ndarray:
     if missing:
         raise ValueError(f"{path}: has no {missing}; it has {sorted(cloud.attributes)}")
     arrays = [np.asarray(cloud.attributes[name]) for name in names]
-    if arrays and all(values.dtype == np.uint8 for values in arrays):
-        return np.stack(arrays, 1)
     colors = ("red", "green", "blue")  # bytes become 0 to 1 beside features of another kind
+    if arrays and all(
+        n in colors and v.dtype == np.uint8 for n, v in zip(names, arrays, strict=True)
+    ):
+        return np.stack(arrays, 1)
     scaled = [
         v / 255 if n in colors and v.dtype == np.uint8 else v
         for n, v in zip(names, arrays, strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,7 +29,7 @@ _ALIASES = {
     "classification": ("classification", "class", "label", "labels", "semclass", "semantic"),
 }
 _CANONICAL = {alias: name for name, aliases in _ALIASES.items() for alias in aliases}
-_COLORS = ("red", "green", "blue")
+COLORS = ("red", "green", "blue")
 _NORMALS = ("nx", "ny", "nz")
 
 
@@ -99,7 +99,8 @@ def read_cloud(path: str | Path) -> Cloud:
 
 
 def _make_cloud(fields: Fields) -> Cloud:
-    fields = _canonical_names(fields)
+    names = usual_names(fields)
+    fields = {names[name]: values for name, values in fields.items()}
     missing = [name for name in "xyz" if name not in fields]
     if missing:
         raise ValueError(f"no column {', '.join(missing)} among {sorted(fields)}")
@@ -108,7 +109,7 @@ def _make_cloud(fields: Fields) -> Cloud:
         if len(values) != len(points):
             raise ValueError(f"{len(points)} points but {len(values)} values of {name}")
     attributes = {name: np.ascontiguousarray(values) for name, values in fields.items()}
-    attributes.update(_colors_to_bytes({c: fields[c] for c in _COLORS if c in fields}))
+    attributes.update(_colors_to_bytes({c: fields[c] for c in COLORS if c in fields}))
     for name in ("intensity", *_NORMALS):
         if name in attributes:
             attributes[name] = attributes[name].astype(np.float32)
@@ -117,13 +118,24 @@ def _make_cloud(fields: Fields) -> Cloud:
     return Cloud(points, attributes)
 
 
-def _canonical_names(fields: Fields) -> Fields:
-    """Renames what has a usual name; where two fields claim one name, the first gets it."""
-    named: Fields = {}
-    for name, values in fields.items():
+def usual_names(names: Iterable[str]) -> dict[str, str]:
+    """Names that kpdeform gives to the columns of a file, by the file's own names.
+
+    Where several claim one name, the column of exactly this name gets it, else the first one; the
+    others keep theirs.
+
+    Example:
+        >>> usual_names(["X", "scalar_Intensity", "weight"])
+        {'X': 'x', 'scalar_Intensity': 'intensity', 'weight': 'weight'}
+    """
+    names = list(names)
+    taken = set(names)
+    usual = {}
+    for name in names:
         canonical = _canonical_name(name)
-        named[name if canonical in named else canonical] = values
-    return named
+        usual[name] = name if canonical in taken else canonical
+        taken.add(canonical)
+    return usual
 
 
 def _canonical_name(name: str) -> str:
@@ -137,8 +149,18 @@ def _colors_to_bytes(colors: Fields) -> Fields:
         return colors
     top = max((float(values.max(initial=0)) for values in colors.values()), default=0.0)
     floats = any(values.dtype.kind == "f" for values in colors.values())
-    factor = 255.0 if floats and top <= 1 else 1.0 if top <= 255 else 255 / 65535
+    factor = 255 / color_range(top, floats)
     return {name: np.rint(values * factor).astype(np.uint8) for name, values in colors.items()}
+
+
+def color_range(top: float, floats: bool) -> float:
+    """What colours count up to: their largest value tells 8 bits, 16 bits and 0 to 1 apart.
+
+    Args:
+        top: Largest value of all three channels.
+        floats: Whether one of them is stored as floating point.
+    """
+    return 1.0 if floats and top <= 1 else 255.0 if top <= 255 else 65535.0
 
 
 def _to_labels(values: np.ndarray) -> np.ndarray:
@@ -240,7 +262,7 @@ def _guess_names(table: np.ndarray) -> list[str]:
     else:
         names = ["intensity"] if num_columns in (1, 4) else []
         colors = table[:, len(names) : len(names) + 3]
-        names += _COLORS if colors.shape[1] == 3 and _are_colors(colors) else ()
+        names += COLORS if colors.shape[1] == 3 and _are_colors(colors) else ()
     return names + [f"column_{i}" for i in range(4 + len(names), 4 + num_columns)]
 
 
@@ -279,7 +301,7 @@ def _read_npz(path: Path) -> Fields:
 
 
 _POINT_KEYS = ("points", "point", "xyz", "coord", "coords", "pos", "positions", "vertices", "data")
-_GROUPS = {name: _COLORS for name in ("rgb", "color", "colors", "colour", "colours")} | {
+_GROUPS = {name: COLORS for name in ("rgb", "color", "colors", "colour", "colours")} | {
     name: _NORMALS for name in ("normal", "normals")
 }
 

@@ -1,4 +1,4 @@
-"""What the recipes under ``datasets/`` share: class maps, progress, errors on the command line."""
+"""What recipes and scripts share: class maps, progress, errors on the command line."""
 
 from __future__ import annotations
 

@@ -264,6 +264,7 @@ class SceneWriter:
     def __init__(self, root: str | Path, info: DatasetInfo, overwrite: bool = False) -> None:
         self.root = Path(root)
         self.info = replace(info, splits={})
+        self._named: dict[str, set[str]] = {}
         with _clear_disk_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             if overwrite:
@@ -284,8 +285,15 @@ class SceneWriter:
             self.close()
 
     def done(self, split: str, name: str) -> bool:
-        """Whether the scene is already complete, so that its raw files need not be read."""
-        return self._folder(split, name).is_dir()
+        """Whether the scene is already complete, so that its raw files need not be read.
+
+        A complete scene that is asked for belongs to the data set, as one that is written does;
+        scenes of earlier runs that this one does not name are left out of it.
+        """
+        complete = self._folder(split, name).is_dir()
+        if complete:
+            self._named.setdefault(split, set()).add(name)
+        return complete
 
     def write(
         self,
@@ -328,11 +336,12 @@ class SceneWriter:
             except BaseException:
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
-        return True
+        return self.done(split, name)
 
     def close(self) -> None:
         """Writes ``dataset.json``, which makes the data set readable."""
-        info = replace(self.info, splits=self._written())
+        splits = {split: tuple(sorted(names)) for split, names in sorted(self._named.items())}
+        info = replace(self.info, splits=splits)
         with _clear_disk_errors(self.root):
             _write_json(self.root / _FINISHED, asdict(info))
             (self.root / _UNFINISHED).unlink(missing_ok=True)
@@ -342,12 +351,6 @@ class SceneWriter:
             if not text or text.startswith(".") or Path(text).name != text or "\\" in text:
                 raise ValueError(f"SceneWriter: {word} {text!r} cannot be the name of a folder")
         return self.root / "scenes" / split / name
-
-    def _written(self) -> dict[str, tuple[str, ...]]:
-        splits: dict[str, tuple[str, ...]] = {}
-        for path in sorted((self.root / "scenes").glob("[!.]*/[!.]*")):
-            splits[path.parent.name] = (*splits.get(path.parent.name, ()), path.name)
-        return splits
 
     def _discard(self) -> None:
         for name in (_FINISHED, _UNFINISHED):

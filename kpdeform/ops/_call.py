@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from kpdeform._library import CUDA_MISSING
+
 _PREFIX = "kpdeform: "
 
 
@@ -21,6 +23,10 @@ def call(op: Callable[..., Any], *args: Any) -> Any:
         return op(*args)
     try:
         return op(*args)
+    except NotImplementedError as error:
+        if "'CUDA' backend" in str(error) and CUDA_MISSING is not None:
+            raise RuntimeError(f"kpdeform has no CUDA kernels here: {CUDA_MISSING}") from error
+        raise
     except RuntimeError as error:
         message = str(error)
         if _PREFIX not in message:

@@ -172,6 +172,7 @@ def segment_reduce(features: Tensor, lengths: Tensor, reduce: SegmentReduction =
         starts = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
         reduced = _segment_csr(rows, starts, reduce=reduce)
     else:
-        reduced = torch.segment_reduce(rows, reduce, lengths=lengths, axis=0, unsafe=True)
+        checked = not torch.compiler.is_compiling()  # by the caller; compiled code checks here
+        reduced = torch.segment_reduce(rows, reduce, lengths=lengths, axis=0, unsafe=checked)
         reduced = torch.where((lengths == 0)[:, None], 0.0, reduced)
     return reduced.to(features.dtype)

@@ -11,12 +11,15 @@ import os
 import shutil
 import struct
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from kpdeform._optional import require
+from kpdeform.data.files import COLORS, color_range, usual_names
 
 _CHUNK = 500_000
 # labels(start, stop) gives the classification of these points.
@@ -39,6 +42,30 @@ def open_cloud_file(path: str | Path) -> LasFile | PlyFile:
             f"{path}: a classification can be put into .las, .laz and .ply files; convert it first"
         )
     return kinds[path.suffix.lower()](path)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write that takes the place of ``path`` at the end; an error leaves nothing."""
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def check_class_ids(ids: np.ndarray, highest: int) -> None:
+    """Refuses numbers that the file cannot hold as a classification.
+
+    Raises:
+        ValueError: One is below 0 or above ``highest``.
+    """
+    if len(ids) and (ids.min() < 0 or ids.max() > highest):
+        raise ValueError(
+            f"this file holds classes 0 to {highest}, but class_ids are {np.unique(ids).tolist()}"
+        )
 
 
 def _damaged(path: Path, error: object) -> ValueError:
@@ -71,42 +98,47 @@ class LasFile:
             header = reader.header
             is_old = header.point_format.id < 6  # 5 bits for the class, 3 for flags
             laszip = header.vlrs.get("LasZipVlr")
+            names = [n for n in header.point_format.dimension_names if n not in ("X", "Y", "Z")]
             if any(vlr.user_id == "copc" for vlr in header.vlrs):
                 raise ValueError(f"{path}: COPC files cannot be changed; convert it to plain LAZ")
         self.num_points = header.point_count
         self.highest_label = 31 if is_old else 255
         self._label_byte = 15 if is_old else 16
         self._header = header
+        self._columns = {usual: name for name, usual in usual_names(names).items()}
         self._laszip = laszip[0].record_data if laszip else None
-        self._color_scale: float | None = None
 
     def chunks(self, names: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields points ``(n, 3)`` float64 and the fields ``names`` ``(n, F)`` float32.
 
-        Colours are brought to 0 to 1, everything else is as in the file.
+        Names are those of :func:`kpdeform.data.read_cloud`. Colours are brought to 0 to 1,
+        everything else is as in the file.
 
         Raises:
             ValueError: The file has no such field, or is truncated or corrupt.
         """
-        _check_names(self.path, names, list(self._header.point_format.dimension_names))
+        _check_names(self.path, names, list(self._columns))
         for chunk in self._chunks():
             points = np.stack([chunk.x, chunk.y, chunk.z], 1).astype(np.float64)
             features = np.empty((len(points), len(names)), np.float32)
             for column, name in enumerate(names):
-                features[:, column] = chunk[name] / self._scale(name)
+                values = chunk[self._columns[name]]
+                features[:, column] = values / self._color_range if name in COLORS else values
             yield points, features
 
     def write(self, path: Path, labels: Labels) -> None:
         """Copies the file to ``path``, atomically, with other classifications."""
-        partial = path.with_name(f".{path.name}.partial")
-        with self.path.open("rb") as source, partial.open("w+b") as target:
+        with (
+            replacing(path) as partial,
+            self.path.open("rb") as source,
+            partial.open("w+b") as target,
+        ):
             target.write(source.read(self._header.offset_to_point_data))
             if self._laszip is None:
                 self._copy_records(labels, source.readinto, target.write)
                 shutil.copyfileobj(source, target)
             else:
                 self._write_compressed(source, target, labels)
-        os.replace(partial, path)
 
     def _write_compressed(self, source: BinaryIO, target: BinaryIO, labels: Labels) -> None:
         lazrs = require("lazrs", "io")
@@ -125,8 +157,9 @@ class LasFile:
             stop = min(start + _CHUNK, self.num_points)
             records = np.empty((stop - start, size), np.uint8)
             read(records.reshape(-1))
-            old = records[:, self._label_byte]
-            records[:, self._label_byte] = (old & flags) | labels(start, stop).astype(np.uint8)
+            old, new = records[:, self._label_byte], labels(start, stop)
+            check_class_ids(new, self.highest_label)
+            records[:, self._label_byte] = (old & flags) | new.astype(np.uint8)
             write(records.reshape(-1))
 
     def _copy_extended_records(self, source: BinaryIO, target: BinaryIO) -> None:
@@ -172,14 +205,11 @@ class LasFile:
         if num_read != self.num_points:
             raise _damaged(self.path, f"{num_read} of {self.num_points} points are there")
 
-    def _scale(self, name: str) -> float:
-        """Colours hold 16 bits in most files and 8 in others; their largest value tells."""
-        if name not in ("red", "green", "blue"):
-            return 1.0
-        if self._color_scale is None:
-            tops = [max(c.red.max(), c.green.max(), c.blue.max()) for c in self._chunks()]
-            self._color_scale = 255.0 if max(tops, default=0) <= 255 else 65535.0
-        return self._color_scale
+    @cached_property
+    def _color_range(self) -> float:
+        channels = [self._columns[name] for name in COLORS if name in self._columns]
+        tops = [chunk[name].max() for chunk in self._chunks() for name in channels]
+        return color_range(max(tops, default=0), floats=False)
 
 
 _PLY_TYPES = {
@@ -226,7 +256,8 @@ class PlyFile:
         self._last_property = rows[-1]
         self._names = [name for name, _ in properties]
         self._dtype = np.dtype([(name, self._byte_order + kind) for name, kind in properties])
-        _check_names(path, "xyz", self._names)
+        self._columns = {usual: name for name, usual in usual_names(self._names).items()}
+        _check_names(path, "xyz", list(self._columns))
         has_label = "classification" in self._names
         kind = self._dtype["classification"] if has_label else np.dtype("u1")
         self.highest_label = int(np.iinfo(kind).max) if kind.kind in "iu" else 2**24
@@ -234,40 +265,50 @@ class PlyFile:
     def chunks(self, names: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields points ``(n, 3)`` float64 and the properties ``names`` ``(n, F)`` float32.
 
-        Bytes (colours) are brought to 0 to 1, everything else is as in the file.
+        Names are those of :func:`kpdeform.data.read_cloud`. Colours are brought to 0 to 1,
+        everything else is as in the file.
 
         Raises:
             ValueError: The file has no such property, or is truncated.
         """
-        _check_names(self.path, names, self._names)
+        _check_names(self.path, names, list(self._columns))
         for _, vertices in self._vertices():
-            points = np.stack([vertices[axis].astype(np.float64) for axis in "xyz"], 1)
+            axes = [vertices[self._columns[axis]].astype(np.float64) for axis in "xyz"]
+            points = np.stack(axes, 1)
             features = np.empty((len(points), len(names)), np.float32)
             for column, name in enumerate(names):
-                scale = 255 if vertices[name].dtype == np.uint8 else 1
-                features[:, column] = vertices[name] / scale
+                values = vertices[self._columns[name]]
+                features[:, column] = values / self._color_range if name in COLORS else values
             yield points, features
+
+    @cached_property
+    def _color_range(self) -> float:
+        channels = [self._columns[name] for name in COLORS if name in self._columns]
+        kinds = [self._dtype[name] for name in channels]
+        if all(kind == np.uint8 for kind in kinds):
+            return 255.0
+        tops = [v[name].max() for _, v in self._vertices() for name in channels]
+        return color_range(max(tops, default=0), any(kind.kind == "f" for kind in kinds))
 
     def write(self, path: Path, labels: Labels) -> None:
         """Copies the file to ``path``, atomically, with other classifications."""
-        partial = path.with_name(f".{path.name}.partial")
         header = list(self._header)
         is_new = "classification" not in self._names
         if is_new:
             ending = header[self._last_property][len(header[self._last_property].rstrip()) :]
             header.insert(self._last_property + 1, "property uchar classification" + ending)
-        with partial.open("wb") as target:
+        with replacing(path) as partial, partial.open("wb") as target:
             target.write("".join(header).encode("latin-1"))
             start, position = 0, self._data_start
             for raw, vertices in self._vertices():
                 values = labels(start, start + len(vertices))
+                check_class_ids(values, self.highest_label)
                 target.write(self._label(raw, vertices, values, is_new))
                 start += len(vertices)
                 position += len(raw)
             with self.path.open("rb") as source:
                 source.seek(position)
                 shutil.copyfileobj(source, target)
-        os.replace(partial, path)
 
     def _label(self, raw: bytes, vertices: np.ndarray, labels: np.ndarray, is_new: bool) -> bytes:
         """The bytes of some vertices with their classification put in."""

@@ -145,7 +145,7 @@ class SceneDataModule(_DataModule):
         val_split: Split to validate on; skipped where the data set has none.
         class_ids: Number that files get for each class, such as LAS codes; default its index.
         feature_scales: Numbers that values of a raw file are divided by to become the features of
-            the data set; only ``segment_cloud.py`` uses them.
+            the data set, when a trained model reads one; colours are 0 to 1 without it.
         neighbor_quantile: Share of the points that keep all their neighbours on every level.
         num_workers: Processes that build batches; 0 builds them in the training process.
         seed: Seed of the crops and transforms.
@@ -188,7 +188,7 @@ class SceneDataModule(_DataModule):
     def tiles(self) -> Tiles:
         """Tiles as wide as the crops; see :class:`kpdeform.train.tiling.Tiles`."""
         size = math.inf if self.crop == "none" else 2 * self.radius
-        return Tiles(size, dimensions=3 if self.crop == "sphere" else 2)
+        return Tiles(size, dimensions=2 if self.crop == "cylinder" else 3)
 
     def train_batches(self) -> SceneDataset:
         """The training crops."""
@@ -281,7 +281,7 @@ class ShapeDataModule(_DataModule):
 
     def tiles(self) -> Tiles:
         """One tile: a shape is never cut."""
-        return Tiles(math.inf)
+        return Tiles(math.inf, dimensions=3)
 
     def train_batches(self) -> _ShapeBatches:
         """The training shapes, in a new order each epoch."""
@@ -318,6 +318,13 @@ class ShapeDataModule(_DataModule):
                 )
             )
         return self._val
+
+    def class_counts(self) -> Tensor:
+        """Training shapes of each class, ``(classes,)`` int64."""
+        scenes = self.folder.scenes(self.train_split)
+        labels = torch.tensor([int(s.labels[0]) for s in scenes if s.labels is not None])
+        known = (labels >= 0) & (labels < len(self.class_names))
+        return labels[known].bincount(minlength=len(self.class_names))
 
 
 class _ShapeBatches:

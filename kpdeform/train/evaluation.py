@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kpdeform._optional import require
 from kpdeform.data.scenes import Scene
+from kpdeform.train.cloud_files import check_class_ids, replacing
 from kpdeform.train.metrics import Scores, scores
 from kpdeform.train.predictor import Predictor
 from kpdeform.train.tiling import Progress, SortedCloud, Tiles, probabilities
@@ -101,18 +102,19 @@ def write_prediction(path: Path, scene: Scene, labels: np.ndarray, predictor: Pr
         scene: The scene.
         labels: Predicted class numbers, ``(N,)``.
         predictor: Gives class ids and colours.
+
+    Raises:
+        ValueError: A class id is not in 0 to 255.
     """
+    check_class_ids(np.asarray(predictor.class_ids), 255)
     path.parent.mkdir(parents=True, exist_ok=True)
     points = scene.points + scene.origin
     classification = np.asarray(predictor.class_ids)[labels]
     colors = np.asarray(predictor.class_colors, np.uint8)[labels]
     truth = None if scene.labels is None else np.asarray(scene.labels, np.int32)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    if path.suffix == ".ply":
-        _write_ply(partial, points, classification, colors, truth)
-    else:
-        _write_laz(partial, points, classification, colors, truth)
-    partial.replace(path)
+    write = _write_ply if path.suffix == ".ply" else _write_laz
+    with replacing(path) as partial:
+        write(partial, points, classification, colors, truth)
 
 
 def _write_ply(

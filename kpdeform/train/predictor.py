@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -60,12 +61,15 @@ class Predictor:
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: It is not a checkpoint of kpdeform's training scripts.
+            ValueError: It is damaged, or not a checkpoint of kpdeform's training scripts.
         """
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"checkpoint {path} is not there")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        except (EOFError, RuntimeError, UnpicklingError) as error:
+            raise ValueError(f"{path} is damaged or no checkpoint: {error}") from error
         entry = checkpoint.get("kpdeform") if isinstance(checkpoint, dict) else None
         if not (entry and entry["model"] and entry["data"]):
             raise ValueError(

@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from torch import nn
 
-from kpdeform.train.cloud_files import open_cloud_file
+from kpdeform.train.cloud_files import check_class_ids, open_cloud_file
 from kpdeform.train.predictor import Predictor
-from kpdeform.train.tiling import Progress, SortedCloud, Tiles, probabilities
+from kpdeform.train.tiling import Chunk, Progress, SortedCloud, Tiles, probabilities
 
 
 def segment_file(
@@ -53,14 +53,25 @@ def segment_file(
         raise ValueError(f"output {output} must have the suffix of {source}: {source.suffix}")
     file = open_cloud_file(source)
     ids = np.asarray(class_ids if class_ids is not None else predictor.class_ids, np.int32)
-    _check_ids(ids, predictor.class_names, file.highest_label)
+    if len(ids) != len(predictor.class_names):
+        raise ValueError(
+            f"class_ids must hold {len(predictor.class_names)} numbers, got {ids.tolist()}"
+        )
+    check_class_ids(ids, file.highest_label)
     tiles = tiles or predictor.tiles
     work = output.with_name(f".{output.name}.work")
     _prepare(work, _job(predictor, source, votes, tiles))
     names = predictor.file_features
     scales = np.array([predictor.feature_scales.get(name, 1.0) for name in names], np.float32)
 
-    cloud = SortedCloud.write(work, lambda: ((p, f / scales) for p, f in file.chunks(names)), tiles)
+    def chunks() -> Iterator[Chunk]:
+        return ((points, features / scales) for points, features in file.chunks(names))
+
+    try:
+        cloud = SortedCloud.write(work, chunks, tiles)
+    except Exception:  # such as a damaged file: there is nothing to go on with
+        shutil.rmtree(work)
+        raise
     predictor.predict_cloud(cloud, votes, progress)
     counts = _write_labels(work / "labels.bin", cloud, ids)
     file.write(output, lambda start, stop: _read_labels(work / "labels.bin", start, stop))
@@ -68,22 +79,15 @@ def segment_file(
     return counts
 
 
-def _check_ids(ids: np.ndarray, class_names: Sequence[str], highest: int) -> None:
-    if len(ids) != len(class_names):
-        raise ValueError(f"class_ids must hold {len(class_names)} numbers, got {ids.tolist()}")
-    if ids.min() < 0 or ids.max() > highest:
-        raise ValueError(
-            f"this file holds classes 0 to {highest}, but class_ids are {ids.tolist()}"
-        )
-
-
 def _job(predictor: Predictor, source: Path, votes: int, tiles: Tiles) -> str:
     """Identifies what is computed: a work folder of anything else must not be continued."""
     state = source.stat()
     job = {
         "source": [str(source.resolve()), state.st_size, state.st_mtime_ns],
-        "model": _digest(predictor.model),
+        "model": [_digest(predictor.model), repr(predictor.model)],  # weights; radii and the like
         "pyramid": asdict(predictor.spec),
+        "features": list(predictor.features),
+        "feature_scales": dict(predictor.feature_scales),
         "votes": votes,
         "tiles": asdict(tiles),
     }

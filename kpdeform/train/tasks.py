@@ -152,7 +152,16 @@ class SegmentationTask(_Task):
 class ClassificationTask(_Task):
     """Training of a model that labels every cloud: logits ``(B, classes)``, labels ``(B,)``.
 
-    Arguments, loss and logged scores are those of :class:`SegmentationTask`.
+    Loss and logged scores are those of :class:`SegmentationTask`.
+
+    Args:
+        model: ``model(pyramid, features) -> (logits (B, classes), deformations)``.
+        class_names: Names of the classes, in the order of the logits.
+        optimizer: Optimizer recipe; AdamW by default.
+        class_weights: "sqrt_inverse" weights the classes of the cross entropy by the square root of
+            their inverse frequency among the training clouds.
+        label_smoothing: Share of the target spread evenly over all classes.
+        deformation_weight: Factor on the deformation loss.
     """
 
     shown_score = "overall_accuracy"

@@ -22,7 +22,8 @@ class TrainerConfig:
     """Options of a training run that are not about model, data or optimizer.
 
     Args:
-        accelerator: "auto", "cpu" or "gpu".
+        accelerator: "cpu", "gpu" or "auto"; a GPU needs CUDA kernels for every op, which are still
+            to come.
         devices: How many processes, one per device; ``torchrun`` decides where it is used.
         precision: Lightning's precision: "32-true", "16-mixed" or "bf16-mixed".
         gradient_clip: Bound on the gradients, or null.
@@ -36,8 +37,8 @@ class TrainerConfig:
         progress_bar: Show a progress bar.
     """
 
-    accelerator: str = "auto"
-    devices: int | str = "auto"
+    accelerator: str = "cpu"
+    devices: int | str = 1
     precision: str = "32-true"
     gradient_clip: float | None = 10.0
     gradient_clip_by: str = "norm"

@@ -97,7 +97,8 @@ def test_disk_full_leaves_nothing_half_written(tmp_path, monkeypatch, fail_at):
     assert [f for f in files_under(tmp_path) if f != "preparing.json"] == before
     monkeypatch.undo()
     with SceneWriter(tmp_path, INFO) as writer:
-        writer.write("train", "b", *make_cloud())
+        assert not writer.write("train", "a", *make_cloud())
+        assert writer.write("train", "b", *make_cloud())
     assert open_dataset(tmp_path).info.splits == {"train": ("a", "b")}
 
 
@@ -212,3 +213,13 @@ def test_scene_in_memory_keeps_large_coordinates():
     points, labels, features = make_cloud(offset=6e6)
     scene = Scene.from_cloud(points, features, labels)
     np.testing.assert_allclose(scene.points + scene.origin, points, rtol=0, atol=2e-6)
+
+
+def test_another_split_of_the_same_scenes_does_not_leak(tmp_path):
+    for splits in ({"train": "ab", "val": "c"}, {"train": "ac", "val": "b"}):
+        with SceneWriter(tmp_path, INFO) as writer:
+            for split, names in splits.items():
+                for name in names:
+                    writer.write(split, name, *make_cloud())
+    found = open_dataset(tmp_path).info.splits
+    assert found == {"train": ("a", "c"), "val": ("b",)}

@@ -86,6 +86,8 @@ def test_mixed_features_become_floats_of_order_one(folder, tmp_path):
     columns = folder.columns("x", cloud, ["red", "height"])
     assert columns.dtype == np.float32
     assert columns.tolist() == [[0, 0.5], [1, 1.5]]
+    columns = folder.columns("x", cloud, ["red", "number_of_returns"])  # both stored as bytes
+    assert columns.tolist() == [[0, 1], [1, 2]]
     with pytest.raises(ValueError, match=r"has no \['green'\]; it has \['height'"):
         folder.columns("x", cloud, ["green"])
 

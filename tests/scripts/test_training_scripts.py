@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from kpdeform.data import DatasetInfo, SceneWriter, read_cloud
+from kpdeform.train import ShapeDataModule
 from tests.toy import ROOT, run_python, run_script, toy_scene
+
+# Every script with arguments that are right except that the files are not there.
+SCRIPTS = {
+    "train_segmentation.py": ["--run=missing/run", "--data.root=missing", "--data.cell_size=1"],
+    "train_classification.py": ["--run=missing/run", "--data.root=missing", "--data.cell_size=1"],
+    "evaluate.py": ["--checkpoint=missing/a.ckpt", "--data=missing", "--out=missing/out"],
+    "segment_cloud.py": ["missing/a.laz", "missing/b.laz", "--checkpoint=missing/a.ckpt"],
+    "visualize_kernels.py": ["--checkpoint=missing/a.ckpt", "--data=missing"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -90,16 +100,30 @@ def shapes(tmp_path_factory):
 
 
 def test_train_classification(shapes, tmp_path):
-    names = "[simple, resnetb_strided, resnetb_deformable, global_average]"
     run_script(
         "train_classification.py",
         *["--run", tmp_path / "run", "--max_steps", 20, "--trainer.validate_every", 20],
         *["--data.root", shapes, "--data.cell_size", 0.2, "--data.max_points", 1500],
-        *["--model.factory", "kpdeform.models.KPCNN.from_architecture"],
-        *["--model.arguments", f"{{names: {names}, width: 8}}", "--trainer.progress_bar", "false"],
+        *["--model.arguments", "{width: 8}", "--trainer.progress_bar", "false"],
+        *["--task.class_weights", "sqrt_inverse"],
     )
     text = (tmp_path / "run" / "metrics.csv").read_text()
     assert "val/overall_accuracy" in text and (tmp_path / "run" / "best.ckpt").exists()
+
+
+def test_shapes_are_counted_per_class(shapes):
+    data = ShapeDataModule(shapes, 0.2, val_split="val", train_split="train")
+    assert data.class_counts().tolist() == [6, 6]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_missing_files_are_named_in_one_line(script, tmp_path, monkeypatch):
+    """No traceback, and nothing is made."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        run_script(script, *SCRIPTS[script])
+    (line,) = stop.value.code.splitlines()  # a text is shown, and the exit code is 1
+    assert "missing" in line and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["train_segmentation.py", "train_classification.py"])
@@ -109,6 +133,8 @@ def test_help_explains_the_options(name, capsys):
     text = capsys.readouterr().out
     for option in ("--run", "--max_steps", "--resume", "--data.root", "--task.optimizer"):
         assert option in text
+    for words in ("Optimizer recipe", "Share of the target", "Factor on the deformation loss"):
+        assert words in text
 
 
 @pytest.mark.parametrize(
@@ -144,7 +170,8 @@ def test_recipes_are_valid(path):
 
 
 @pytest.mark.parametrize("module", ["lightning", "jsonargparse"])
-def test_scripts_name_what_to_install(module):
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_scripts_name_what_to_install(script, module):
     code = f"""
 import runpy, sys
 
@@ -154,8 +181,8 @@ class Missing:
             raise ModuleNotFoundError(name={module!r})
 
 sys.meta_path.insert(0, Missing())
-sys.argv = ["train_segmentation.py"]
-runpy.run_path("scripts/train_segmentation.py", run_name="__main__")
+sys.argv = [{script!r}, *{SCRIPTS[script]!r}]
+runpy.run_path("scripts/" + {script!r}, run_name="__main__")
 """
     done = run_python("-c", code)
     assert done.returncode != 0 and "pip install 'kpdeform[train]'" in done.stderr

@@ -1,3 +1,4 @@
+import errno
 import struct
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 laspy = pytest.importorskip("laspy")
 plyfile = pytest.importorskip("plyfile")
 
+from kpdeform.data import read_cloud  # noqa: E402
 from kpdeform.train import cloud_files  # noqa: E402
 from kpdeform.train.cloud_files import open_cloud_file  # noqa: E402
 
@@ -188,3 +190,69 @@ def test_waveform_pointer_moves_with_the_extended_records(tmp_path):
     copy = (tmp_path / "b.laz").read_bytes()
     assert copy[227:235] == copy[235:243]
     assert len(laspy.read(tmp_path / "b.laz").evlrs) == 1
+
+
+@pytest.mark.parametrize(
+    "kind, top", [("u1", 255), ("u2", 255), ("u2", 65535), ("f4", 1), ("f4", 255)]
+)
+def test_ply_columns_are_those_that_training_reads(tmp_path, kind, top):
+    """Names and colours in the wild; the data sets of the folder recipe come from read_cloud."""
+    rng = np.random.default_rng(0)
+    kinds = [("X", "f8"), ("Y", "f8"), ("Z", "f4"), ("scalar_Intensity", "u1"), ("n_x", "f4")]
+    vertices = np.empty(NUM_POINTS, [*kinds, *((name, kind) for name in "rgb")])
+    for name in vertices.dtype.names:
+        vertices[name] = rng.integers(0, 100, NUM_POINTS)
+    for name in "rgb":
+        vertices[name] = rng.random(NUM_POINTS) * top / 2
+    vertices["r"][-1] = top  # in the last part of the file
+    path = tmp_path / "a.ply"
+    plyfile.PlyData([plyfile.PlyElement.describe(vertices, "vertex")]).write(path)
+    names = ["intensity", "red", "green", "blue"]
+    parts = list(open_cloud_file(path).chunks(names))
+    features = np.concatenate([features for _, features in parts])
+    cloud = read_cloud(path)
+    np.testing.assert_array_equal(np.concatenate([points for points, _ in parts]), cloud.points)
+    expected = cloud.stack(*names) / np.array([1, 255, 255, 255])
+    np.testing.assert_allclose(features, expected, atol=0.51 / 255)  # training rounds to bytes
+    np.testing.assert_allclose(features[:, 1], vertices["r"] / top, rtol=1e-6)
+
+
+def test_an_exact_name_beats_an_alias(tmp_path):
+    vertices = np.zeros(2, [(n, "f4") for n in ("x", "y", "z", "i", "intensity")])
+    vertices["i"], vertices["intensity"] = 1, 2
+    path = tmp_path / "a.ply"
+    plyfile.PlyData([plyfile.PlyElement.describe(vertices, "vertex")]).write(path)
+    ((_, features),) = open_cloud_file(path).chunks(["intensity", "i"])
+    assert features.tolist() == [[2, 1], [2, 1]]
+    assert read_cloud(path).stack("intensity", "i").tolist() == [[2, 1], [2, 1]]
+
+
+@pytest.fixture(params=["a.las", "a.laz", "a.ply"])
+def any_file(request, tmp_path):
+    path = tmp_path / request.param
+    if path.suffix == ".ply":
+        vertices = np.zeros(NUM_POINTS, [(axis, "f4") for axis in "xyz"])
+        plyfile.PlyData([plyfile.PlyElement.describe(vertices, "vertex")]).write(path)
+    else:
+        las_file(path, 1, "1.2")
+    return open_cloud_file(path)
+
+
+def test_an_error_while_writing_leaves_the_old_file(any_file, tmp_path):
+    def labels(start, stop):
+        if start > 0:
+            raise OSError(errno.ENOSPC, "no space left on device")
+        return np.zeros(stop - start, np.int32)
+
+    old = tmp_path / f"old{any_file.path.suffix}"
+    old.write_text("old")
+    with pytest.raises(OSError, match="no space"):
+        any_file.write(old, labels)
+    assert sorted(tmp_path.iterdir()) == [any_file.path, old] and old.read_text() == "old"
+
+
+def test_labels_that_do_not_fit_are_refused(any_file, tmp_path):
+    for label in (-1, any_file.highest_label + 1):
+        with pytest.raises(ValueError, match=f"classes 0 to {any_file.highest_label}"):
+            any_file.write(tmp_path / "b", lambda start, stop, x=label: np.full(stop - start, x))
+    assert list(tmp_path.iterdir()) == [any_file.path]

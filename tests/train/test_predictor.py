@@ -7,12 +7,13 @@ import torch
 from kpdeform.data import (
     DatasetInfo,
     MemoryScenes,
+    PyramidSpec,
     Scene,
     SceneDataset,
     build_pyramid,
     open_dataset,
 )
-from kpdeform.train import Predictor, Tiles, predict_scene
+from kpdeform.train import Predictor, SceneDataModule, Tiles, predict_scene
 from kpdeform.train.tiling import SortedCloud
 from tests.toy import TINY, toy_scene
 
@@ -70,6 +71,20 @@ def test_one_tile_gives_what_the_training_pipeline_gives(predictor, crop):
     assert found.std(0).min() > 0.003  # the model does tell points apart
 
 
+@pytest.mark.parametrize("crop", ["none", "cylinder", "sphere"])
+def test_a_tile_has_the_columns_of_a_crop(toy, crop):
+    """z counts from the middle, in a cylinder from its ground."""
+    data = SceneDataModule(toy, 0.25, FEATURES, crop=crop, radius=50.0, max_points=10**6)
+    batch = data.val_batches()[0]
+    tiles, names = data.tiles(), ("ground", "ball")
+    predictor = Predictor(None, PyramidSpec(0.25, 2), FEATURES, names, [], (0, 1), tiles=tiles)
+    up = 7.0 if crop == "cylinder" else 0.0  # a tile's middle is not its ground
+    points = batch.points + torch.tensor([0.0, 0.0, up])
+    lift = float(batch.features[0, 1] - points[0, 2])
+    sample = predictor._sample(points, batch.features[:, -1:], lift)
+    torch.testing.assert_close(sample.features, batch.features, atol=1e-4, rtol=0)
+
+
 def test_floor_is_the_height_one_percent_lie_below(tmp_path, predictor):
     rng = np.random.default_rng(0)
     points = rng.uniform(0, 20, (20_000, 3)) * [1, 1, 0.2] + [6.5e5, 6.2e6, 500]
@@ -109,5 +124,11 @@ def test_checkpoints_of_others_are_refused(tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "a.ckpt")
     with pytest.raises(ValueError, match="does not say which model"):
         Predictor.load(tmp_path / "a.ckpt")
+    (tmp_path / "c.ckpt").write_bytes((tmp_path / "a.ckpt").read_bytes()[:100])
+    (tmp_path / "d.ckpt").write_text("no checkpoint")
+    (tmp_path / "e.ckpt").touch()
+    for name in "cde":
+        with pytest.raises(ValueError, match=rf"{name}\.ckpt is damaged or no checkpoint"):
+            Predictor.load(tmp_path / f"{name}.ckpt")
     with pytest.raises(FileNotFoundError, match=r"b\.ckpt is not there"):
         Predictor.load(tmp_path / "b.ckpt")

@@ -63,7 +63,7 @@ def test_killed_run_continues_to_the_same_weights(config, whole, tmp_path, every
 
 
 def test_an_existing_run_is_not_overwritten(config, whole):
-    with pytest.raises(FileExistsError, match="continue it with --resume"):
+    with pytest.raises(SystemExit, match="continue it with --resume"):
         run_script("train_segmentation.py", *arguments(config, whole))
 
 

@@ -1,11 +1,13 @@
+import copy
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 laspy = pytest.importorskip("laspy")
 
-from kpdeform.train import Predictor, Tiles, segment_file, tiling  # noqa: E402
+from kpdeform.train import Predictor, Tiles, segment, segment_file, tiling  # noqa: E402
 from tests.toy import TINY, toy_scene  # noqa: E402
 
 
@@ -100,3 +102,35 @@ def test_real_tile_keeps_every_field(shared, tmp_path):
     assert after.points.array.tobytes() == before.points.array.tobytes()
     start = before.header.offset_to_point_data
     assert (tmp_path / "out.laz").read_bytes()[:start] == source.read_bytes()[:start]
+
+
+def test_a_damaged_file_or_a_missing_field_leaves_nothing_behind(source, tmp_path, predictor):
+    missing = replace(predictor, features=("ones", "beauty"))
+    with pytest.raises(ValueError, match=r"the model needs \['beauty'\]"):
+        segment_file(missing, source, tmp_path / "out.laz")
+    source.write_bytes(source.read_bytes()[: source.stat().st_size // 2])
+    with pytest.raises(ValueError, match="truncated or corrupt"):
+        segment_file(predictor, source, tmp_path / "out.laz")
+    assert [p.name for p in tmp_path.iterdir()] == ["in.laz"]
+
+
+@pytest.mark.parametrize(
+    "change", ["weights", "sigma", "features", "feature_scales", "max_neighbors"]
+)
+def test_another_model_is_another_job(source, predictor, change):
+    def job(of):
+        return segment._job(of, source, 1, Tiles(4.0))
+
+    other = copy.deepcopy(predictor)
+    assert job(other) == job(predictor)
+    if change == "weights":
+        next(other.model.parameters()).data += 1
+    elif change == "sigma":
+        next(m for m in other.model.modules() if hasattr(m, "sigma")).sigma *= 2
+    elif change == "features":
+        other.features = ("ones", "number_of_returns")
+    elif change == "feature_scales":
+        other.feature_scales = {"intensity": 255.0}
+    else:
+        other.spec = replace(other.spec, max_neighbors=(3, 3))
+    assert job(other) != job(predictor)

@@ -57,7 +57,7 @@ def files(tmp_path_factory):
         "class_names": list(CLASSES),
         "class_colors": [list(color) for color in info.class_colors],
         "class_ids": [10, 11, 12, 13],
-        "feature_scales": {"red": 255.0, "green": 255.0, "blue": 255.0},
+        "feature_scales": {},
         "max_neighbors": None,
         "tiles": asdict(Tiles(6.0, dimensions=3)),
     }
