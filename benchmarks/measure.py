@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 
 RESULTS = Path(__file__).parent / "results"
+ENVIRONMENT = ("OMP_WAIT_POLICY", "THP_MEM_ALLOC_ENABLE")  # what decides the times most
 Cases = dict[str, Callable[[], object]]
 
 
@@ -80,22 +81,22 @@ def table(title: str, cases: Cases, repeats: int) -> str:
 
 
 def write(name: str, packages: Iterable[str], tables: Iterable[str]) -> None:
-    """Writes results/<name>.md: where, how and what was measured."""
+    """Writes results/<name>-<threads>t.md: where, how and what was measured."""
     versions = [f"{package} {metadata.version(package)}" for package in packages if _has(package)]
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     head = [
         f"# {name}",
         "",
-        f"* command: `python -m benchmarks.{name} {' '.join(sys.argv[1:])}`".replace(" `", "`"),
+        f"* command: `{' '.join(['python -m', f'benchmarks.{name}', *sys.argv[1:]])}`",
         f"* processor: {_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads;"
         f" load average {load}",
         f"* Python {platform.python_version()}, {', '.join(versions)}",
-        f"* THP_MEM_ALLOC_ENABLE={os.environ.get('THP_MEM_ALLOC_ENABLE', '0')}",
+        "* " + ", ".join(f"{name}={os.environ.get(name, 'unset')}" for name in ENVIRONMENT),
         "* the functions run in turn; ratios are of medians, to the first row",
         "",
     ]
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.md").write_text("\n".join([*head, *tables]))
+    (RESULTS / f"{name}-{torch.get_num_threads()}t.md").write_text("\n".join([*head, *tables]))
 
 
 def _has(package: str) -> bool:

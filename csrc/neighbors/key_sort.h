@@ -36,8 +36,8 @@ struct Buckets {
 template <typename T, typename Key, typename KeysOf, typename ItemOf>
 Buckets<Item<T, Key>> deal(int64_t count, uint64_t limit, const KeysOf& keys_of,
                            const ItemOf& item_of) {
-  constexpr int kMostBits = 10;
-  constexpr int64_t kItemsPerBucket = 64;
+  constexpr int kMostBits = 12;
+  constexpr int64_t kItemsPerBucket = 512;
   const int bits = std::bit_width(limit == 0 ? 0 : limit - 1);
   const int wanted = std::bit_width(static_cast<uint64_t>(count / kItemsPerBucket));
   Buckets<Item<T, Key>> buckets;

@@ -145,7 +145,8 @@ inline Mask not_above(Words a, uint32_t b) {
 #endif
 }
 
-// Entry index[lane] of the Count vectors at `from`; every index is below Count * kLanes.
+// Entry index[lane] of the Count vectors at `from`, or any entry up to 255 where the index is
+// larger.
 template <int Count>
 inline Words look_up(const uint32_t* from, Words index) {
 #if defined(__AVX512F__)

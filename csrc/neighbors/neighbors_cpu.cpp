@@ -130,33 +130,58 @@ Tensor radius_typed(const Tensor& queries, const Tensor& points, double radius,
   return most < width ? first_columns(table, most) : table;
 }
 
-// Cell size for a k-nearest search: a sphere of that radius should hold about 2 k + 4 points. On
+// Edge of a square that holds `wanted` points, were the largest cloud spread over the faces of a
+// box. The box is that of nine tenths of a sample, so that outliers do not count.
+template <typename T>
+double guess_cell(const Clouds<T>& points, double wanted) {
+  int64_t begin = 0, count = 0;
+  for (int64_t b = 0; b < points.count(); ++b)
+    if (points.offsets[b + 1] - points.offsets[b] > count) {
+      begin = points.offsets[b];
+      count = points.offsets[b + 1] - begin;
+    }
+  const int64_t size = std::min<int64_t>(count, 2048);
+  double extent[3] = {0, 0, 0};
+  std::vector<double> sample(size);
+  for (int d = 0; d < points.dims; ++d) {
+    for (int64_t i = 0; i < size; ++i)
+      sample[i] = points.data[(begin + count * i / size) * points.dims + d];
+    std::sort(sample.begin(), sample.end());
+    extent[d] = (sample[size - 1 - size / 20] - sample[size / 20]) / 0.9;
+  }
+  const double area = extent[0] * extent[1] + extent[1] * extent[2] + extent[2] * extent[0];
+  return std::sqrt(area * wanted / count);
+}
+
+// How many points the cell of the median point holds; above 1023 is 1023.
+template <typename T>
+int64_t median_cell(const SortedPoints<T>& sorted) {
+  std::vector<int64_t> points_in(1024, 0);  // cells of as many points
+  int64_t count = 0;
+  for (int64_t i = 0; i < sorted.num_cells; ++i) {
+    const int64_t size = sorted.begins[i + 1] - sorted.begins[i];
+    points_in[std::min<int64_t>(size, 1023)] += size;
+    count += size;
+  }
+  int64_t size = 0;
+  for (int64_t below = 0; 2 * below < count;) below += points_in[++size];
+  return size;
+}
+
+// A grid for a k-nearest search: a sphere as large as a cell should hold about 2 k + 4 points. On
 // surfaces that is three times what a cell holds, seen from the points; a wrong guess costs time
 // only.
 template <typename T>
 CellGrid grid_for_knn(const Problem<T>& problem, int64_t k, SortedPoints<T>& sorted) {
-  double cell = 0;
-  for (int64_t b = 0; b < problem.points.count(); ++b) {
-    const Box& box = problem.boxes[b];
-    const double n = problem.points.offsets[b + 1] - problem.points.offsets[b];
-    if (n == 0) continue;
-    const double x = box.high[0] - box.low[0], y = box.high[1] - box.low[1],
-                 z = box.high[2] - box.low[2];
-    cell = std::max(cell, std::sqrt((x * y + y * z + z * x) * (2 * k + 4) / (3 * n)));
-  }
-  if (!(cell > 1e-100 && cell < 1e100)) cell = 1;
   const double wanted = std::max(6.0, (2 * k + 4) / 3.0);  // fewer do not fill vectors
+  double cell = guess_cell(problem.points, wanted);
+  if (!(cell > 1e-100 && cell < 1e100)) cell = 1;
   for (int attempt = 0;; ++attempt) {
     CellGrid grid(problem.points, problem.boxes, cell);
     sorted = grid.sort(problem.points, nullptr, problem.points.size());
-    double shared = 0;
-    for (int64_t i = 0; i < sorted.num_cells; ++i) {
-      const double in_cell = sorted.begins[i + 1] - sorted.begins[i];
-      shared += in_cell * in_cell;
-    }
-    const double excess = shared / problem.points.size() / wanted;
+    const double excess = median_cell(sorted) / wanted;
     if ((excess > 0.4 && excess < 2.5) || attempt == 8) return grid;
-    cell = grid.cell() / std::min(std::max(std::sqrt(excess), 0.25), 1e4);
+    cell = grid.cell() / std::max(std::sqrt(excess), 0.25);
     if (!(cell > 1e-100)) return grid;
   }
 }

@@ -23,51 +23,52 @@ constexpr int64_t kSortable = kMostVectors * kLanes < 256 ? kMostVectors * kLane
 constexpr uint32_t kNumberBits = 8;
 constexpr uint32_t kNumberMask = (1 << kNumberBits) - 1;
 
-struct Hit {
-  uint32_t key;  // rounded distance
-  uint32_t row;
-};
-struct ExactHit {
+// A neighbour with its distance in float64.
+struct Neighbor {
   double d2;
   uint32_t row;
 };
 
-inline bool before(const Hit& a, const Hit& b) {
-  return a.key != b.key ? a.key < b.key : a.row < b.row;
-}
-inline bool before(const ExactHit& a, const ExactHit& b) {
+inline bool before(const Neighbor& a, const Neighbor& b) {
   return a.d2 != b.d2 ? a.d2 < b.d2 : a.row < b.row;
 }
 
-template <typename Item>
-void sift_down(Item* items, int64_t root, int64_t count) {
-  const Item moved = items[root];
+// Moves the root of a heap, largest on top, to where it belongs.
+void sift_down(Neighbor* heap, int64_t root, int64_t count) {
+  const Neighbor moved = heap[root];
   for (int64_t child; (child = 2 * root + 1) < count; root = child) {
-    if (child + 1 < count && before(items[child], items[child + 1])) ++child;
-    if (!before(moved, items[child])) break;
-    items[root] = items[child];
+    if (child + 1 < count && before(heap[child], heap[child + 1])) ++child;
+    if (!before(moved, heap[child])) break;
+    heap[root] = heap[child];
   }
-  items[root] = moved;
+  heap[root] = moved;
 }
 
-template <typename Item>
-void sort_items(Item* items, int64_t count) {
-  if (count <= 48) {
+// Puts the first `wanted` of the neighbours in front, in order; returns how many there are.
+int64_t put_first(Neighbor* all, int64_t count, int64_t wanted) {
+  if (count <= 32) {
     for (int64_t i = 1; i < count; ++i) {
-      const Item moved = items[i];
+      const Neighbor moved = all[i];
       int64_t j = i;
-      for (; j > 0 && before(moved, items[j - 1]); --j) items[j] = items[j - 1];
-      items[j] = moved;
+      for (; j > 0 && before(moved, all[j - 1]); --j) all[j] = all[j - 1];
+      all[j] = moved;
     }
-    return;
+    return count < wanted ? count : wanted;
   }
-  for (int64_t root = count / 2 - 1; root >= 0; --root) sift_down(items, root, count);
-  for (int64_t last = count - 1; last > 0; --last) {
-    const Item largest = items[0];
-    items[0] = items[last];
-    items[last] = largest;
-    sift_down(items, 0, last);
+  const int64_t size = count < wanted ? count : wanted;
+  for (int64_t root = size / 2 - 1; root >= 0; --root) sift_down(all, root, size);
+  for (int64_t i = size; i < count; ++i)
+    if (before(all[i], all[0])) {
+      all[0] = all[i];
+      sift_down(all, 0, size);
+    }
+  for (int64_t last = size - 1; last > 0; --last) {
+    const Neighbor largest = all[0];
+    all[0] = all[last];
+    all[last] = largest;
+    sift_down(all, 0, last);
   }
+  return size;
 }
 
 // Working memory of one task.
@@ -75,24 +76,21 @@ struct Scratch {
   float *x = nullptr, *y = nullptr, *z = nullptr;  // candidates
   uint32_t* row = nullptr;
   uint32_t *key = nullptr, *hit = nullptr;  // hits of a query as found: distance, row
-  Hit* hits = nullptr;                      // hits of a query in order
-  ExactHit* exact = nullptr;
+  Neighbor* exact = nullptr;
   int64_t capacity = 0;
   char* block = nullptr;
 
   ~Scratch() { free(block); }
   void reserve(int64_t candidates) {
-    // vectors are read and stored beyond the end, and padding looks up the largest number
+// vectors are read and stored beyond the end, and padding looks up the largest number
     candidates += kNumberMask + 1 + 2 * kLanes;
     if (candidates <= capacity) return;
     capacity = candidates * 2;
     free(block);
-    block =
-        static_cast<char*>(malloc(capacity * (6 * sizeof(float) + sizeof(Hit) + sizeof(ExactHit))));
+    block = static_cast<char*>(malloc(capacity * (6 * sizeof(float) + sizeof(Neighbor))));
     if (block == nullptr) abort();
-    exact = reinterpret_cast<ExactHit*>(block);
-    hits = reinterpret_cast<Hit*>(exact + capacity);
-    x = reinterpret_cast<float*>(hits + capacity);
+    exact = reinterpret_cast<Neighbor*>(block);
+    x = reinterpret_cast<float*>(exact + capacity);
     y = x + capacity;
     z = y + capacity;
     row = reinterpret_cast<uint32_t*>(z + capacity);
@@ -350,10 +348,8 @@ class CellSearch {
     const int64_t length = count < search_.width ? count : search_.width;
     if (undecided<Vectors>(keys, count, length)) {
       uint32_t sorted[Vectors * kLanes];
-      for (int i = 0; i < Vectors; ++i) store(sorted + i * kLanes, keys[i]);
-      for (int64_t i = 0; i < count; ++i)
-        scratch_.hits[i] = {sorted[i] >> kNumberBits, scratch_.hit[sorted[i] & kNumberMask]};
-      return settle_and_write(query, count);
+      for (int v = 0; v < Vectors; ++v) store(sorted + v * kLanes, keys[v]);
+      return settle_and_write(query, sorted, count);
     }
     uint32_t* row =
         search_.wide ? row_ : static_cast<uint32_t*>(search_.table) + query * search_.width;
@@ -385,25 +381,33 @@ class CellSearch {
   }
 
   // The same for more hits. Where they are more than the row takes, those that cannot come into it
-  // are dropped first.
+  // are dropped first; if that does not help, float64 decides.
   int64_t select_and_write(int64_t query, int64_t count) {
-    if (count > search_.width) count = keep_nearest(count);
+    if (count > search_.width) count = drop_far(count);
     if (count <= kSortable) return sort_and_write(query, count);
-    for (int64_t i = 0; i < count; ++i) scratch_.hits[i] = {scratch_.key[i], scratch_.hit[i]};
-    sort_items(scratch_.hits, count);
-    return settle_and_write(query, count);
+    int64_t inside = 0, length = 0;
+    for (int64_t i = 0; i < count; ++i) add_if_inside(query, scratch_.hit[i], inside);
+    append(inside, length);
+    fill_and_write(query, length);
+    return length;
   }
 
   // Drops hits that are surely behind the first `width`; returns the number that is left.
-  int64_t keep_nearest(int64_t count) {
-    constexpr int kBins = 256, kShift = 16;
-    uint32_t bins[kBins] = {};
-    for (int64_t i = 0; i < count; ++i) ++bins[scratch_.key[i] >> kShift];
-    int last = 0;
-    for (int64_t before = bins[0]; before < search_.width; before += bins[last]) ++last;
-    last += 1 + static_cast<int>(slack_ >> kShift);
-    const uint32_t bound =
-        last < kBins ? (static_cast<uint32_t>(last + 1) << kShift) - 1 : kLargestKey;
+  int64_t drop_far(int64_t count) {
+    uint32_t least = kLargestKey, largest = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      least = scratch_.key[i] < least ? scratch_.key[i] : least;
+      largest = scratch_.key[i] > largest ? scratch_.key[i] : largest;
+    }
+    constexpr int kBinBits = 8;
+    int shift = 0;
+    while ((largest - least) >> shift >> kBinBits != 0) ++shift;
+    uint32_t bins[1 << kBinBits] = {};
+    for (int64_t i = 0; i < count; ++i) ++bins[(scratch_.key[i] - least) >> shift];
+    uint32_t bin = 0;
+    for (int64_t seen = bins[0]; seen < search_.width; seen += bins[bin]) ++bin;
+    const uint32_t bound = least + ((bin + 1) << shift) - 1 + slack_;
+    if (bound >= certain_) return count;  // some of the first may turn out to be outside
     int64_t kept = 0;
     for (int64_t i = 0; i < count; i += kLanes) {
       const Words key = load<Words>(scratch_.key + i), row = load<Words>(scratch_.hit + i);
@@ -417,15 +421,17 @@ class CellSearch {
 
   // Decides in float64 what float32 left open about the sorted hits: the inside of those near the
   // radius, and the order of those with nearly equal keys. Writes the row; returns its length.
-  int64_t settle_and_write(int64_t query, int64_t count) {
-    const Hit* hits = scratch_.hits;
+  int64_t settle_and_write(int64_t query, const uint32_t* sorted, int64_t count) {
     int64_t length = 0;
     for (int64_t begin = 0, end; begin < count && length < search_.width; begin = end) {
       end = begin + 1;
-      while (end < count && hits[end].key - hits[end - 1].key <= slack_) ++end;
+      while (end < count &&
+             (sorted[end] >> kNumberBits) - (sorted[end - 1] >> kNumberBits) <= slack_)
+        ++end;
       int64_t inside = 0;
-      for (int64_t i = begin; i < end; ++i) add_if_inside(query, hits[i].row, inside);
-      append_sorted(inside, length);
+      for (int64_t i = begin; i < end; ++i)
+        add_if_inside(query, scratch_.hit[sorted[i] & kNumberMask], inside);
+      append(inside, length);
     }
     fill_and_write(query, length);
     return length;
@@ -440,11 +446,10 @@ class CellSearch {
       for (int r = 0; r < 9; ++r)
         for (int64_t p = runs[r].begin; p < runs[r].end; ++p)
           add_if_inside(query, search_.points.rows[p], inside);
-      if (search_.table != nullptr) {
-        append_sorted(inside, length);
-        fill_and_write(query, length);
-      }
       most = inside > most ? inside : most;
+      if (search_.table == nullptr) continue;
+      append(inside, length);
+      fill_and_write(query, length);
     }
     return search_.table != nullptr && most > search_.width ? search_.width : most;
   }
@@ -454,11 +459,10 @@ class CellSearch {
     if (d2 < radius2_) scratch_.exact[inside++] = {d2, row};
   }
 
-  // Appends the exact hits, in order, to the row in the making.
-  void append_sorted(int64_t inside, int64_t& length) {
-    sort_items(scratch_.exact, inside);
-    for (int64_t i = 0; i < inside && length < search_.width; ++i)
-      row_[length++] = scratch_.exact[i].row;
+  // Appends the neighbours in scratch.exact, in order, to the row in the making.
+  void append(int64_t inside, int64_t& length) {
+    const int64_t added = put_first(scratch_.exact, inside, search_.width - length);
+    for (int64_t i = 0; i < added; ++i) row_[length++] = scratch_.exact[i].row;
   }
 
   void fill_and_write(int64_t query, int64_t length) {

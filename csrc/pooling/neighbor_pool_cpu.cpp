@@ -79,37 +79,45 @@ Table<Index> checked_table(const Tensor& neighbors, int64_t num_points) {
   return table;
 }
 
+// Takes the channels of x that are larger than the best so far. NaN counts as larger than all.
+template <typename F>
+void take_larger(const F* x, int32_t slot, int64_t channels, Sum<F>* best, int32_t* best_slot) {
+  for (int64_t c = 0; c < channels; ++c) {
+    const Sum<F> value = static_cast<Sum<F>>(x[c]);
+    const bool larger = (value > best[c]) | (value != value);
+    best[c] = larger ? value : best[c];
+    best_slot[c] = larger ? slot : best_slot[c];
+  }
+}
+
 template <typename F, typename Index>
 void pool_max(const F* features, const Table<Index>& table, int64_t channels, bool shadow_zero,
               F* pooled, int16_t* argmax) {
   parallel_chunks(table.rows, 64, [&](int64_t begin, int64_t end) {
+    std::vector<Sum<F>> best(channels);
+    std::vector<int32_t> slot(channels);
     for (int64_t m = begin; m < end; ++m) {
-      F* best = pooled + m * channels;
-      int16_t* slot = argmax + m * channels;
-      std::fill_n(best, channels, F(0));
-      std::fill_n(slot, channels, int16_t{-1});
-      bool first = true, has_empty = false;
+      bool empty = true, shadow = false;
       for (int64_t h = 0; h < table.width; ++h) {
         const int64_t n = table.at(m, h);
         if (n < 0) {
-          has_empty = true;
+          shadow = shadow_zero;
           continue;
         }
         const F* x = features + n * channels;
-        for (int64_t c = 0; c < channels; ++c) {
-          if (first || x[c] > best[c] || (x[c] != x[c] && best[c] == best[c])) {
-            best[c] = x[c];
-            slot[c] = static_cast<int16_t>(h);
-          }
+        if (empty) {
+          std::copy_n(x, channels, best.begin());
+          std::fill(slot.begin(), slot.end(), static_cast<int32_t>(h));
+        } else {
+          take_larger(x, static_cast<int32_t>(h), channels, best.data(), slot.data());
         }
-        first = false;
+        empty = false;
       }
-      if (!shadow_zero || !has_empty) continue;
-      for (int64_t c = 0; c < channels; ++c)
-        if (best[c] < F(0)) {
-          best[c] = F(0);
-          slot[c] = -1;
-        }
+      for (int64_t c = 0; c < channels; ++c) {
+        const bool none = empty || (shadow && best[c] < 0);
+        pooled[m * channels + c] = none ? F(0) : static_cast<F>(best[c]);
+        argmax[m * channels + c] = none ? int16_t{-1} : static_cast<int16_t>(slot[c]);
+      }
     }
   });
 }
@@ -217,14 +225,14 @@ class Backward {
     int64_t count = 0;
     for (int64_t h = 0; h < table_.width; ++h) count += table_.at(m, h) >= 0;
     if (reduce_ == kNearest) count = std::min<int64_t>(count, 1);
-    const Sum<F> divisor = static_cast<Sum<F>>(std::max<int64_t>(count, 1));
+    const Sum<F> share_of_each = Sum<F>(1) / static_cast<Sum<F>>(std::max<int64_t>(count, 1));
     for (int64_t h = 0; count > 0; ++h) {
       const int64_t n = table_.at(m, h);
       if (n < 0) continue;
       --count;
       if (!share.owns(n)) continue;
       for (int64_t c = share.channel_begin; c < share.channel_end; ++c)
-        result_[n * channels_ + c] += static_cast<Sum<F>>(grad_[m * channels_ + c]) / divisor;
+        result_[n * channels_ + c] += static_cast<Sum<F>>(grad_[m * channels_ + c]) * share_of_each;
     }
   }
 

@@ -242,6 +242,19 @@ def test_queries_far_from_every_point():
     assert ops.radius_neighbors(queries + 1e6, points, 0.1).shape == (200, 0)
 
 
+def test_clusters_of_very_different_density():
+    """A k-nearest search has no one cell size that suits them; a radius search has crowded cells."""
+    crowd, spread = surface(700) * 1e-3, surface(700, seed=1) * 10
+    points = torch.cat([crowd, spread, torch.zeros(300, 3), torch.full((1, 3), 1e30)])
+    for k in (1, 20):
+        actual = ops.knn_neighbors(points, points, k)
+        assert_same_table(actual, reference.knn_neighbors(points, points, k))
+    for limit in (5, None):
+        actual = ops.radius_neighbors(points, points, 0.5, max_neighbors=limit)
+        expected = reference.radius_neighbors(points, points, 0.5, max_neighbors=limit)
+        assert_same_table(actual, expected)
+
+
 # ---- shapes and layouts
 
 
