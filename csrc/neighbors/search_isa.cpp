@@ -82,7 +82,7 @@ struct Scratch {
 
   ~Scratch() { free(block); }
   void reserve(int64_t candidates) {
-// vectors are read and stored beyond the end, and padding looks up the largest number
+    // vectors are read and stored beyond the end, and padding looks up the largest number
     candidates += kNumberMask + 1 + 2 * kLanes;
     if (candidates <= capacity) return;
     capacity = candidates * 2;
