@@ -243,7 +243,7 @@ def test_queries_far_from_every_point():
 
 
 def test_clusters_of_very_different_density():
-    """A k-nearest search has no one cell size that suits them; a radius search has crowded cells."""
+    """A k-nearest search has no cell size that suits them; a radius search has crowded cells."""
     crowd, spread = surface(700) * 1e-3, surface(700, seed=1) * 10
     points = torch.cat([crowd, spread, torch.zeros(300, 3), torch.full((1, 3), 1e30)])
     for k in (1, 20):
