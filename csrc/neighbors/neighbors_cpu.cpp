@@ -168,12 +168,12 @@ int64_t median_cell(const SortedPoints<T>& sorted) {
   return size;
 }
 
-// A grid for a k-nearest search: a sphere as large as a cell should hold about 2 k + 4 points. On
-// surfaces that is three times what a cell holds, seen from the points; a wrong guess costs time
-// only.
+// A grid for a k-nearest search. Seen from its points, a cell of a surface should hold a third of
+// the 2 k + 4 points that are hoped for within the edge of a cell, but no fewer than fill vectors;
+// a wrong guess costs time only.
 template <typename T>
 CellGrid grid_for_knn(const Problem<T>& problem, int64_t k, SortedPoints<T>& sorted) {
-  const double wanted = std::max(6.0, (2 * k + 4) / 3.0);  // fewer do not fill vectors
+  const double wanted = std::max(6.0, (2 * k + 4) / 3.0);
   double cell = guess_cell(problem.points, wanted);
   if (!(cell > 1e-100 && cell < 1e100)) cell = 1;
   for (int attempt = 0;; ++attempt) {
@@ -240,6 +240,7 @@ Tensor knn_typed(const Tensor& queries, const Tensor& points, int64_t k,
   };
   SortedPoints<T> sorted;
   CellGrid grid = grid_for_knn(problem, k, sorted);
+  double reach = std::min(1.0, std::sqrt((2 * k + 4) / (3.0 * median_cell(sorted))));  // in cells
   Buffer<uint32_t> counts(num_queries), pending(num_queries);
   int64_t num_pending = num_queries;
   for (bool first = true;; first = false) {
@@ -247,7 +248,7 @@ Tensor knn_typed(const Tensor& queries, const Tensor& points, int64_t k,
     SortedPoints<T> sorted_queries;
     if (!same)
       sorted_queries = grid.sort(problem.queries, first ? nullptr : pending.get(), num_pending);
-    const double radius = grid.cell() / cell_for(1);
+    const double radius = reach * grid.cell() / cell_for(1);
     Search<T> search = make_search(problem, grid, same ? sorted.view() : sorted_queries.view(),
                                    sorted.view(), radius);
     search.table = table.mutable_data_ptr();
@@ -273,8 +274,11 @@ Tensor knn_typed(const Tensor& queries, const Tensor& points, int64_t k,
       });
       return table;
     }
-    grid = CellGrid(problem.points, problem.boxes, grid.cell() * 2);
-    sorted = grid.sort(problem.points, nullptr, num_points);
+    if (reach == 1) {
+      grid = CellGrid(problem.points, problem.boxes, grid.cell() * 2);
+      sorted = grid.sort(problem.points, nullptr, num_points);
+    }
+    reach = 1;
   }
 }
 

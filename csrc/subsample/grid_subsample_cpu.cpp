@@ -302,8 +302,8 @@ Result subsample_typed(const Tensor& points, double cell_size, const Tensor& len
   advise_huge_pages(inverse.mutable_data_ptr(), clouds.size() * 8);
   std::copy_n(groups.means.get(), groups.size * clouds.dims, means.mutable_data_ptr<T>());
 
-  constexpr int64_t kGroupsPerTask = 4096,
-                    kAhead = 24;  // rows are all over memory: fetched some time before their use
+  constexpr int64_t kGroupsPerTask = 4096;
+  constexpr int64_t kAhead = 24;  // rows are all over memory: fetched some time before their use
   const int64_t last = clouds.size() - 1;
   int64_t* const target = inverse.mutable_data_ptr<int64_t>();
   int64_t* const sizes = counts.mutable_data_ptr<int64_t>();
@@ -317,6 +317,7 @@ Result subsample_typed(const Tensor& points, double cell_size, const Tensor& len
       for (int64_t i = 0; i < count; ++i) {
         target[rows[i]] = g;
         const int64_t soon = rows[std::min(i + kAhead, last - groups.begins[g])];
+        __builtin_prefetch(target + soon, 1);
         if (mean) __builtin_prefetch(feature.in + soon * feature.row_bytes);
         if (majority) __builtin_prefetch(label.in + soon * label.row_bytes);
       }
