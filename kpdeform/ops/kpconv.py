@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from kpdeform import _library as _library
+from kpdeform.ops import _checks
 from kpdeform.ops._call import call
 
 Influence = Literal["linear", "gaussian", "constant"]
@@ -212,21 +213,13 @@ def _check_positions(
             f"{op}: offsets must be (M, K, D) = {expected}, got {tuple(offsets.shape)}"
         )
     others = {"points": points, "kernel_points": kernel_points, "offsets": offsets}
-    _check_like(op, queries, {name: t for name, t in others.items() if t is not None})
+    for name, other in others.items():
+        if other is not None:
+            _checks.alike(op, name, other, "queries", queries)
     if neighbors.device != queries.device:
         raise ValueError(
             f"{op}: neighbors is on {neighbors.device} but queries is on {queries.device}"
         )
-
-
-def _check_like(op: str, queries: Tensor, others: dict[str, Tensor]) -> None:
-    for name, tensor in others.items():
-        if tensor.dtype != queries.dtype:
-            raise TypeError(f"{op}: {name} is {tensor.dtype} but queries is {queries.dtype}")
-        if tensor.device != queries.device:
-            raise ValueError(
-                f"{op}: {name} is on {tensor.device} but queries is on {queries.device}"
-            )
 
 
 def _check_features(
@@ -271,7 +264,7 @@ def _check_modulations(queries: Tensor, kernel_points: Tensor, modulations: Tens
         raise ValueError(
             f"kpconv: modulations must be (M, K) = {expected}, got {tuple(modulations.shape)}"
         )
-    _check_like("kpconv", queries, {"modulations": modulations})
+    _checks.alike("kpconv", "modulations", modulations, "queries", queries)
 
 
 # ---- fakes and autograd
