@@ -6,10 +6,13 @@ import pytest
 
 NAMES = {
     "kpdeform.ops": "radius_neighbors knn_neighbors grid_subsample kpconv kernel_point_distances "
-    "neighbor_pool segment_reduce",
+    "neighbor_pool segment_reduce deform_conv2d dcnv3 dcnv4 deform_roi_pool deform_ps_roi_pool "
+    "layouts",
     "kpdeform.reference": "radius_neighbors knn_neighbors grid_subsample kpconv "
-    "kernel_point_distances neighbor_pool segment_reduce",
-    "kpdeform.nn": "KPConv DeformKPConv Deformation deformation_loss parameter_groups",
+    "kernel_point_distances neighbor_pool segment_reduce deform_conv2d dcnv3 dcnv4 "
+    "deform_roi_pool deform_ps_roi_pool",
+    "kpdeform.nn": "KPConv DeformKPConv Deformation deformation_loss parameter_groups "
+    "DeformConv2d DCNv3 DCNv4 DeformRoIPool DeformPSRoIPool",
     "kpdeform.models": "KPCNN KPFCNN load_weights",
     "kpdeform.data": "PointBatch Pyramid PyramidSpec build_pyramid SceneDataset transforms",
     "kpdeform.viz": "kernel_scene show render",

@@ -9,6 +9,9 @@ from kpdeform.nn.blocks import (
     SimpleBlock,
     Unary,
 )
+from kpdeform.nn.dcn import DCNv3, DCNv4
+from kpdeform.nn.deform_conv2d import DeformConv2d
+from kpdeform.nn.deform_roi_pool import DeformPSRoIPool, DeformRoIPool
 from kpdeform.nn.kpconv import Deformation, DeformKPConv, KPConv, published_init_
 from kpdeform.nn.losses import deformation_loss
 from kpdeform.nn.optim import parameter_groups
@@ -16,7 +19,12 @@ from kpdeform.nn.optim import parameter_groups
 __all__ = [
     "BatchNorm",
     "Bias",
+    "DCNv3",
+    "DCNv4",
+    "DeformConv2d",
     "DeformKPConv",
+    "DeformPSRoIPool",
+    "DeformRoIPool",
     "Deformation",
     "GlobalAverage",
     "KPConv",
