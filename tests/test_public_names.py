@@ -5,12 +5,12 @@ import importlib
 import pytest
 
 NAMES = {
-    "kpdeform.ops": "radius_neighbors knn_neighbors grid_subsample kpconv kernel_point_distances "
-    "neighbor_pool segment_reduce deform_conv2d dcnv3 dcnv4 deform_roi_pool deform_ps_roi_pool "
-    "layouts",
-    "kpdeform.reference": "radius_neighbors knn_neighbors grid_subsample kpconv "
+    "kpdeform.ops": "radius_neighbors knn_neighbors grid_subsample kpconv kpconv_depthwise "
     "kernel_point_distances neighbor_pool segment_reduce deform_conv2d dcnv3 dcnv4 "
-    "deform_roi_pool deform_ps_roi_pool",
+    "deform_roi_pool deform_ps_roi_pool layouts",
+    "kpdeform.reference": "radius_neighbors knn_neighbors grid_subsample kpconv "
+    "kpconv_depthwise kernel_point_distances neighbor_pool segment_reduce deform_conv2d dcnv3 "
+    "dcnv4 deform_roi_pool deform_ps_roi_pool",
     "kpdeform.nn": "KPConv DeformKPConv Deformation deformation_loss parameter_groups "
     "DeformConv2d DCNv3 DCNv4 DeformRoIPool DeformPSRoIPool",
     "kpdeform.models": "KPCNN KPFCNN load_weights",

@@ -5,6 +5,7 @@ from kpdeform.ops import layouts
 from kpdeform.ops.deform_conv2d import dcnv3, dcnv4, deform_conv2d
 from kpdeform.ops.deform_roi_pool import deform_ps_roi_pool, deform_roi_pool
 from kpdeform.ops.kpconv import kernel_point_distances, kpconv
+from kpdeform.ops.kpconv_depthwise import kpconv_depthwise
 from kpdeform.ops.neighbors import knn_neighbors, radius_neighbors
 from kpdeform.ops.pooling import neighbor_pool, segment_reduce
 from kpdeform.ops.subsample import grid_subsample
@@ -20,6 +21,7 @@ __all__ = [
     "kernel_point_distances",
     "knn_neighbors",
     "kpconv",
+    "kpconv_depthwise",
     "layouts",
     "neighbor_pool",
     "radius_neighbors",
