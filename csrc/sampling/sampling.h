@@ -6,6 +6,7 @@
 
 #include "../isa.h"
 #include "points_math.h"
+#include "views.h"
 
 namespace kpdeform {
 
@@ -23,27 +24,27 @@ struct BFloat16 {
 template <typename T>
 struct PointsView {
   using Number = T;
-  const T* queries;         // (M, D)
-  const T* points;          // (N, D)
-  int64_t num_queries;      // M
-  int64_t num_points;       // N
-  const void* neighbors;    // (M, H)
-  bool wide_index;          // neighbors are int64, else int32
-  bool wide_members;        // the same for members
-  int64_t width;            // H
-  int64_t first_point;      // transposed: queries of point n are members[starts[i] - starts[0]] to
-  const int64_t* starts;    // members[starts[i + 1] - starts[0] - 1], where i = n - first_point
-  const void* members;      //
-  int64_t max_sources;      // the most sources that any site has
-  const T* kernel_points;   // (K, D)
-  const T* offsets;         // (M, OG, K, D) or null
-  const T* modulations;     // (M, K, MG) or null
-  int64_t offset_groups;    // OG, 1 or G
+  const T* queries;        // (M, D)
+  const T* points;         // (N, D)
+  int64_t num_queries;     // M
+  int64_t num_points;      // N
+  const void* neighbors;   // (M, H)
+  bool wide_index;         // neighbors are int64, else int32
+  bool wide_members;       // the same for members
+  int64_t width;           // H
+  int64_t first_point;     // transposed: queries of point n are members[starts[i] - starts[0]] to
+  const int64_t* starts;   // members[starts[i + 1] - starts[0] - 1], where i = n - first_point
+  const void* members;     //
+  int64_t max_sources;     // the most sources that any site has
+  const T* kernel_points;  // (K, D)
+  const T* offsets;        // (M, OG, K, D) or null
+  const T* modulations;    // (M, K, MG) or null
+  int64_t offset_groups;   // OG, 1 or G
   int64_t modulation_groups;  // MG, 1 or G
-  T* distances;             // (M, OG, K) or null: squared distances, see kpconv.h section 7, that
-                            // listing leaves there
-  int num_kernel_points;    // K
-  int dim;                  // D
+  T* distances;               // (M, OG, K) or null: squared distances, see kpconv.h section 7, that
+                              // listing leaves there
+  int num_kernel_points;      // K
+  int dim;                    // D
   Influence influence;
   Aggregation aggregation;
   Reach<T> reach;
@@ -69,10 +70,12 @@ struct PointsView {
 // The dense combiner: out[m, g] = sum_k S[m, g, k] W[k, :, g]. One site's S is stored as (G, K,
 // C/G), so that every group is one matrix product with K*C/G terms.
 struct DenseShape {
-  int64_t num_kernel_points;  // K
-  int64_t in_channels;        // C
-  int64_t out_channels;       // O
-  int64_t groups;             // G
+  int64_t num_kernel_points;          // K
+  int64_t in_channels;                // C
+  int64_t out_channels;               // O
+  int64_t groups;                     // G
+  int64_t in_stride = in_channels;    // from row to row of the features
+  int64_t out_stride = out_channels;  // and of the result
   int64_t row() const { return num_kernel_points * in_channels; }
   int64_t terms() const { return num_kernel_points * group_in(); }
   bool empty() const { return in_channels == 0 || out_channels == 0; }
@@ -131,11 +134,22 @@ struct SiteGradients {
   /* Adds to the gradients; grad_weight (K, C) may be null; depthwise_bytes */                     \
   template <typename View, typename F>                                                             \
   void depthwise_backward(const View& view, int64_t channels, const F* features, const F* grad,    \
-                          const typename View::Number* weight,                                     \
-                          typename View::Number* grad_weight,                                      \
+                          const typename View::Number* weight, typename View::Number* grad_weight, \
                           const SiteGradients<typename View::Number>& gradients, int64_t begin,    \
                           int64_t end, char* workspace);                                           \
-  /* Leaves view.distances alone; sampler_bytes */                                                                              \
+  template <typename View>                                                                         \
+  int64_t listing_bytes(const View& view);                                                         \
+  /* Counts the pairs of sites [begin, end) that take rows [low, high), in                         \
+   * counts[((row - low) * groups + g - first_group) * K + k]; listing_bytes */                    \
+  template <typename View>                                                                         \
+  void count_pairs(const View& view, int64_t first_group, int64_t groups, int64_t low,             \
+                   int64_t high, int64_t begin, int64_t end, int64_t* counts, char* workspace);    \
+  /* Lists the same pairs, each at next[the same index]++; kernels may be null; listing_bytes */   \
+  template <typename View>                                                                         \
+  void list_pairs(const View& view, int64_t first_group, int64_t groups, int64_t low,              \
+                  int64_t high, int64_t begin, int64_t end, int64_t* next, uint32_t* sites,        \
+                  int32_t* kernels, typename View::Number* coefficients, char* workspace);         \
+  /* Leaves view.distances alone; sampler_bytes */                                                 \
   template <typename T>                                                                            \
   int64_t sampler_bytes(const PointsView<T>& view);                                                \
   template <typename T>                                                                            \
