@@ -16,7 +16,8 @@ DenseShape make_shape(const GridInputs& in, const Tensor& weight) {
   KPDEFORM_CHECK(weight.dim() == 4 && weight.size(2) > 0 && channels % weight.size(2) == 0 &&
                      channels > 0 && weight.size(3) % (channels / weight.size(2)) == 0,
                  "weight must be (kh, kw, C/groups, O)");
-  return {in.num_kernel_points(), channels, weight.size(3), channels / weight.size(2)};
+  const int64_t outputs = weight.size(3), groups = channels / weight.size(2);
+  return {in.num_kernel_points(), channels, outputs, groups, channels, outputs};
 }
 
 Tensor deform_conv2d(const Tensor& input, const Tensor& offset, const Tensor& weight,
@@ -39,30 +40,6 @@ Tensor deform_conv2d(const Tensor& input, const Tensor& offset, const Tensor& we
   return out;
 }
 
-// The channels that one offset group and one weight group share get their gradient from the outputs
-// of that weight group: a convolution over the offset group's table, one group after the other.
-template <typename T, typename F>
-void input_gradient(const GridView<T>& view, const DenseShape& shape, const F* grad,
-                    const T* weight, F* grad_input) {
-  const int64_t in = shape.group_in(), outputs = shape.group_out();
-  const int64_t size = shape.in_channels / view.offset_groups;
-  for (int64_t g = 0; g < view.offset_groups; ++g) {
-    for_each_table(view, g, 1, false, [&](const TableView<T>& table, int64_t first, int64_t last) {
-      for (int64_t c = g * size, end = c + size, stop; c < end; c = stop) {
-        const int64_t group = c / in;
-        stop = std::min(end, (group + 1) * in);
-        const DenseShape back{shape.num_kernel_points, outputs,          stop - c, 1,
-                              shape.out_channels,      shape.in_channels};
-        const T* from = weight + (c - group * in) * shape.out_channels + group * outputs;
-        const Scratch<T> packed =
-            pack_groups(from, {1, 0, shape.num_kernel_points, in * shape.out_channels, outputs, 1,
-                               stop - c, shape.out_channels});
-        convolve(table, back, grad + group * outputs, packed.get(), grad_input + c, first, last);
-      }
-    });
-  }
-}
-
 FourTensors deform_conv2d_backward(const Tensor& grad, const Tensor& input, const Tensor& offset,
                                    const Tensor& weight, MaybeTensor mask, Numbers stride,
                                    Numbers padding, Numbers dilation, bool input_wanted,
@@ -82,7 +59,10 @@ FourTensors deform_conv2d_backward(const Tensor& grad, const Tensor& input, cons
     if (shape.empty()) return;
     const GridView<T> view = in.view<T>();
     if (input_wanted)
-      input_gradient(view, shape, data<F>(g), data<T>(w), mutable_data<F>(grad_input));
+      for_each_table(view, false, [&](const TableView<T>& table, int64_t first, int64_t last) {
+        features_backward(table, shape, data<F>(g), data<T>(w), mutable_data<F>(grad_input), first,
+                          last);
+      });
     const SiteGradients<T> sites{gradient_data<T>(grad_offset), gradient_data<T>(grad_mask)};
     if (weight_wanted || sites.any())
       sites_backward(view, view.num_sites(), shape, data<F>(in.input), data<F>(g), data<T>(w),

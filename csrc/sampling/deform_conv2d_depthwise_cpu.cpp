@@ -58,11 +58,10 @@ FourTensors deform_conv2d_depthwise_backward(const Tensor& grad, const Tensor& i
     if (channels == 0) return;
     const GridView<T> view = in.view<T>();
     if (input_wanted)
-      for_each_table(view, 0, view.offset_groups, true,
-                     [&](const TableView<T>& table, int64_t first, int64_t last) {
-                       convolve_depthwise(table, channels, data<F>(g), data<T>(w),
-                                          mutable_data<F>(grad_input), first, last);
-                     });
+      for_each_table(view, true, [&](const TableView<T>& table, int64_t first, int64_t last) {
+        convolve_depthwise(table, channels, data<F>(g), data<T>(w), mutable_data<F>(grad_input),
+                           first, last);
+      });
     const SiteGradients<T> sites{gradient_data<T>(grad_offset), gradient_data<T>(grad_mask)};
     if (weight_wanted || sites.any())
       sites_backward_depthwise(view, view.num_sites(), channels, data<F>(in.input), data<F>(g),

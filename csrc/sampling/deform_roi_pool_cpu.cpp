@@ -137,11 +137,10 @@ std::tuple<Tensor, Tensor> deform_roi_pool_backward(const Tensor& grad, const Te
     using F = decltype(element);
     const BoxesView<T> view = in.view<T>();
     if (input_wanted)
-      for_each_table(view, 0, view.offset_groups, true,
-                     [&](const TableView<T>& table, int64_t first, int64_t last) {
-                       convolve_depthwise(table, channels, data<F>(g), ones,
-                                          mutable_data<F>(grad_input), first, last);
-                     });
+      for_each_table(view, true, [&](const TableView<T>& table, int64_t first, int64_t last) {
+        convolve_depthwise(table, channels, data<F>(g), ones, mutable_data<F>(grad_input), first,
+                           last);
+      });
     const SiteGradients<T> sites{gradient_data<T>(grad_shifts), nullptr};
     if (sites.any())
       sites_backward_depthwise(view, view.num_sites(), channels, data<F>(in.input), data<F>(g),

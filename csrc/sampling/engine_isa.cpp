@@ -94,20 +94,10 @@ void add_site_gradients(const View& view, int64_t site, int64_t g, int64_t k,
 
 // ---- the dense combiner
 
-// Channels that belong to one group of the sampler and one of the weight.
-struct Span {
-  int64_t channel, width;
-  int64_t target;  // where S of kernel point 0 begins; that of k is k * group_in further
-};
-
-template <typename Body>
-void for_each_span(const DenseShape& shape, int64_t groups, int64_t g, const Body& body) {
-  const int64_t size = shape.in_channels / groups, in = shape.group_in();
-  for (int64_t c = g * size, end = c + size, stop; c < end; c = stop) {
-    const int64_t group = c / in;
-    stop = (group + 1) * in < end ? (group + 1) * in : end;
-    body(Span{c, stop - c, group * shape.terms() + c - group * in});
-  }
+// Where the channels of a span begin in S of kernel point 0; kernel point k is k * group_in
+// further.
+inline int64_t place_of(const Span& span, const DenseShape& shape) {
+  return span.group * shape.terms() + span.channel - span.group * shape.group_in();
 }
 
 // S[site] as (G, K, C/G).
@@ -119,7 +109,7 @@ void sample_site(const View& view, Sampler& sampler, int64_t site, const DenseSh
       const Pairs<T> pairs = sampler.list(g);
       for_each_span(shape, view.num_groups(), g, [&](const Span& span) {
         accumulate_pairs(pairs, shape.num_kernel_points, features + span.channel, shape.in_stride,
-                         span.width, first, sampled + span.target, shape.group_in());
+                         span.width, first, sampled + place_of(span, shape), shape.group_in());
       });
     }
   });
@@ -137,15 +127,16 @@ void sample_site_backward(const View& view, Sampler& sampler, int64_t site, cons
       const Pairs<T> pairs = sampler.list_derivatives(g);
       for_each_span(shape, view.num_groups(), g, [&](const Span& span) {
         const F* rows = features + span.channel;
+        const int64_t place = place_of(span, shape);
         if (sampled != nullptr)
           accumulate_pairs(pairs, kernels, rows, shape.in_stride, span.width, first,
-                           sampled + span.target, in);
+                           sampled + place, in);
         for (int64_t k = 0; k < kernels; ++k) {
           PairSums<T, Sampler::kDims> sums;
           for (int i = pairs.begins[k]; i < pairs.begins[k + 1]; ++i)
             sums.add(pairs, i,
                      dot_lanes(rows + int64_t(pairs.rows[i]) * shape.in_stride,
-                               grad_sampled + span.target + k * in, span.width));
+                               grad_sampled + place + k * in, span.width));
           if (pairs.begins[k] < pairs.begins[k + 1])
             add_site_gradients(view, site, g, k, sums, modulation_of(view, site, g, k), gradients);
         }
@@ -391,7 +382,6 @@ void sample_and_combine(const View& view, const DenseShape& shape, const F* feat
                         char* workspace) {
   using T = typename View::Number;
   constexpr bool kDirect = sizeof(F) == sizeof(T);
-  const int64_t stride = kDirect ? shape.out_stride : shape.out_channels;
   const int64_t group_size = round_up(shape.group_out(), kPanel<T>) * shape.terms();
   Carver carver(workspace);
   const DenseTile<T> tile(shape, carver);
@@ -401,7 +391,11 @@ void sample_and_combine(const View& view, const DenseShape& shape, const F* feat
       for (int64_t i = 0; i < sites; ++i)
         sample_site(view, sampler, first + i, shape, features, tile.sampled + i * shape.row());
       T* rows = tile.rows;
-      if constexpr (kDirect) rows = out + first * stride;
+      int64_t stride = shape.out_channels;
+      if constexpr (kDirect) {
+        rows = out + first * shape.out_stride;
+        stride = shape.out_stride;
+      }
       for (int64_t g = 0; g < shape.groups; ++g) {
         multiply_packed(tile.sampled + g * shape.terms(), shape.row(), sites, shape.terms(),
                         packed + g * group_size, shape.group_out(), rows + g * shape.group_out(),
@@ -409,7 +403,7 @@ void sample_and_combine(const View& view, const DenseShape& shape, const F* feat
       }
       if constexpr (!kDirect) {
         for (int64_t i = 0; i < sites; ++i)
-          convert(rows + i * stride, shape.out_channels, out + (first + i) * shape.out_stride);
+          convert(rows + i * stride, stride, out + (first + i) * shape.out_stride);
       }
     }
   });
@@ -511,16 +505,17 @@ void depthwise_backward(const View& view, int64_t channels, const F* features, c
 
 // ---- tables of pairs
 
-// body(index, pair) for pairs of sites [begin, end) with a row in [low, high); see count_pairs.
+// body(index, site, k, coefficient) for pairs of sites [begin, end) with a row in [low, high); see
+// count_pairs.
 template <typename View, typename Body>
-void for_each_pair(const View& view, int64_t first_group, int64_t groups, int64_t low, int64_t high,
-                   int64_t begin, int64_t end, char* workspace, const Body& body) {
-  const int64_t kernels = view.num_kernel_points;
+void for_each_pair(const View& view, int64_t low, int64_t high, int64_t begin, int64_t end,
+                   char* workspace, const Body& body) {
+  const int64_t kernels = view.num_kernel_points, groups = view.num_groups();
   with_sampler(view, true, workspace, [&](auto& sampler) {
     for (int64_t site = begin; site < end; ++site) {
       for_each_load(sampler, site, [&](bool) {
         for (int64_t g = 0; g < groups; ++g) {
-          const auto pairs = sampler.list(first_group + g);
+          const auto pairs = sampler.list(g);
           for (int i = 0; i < pairs.count; ++i) {
             const int64_t row = int64_t(pairs.rows[i]) - low;
             if (uint64_t(row) < uint64_t(high - low))
@@ -539,17 +534,17 @@ int64_t listing_bytes(const View& view) {
 }
 
 template <typename View>
-void count_pairs(const View& view, int64_t first_group, int64_t groups, int64_t low, int64_t high,
-                 int64_t begin, int64_t end, int64_t* counts, char* workspace) {
-  for_each_pair(view, first_group, groups, low, high, begin, end, workspace,
+void count_pairs(const View& view, int64_t low, int64_t high, int64_t begin, int64_t end,
+                 int64_t* counts, char* workspace) {
+  for_each_pair(view, low, high, begin, end, workspace,
                 [&](int64_t index, auto...) { ++counts[index]; });
 }
 
 template <typename View>
-void list_pairs(const View& view, int64_t first_group, int64_t groups, int64_t low, int64_t high,
-                int64_t begin, int64_t end, int64_t* next, uint32_t* sites, int32_t* kernels,
+void list_pairs(const View& view, int64_t low, int64_t high, int64_t begin, int64_t end,
+                int64_t* next, uint32_t* sites, int32_t* kernels,
                 typename View::Number* coefficients, char* workspace) {
-  for_each_pair(view, first_group, groups, low, high, begin, end, workspace,
+  for_each_pair(view, low, high, begin, end, workspace,
                 [&](int64_t index, int64_t site, int32_t k, auto coefficient) {
                   const int64_t at = next[index]++;
                   sites[at] = uint32_t(site);
@@ -619,12 +614,11 @@ void min_squared_distances_backward(const PointsView<T>& view, const T* grad, in
 #define KPDEFORM_INSTANTIATE_BYTES(View)                        \
   template int64_t dense_bytes(const View&, const DenseShape&); \
   template int64_t depthwise_bytes(const View&, int64_t);
-#define KPDEFORM_INSTANTIATE_TABLE(View)                                                       \
-  template int64_t listing_bytes(const View&);                                                 \
-  template void count_pairs(const View&, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, \
-                            int64_t*, char*);                                                  \
-  template void list_pairs(const View&, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,  \
-                           int64_t*, uint32_t*, int32_t*, View::Number*, char*);
+#define KPDEFORM_INSTANTIATE_TABLE(View)                                                         \
+  template int64_t listing_bytes(const View&);                                                   \
+  template void count_pairs(const View&, int64_t, int64_t, int64_t, int64_t, int64_t*, char*);   \
+  template void list_pairs(const View&, int64_t, int64_t, int64_t, int64_t, int64_t*, uint32_t*, \
+                           int32_t*, View::Number*, char*);
 #define KPDEFORM_INSTANTIATE(T)                                                                   \
   template int64_t panel_columns<T>();                                                            \
   template void pack(const T*, int64_t, int64_t, int64_t, int64_t, T*);                           \

@@ -96,25 +96,24 @@ class PointsSampler {
       result.squared = closer ? scratch_[j] : result.squared;
       at = closer ? j : at;
     }
-    for (int d = 0; d < view_.dim && at >= 0; ++d) result.difference[d] = y_[d][at] - position(k, d);
+    for (int d = 0; d < view_.dim && at >= 0; ++d)
+      result.difference[d] = y_[d][at] - position(k, d);
     return result;
   }
 
   // Moves the kernel points to where group g has them: (K, 3) of the site, or (K, D, room) of each
   // source.
   void select(int64_t g) {
-    const int64_t numbers = int64_t(view_.num_kernel_points) * view_.dim;
-    const int64_t groups = view_.offset_groups;
     if (view_.offsets != nullptr) {
-      const T* offsets = view_.offsets + (groups > 1 ? g * numbers : 0);
       if constexpr (kPerSource) {
+        const int64_t numbers = int64_t(view_.num_kernel_points) * view_.dim;
         for (int j = 0; j < count_; ++j) {
-          const T* offset = offsets + int64_t(rows_[j]) * groups * numbers;
+          const T* offset = view_.offsets + view_.offset_index(rows_[j], g, 0, 0);
           for (int64_t i = 0; i < numbers; ++i)
             positions_[i * room_ + j] = view_.kernel_points[i] + offset[i];
         }
       } else {
-        place_kernel(offsets + site_ * groups * numbers);
+        place_kernel(view_.offsets + view_.offset_index(site_, g, 0, 0));
       }
     }
     if (classified_) classify();
@@ -168,9 +167,8 @@ class PointsSampler {
   }
 
   int64_t load_transposed(int64_t begin) {
-    return view_.wide_members
-               ? load_members(static_cast<const int64_t*>(view_.members), begin)
-               : load_members(static_cast<const int32_t*>(view_.members), begin);
+    return view_.wide_members ? load_members(static_cast<const int64_t*>(view_.members), begin)
+                              : load_members(static_cast<const int32_t*>(view_.members), begin);
   }
 
   template <typename Index>
@@ -297,8 +295,7 @@ class PointsSampler {
   int list_closest() {
     const T limit = prunes(view_) ? view_.reach.squared_sigma : this->limit();
     for (int k = 0; k <= view_.num_kernel_points; ++k) begins_[k] = 0;
-    for (int j = 0; j < count_; ++j)
-      begins_[int(closest_[j])] += smallest_[j] < limit;
+    for (int j = 0; j < count_; ++j) begins_[int(closest_[j])] += smallest_[j] < limit;
     int count = 0;
     for (int k = 0; k < view_.num_kernel_points; ++k) {
       const int size = begins_[k];
@@ -351,8 +348,8 @@ class PointsSampler {
   int64_t site_ = 0, room_ = 0, used_ = 0;
   bool first_ = true, last_ = true;  // whether these are the site's first, its last sources
   int count_ = 0, padded_ = 0;
-  uint32_t *rows_, *numbers_;  // of the loaded sources; 0, 1, 2, ...
-  T* y_[3];                    // their positions relative to the query
+  uint32_t *rows_, *numbers_;          // of the loaded sources; 0, 1, 2, ...
+  T* y_[3];                            // their positions relative to the query
   T *scratch_, *smallest_, *closest_;  // a number of every source; see classify
   T* positions_;                       // see set_group
   int32_t *begins_, *kernels_;         // see Pairs

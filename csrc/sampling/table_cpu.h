@@ -11,16 +11,14 @@
 
 namespace kpdeform {
 
-// Calls body(table, first, last) with tables of the rows [first, last), which together cover all,
-// for `groups` groups of the view from first_group on. Every thread scans the sites that may take
-// the rows of its share, so that there are no atomics, and the same table for any number of
-// threads.
+// Calls body(table, first, last) with tables of the rows [first, last), which together cover all.
+// Every thread scans the sites that may take the rows of its share, so that there are no atomics,
+// and the same table for any number of threads.
 template <typename View, typename Body>
-void for_each_table(const View& view, int64_t first_group, int64_t groups, bool kernels_wanted,
-                    const Body& body) {
+void for_each_table(const View& view, bool kernels_wanted, const Body& body) {
   using T = typename View::Number;
   constexpr int64_t kMostStarts = 1 << 20;
-  const int64_t keys = groups * view.num_kernel_points;
+  const int64_t keys = view.num_groups() * view.num_kernel_points;
   const int64_t step = std::max<int64_t>(kMostStarts / keys, 1);
   const int64_t bytes = KPDEFORM_DISPATCH(listing_bytes, view);
   const auto for_each_share = [&](int64_t low, int64_t high, const auto& run) {
@@ -39,23 +37,23 @@ void for_each_table(const View& view, int64_t first_group, int64_t groups, bool 
     std::fill_n(starts.get(), size + 2, 0);
     for_each_share(low, high,
                    [&](int64_t first, int64_t last, int64_t begin, int64_t end, char* workspace) {
-                     KPDEFORM_DISPATCH(count_pairs, view, first_group, groups, first, last, begin,
-                                       end, starts.get() + 2 + (first - low) * keys, workspace);
+                     KPDEFORM_DISPATCH(count_pairs, view, first, last, begin, end,
+                                       starts.get() + 2 + (first - low) * keys, workspace);
                    });
     for (int64_t i = 2; i < size + 2; ++i) starts.get()[i] += starts.get()[i - 1];
     const int64_t count = starts.get()[size + 1];
     const Scratch<uint32_t> sites(count);
     const Scratch<int32_t> kernels(kernels_wanted ? count : 0);
     const Scratch<T> coefficients(count);
-    for_each_share(low, high,
-                   [&](int64_t first, int64_t last, int64_t begin, int64_t end, char* workspace) {
-                     KPDEFORM_DISPATCH(list_pairs, view, first_group, groups, first, last, begin,
-                                       end, starts.get() + 1 + (first - low) * keys, sites.get(),
-                                       kernels_wanted ? kernels.get() : nullptr, coefficients.get(),
-                                       workspace);
-                   });
+    for_each_share(
+        low, high, [&](int64_t first, int64_t last, int64_t begin, int64_t end, char* workspace) {
+          KPDEFORM_DISPATCH(
+              list_pairs, view, first, last, begin, end, starts.get() + 1 + (first - low) * keys,
+              sites.get(), kernels_wanted ? kernels.get() : nullptr, coefficients.get(), workspace);
+        });
     const TableView<T> table{low,
-                             groups,
+                             -1,
+                             view.num_groups(),
                              1,
                              view.num_kernel_points,
                              starts.get(),

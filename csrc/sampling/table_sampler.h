@@ -37,7 +37,7 @@ class TableSampler {
 
   Pairs<T> list(int64_t g) {
     const int kernels = view_.num_kernel_points;
-    const int64_t* starts = starts_ + g * kernels;
+    const int64_t* starts = starts_ + (view_.only_group >= 0 ? view_.only_group : g) * kernels;
     const int64_t first = starts[0] + begin_;
     for (int k = 0; k <= kernels; ++k) {
       const int64_t begin = starts[k] - first;

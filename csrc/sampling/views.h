@@ -79,6 +79,7 @@ struct TableView {
   using Number = T;
   static constexpr const T* modulations = nullptr;
   int64_t first_site;         // sites are first_site, first_site + 1, ...
+  int64_t only_group;         // the one group to look at, or -1: all
   int64_t offset_groups;      // groups
   int64_t modulation_groups;  // 1
   int num_kernel_points;      // K
@@ -88,7 +89,7 @@ struct TableView {
   const T* coefficients;
 
   bool transposed() const { return false; }
-  int64_t num_groups() const { return offset_groups; }
+  int64_t num_groups() const { return only_group >= 0 ? 1 : offset_groups; }
   int64_t modulation_index(int64_t, int64_t, int64_t) const { return 0; }
 };
 

@@ -198,6 +198,7 @@ def _shifts(offset: Tensor, bins: tuple[int, int], scale: Tensor) -> Tensor:
             for n, parts in zip(bins, offset.shape[3:], strict=True)
         )
         offset = offset[..., row[:, None], column]
+    scale = scale.nan_to_num(0, 0, 0)  # such boxes pool 0 wherever their bins are moved
     return offset.permute(0, 3, 4, 1, 2).flip(-1).to(scale.dtype) * scale[:, None, None, None]
 
 
