@@ -118,7 +118,7 @@ def assert_agree(actual: dict, expected: dict, tolerance=None) -> None:
         lambda: make_plain(ratio=2),
         lambda: make_plain(offset=False),
         lambda: make_plain(bins=(1, 1), scale=1.0, channels=1),
-        lambda: make_plain(size=(2, 1)),
+        lambda: make_plain(size=(3, 1)),
         make_sensitive,
         lambda: make_sensitive(offset=False),
         lambda: make_sensitive(bins=(7, 7), group=7, parts=7, classes=1, samples=4, outputs=2),
