@@ -13,9 +13,9 @@ NAMES = {
     "dcnv4 deform_roi_pool deform_ps_roi_pool",
     "kpdeform.nn": "KPConv DeformKPConv Deformation deformation_loss parameter_groups "
     "DeformConv2d DCNv3 DCNv4 DeformRoIPool DeformPSRoIPool",
-    "kpdeform.models": "KPCNN KPFCNN load_weights",
+    "kpdeform.models": "KPCNN KPFCNN load_weights load_image_weights",
     "kpdeform.data": "PointBatch Pyramid PyramidSpec build_pyramid SceneDataset transforms",
-    "kpdeform.viz": "kernel_scene show render",
+    "kpdeform.viz": "kernel_scene show render capture_grids render_grids sampled_positions",
 }
 
 

@@ -166,10 +166,8 @@ def render_grids(
 
 def strongest_edges(image: Tensor, grid: GridDeformation, count: int) -> list[tuple[int, int]]:
     """Output pixels whose middle lies on strong edges of the image, apart from each other."""
-    grey = image if image.dim() == 2 else image.mean(0)
-    steps = [
-        torch.diff(grey.cpu().float(), dim=d, prepend=grey.cpu().narrow(d, 0, 1)) for d in (0, 1)
-    ]
+    grey = (image if image.dim() == 2 else image.mean(0)).detach().cpu()
+    steps = [torch.diff(grey, dim=d, prepend=grey.narrow(d, 0, 1)) for d in (0, 1)]
     edges = steps[0].abs() + steps[1].abs()
     middle = grid.rigid.mean(2)  # (oh, ow, 2)
     size = torch.tensor([grey.shape[1], grey.shape[0]])
