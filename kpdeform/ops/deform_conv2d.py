@@ -106,7 +106,8 @@ def deform_conv2d(
         None if mask is None else mask.movedim(1, -1).unflatten(-1, taps),
         (stride, padding, dilation),
     )
-    y = (y if bias is None else y + bias).movedim(-1, 1)
+    y = y.movedim(-1, 1)
+    y = y if bias is None else y + bias[:, None, None]
     if not _geometry.is_channels_last(input):
         y = y.contiguous()
     return y if batched else y[0]
