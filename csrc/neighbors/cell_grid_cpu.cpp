@@ -171,7 +171,7 @@ SortedPoints<T> CellGrid::sort_with(const Clouds<T>& points, const uint32_t* row
   constexpr int64_t kPadding = 64;
   SortedPoints<T> sorted{Buffer<T>(count + kPadding), Buffer<T>(count + kPadding),
                          Buffer<T>(count + kPadding), Buffer<uint32_t>(count + kPadding),
-                         Buffer<uint64_t>(count),     Buffer<int64_t>(count + 1)};
+                         Buffer<uint64_t>(count + 8), Buffer<int64_t>(count + 1)};
   std::vector<int64_t> cells(buckets.size(), 0);  // of each bucket, put where its points begin
   struct Scratch {
     KeyRanks ranks;
@@ -206,6 +206,7 @@ SortedPoints<T> CellGrid::sort_with(const Clouds<T>& points, const uint32_t* row
     sorted.num_cells += cells[bucket];
   }
   sorted.begins[sorted.num_cells] = count;
+  std::fill_n(sorted.keys.get() + sorted.num_cells, 8, ~uint64_t{0});
   for (int64_t i = count; i < count + kPadding; ++i) {
     sorted.x[i] = sorted.y[i] = sorted.z[i] = 0;
     sorted.rows[i] = 0;

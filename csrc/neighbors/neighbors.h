@@ -47,8 +47,10 @@ struct Search {
   uint32_t* counts;  // (M,) neighbours of each query, no more than `width`; may be null
 };
 
+constexpr int64_t kNoMemory = -1;
+
 // Searches for the queries of cells [begin, end); returns the largest number of neighbours, no more
-// than `width` (any number when only counting).
+// than `width` (any number when only counting), or kNoMemory.
 KPDEFORM_DECLARE_ISA(int64_t search_cells(const Search<float>& search, int64_t begin, int64_t end))
 KPDEFORM_DECLARE_ISA(int64_t search_cells(const Search<double>& search, int64_t begin, int64_t end))
 

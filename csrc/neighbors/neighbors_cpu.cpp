@@ -97,6 +97,7 @@ int64_t run(const Search<T>& search) {
   parallel_tasks(count, threads, [&](int64_t task) {
     most[task] = KPDEFORM_DISPATCH(search_cells, search, tasks[task], tasks[task + 1]);
   });
+  if (std::find(most.begin(), most.end(), kNoMemory) != most.end()) throw std::bad_alloc();
   return *std::max_element(most.begin(), most.end());
 }
 
