@@ -39,6 +39,7 @@ struct Search {
   double cell;                    // edge of a cell
   double radius;                  // <= cell size
   float slack;                    // bound of the error of a float32 d2 / radius^2
+  bool distant;                   // some points may lie beyond kLastCell
   bool exact;                     // float32 is of no use here: decide every pair in float64
   void* table;                    // (M, width) int32, or int64 if `wide`; null: only count
   bool wide;

@@ -77,6 +77,9 @@ Search<T> make_search(const Problem<T>& problem, const CellGrid& grid, const Sor
   search.cell = grid.cell();
   search.radius = radius;
   search.slack = slack_for(radius, grid.cell());
+  for (const Box& box : problem.boxes)
+    for (int d = 0; d < 3; ++d)
+      search.distant |= std::max(-box.low[d], box.high[d]) / grid.cell() > kLastCell - 8;
   search.exact = !(radius > 1e-30 && radius < 1e30 && search.slack < 0.25f);
   search.empty = problem.points.size();
   return search;

@@ -72,23 +72,33 @@ int64_t put_first(Neighbor* all, int64_t count, int64_t wanted) {
   return size;
 }
 
+inline void swap(uint32_t*& a, uint32_t*& b) {
+  uint32_t* const old = a;
+  a = b;
+  b = old;
+}
+
 // Working memory of one task.
 struct Scratch {
   float *x = nullptr, *y = nullptr, *z = nullptr;  // candidates
   uint32_t* row = nullptr;
-  uint32_t *key = nullptr, *hit = nullptr;  // hits of a query as found: distance, row
+  uint32_t *key = nullptr, *hit = nullptr;            // hits of a query as found: distance, row
+  uint32_t *next_key = nullptr, *next_hit = nullptr;  // of the query after it
   Neighbor* exact = nullptr;
   int64_t capacity = 0;
   char* block = nullptr;
 
   ~Scratch() { free(block); }
-  bool reserve(int64_t candidates) {
-    // vectors are read and stored beyond the end, and padding looks up the largest number
-    candidates += kNumberMask + 1 + 2 * kLanes;
-    if (candidates <= capacity) return true;
-    capacity = candidates * 2;
+
+  // vectors are read and stored beyond the end, and padding looks up the largest number
+  bool holds(int64_t candidates) const {
+    return candidates + kNumberMask + 1 + 2 * kLanes <= capacity;
+  }
+
+  bool make(int64_t candidates) {
+    capacity = 2 * (candidates + kNumberMask + 1 + 2 * kLanes);
     free(block);
-    block = static_cast<char*>(malloc(capacity * (6 * sizeof(float) + sizeof(Neighbor))));
+    block = static_cast<char*>(malloc(capacity * (8 * sizeof(float) + sizeof(Neighbor))));
     if (block == nullptr) return false;
     exact = reinterpret_cast<Neighbor*>(block);
     x = reinterpret_cast<float*>(exact + capacity);
@@ -97,6 +107,8 @@ struct Scratch {
     row = reinterpret_cast<uint32_t*>(z + capacity);
     key = row + capacity;
     hit = key + capacity;
+    next_key = hit + capacity;
+    next_hit = next_key + capacity;
     return true;
   }
 };
@@ -249,28 +261,51 @@ class CellSearch {
       return 0;
     }
     Run runs[9];
-    if (!scratch_.reserve(cursors_.move_to(search_.queries.keys[cell], runs))) return kNoMemory;
-    const QueryBox<T> box = box_of(search_, begin, end);
-    if (search_.exact || beyond_last_cell(search_, box)) return run_exact(begin, end, runs);
+    const int64_t around = cursors_.move_to(search_.queries.keys[cell], runs);
+    int64_t most = 0;
+    if (!scratch_.holds(around)) {
+      most = finish();
+      if (!scratch_.make(around)) return kNoMemory;
+    }
     constexpr int64_t kFewQueries = 2;
     const bool gathered = end - begin > kFewQueries;
+    QueryBox<T> box{};
+    if (gathered || search_.distant) box = box_of(search_, begin, end);
+    if (search_.exact || (search_.distant && beyond_last_cell(search_, box)))
+      return run_exact(begin, end, runs, most);
     const int64_t candidates = gathered ? gather(search_, runs, box, scratch_) : 0;
-    int64_t most = 0;
     for (int64_t i = begin; i < end; ++i) {
       const int64_t count = gathered ? find_gathered(i, box, candidates) : find_in_runs(i, runs);
-      const int64_t query = search_.queries.rows[i];
-      const int64_t written = search_.table == nullptr ? this->count(query, count)
-                              : count > kSortable      ? select_and_write(query, count)
-                              : search_.width > 1      ? sort_and_write(query, count)
-                                                       : nearest_and_write(query, count);
-      most = written > most ? written : most;
+      const int64_t before = finish();
+      most = before > most ? before : most;
+      begin_finish(search_.queries.rows[i], count);
     }
     return most;
   }
 
+  // Orders and writes the hits of the query found last; returns how many neighbours it has. It
+  // waits until the hits of the next query are found, for processors stall where they load vectors
+  // that were just stored in pieces.
+  int64_t finish() {
+    if (found_query_ < 0) return 0;
+    const int64_t query = found_query_, count = found_;
+    found_query_ = -1;
+    return search_.table == nullptr ? this->count(query, count)
+           : count > kSortable      ? select_and_write(query, count)
+           : search_.width > 1      ? sort_and_write(query, count)
+                                    : nearest_and_write(query, count);
+  }
+
  private:
-  // Both leave the hits of query i in scratch.key and scratch.hit, as they come, and return their
-  // number.
+  void begin_finish(int64_t query, int64_t count) {
+    swap(scratch_.key, scratch_.next_key);
+    swap(scratch_.hit, scratch_.next_hit);
+    found_query_ = query;
+    found_ = count;
+  }
+
+  // Both leave the hits of query i in scratch.next_key and next_hit, as they come, and return
+  // their number.
   int64_t find_gathered(int64_t i, const QueryBox<T>& box, int64_t candidates) {
     const float scale = static_cast<float>(1 / search_.radius);
     const float x = static_cast<float>(search_.queries.x[i] - box.center[0]) * scale;
@@ -300,8 +335,8 @@ class CellSearch {
   void add_hits(Floats dx, Floats dy, Floats dz, const uint32_t* rows, Mask real, int64_t& count) {
     const Floats d2 = dx * dx + dy * dy + dz * dz;
     const Mask near = less(d2, 1 + search_.slack) & real;
-    compress(scratch_.key + count, min(truncate(d2 * kScale), Words{} + kLargestKey), near);
-    compress(scratch_.hit + count, load<Words>(rows), near);
+    compress(scratch_.next_key + count, min(truncate(d2 * kScale), Words{} + kLargestKey), near);
+    compress(scratch_.next_hit + count, load<Words>(rows), near);
     count += count_lanes(near);
   }
 
@@ -480,8 +515,7 @@ class CellSearch {
   }
 
   // The queries [begin, end) of one cell without any float32.
-  int64_t run_exact(int64_t begin, int64_t end, const Run* runs) {
-    int64_t most = 0;
+  int64_t run_exact(int64_t begin, int64_t end, const Run* runs, int64_t most) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t query = search_.queries.rows[i];
       int64_t length = 0, inside = 0;
@@ -532,7 +566,8 @@ class CellSearch {
   const uint32_t empty_;
   Cursors<T> cursors_;
   Scratch scratch_;
-  uint32_t* row_;  // a row in the making
+  uint32_t* row_;                         // a row in the making
+  int64_t found_query_ = -1, found_ = 0;  // whose hits are in the scratch, and how many; -1: none
 };
 
 template <typename T>
@@ -544,7 +579,8 @@ int64_t search_range(const Search<T>& search, int64_t begin, int64_t end) {
     if (count == kNoMemory) return kNoMemory;
     most = count > most ? count : most;
   }
-  return most;
+  const int64_t last = cells.finish();
+  return last > most ? last : most;
 }
 
 }  // namespace
