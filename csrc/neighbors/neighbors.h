@@ -10,6 +10,9 @@
 //   then N, the empty slot width       radius_neighbors: min(max_neighbors, largest count of the
 //   call), 0 if no query has a neighbour;
 //               knn_neighbors: k
+//   level_tables   all tables into one level of a pyramid, the same as of separate calls:
+//               neighbors radius_neighbors(points, points), pools radius_neighbors(coarse, points),
+//               upsamples knn_neighbors(fine, points, 1); (0, 0) without coarse, without fine
 //   dtype       int32; int64 when N >= 2^31.  At most 2^32 - 1 rows a call.
 //
 // How: points are sorted by the cell they lie in (cell_grid.h). The neighbours of all queries of
