@@ -39,7 +39,7 @@ struct Buckets {
 template <typename T, typename Key, typename KeysOf, typename ItemOf>
 Buckets<Item<T, Key>> deal(int64_t count, uint64_t limit, uint64_t* keys, const KeysOf& keys_of,
                            const ItemOf& item_of) {
-  constexpr int kMostBits = 12;
+  constexpr int kMostBits = 11;
   constexpr int64_t kItemsPerBucket = 512;
   const int bits = std::bit_width(limit == 0 ? 0 : limit - 1);
   const int wanted = std::bit_width(static_cast<uint64_t>(count / kItemsPerBucket));
@@ -91,7 +91,7 @@ class KeyRanks {
   template <typename Item>
   int64_t rank(const Item* items, int64_t count, int bits, uint32_t* numbers) {
     const int64_t words = bits < 6 ? 1 : int64_t{1} << (bits - 6);
-    if (words > 64 + count) return rank_by_sorting(items, count, numbers);
+    if (bits > 32 || words > 64 + count) return rank_by_sorting(items, count, numbers);
     present_.resize(words);
     before_.resize(words);
     for (int64_t i = 0; i < count; ++i) numbers[i] = static_cast<uint32_t>(items[i].key);

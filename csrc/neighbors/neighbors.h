@@ -1,19 +1,24 @@
 // Fixed-radius and k-nearest neighbours of packed clouds.
 //
 // Contract (radius_neighbors, knn_neighbors; CPU and CUDA alike)
-//   d2(m, n)    (dx*dx + dy*dy) + dz*dz in float64, dx = float64(q_m.x) - float64(p_n.x), every
-//   step rounded, no fused
-//               multiply-add: the same neighbours and the same order on every device and
-//               instruction set
-//   neighbour   n is one of m if both belong to the same cloud and d2 < radius * radius (radius:
-//   any; knn: infinite) row m       neighbours by (d2, n), ascending; the first `width` of them;
-//   then N, the empty slot width       radius_neighbors: min(max_neighbors, largest count of the
-//   call), 0 if no query has a neighbour;
-//               knn_neighbors: k
-//   level_tables   all tables into one level of a pyramid, the same as of separate calls:
-//               neighbors radius_neighbors(points, points), pools radius_neighbors(coarse, points),
-//               upsamples knn_neighbors(fine, points, 1); (0, 0) without coarse, without fine
-//   dtype       int32; int64 when N >= 2^31.  At most 2^32 - 1 rows a call.
+//
+//   d2(m, n): (dx*dx + dy*dy) + dz*dz in float64, dx = float64(q_m.x) - float64(p_n.x), every step
+//   rounded, no fused multiply-add: the same neighbours and the same order on every device and
+//   instruction set.
+//
+//   Neighbours: n is one of m if both belong to the same cloud and d2 < radius * radius (radius:
+//   any; knn: infinite).
+//
+//   Row m: neighbours by (d2, n), ascending; the first `width` of them; then N, the empty slot.
+//
+//   Width: radius_neighbors: min(max_neighbors, largest count of the call), 0 if no query has a
+//   neighbour; knn_neighbors: k.
+//
+//   Dtype: int32; int64 when N >= 2^31. At most 2^32 - 1 rows a call.
+//
+// level_tables: all tables into one level of a pyramid from one index of its points, bit for bit
+// those of separate calls: neighbors of points, pools of coarse, both by radius; upsamples of fine,
+// the nearest point. (0, 0) in the place of pools without coarse and of upsamples without fine.
 //
 // How: points are sorted by the cell they lie in (cell_grid.h). The neighbours of all queries of
 // one cell lie in 9 runs of sorted points (3 cells along x each), which cursors follow while the
