@@ -47,6 +47,11 @@ STABLE_TORCH_LIBRARY(kpdeform, m) {
   m.def("knn_neighbors("
         "Tensor queries, Tensor points, int k, Tensor query_lengths, Tensor point_lengths) "
         "-> Tensor");
+  m.def("level_tables("
+        "Tensor points, Tensor lengths, float radius, int? max_neighbors, "
+        "Tensor? coarse, Tensor? coarse_lengths, float pool_radius, "
+        "Tensor? fine, Tensor? fine_lengths) "
+        "-> (Tensor neighbors, Tensor pools, Tensor upsamples)");
 
   // subsample/grid_subsample.h
   m.def("grid_subsample("

@@ -13,6 +13,7 @@ from torch import Tensor
 from kpdeform import ops
 from kpdeform.data._check import check_finite
 from kpdeform.data.batch import PointBatch
+from kpdeform.ops.neighbors import level_tables
 
 
 @dataclass(frozen=True)
@@ -139,41 +140,32 @@ def build_pyramid(batch: PointBatch, spec: PyramidSpec) -> Pyramid:
         >>> [len(points) for points in pyramid.points][0], pyramid.lengths[0].tolist()
         (100, [60, 40])
     """
-    points, lengths = batch.points, batch.lengths
-    check_finite("build_pyramid: points", points)
-    table = _search(points, points, lengths, lengths, spec.radius(0), spec.limit(0))
-    pyramid = Pyramid([points], [table], [], [], [lengths])
-    for level in range(spec.num_levels - 1):
-        fine, fine_lengths = points, lengths
-        thinned = ops.grid_subsample(fine, spec.step(level + 1), lengths=fine_lengths)
-        points, lengths = thinned.points, thinned.lengths
-        limit, next_limit = spec.limit(level), spec.limit(level + 1)
-        pool = _search(points, fine, lengths, fine_lengths, spec.pool_radius(level), limit)
-        table = _search(points, points, lengths, lengths, spec.radius(level + 1), next_limit)
-        upsample = ops.knn_neighbors(
-            fine, points, 1, query_lengths=fine_lengths, point_lengths=lengths
+    check_finite("build_pyramid: points", batch.points)
+    levels = [(batch.points, batch.lengths)]
+    for level in range(1, spec.num_levels):
+        points, lengths = levels[-1]
+        thinned = ops.grid_subsample(points, spec.step(level), lengths=lengths)
+        levels.append((thinned.points, thinned.lengths))
+    pyramid = Pyramid([], [], [], [], [])
+    for level, (points, lengths) in enumerate(levels):
+        has_coarser = level + 1 < spec.num_levels
+        neighbors, pool, upsample = level_tables(
+            points,
+            lengths,
+            spec.radius(level),
+            spec.limit(level),
+            coarse=levels[level + 1] if has_coarser else None,
+            pool_radius=spec.pool_radius(level) if has_coarser else spec.radius(level),
+            fine=levels[level - 1] if level > 0 else None,
         )
-        for entries, entry in zip(pyramid, (points, table, pool, upsample, lengths), strict=True):
-            entries.append(entry)
+        pyramid.points.append(points)
+        pyramid.lengths.append(lengths)
+        pyramid.neighbors.append(neighbors)
+        if has_coarser:
+            pyramid.pools.append(pool)
+        if level > 0:
+            pyramid.upsamples.append(upsample)
     return pyramid
-
-
-def _search(
-    queries: Tensor,
-    points: Tensor,
-    query_lengths: Tensor,
-    point_lengths: Tensor,
-    radius: float,
-    limit: int | None,
-) -> Tensor:
-    return ops.radius_neighbors(
-        queries,
-        points,
-        radius,
-        query_lengths=query_lengths,
-        point_lengths=point_lengths,
-        max_neighbors=limit,
-    )
 
 
 def neighbor_limits(
