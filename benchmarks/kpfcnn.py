@@ -33,7 +33,7 @@ from kpdeform.train.tiling import SortedCloud
 CLASSES = 13
 FEATURES = ("ones", "red", "green", "blue", "height")
 CELL = 0.03
-NETWORK_OPS = ("kpconv", "kernel_point_distances", "neighbor_pool", "segment_reduce")
+NETWORK_OPS = ("kpconv", "kernel_point_distances", "neighbor_pool", "segment_reduce", "batch_norm")
 PYRAMID_OPS = ("radius_neighbors", "knn_neighbors", "grid_subsample")
 
 

@@ -74,6 +74,22 @@ def test_unary_and_bias():
     assert nn.Unary(8, 3, activation=False)(x).min() < -0.2
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm_adds_a_residual_and_activates(training):
+    norm, x, residual = nn.BatchNorm(4).train(training), torch.randn(30, 4), torch.randn(30, 4)
+    expected = F.batch_norm(x, torch.zeros(4), torch.ones(4), training=training) + residual
+    torch.testing.assert_close(norm(x, residual, 0.2), F.leaky_relu(expected, 0.2))
+
+
+def test_a_block_takes_any_norm():
+    points, neighbors, features = cloud()
+    block = nn.ResnetBlock(8, 16, conv(4), norm=torch.nn.LayerNorm)
+    x = block.conv(points, points, neighbors, block.unary1(features))
+    x = block.unary2.norm(block.unary2.linear(F.leaky_relu(block.norm(x), 0.1)))
+    expected = F.leaky_relu(x + block.shortcut(features), 0.1)
+    torch.testing.assert_close(block(points, points, neighbors, features)[0], expected)
+
+
 def test_simple_block():
     points, neighbors, features = cloud()
     block = nn.SimpleBlock(conv(8))
