@@ -202,6 +202,32 @@ class NearestUpsample(nn.Module):
         return ops.neighbor_pool(features, upsamples, "nearest")
 
 
+class UpsampleUnary(Unary):
+    """:class:`Unary` of the features of the nearest coarse point beside those of a skip link.
+
+    A linear map and a copy may change places: the coarse half is mapped before it is copied to the
+    many fine points, and nothing is concatenated.
+
+    Args:
+        coarse_channels: C1.
+        skip_channels: C2.
+        out_channels: O.
+        norm: Makes the normalisation.
+    """
+
+    def __init__(
+        self, coarse_channels: int, skip_channels: int, out_channels: int, *, norm: Norm = BatchNorm
+    ) -> None:
+        super().__init__(coarse_channels + skip_channels, out_channels, norm=norm)
+        self.widths = (coarse_channels, skip_channels)
+
+    def forward(self, features: Tensor, upsamples: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]
+        """Coarse ``(N, C1)``, rows ``(M, >=1)`` into it and ``(M, C2)`` to fine ``(M, O)``."""
+        of_coarse, of_skip = self.linear.weight.split(self.widths, dim=1)  # (O, C1), (O, C2)
+        x = ops.neighbor_pool(F.linear(features, of_coarse), upsamples, "nearest")
+        return _normalize(self.norm, torch.addmm(x, skip, of_skip.t()), None, self.slope)
+
+
 class GlobalAverage(nn.Module):
     """Mean over the points of each cloud; 0 for an empty cloud."""
 

@@ -148,6 +148,21 @@ def test_nearest_upsample_takes_the_first_column():
     torch.testing.assert_close(y, torch.stack([features[2], features[3], torch.zeros(3)]))
 
 
+def test_upsample_unary_is_unary_of_what_is_upsampled_and_the_skip():
+    coarse, skip = torch.randn(4, 3, requires_grad=True), torch.randn(9, 2, requires_grad=True)
+    rows = torch.tensor([[2], [3], [4], [0], [1], [1], [1], [2], [0]])  # 4 is empty
+    block, unary = nn.UpsampleUnary(3, 2, 6), nn.Unary(5, 6)
+    unary.load_state_dict(block.state_dict())
+    expected = unary(torch.cat([nn.NearestUpsample()(coarse, rows), skip], 1))
+    y = block(coarse, rows, skip)
+    torch.testing.assert_close(y, expected)
+    leaves, grad = (coarse, skip), torch.randn(9, 6)
+    ours = torch.autograd.grad(y, [*leaves, *block.parameters()], grad)
+    theirs = torch.autograd.grad(expected, [*leaves, *unary.parameters()], grad)
+    for a, e in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, e)
+
+
 def test_global_average_of_an_empty_cloud_is_zero():
     features = torch.randn(5, 3)
     y = nn.GlobalAverage()(features, torch.tensor([2, 0, 3]))
