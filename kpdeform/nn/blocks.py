@@ -109,7 +109,7 @@ class Unary(nn.Module):
 
     def forward(self, features: Tensor, residual: Tensor | None = None) -> Tensor:
         """``(N, C)`` to ``(N, O)``; the residual is ``(N, O)``."""
-        return _normalize(self.norm, self.linear(features), residual, self.slope)
+        return _normalize(self.norm, _linear(features, self.linear.weight), residual, self.slope)
 
 
 class SimpleBlock(nn.Module):
@@ -242,6 +242,18 @@ def _convolve(
     if isinstance(conv, DeformKPConv):
         return conv(queries, points, neighbors, features, return_deformation=True)
     return conv(queries, points, neighbors, features), None
+
+
+def _linear(x: Tensor, weight: Tensor) -> Tensor:
+    """``x @ weight.T``, with outputs added up to a multiple of 16.
+
+    MKL gives each thread a slice of the outputs, and slices of an odd width round differently: the
+    gradient of 5 outputs would depend on the number of threads. It is slow for them, too.
+    """
+    missing = -weight.shape[0] % 16
+    if missing == 0:
+        return F.linear(x, weight)
+    return F.linear(x, F.pad(weight, (0, 0, 0, missing)))[:, : weight.shape[0]]
 
 
 def _normalize(
