@@ -5,7 +5,7 @@ namespace kpdeform::KPDEFORM_ISA {
 namespace {
 
 using Floats = Vec<float>;
-using Slots = Mask<float>;  // int32 lanes
+using Slots = LaneNumbers<float>;
 constexpr int kWidth = kLanes<float>;
 
 // The maxima of kVectors * kWidth channels: they stay in registers while the rows go by.
