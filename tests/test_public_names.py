@@ -6,9 +6,9 @@ import pytest
 
 NAMES = {
     "kpdeform.ops": "radius_neighbors knn_neighbors grid_subsample kpconv kpconv_depthwise "
-    "kernel_point_distances neighbor_pool segment_reduce",
+    "kernel_point_distances neighbor_pool segment_reduce batch_norm",
     "kpdeform.reference": "radius_neighbors knn_neighbors grid_subsample kpconv "
-    "kpconv_depthwise kernel_point_distances neighbor_pool segment_reduce",
+    "kpconv_depthwise kernel_point_distances neighbor_pool segment_reduce batch_norm",
     "kpdeform.nn": "KPConv DeformKPConv Deformation deformation_loss parameter_groups",
     "kpdeform.models": "KPCNN KPFCNN load_weights",
     "kpdeform.data": "PointBatch Pyramid PyramidSpec build_pyramid SceneDataset transforms",

@@ -8,6 +8,7 @@ from kpdeform.nn.blocks import (
     ResnetBlock,
     SimpleBlock,
     Unary,
+    UpsampleUnary,
 )
 from kpdeform.nn.kpconv import Deformation, DeformKPConv, KPConv, published_init_
 from kpdeform.nn.losses import deformation_loss
@@ -24,6 +25,7 @@ __all__ = [
     "ResnetBlock",
     "SimpleBlock",
     "Unary",
+    "UpsampleUnary",
     "deformation_loss",
     "parameter_groups",
     "published_init_",

@@ -37,30 +37,35 @@ class BatchNorm(nn.BatchNorm1d):
     def __init__(self, num_features: int, momentum: float = 0.02, eps: float = 1e-5) -> None:
         super().__init__(num_features, eps=eps, momentum=momentum)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, C)`` to ``(N, C)``."""
-        if x.shape[0] < 2:
-            return F.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
-        if self.training and x.device.type == "cpu":
-            return self._train_on_cpu(x)
-        return super().forward(x)
+    def forward(self, x: Tensor, residual: Tensor | None = None, slope: float = 1.0) -> Tensor:
+        """``(N, C)`` to ``(N, C)``: normalises, adds the residual, applies LeakyReLU."""
+        measures = self.training and x.shape[0] >= 2
+        if x.device.type != "cpu":
+            y = super().forward(x) if measures else self._with_running_statistics(x)
+            return _activate(y, residual, slope)
+        dtype = self.weight.dtype
+        y, mean, variance = ops.batch_norm(
+            x.to(dtype),
+            self.weight,
+            self.bias,
+            mean=None if measures else self.running_mean,
+            variance=None if measures else self.running_var,
+            residual=None if residual is None else residual.to(dtype),
+            eps=self.eps,
+            slope=slope,
+        )
+        if measures:
+            with torch.no_grad():
+                unbiased = variance * (x.shape[0] / (x.shape[0] - 1))
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(unbiased, self.momentum)
+                self.num_batches_tracked += 1
+        return y.to(x.dtype)
 
-    def _train_on_cpu(self, x: Tensor) -> Tensor:
-        # PyTorch's CPU kernel adds rows one after the other, in an order that depends on the number
-        # of threads. Its mean() adds them in a tree: ten times as exact, and always the same.
-        rows = x.to(self.weight.dtype)
-        mean = rows.mean(0)
-        centred = rows - mean
-        variance = centred.square().mean(0)
-        with torch.no_grad():
-            unbiased = variance * (x.shape[0] / (x.shape[0] - 1))
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(unbiased, self.momentum)
-            self.num_batches_tracked += 1
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        return torch.addcmul(self.bias, centred, scale).to(x.dtype)
+    def _with_running_statistics(self, x: Tensor) -> Tensor:
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        )
 
 
 class Bias(nn.Module):
@@ -80,7 +85,7 @@ class Bias(nn.Module):
 
 
 class Unary(nn.Module):
-    """Linear map of every row, normalisation and, unless switched off, LeakyReLU 0.1.
+    """Linear map of every row, normalisation, a residual if there is one, and LeakyReLU 0.1.
 
     Args:
         in_channels: C.
@@ -100,11 +105,11 @@ class Unary(nn.Module):
         super().__init__()
         self.linear = nn.Linear(in_channels, out_channels, bias=False)
         self.norm = norm(out_channels)
-        self.activation = nn.LeakyReLU(NEGATIVE_SLOPE) if activation else nn.Identity()
+        self.slope = NEGATIVE_SLOPE if activation else 1.0
 
-    def forward(self, features: Tensor) -> Tensor:
-        """``(N, C)`` to ``(N, O)``."""
-        return self.activation(self.norm(self.linear(features)))
+    def forward(self, features: Tensor, residual: Tensor | None = None) -> Tensor:
+        """``(N, C)`` to ``(N, O)``; the residual is ``(N, O)``."""
+        return _normalize(self.norm, _linear(features, self.linear.weight), residual, self.slope)
 
 
 class SimpleBlock(nn.Module):
@@ -119,14 +124,13 @@ class SimpleBlock(nn.Module):
         super().__init__()
         self.conv = conv
         self.norm = norm(conv.out_channels)
-        self.activation = nn.LeakyReLU(NEGATIVE_SLOPE)
 
     def forward(
         self, queries: Tensor, points: Tensor, neighbors: Tensor, features: Tensor
     ) -> tuple[Tensor, Deformation | None]:
         """``(N, C)`` at points to ``(M, O)`` at queries, and the deformation if there is one."""
         x, deformation = _convolve(self.conv, queries, points, neighbors, features)
-        return self.activation(self.norm(x)), deformation
+        return _normalize(self.norm, x), deformation
 
 
 class ResnetBlock(nn.Module):
@@ -166,13 +170,12 @@ class ResnetBlock(nn.Module):
         )
         self.conv = conv
         self.norm = norm(narrow)
-        self.unary2 = Unary(narrow, out_channels, norm=norm, activation=False)
+        self.unary2 = Unary(narrow, out_channels, norm=norm)
         self.shortcut = (
             Unary(in_channels, out_channels, norm=norm, activation=False)
             if in_channels != out_channels
             else nn.Identity()
         )
-        self.activation = nn.LeakyReLU(NEGATIVE_SLOPE)
 
     def forward(
         self, queries: Tensor, points: Tensor, neighbors: Tensor, features: Tensor
@@ -180,10 +183,9 @@ class ResnetBlock(nn.Module):
         """``(N, C)`` at points to ``(M, O)`` at queries, and the deformation if there is one."""
         x = self.unary1(features)
         x, deformation = _convolve(self.conv, queries, points, neighbors, x)
-        x = self.unary2(self.activation(self.norm(x)))
         if self.strided:
             features = ops.neighbor_pool(features, neighbors, "max", shadow_zero=self.shadow_zero)
-        return self.activation(x + self.shortcut(features)), deformation
+        return self.unary2(_normalize(self.norm, x), self.shortcut(features)), deformation
 
     def extra_repr(self) -> str:
         """Shows what is switched on."""
@@ -200,6 +202,32 @@ class NearestUpsample(nn.Module):
         return ops.neighbor_pool(features, upsamples, "nearest")
 
 
+class UpsampleUnary(Unary):
+    """:class:`Unary` of the features of the nearest coarse point beside those of a skip link.
+
+    A linear map and a copy may change places: the coarse half is mapped before it is copied to the
+    many fine points, and nothing is concatenated.
+
+    Args:
+        coarse_channels: C1.
+        skip_channels: C2.
+        out_channels: O.
+        norm: Makes the normalisation.
+    """
+
+    def __init__(
+        self, coarse_channels: int, skip_channels: int, out_channels: int, *, norm: Norm = BatchNorm
+    ) -> None:
+        super().__init__(coarse_channels + skip_channels, out_channels, norm=norm)
+        self.widths = (coarse_channels, skip_channels)
+
+    def forward(self, features: Tensor, upsamples: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]
+        """Coarse ``(N, C1)``, rows ``(M, >=1)`` into it and ``(M, C2)`` to fine ``(M, O)``."""
+        of_coarse, of_skip = self.linear.weight.split(self.widths, dim=1)  # (O, C1), (O, C2)
+        x = ops.neighbor_pool(F.linear(features, of_coarse), upsamples, "nearest")
+        return _normalize(self.norm, torch.addmm(x, skip, of_skip.t()), None, self.slope)
+
+
 class GlobalAverage(nn.Module):
     """Mean over the points of each cloud; 0 for an empty cloud."""
 
@@ -214,3 +242,31 @@ def _convolve(
     if isinstance(conv, DeformKPConv):
         return conv(queries, points, neighbors, features, return_deformation=True)
     return conv(queries, points, neighbors, features), None
+
+
+def _linear(x: Tensor, weight: Tensor) -> Tensor:
+    """``x @ weight.T``, with outputs added up to a multiple of 16.
+
+    MKL gives each thread a slice of the outputs, and slices of an odd width round differently: the
+    gradient of 5 outputs would depend on the number of threads. It is slow for them, too.
+    """
+    missing = -weight.shape[0] % 16
+    if missing == 0:
+        return F.linear(x, weight)
+    return F.linear(x, F.pad(weight, (0, 0, 0, missing)))[:, : weight.shape[0]]
+
+
+def _normalize(
+    norm: nn.Module, x: Tensor, residual: Tensor | None = None, slope: float = NEGATIVE_SLOPE
+) -> Tensor:
+    """Normalises, adds the residual and applies LeakyReLU, in one pass where the norm can."""
+    if isinstance(norm, BatchNorm):
+        y: Tensor = norm(x, residual, slope)
+        return y
+    return _activate(norm(x), residual, slope)
+
+
+def _activate(x: Tensor, residual: Tensor | None, slope: float) -> Tensor:
+    if residual is not None:
+        x = x + residual
+    return x if slope == 1 else F.leaky_relu(x, slope)
