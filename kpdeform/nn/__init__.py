@@ -4,12 +4,16 @@ from kpdeform.nn.blocks import (
     BatchNorm,
     Bias,
     GlobalAverage,
+    GroupNorm,
     NearestUpsample,
     ResnetBlock,
     SimpleBlock,
     Unary,
 )
-from kpdeform.nn.kpconv import Deformation, DeformKPConv, KPConv, published_init_
+from kpdeform.nn.init import published_init_
+from kpdeform.nn.kpconv import Deformation, DeformKPConv, KPConv
+from kpdeform.nn.kpconvx import KPConvD, KPConvX
+from kpdeform.nn.kpnext import DropPath, InvertedBlock, LayerScale, MultiShortcutBlock
 from kpdeform.nn.losses import deformation_loss
 from kpdeform.nn.optim import parameter_groups
 
@@ -18,8 +22,15 @@ __all__ = [
     "Bias",
     "DeformKPConv",
     "Deformation",
+    "DropPath",
     "GlobalAverage",
+    "GroupNorm",
+    "InvertedBlock",
     "KPConv",
+    "KPConvD",
+    "KPConvX",
+    "LayerScale",
+    "MultiShortcutBlock",
     "NearestUpsample",
     "ResnetBlock",
     "SimpleBlock",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,9 @@ from torch import Tensor, nn
 
 from kpdeform import ops
 from kpdeform.nn.kpconv import Deformation, DeformKPConv, KPConv
+
+if TYPE_CHECKING:
+    from kpdeform.nn.kpconvx import KPConvD
 
 NEGATIVE_SLOPE = 0.1
 
@@ -63,6 +67,35 @@ class BatchNorm(nn.BatchNorm1d):
         return torch.addcmul(self.bias, centred, scale).to(x.dtype)
 
 
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation of rows ``(N, C)`` over all rows of the batch, not row by row.
+
+    As the pack of a batch is one cloud to it, a result depends on the other clouds in the batch.
+
+    Args:
+        num_groups: Groups of neighbouring channels; divides C.
+        num_channels: C.
+        eps: Added to the variance.
+
+    Example:
+        >>> from functools import partial
+        >>> block = Unary(4, 64, norm=partial(GroupNorm, 8))
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C)`` to ``(N, C)``."""
+        if x.shape[0] == 0:
+            return x
+        rows = x.to(self.weight.dtype)
+        centred = rows - self._group_mean(rows)
+        scale = self.weight * torch.rsqrt(self._group_mean(centred.square()) + self.eps)
+        return torch.addcmul(self.bias, centred, scale).to(x.dtype)
+
+    def _group_mean(self, rows: Tensor) -> Tensor:
+        means = rows.mean(0).view(self.num_groups, -1).mean(1)
+        return means.repeat_interleave(self.num_channels // self.num_groups)
+
+
 class Bias(nn.Module):
     """Adds a learned number per channel: what stands where a normalisation is not wanted.
 
@@ -87,6 +120,7 @@ class Unary(nn.Module):
         out_channels: O.
         norm: Makes the normalisation.
         activation: False leaves the LeakyReLU out.
+        bias: Adds a learned ``(O,)`` before the normalisation, as GeoTransformer does.
     """
 
     def __init__(
@@ -96,9 +130,10 @@ class Unary(nn.Module):
         *,
         norm: Norm = BatchNorm,
         activation: bool = True,
+        bias: bool = False,
     ) -> None:
         super().__init__()
-        self.linear = nn.Linear(in_channels, out_channels, bias=False)
+        self.linear = nn.Linear(in_channels, out_channels, bias=bias)
         self.norm = norm(out_channels)
         self.activation = nn.LeakyReLU(NEGATIVE_SLOPE) if activation else nn.Identity()
 
@@ -111,11 +146,11 @@ class SimpleBlock(nn.Module):
     """Convolution, normalisation, LeakyReLU 0.1.
 
     Args:
-        conv: The convolution, rigid or deformable.
+        conv: The convolution: rigid, deformable or depthwise.
         norm: Makes the normalisation.
     """
 
-    def __init__(self, conv: KPConv, *, norm: Norm = BatchNorm) -> None:
+    def __init__(self, conv: KPConv | KPConvD, *, norm: Norm = BatchNorm) -> None:
         super().__init__()
         self.conv = conv
         self.norm = norm(conv.out_channels)
@@ -138,12 +173,13 @@ class ResnetBlock(nn.Module):
     Args:
         in_channels: C.
         out_channels: O; the published networks convolve with O / 4 channels.
-        conv: The convolution, rigid or deformable, with as many channels out as in.
+        conv: The convolution, with as many channels out as in: rigid, deformable or depthwise.
         norm: Makes the normalisations.
         strided: True for a block whose queries are the points of the next level.
         shadow_zero: Lets an empty neighbour slot count as a row of zeros in the maximum, as the
             published code does. The result then depends on how far the table is padded, which
             depends on the other clouds in the batch.
+        bias: The linear maps add a learned bias, as GeoTransformer's do.
 
     Source: Thomas et al. 2019, arXiv:1904.08889, Fig. 2 of the supplementary material.
     """
@@ -152,23 +188,26 @@ class ResnetBlock(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        conv: KPConv,
+        conv: KPConv | KPConvD,
         *,
         norm: Norm = BatchNorm,
         strided: bool = False,
         shadow_zero: bool = False,
+        bias: bool = False,
     ) -> None:
         super().__init__()
         self.strided, self.shadow_zero = strided, shadow_zero
         narrow = conv.in_channels
         self.unary1 = (
-            Unary(in_channels, narrow, norm=norm) if in_channels != narrow else nn.Identity()
+            Unary(in_channels, narrow, norm=norm, bias=bias)
+            if in_channels != narrow
+            else nn.Identity()
         )
         self.conv = conv
         self.norm = norm(narrow)
-        self.unary2 = Unary(narrow, out_channels, norm=norm, activation=False)
+        self.unary2 = Unary(narrow, out_channels, norm=norm, activation=False, bias=bias)
         self.shortcut = (
-            Unary(in_channels, out_channels, norm=norm, activation=False)
+            Unary(in_channels, out_channels, norm=norm, activation=False, bias=bias)
             if in_channels != out_channels
             else nn.Identity()
         )
@@ -209,7 +248,7 @@ class GlobalAverage(nn.Module):
 
 
 def _convolve(
-    conv: KPConv, queries: Tensor, points: Tensor, neighbors: Tensor, features: Tensor
+    conv: KPConv | KPConvD, queries: Tensor, points: Tensor, neighbors: Tensor, features: Tensor
 ) -> tuple[Tensor, Deformation | None]:
     if isinstance(conv, DeformKPConv):
         return conv(queries, points, neighbors, features, return_deformation=True)
