@@ -13,14 +13,15 @@ from torch import Tensor
 from kpdeform import ops
 from kpdeform.data._check import check_finite
 from kpdeform.data.batch import PointBatch
+from kpdeform.data.partition import partition_tables
 
 
 @dataclass(frozen=True)
 class PyramidSpec:
     """What a network needs from :func:`build_pyramid`.
 
-    Level l has grid step ``cell_size * 2**l`` and search radius ``conv_radius`` times that step, or
-    ``deform_radius`` times where a deformable layer has to look further than a rigid one.
+    Level l has grid step ``cell_size * scaling**l`` and search radius ``conv_radius`` times that
+    step, or ``deform_radius`` times where a deformable layer has to look further than a rigid one.
 
     Attributes:
         cell_size: Grid step of level 0, in the cloud's unit; the batch is already thinned to it.
@@ -30,9 +31,15 @@ class PyramidSpec:
         deformable: Per level, whether it holds a deformable layer; empty means none does.
         deformable_pools: The same per transition l -> l+1, for its strided layer.
         max_neighbors: Per level, how many nearest neighbours to keep, or None for all.
+        scaling: Grid step of a level over that of the one before.
+        knn: Neighbours and pools are the ``max_neighbors`` nearest points, however far.
+        partition: A pool holds the points of its grid cell, however many, and upsampling goes back
+            to the cell that a point is in, instead of the nearest coarse point.
+        upsample_neighbors: How many nearest coarse points upsampling sees, without ``partition``.
 
     Raises:
-        ValueError: A size is not positive or a tuple has the wrong length.
+        ValueError: A size is not positive, a tuple has the wrong length, or ``knn`` stands without
+            ``max_neighbors``.
 
     Source: Thomas et al. 2019, arXiv:1904.08889, section 3.3 and supplementary A.
     """
@@ -44,9 +51,14 @@ class PyramidSpec:
     deformable: tuple[bool, ...] = ()
     deformable_pools: tuple[bool, ...] = ()
     max_neighbors: tuple[int, ...] | None = None
+    scaling: float = 2.0
+    knn: bool = False
+    partition: bool = False
+    upsample_neighbors: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("cell_size", "conv_radius", "deform_radius", "num_levels"):
+        sizes = ("cell_size", "conv_radius", "deform_radius", "num_levels", "scaling")
+        for name in (*sizes, "upsample_neighbors"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"PyramidSpec: {name} must be > 0, got {value}")
@@ -57,6 +69,8 @@ class PyramidSpec:
             raise ValueError(
                 f"PyramidSpec: max_neighbors must hold {self.num_levels} numbers >= 1, got {limits}"
             )
+        if self.knn and limits is None:
+            raise ValueError("PyramidSpec: knn needs max_neighbors")
 
     def _fill(self, name: str, length: int) -> None:
         flags = tuple(getattr(self, name)) or (False,) * length
@@ -66,7 +80,7 @@ class PyramidSpec:
 
     def step(self, level: int) -> float:
         """Grid step of a level."""
-        return self.cell_size * 2**level
+        return self.cell_size * self.scaling**level
 
     def radius(self, level: int) -> float:
         """Search radius within a level."""
@@ -91,7 +105,7 @@ class Pyramid(NamedTuple):
         points: ``(N_l, D)``.
         neighbors: ``(N_l, H_l)`` into level l.
         pools: ``(N_{l+1}, H)`` into level l; one entry fewer than levels.
-        upsamples: ``(N_l, 1)`` nearest point of level l+1; one entry fewer than levels.
+        upsamples: ``(N_l, >=1)`` nearest points of level l+1; one entry fewer than levels.
         lengths: ``(B,)`` int64.
     """
 
@@ -116,7 +130,7 @@ class Pyramid(NamedTuple):
 def build_pyramid(batch: PointBatch, spec: PyramidSpec) -> Pyramid:
     """Builds the points and neighbour tables of every level of a batch.
 
-    Level 0 is the batch itself; level l+1 is level l averaged over a grid of twice the step.
+    Level 0 is the batch itself; level l+1 is level l averaged over a grid with a larger step.
     Clouds never mix: neighbours, pools and upsamples stay within their cloud.
 
     Args:
@@ -141,18 +155,23 @@ def build_pyramid(batch: PointBatch, spec: PyramidSpec) -> Pyramid:
     """
     points, lengths = batch.points, batch.lengths
     check_finite("build_pyramid: points", points)
-    table = _search(points, points, lengths, lengths, spec.radius(0), spec.limit(0))
+    table = _search(points, points, lengths, lengths, spec.radius(0), spec.limit(0), spec.knn)
     pyramid = Pyramid([points], [table], [], [], [lengths])
     for level in range(spec.num_levels - 1):
         fine, fine_lengths = points, lengths
         thinned = ops.grid_subsample(fine, spec.step(level + 1), lengths=fine_lengths)
         points, lengths = thinned.points, thinned.lengths
         limit, next_limit = spec.limit(level), spec.limit(level + 1)
-        pool = _search(points, fine, lengths, fine_lengths, spec.pool_radius(level), limit)
-        table = _search(points, points, lengths, lengths, spec.radius(level + 1), next_limit)
-        upsample = ops.knn_neighbors(
-            fine, points, 1, query_lengths=fine_lengths, point_lengths=lengths
-        )
+        radius, next_radius = spec.pool_radius(level), spec.radius(level + 1)
+        table = _search(points, points, lengths, lengths, next_radius, next_limit, spec.knn)
+        if spec.partition:
+            pool, upsample = partition_tables(thinned.inverse, thinned.counts)
+        else:
+            pool = _search(points, fine, lengths, fine_lengths, radius, limit, spec.knn)
+            nearest = spec.upsample_neighbors
+            upsample = ops.knn_neighbors(
+                fine, points, nearest, query_lengths=fine_lengths, point_lengths=lengths
+            )
         for entries, entry in zip(pyramid, (points, table, pool, upsample, lengths), strict=True):
             entries.append(entry)
     return pyramid
@@ -165,7 +184,12 @@ def _search(
     point_lengths: Tensor,
     radius: float,
     limit: int | None,
+    knn: bool,
 ) -> Tensor:
+    if knn and limit is not None:
+        return ops.knn_neighbors(
+            queries, points, limit, query_lengths=query_lengths, point_lengths=point_lengths
+        )
     return ops.radius_neighbors(
         queries,
         points,
@@ -182,7 +206,8 @@ def neighbor_limits(
     """Chooses ``max_neighbors`` from a few batches of the training data.
 
     The limit of a level is the smallest H with which the share ``quantile`` of its points keep all
-    their neighbours, read off the histogram of neighbour counts. It is at least 1.
+    their neighbours, read off the histogram of neighbour counts. It is at least 1. A spec that
+    takes the nearest points however far (``knn``) has its limits already, and they are returned.
 
     Args:
         batches: A few representative batches.
@@ -197,6 +222,8 @@ def neighbor_limits(
     """
     if not 0 < quantile <= 1:
         raise ValueError(f"neighbor_limits: quantile must be in (0, 1], got {quantile}")
+    if spec.knn and spec.max_neighbors is not None:
+        return spec.max_neighbors
     spec = replace(spec, max_neighbors=None)
     histograms = [torch.zeros(1, dtype=torch.int64) for _ in range(spec.num_levels)]
     for batch in batches:
