@@ -239,6 +239,28 @@ class NearestUpsample(nn.Module):
         return ops.neighbor_pool(features, upsamples, "nearest")
 
 
+class InterpolateUpsample(nn.Module):
+    """Gives every fine point the mean of its nearest coarse points, weighted by 1 / distance."""
+
+    def forward(self, features: Tensor, upsamples: Tensor, fine: Tensor, coarse: Tensor) -> Tensor:
+        """Coarse ``(N, C)``, rows ``(M, H)`` into it and both positions to fine ``(M, C)``."""
+        padded = F.pad(features, (0, 0, 0, 1))  # the last row is that of N and of -1
+        rows = upsamples.long()
+        apart = (F.pad(coarse, (0, 0, 0, 1))[rows] - fine[:, None]).norm(dim=2)  # (M, H)
+        occupied = (rows >= 0) & (rows < features.shape[0])
+        weight = torch.where(occupied, 1 / (apart + 1e-8), 0.0)
+        weight = weight / weight.sum(1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
+        return (padded[rows] * weight[..., None].to(features.dtype)).sum(1)
+
+
+class NeighborMax(nn.Module):
+    """Gives every coarse point the maximum over its fine points; 0 if it has none."""
+
+    def forward(self, features: Tensor, pools: Tensor) -> Tensor:
+        """Fine ``(N, C)`` and rows ``(M, H)`` into it, to coarse ``(M, C)``."""
+        return ops.neighbor_pool(features, pools, "max")
+
+
 class GlobalAverage(nn.Module):
     """Mean over the points of each cloud; 0 for an empty cloud."""
 
