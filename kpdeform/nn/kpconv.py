@@ -169,6 +169,9 @@ class KPConv(nn.Module):
             )
 
         y = with_influence(convolve, self.influence, self.sigma)
+        return self._finish(y, neighbors, features)
+
+    def _finish(self, y: Tensor, neighbors: Tensor, features: Tensor) -> Tensor:
         if self.normalize_density:
             y = y / _positive_neighbors(neighbors, features).to(y.dtype)
         return y if self.bias is None else y + self.bias.to(y.dtype)
@@ -239,6 +242,8 @@ class DeformKPConv(KPConv):
         >>> deformation.kernel_points.shape
         torch.Size([100, 15, 3])
     """
+
+    influence: Influence
 
     def __init__(
         self,
@@ -350,25 +355,25 @@ class DeformKPConv(KPConv):
         )
         if modulations is not None and self.offset_groups > 1:
             modulations = modulations.transpose(1, 2)  # (M, G, K) to (M, K, G)
-        y = self._convolve(queries, points, neighbors, features, offsets, modulations)
         if not return_deformation:
-            return y
-        distances = self._distances(queries, points, neighbors, offsets)
-        return y, Deformation(self.kernel_points + offsets, distances, self.sigma)
-
-    def _distances(
-        self, queries: Tensor, points: Tensor, neighbors: Tensor, offsets: Tensor
-    ) -> Tensor:
-        # To a distance, kernel points of further groups are further kernel points.
-        distances = ops.kernel_point_distances(
+            return self._convolve(queries, points, neighbors, features, offsets, modulations)
+        y, distances = ops.kpconv(
             queries,
             points,
             neighbors,
-            self.kernel_points.repeat(self.offset_groups, 1),
+            features,
+            self.kernel_points,
+            self.weight,
             self.sigma,
-            offsets=offsets.flatten(1, -2),
+            offsets=offsets,
+            modulations=modulations,
+            influence=self.influence,
+            aggregation=self.aggregation,
+            groups=self.groups,
+            return_distances=True,
         )
-        return distances.view(offsets.shape[:-1])
+        y = self._finish(y, neighbors, features)
+        return y, Deformation(self.kernel_points + offsets, distances, self.sigma)
 
     def extra_repr(self) -> str:
         """Shows every argument that is not at its default."""
