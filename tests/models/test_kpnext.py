@@ -5,7 +5,14 @@ import torch.nn.functional as F
 from kpdeform import models, nn
 from kpdeform.data import PointBatch, build_pyramid
 
-SMALL = {"cell_size": 0.1, "blocks": (1, 2, 1), "width": 16, "shells": (1, 14), "drop_path": 0.0}
+SMALL = {
+    "cell_size": 0.1,
+    "blocks": (1, 2, 1),
+    "width": 16,
+    "shells": (1, 14),
+    "drop_path": 0.0,
+    "dropout": 0.0,
+}
 CASES = {
     "kpconvx": {},
     "kpconvd": {"attention_groups": 0},
@@ -175,10 +182,10 @@ def test_autocast():
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("case", ["kpconvx", "conv pooling", "classification"])
+@pytest.mark.parametrize("case", ["kpconvx", "conv classification"])
 def test_compiles_whole_and_does_not_recompile_for_a_new_size(case):
     torch._dynamo.reset()  # cases share the code of forward
-    model = build(**CASES[case])
+    model = build(**CASES[case], blocks=(1, 1))
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
     no_ducks = torch.fx.experimental._config.patch(use_duck_shape=False)  # sizes equal by chance
     with no_ducks, torch._dynamo.config.patch(error_on_recompile=True):

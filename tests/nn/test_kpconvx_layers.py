@@ -62,7 +62,7 @@ def test_kpconvx_follows_the_definition(attention_groups, activation, group_norm
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter)
     inputs = inputs_of(20, strided=strided)
-    queries, points, neighbors, features = inputs
+    queries, _, neighbors, features = inputs
     own = features[neighbors[:, 0].long()] if strided else features
     modulations = attention_by_hand(layer, own)
     width = {2: 4, 8: 1, -2: 2, 1: 8}[attention_groups]  # 8 channels
@@ -95,7 +95,7 @@ def test_the_caller_decides_what_is_in_place():
 
 
 def test_in_place_needs_a_query_per_point():
-    with pytest.raises(ValueError, match="in_place needs one query per point, got 20 .* 40"):
+    with pytest.raises(ValueError, match=r"in_place needs one query per point, got 20 .* 40"):
         make()(*inputs_of(strided=True), in_place=True)
 
 
