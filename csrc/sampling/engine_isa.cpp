@@ -65,20 +65,9 @@ void add_site_gradients(const View& view, int64_t site, int64_t g, int64_t k,
 
 // ---- the dense combiner
 
-// Channels that belong to one group of the sampler and one of the weight.
-struct Span {
-  int64_t channel, width;
-  int64_t target;  // where S of kernel point 0 begins; that of k is k * group_in further
-};
-
-template <typename Body>
-void for_each_span(const DenseShape& shape, int64_t groups, int64_t g, const Body& body) {
-  const int64_t size = shape.in_channels / groups, in = shape.group_in();
-  for (int64_t c = g * size, end = c + size, stop; c < end; c = stop) {
-    const int64_t group = c / in;
-    stop = (group + 1) * in < end ? (group + 1) * in : end;
-    body(Span{c, stop - c, group * shape.terms() + c - group * in});
-  }
+// Where the channels of a span begin in S of kernel point 0; kernel point k is k * group_in further.
+inline int64_t place_of(const Span& span, const DenseShape& shape) {
+  return span.group * shape.terms() + span.channel - span.group * shape.group_in();
 }
 
 // S[site] as (G, K, C/G).
@@ -90,7 +79,7 @@ void sample_site(const View& view, Sampler& sampler, int64_t site, const DenseSh
       const Pairs<T> pairs = sampler.list(g);
       for_each_span(shape, view.num_groups(), g, [&](const Span& span) {
         accumulate_pairs(pairs, shape.num_kernel_points, features + span.channel,
-                         shape.in_channels, span.width, first, sampled + span.target,
+                         shape.in_stride, span.width, first, sampled + place_of(span, shape),
                          shape.group_in());
       });
     }
@@ -109,15 +98,16 @@ void sample_site_backward(const View& view, Sampler& sampler, int64_t site,
       const Pairs<T> pairs = sampler.list_derivatives(g);
       for_each_span(shape, view.num_groups(), g, [&](const Span& span) {
         const F* rows = features + span.channel;
+        const int64_t place = place_of(span, shape);
         if (sampled != nullptr)
-          accumulate_pairs(pairs, kernels, rows, shape.in_channels, span.width, first,
-                           sampled + span.target, in);
+          accumulate_pairs(pairs, kernels, rows, shape.in_stride, span.width, first,
+                           sampled + place, in);
         for (int64_t k = 0; k < kernels; ++k) {
           PairSums<T, Sampler::kDims> sums;
           for (int i = pairs.begins[k]; i < pairs.begins[k + 1]; ++i)
             sums.add(pairs, i,
-                     dot_lanes(rows + int64_t(pairs.rows[i]) * shape.in_channels,
-                               grad_sampled + span.target + k * in, span.width));
+                     dot_lanes(rows + int64_t(pairs.rows[i]) * shape.in_stride,
+                               grad_sampled + place + k * in, span.width));
           if (pairs.begins[k] < pairs.begins[k + 1])
             add_site_gradients(view, site, g, k, sums, modulation_of(view, site, g, k), gradients);
         }
@@ -372,14 +362,20 @@ void sample_and_combine(const View& view, const DenseShape& shape, const F* feat
       for (int64_t i = 0; i < sites; ++i)
         sample_site(view, sampler, first + i, shape, features, tile.sampled + i * shape.row());
       T* rows = tile.rows;
-      if constexpr (kDirect) rows = out + first * shape.out_channels;
+      int64_t stride = shape.out_channels;
+      if constexpr (kDirect) {
+        rows = out + first * shape.out_stride;
+        stride = shape.out_stride;
+      }
       for (int64_t g = 0; g < shape.groups; ++g) {
         multiply_packed(tile.sampled + g * shape.terms(), shape.row(), sites, shape.terms(),
                         packed + g * group_size, shape.group_out(), rows + g * shape.group_out(),
-                        shape.out_channels);
+                        stride);
       }
-      if constexpr (!kDirect)
-        convert(rows, sites * shape.out_channels, out + first * shape.out_channels);
+      if constexpr (!kDirect) {
+        for (int64_t i = 0; i < sites; ++i)
+          convert(rows + i * stride, stride, out + (first + i) * shape.out_stride);
+      }
     }
   });
 }

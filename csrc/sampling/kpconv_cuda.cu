@@ -225,7 +225,10 @@ Tensor kpconv(const Tensor& queries, const Tensor& points, const Tensor& neighbo
   using torch::stable::contiguous;
   check_positions(queries, points, neighbors, kernel_points, offsets, modulations, influence,
                   aggregation);
-  check_features(features, kernel_points, points, weight, groups);
+  check_channels(features, points, offsets, modulations);
+  check_dense(features, kernel_points, weight, groups);
+  KPDEFORM_CHECK(offset_groups(offsets) == 1 && modulation_groups(modulations) == 1,
+                 "groups of offsets and modulations are not supported on CUDA yet");
   const torch::stable::accelerator::DeviceGuard guard(features.get_device());
   const auto maybe_contiguous = [](const MaybeTensor& t) {
     return t.has_value() ? MaybeTensor(contiguous(*t)) : t;

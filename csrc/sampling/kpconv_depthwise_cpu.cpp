@@ -23,6 +23,7 @@ Tensor kpconv_depthwise(const Tensor& queries, const Tensor& points, const Tenso
   check(features, in, weight);
   const Tensor x = torch::stable::contiguous(features);
   const Tensor out = torch::stable::new_empty(x, {queries.size(0), x.size(1)});
+  if (x.size(1) == 0) return out;
   dispatch_elements(queries.scalar_type(), x.scalar_type(), [&](auto number, auto element) {
     using T = decltype(number);
     using F = decltype(element);

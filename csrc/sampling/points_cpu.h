@@ -124,6 +124,7 @@ struct PointsInputs {
     view.modulations = data<T>(modulations);
     view.offset_groups = offset_groups(offsets);
     view.modulation_groups = modulation_groups(modulations);
+    view.only_group = -1;
     view.num_kernel_points = int(kernel_points.size(0));
     view.dim = int(kernel_points.size(1));
     view.influence = influence;

@@ -103,18 +103,16 @@ class PointsSampler {
   // Moves the kernel points to where group g has them: (K, 3) of the site, or (K, D, room) of each
   // source.
   void select(int64_t g) {
-    const int64_t numbers = int64_t(view_.num_kernel_points) * view_.dim;
-    const int64_t groups = view_.offset_groups;
     if (view_.offsets != nullptr) {
-      const T* offsets = view_.offsets + (groups > 1 ? g * numbers : 0);
       if constexpr (kPerSource) {
+        const int64_t numbers = int64_t(view_.num_kernel_points) * view_.dim;
         for (int j = 0; j < count_; ++j) {
-          const T* offset = offsets + int64_t(rows_[j]) * groups * numbers;
+          const T* offset = view_.offsets + view_.offset_index(rows_[j], g, 0, 0);
           for (int64_t i = 0; i < numbers; ++i)
             positions_[i * room_ + j] = view_.kernel_points[i] + offset[i];
         }
       } else {
-        place_kernel(offsets + site_ * groups * numbers);
+        place_kernel(view_.offsets + view_.offset_index(site_, g, 0, 0));
       }
     }
     if (classified_) classify();

@@ -48,21 +48,29 @@ struct PointsView {
   Aggregation aggregation;
   Reach<T> reach;
 
+  int64_t only_group;       // the one group to look at, or -1: all
+
   bool transposed() const { return starts != nullptr; }
   // Groups of channels that have offsets or modulations of their own.
   int64_t num_groups() const {
+    if (only_group >= 0) return 1;
     return offset_groups > modulation_groups ? offset_groups : modulation_groups;
   }
-  // Where offset d of kernel point k and its modulation stand, for a query and a group.
+  // Where offset d of kernel point k, its modulation and its distance stand, for a query and a
+  // group.
   int64_t offset_index(int64_t query, int64_t g, int64_t k, int64_t d) const {
-    return ((query * offset_groups + (offset_groups == 1 ? 0 : g)) * num_kernel_points + k) * dim +
-           d;
+    return ((query * offset_groups + number(g, offset_groups)) * num_kernel_points + k) * dim + d;
+  }
+  int64_t modulation_index(int64_t query, int64_t g, int64_t k) const {
+    return (query * num_kernel_points + k) * modulation_groups + number(g, modulation_groups);
   }
   int64_t distance_index(int64_t query, int64_t g) const {
     return (query * offset_groups + g) * num_kernel_points;
   }
-  int64_t modulation_index(int64_t query, int64_t g, int64_t k) const {
-    return (query * num_kernel_points + k) * modulation_groups + (modulation_groups == 1 ? 0 : g);
+
+ private:
+  int64_t number(int64_t g, int64_t groups) const {
+    return groups == 1 ? 0 : only_group >= 0 ? only_group : g;
   }
 };
 
@@ -73,12 +81,32 @@ struct DenseShape {
   int64_t in_channels;        // C
   int64_t out_channels;       // O
   int64_t groups;             // G
+  int64_t in_stride;          // from one row of features to the next
+  int64_t out_stride;         // from one row of the result to the next
   int64_t row() const { return num_kernel_points * in_channels; }
   int64_t terms() const { return num_kernel_points * group_in(); }
   bool empty() const { return in_channels == 0 || out_channels == 0; }
   int64_t group_in() const { return in_channels / groups; }
   int64_t group_out() const { return out_channels / groups; }
 };
+
+// Channels that belong to one group of the view and one of the weight.
+struct Span {
+  int64_t group;    // of the weight
+  int64_t channel;  // the first
+  int64_t width;
+};
+
+// Calls body(span) for the channels of group g of `groups` of a view.
+template <typename Body>
+void for_each_span(const DenseShape& shape, int64_t groups, int64_t g, const Body& body) {
+  const int64_t size = shape.in_channels / groups, in = shape.group_in();
+  for (int64_t c = g * size, end = c + size, stop; c < end; c = stop) {
+    const int64_t group = c / in;
+    stop = (group + 1) * in < end ? (group + 1) * in : end;
+    body(Span{group, c, stop - c});
+  }
+}
 
 // Where the backward of sites adds to, in the view's layout; null where a gradient is not wanted.
 template <typename T>
