@@ -255,7 +255,7 @@ def _refuse_foreign(model: nn.Module, target: str) -> None:
             grouped = module.groups > 1 and not LAYOUTS[target].grouped_weights
             features = {
                 "groups": grouped,
-                "a bias": module.bias is not None,
+                "bias": module.bias is not None,
                 "density normalisation": module.normalize_density,
             }
             problem = next((name for name, there in features.items() if there), None)

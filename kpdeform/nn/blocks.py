@@ -266,7 +266,7 @@ class GlobalAverage(nn.Module):
 
     def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
         """``(N, C)`` and ``(B,)`` to ``(B, C)``."""
-        return ops.segment_reduce(features, lengths, "mean")
+        return ops.segment_reduce(features, lengths.long(), "mean")
 
 
 def _convolve(
