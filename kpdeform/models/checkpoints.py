@@ -233,14 +233,14 @@ def _switch(model: nn.Module, source: str) -> dict[str, Any]:
     changed: dict[str, Any] = {}
     for kind, name, value in LAYOUTS[source].switches:
         for path, module in layers(model, kind):
-            if getattr(module, name) != value:
+            before = getattr(module, name)
+            if before != value and (name, before) != ("slope", 1.0):  # 1: no activation to change
                 setattr(module, name, value)
                 changed[f"{path}.{name}".lstrip(".")] = value
     if source == "open3d-ml" and isinstance(model, KPFCNN):
         first, last = model.head[0].linear, model.head[1]
         if 2 * first.out_features != first.in_features:  # reduce_fc is off
-            last.activation = nn.LeakyReLU(NEGATIVE_SLOPE)
-            changed["head.1.activation"] = last.activation
+            last.slope = changed["head.1.slope"] = NEGATIVE_SLOPE
     return changed
 
 

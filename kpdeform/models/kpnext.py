@@ -20,15 +20,15 @@ from kpdeform.nn import (
     Bias,
     Deformation,
     GlobalAverage,
-    InterpolateUpsample,
+    InterpolateUnary,
     KPConv,
     KPConvD,
     KPConvX,
     MultiShortcutBlock,
-    NearestUpsample,
     NeighborMax,
     SimpleBlock,
     Unary,
+    UpsampleUnary,
 )
 from kpdeform.nn.blocks import Norm
 from kpdeform.nn.kpconv import LayerInfluence
@@ -171,9 +171,10 @@ class KPNeXt(nn.Module):
                 Unary(widths[-1], 256, norm=Bias), nn.Dropout(dropout), nn.Linear(256, num_classes)
             )
             return
-        self.upsample = NearestUpsample() if self.pools_grid else InterpolateUpsample()
         self.decoder_unary = nn.ModuleList(
-            Unary(coarse + skip, width, norm=make.norm)
+            (UpsampleUnary if self.pools_grid else InterpolateUnary)(
+                coarse, skip, width, norm=make.norm
+            )
             for width, coarse, skip in zip(widths, widths[1:], wider, strict=False)
         )
         self.decoder_layer = nn.ModuleList(
@@ -212,8 +213,7 @@ class KPNeXt(nn.Module):
         if self.task == "classification":
             return self.head(self.average(x, pyramid.lengths[len(self.encoder) - 1])), []
         for level in reversed(range(len(skips))):
-            x = torch.cat([self._upsample(pyramid, level, x), skips[level]], dim=1)
-            x = self.decoder_unary[level](x)
+            x = self._upsample(pyramid, level, x, skips[level])
             if len(self.decoder_layer) > 0:
                 block = self.decoder_layer[level]
                 x, _ = block(points[level], tables[level], x, pyramid.lengths[level])
@@ -226,11 +226,12 @@ class KPNeXt(nn.Module):
         x, _ = pool(pyramid.points[level + 1], pyramid.points[level], table, features)
         return x
 
-    def _upsample(self, pyramid: Pyramid, level: int, features: Tensor) -> Tensor:
+    def _upsample(self, pyramid: Pyramid, level: int, features: Tensor, skip: Tensor) -> Tensor:
+        unary, table = self.decoder_unary[level], pyramid.upsamples[level]
         if self.pools_grid:
-            return self.upsample(features, pyramid.upsamples[level])
+            return unary(features, table, skip)
         fine, coarse = pyramid.points[level : level + 2]
-        return self.upsample(features, pyramid.upsamples[level], fine, coarse)
+        return unary(features, table, skip, fine, coarse)
 
 
 @dataclass

@@ -160,7 +160,11 @@ LAYOUTS: Mapping[str, Layout] = {  # a file belongs to the first that recognises
             ResnetBlock: {"conv": "conv.conv", "norm": "conv.norm", "shortcut": "unary_shortcut"},
         },
         recognised=r"(^|\.)conv\.conv\.weights$|(^|\.)conv\.bias$|^bias$",
-        switches=(_SHADOW_ZERO, _DENSITY, (nn.LeakyReLU, "negative_slope", 0.2)),
+        switches=(
+            _SHADOW_ZERO,
+            _DENSITY,
+            *((kind, "slope", 0.2) for kind in (Unary, SimpleBlock, ResnetBlock)),
+        ),
     ),
     "kpconv-pytorch": Layout(
         names=_KPCONV_PYTORCH,

@@ -1,7 +1,8 @@
 """Networks by name: the published models of S3DIS and others, and small ones for a CPU.
 
-The published ones take the input features per point, the number of classes and the grid cell of
-level 0 in metres; the defaults are those of the published weights. All are returned untrained.
+The published ones take the input features per point, the number of classes, the grid cell of level
+0 in metres and, for S3DIS, the channels of level 0; the defaults are those of the published
+weights. All are returned untrained.
 """
 
 from __future__ import annotations
@@ -14,36 +15,42 @@ from kpdeform.models.kpnext import KPNeXt
 
 
 def kpfcnn_s3dis_light(
-    in_channels: int = 5, num_classes: int = 13, cell_size: float = 0.03
+    in_channels: int = 5, num_classes: int = 13, cell_size: float = 0.03, *, width: int = 128
 ) -> KPFCNN:
     """Published "Light_KPFCNN": rigid, 5 levels, 23.9 M parameters; 65.4 mIoU on S3DIS area 5."""
     names = _stages(rigid=[1, 2, 2, 3, 3], deformable=[0] * 5)
-    return KPFCNN.from_architecture(names, in_channels, num_classes, cell_size=cell_size)
+    return KPFCNN.from_architecture(
+        names, in_channels, num_classes, cell_size=cell_size, width=width
+    )
 
 
 def kpfcnn_s3dis_heavy(
-    in_channels: int = 5, num_classes: int = 13, cell_size: float = 0.03
+    in_channels: int = 5, num_classes: int = 13, cell_size: float = 0.03, *, width: int = 128
 ) -> KPFCNN:
     """Published "Heavy_KPFCNN": rigid, 5 levels, 24.4 M parameters; 66.4 mIoU on S3DIS area 5."""
     names = _stages(rigid=[1, 3, 3, 3, 3], deformable=[0] * 5)
-    return KPFCNN.from_architecture(names, in_channels, num_classes, cell_size=cell_size)
+    return KPFCNN.from_architecture(
+        names, in_channels, num_classes, cell_size=cell_size, width=width
+    )
 
 
 def kpfcnn_s3dis_deform_light(
-    in_channels: int = 5, num_classes: int = 13, cell_size: float = 0.03
+    in_channels: int = 5, num_classes: int = 13, cell_size: float = 0.03, *, width: int = 128
 ) -> KPFCNN:
     """Published "Deform_Light": the two coarsest levels deform; 66.7 mIoU on S3DIS area 5."""
     names = _stages(rigid=[1, 3, 3, 1, 0], deformable=[0, 0, 0, 2, 3])
-    return KPFCNN.from_architecture(names, in_channels, num_classes, cell_size=cell_size)
+    return KPFCNN.from_architecture(
+        names, in_channels, num_classes, cell_size=cell_size, width=width
+    )
 
 
 def kpfcnn_s3dis_deform(
-    in_channels: int = 5, num_classes: int = 13, cell_size: float = 0.03
+    in_channels: int = 5, num_classes: int = 13, cell_size: float = 0.03, *, width: int = 128
 ) -> KPFCNN:
     """Published "Deform_KPFCNN": three levels deform, 6 cells wide; 67.3 mIoU on S3DIS area 5."""
     names = _stages(rigid=[1, 3, 1, 0, 0], deformable=[0, 0, 2, 3, 3])
     return KPFCNN.from_architecture(
-        names, in_channels, num_classes, cell_size=cell_size, deform_radius=6.0
+        names, in_channels, num_classes, cell_size=cell_size, width=width, deform_radius=6.0
     )
 
 

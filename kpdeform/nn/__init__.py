@@ -5,12 +5,13 @@ from kpdeform.nn.blocks import (
     Bias,
     GlobalAverage,
     GroupNorm,
-    InterpolateUpsample,
+    InterpolateUnary,
     NearestUpsample,
     NeighborMax,
     ResnetBlock,
     SimpleBlock,
     Unary,
+    UpsampleUnary,
 )
 from kpdeform.nn.init import published_init_
 from kpdeform.nn.kpconv import Deformation, DeformKPConv, KPConv
@@ -27,7 +28,7 @@ __all__ = [
     "DropPath",
     "GlobalAverage",
     "GroupNorm",
-    "InterpolateUpsample",
+    "InterpolateUnary",
     "InvertedBlock",
     "KPConv",
     "KPConvD",
@@ -39,6 +40,7 @@ __all__ = [
     "ResnetBlock",
     "SimpleBlock",
     "Unary",
+    "UpsampleUnary",
     "deformation_loss",
     "parameter_groups",
     "published_init_",

@@ -41,30 +41,35 @@ class BatchNorm(nn.BatchNorm1d):
     def __init__(self, num_features: int, momentum: float = 0.02, eps: float = 1e-5) -> None:
         super().__init__(num_features, eps=eps, momentum=momentum)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, C)`` to ``(N, C)``."""
-        if x.shape[0] < 2:
-            return F.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
-        if self.training and x.device.type == "cpu":
-            return self._train_on_cpu(x)
-        return super().forward(x)
+    def forward(self, x: Tensor, residual: Tensor | None = None, slope: float = 1.0) -> Tensor:
+        """``(N, C)`` to ``(N, C)``: normalises, adds the residual, applies LeakyReLU."""
+        measures = self.training and x.shape[0] >= 2
+        if x.device.type != "cpu":
+            y = super().forward(x) if measures else self._with_running_statistics(x)
+            return _activate(y, residual, slope)
+        dtype = self.weight.dtype
+        y, mean, variance = ops.batch_norm(
+            x.to(dtype),
+            self.weight,
+            self.bias,
+            mean=None if measures else self.running_mean,
+            variance=None if measures else self.running_var,
+            residual=None if residual is None else residual.to(dtype),
+            eps=self.eps,
+            slope=slope,
+        )
+        if measures:
+            with torch.no_grad():
+                unbiased = variance * (x.shape[0] / (x.shape[0] - 1))
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(unbiased, self.momentum)
+                self.num_batches_tracked += 1
+        return y.to(x.dtype)
 
-    def _train_on_cpu(self, x: Tensor) -> Tensor:
-        # PyTorch's CPU kernel adds rows one after the other, in an order that depends on the number
-        # of threads. Its mean() adds them in a tree: ten times as exact, and always the same.
-        rows = x.to(self.weight.dtype)
-        mean = rows.mean(0)
-        centred = rows - mean
-        variance = centred.square().mean(0)
-        with torch.no_grad():
-            unbiased = variance * (x.shape[0] / (x.shape[0] - 1))
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(unbiased, self.momentum)
-            self.num_batches_tracked += 1
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        return torch.addcmul(self.bias, centred, scale).to(x.dtype)
+    def _with_running_statistics(self, x: Tensor) -> Tensor:
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        )
 
 
 class GroupNorm(nn.GroupNorm):
@@ -84,16 +89,13 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C)`` to ``(N, C)``."""
-        if x.shape[0] == 0:
-            return x
         rows = x.to(self.weight.dtype)
-        centred = rows - self._group_mean(rows)
-        scale = self.weight * torch.rsqrt(self._group_mean(centred.square()) + self.eps)
-        return torch.addcmul(self.bias, centred, scale).to(x.dtype)
-
-    def _group_mean(self, rows: Tensor) -> Tensor:
-        means = rows.mean(0).view(self.num_groups, -1).mean(1)
-        return means.repeat_interleave(self.num_channels // self.num_groups)
+        if x.shape[0] < 2:  # of one row and one channel per group there is no variance
+            rows = F.group_norm(rows, self.num_groups, eps=self.eps) if x.shape[0] else rows
+        else:  # the same sums as over the channels of a batch of sequences, without a transposition
+            grouped = rows.unflatten(1, (self.num_groups, -1))
+            rows = F.batch_norm(grouped, None, None, training=True, eps=self.eps).flatten(1)
+        return torch.addcmul(self.bias, rows, self.weight).to(x.dtype)
 
 
 class Bias(nn.Module):
@@ -113,7 +115,7 @@ class Bias(nn.Module):
 
 
 class Unary(nn.Module):
-    """Linear map of every row, normalisation and, unless switched off, LeakyReLU 0.1.
+    """Linear map of every row, normalisation, a residual if there is one, and LeakyReLU 0.1.
 
     Args:
         in_channels: C.
@@ -135,11 +137,14 @@ class Unary(nn.Module):
         super().__init__()
         self.linear = nn.Linear(in_channels, out_channels, bias=bias)
         self.norm = norm(out_channels)
-        self.activation = nn.LeakyReLU(NEGATIVE_SLOPE) if activation else nn.Identity()
+        self.slope = NEGATIVE_SLOPE if activation else 1.0
 
-    def forward(self, features: Tensor) -> Tensor:
-        """``(N, C)`` to ``(N, O)``."""
-        return self.activation(self.norm(self.linear(features)))
+    def forward(
+        self, features: Tensor, residual: Tensor | None = None, slope: float | None = None
+    ) -> Tensor:
+        """``(N, C)`` to ``(N, O)``; the residual is ``(N, O)``, the slope instead of the usual."""
+        x = _linear(features, self.linear.weight, self.linear.bias)
+        return _normalize(self.norm, x, residual, self.slope if slope is None else slope)
 
 
 class SimpleBlock(nn.Module):
@@ -154,14 +159,14 @@ class SimpleBlock(nn.Module):
         super().__init__()
         self.conv = conv
         self.norm = norm(conv.out_channels)
-        self.activation = nn.LeakyReLU(NEGATIVE_SLOPE)
+        self.slope = NEGATIVE_SLOPE
 
     def forward(
         self, queries: Tensor, points: Tensor, neighbors: Tensor, features: Tensor
     ) -> tuple[Tensor, Deformation | None]:
         """``(N, C)`` at points to ``(M, O)`` at queries, and the deformation if there is one."""
         x, deformation = _convolve(self.conv, queries, points, neighbors, features)
-        return self.activation(self.norm(x)), deformation
+        return _normalize(self.norm, x, slope=self.slope), deformation
 
 
 class ResnetBlock(nn.Module):
@@ -196,7 +201,7 @@ class ResnetBlock(nn.Module):
         bias: bool = False,
     ) -> None:
         super().__init__()
-        self.strided, self.shadow_zero = strided, shadow_zero
+        self.strided, self.shadow_zero, self.slope = strided, shadow_zero, NEGATIVE_SLOPE
         narrow = conv.in_channels
         self.unary1 = (
             Unary(in_channels, narrow, norm=norm, bias=bias)
@@ -205,13 +210,12 @@ class ResnetBlock(nn.Module):
         )
         self.conv = conv
         self.norm = norm(narrow)
-        self.unary2 = Unary(narrow, out_channels, norm=norm, activation=False, bias=bias)
+        self.unary2 = Unary(narrow, out_channels, norm=norm, bias=bias)
         self.shortcut = (
             Unary(in_channels, out_channels, norm=norm, activation=False, bias=bias)
             if in_channels != out_channels
             else nn.Identity()
         )
-        self.activation = nn.LeakyReLU(NEGATIVE_SLOPE)
 
     def forward(
         self, queries: Tensor, points: Tensor, neighbors: Tensor, features: Tensor
@@ -219,10 +223,10 @@ class ResnetBlock(nn.Module):
         """``(N, C)`` at points to ``(M, O)`` at queries, and the deformation if there is one."""
         x = self.unary1(features)
         x, deformation = _convolve(self.conv, queries, points, neighbors, x)
-        x = self.unary2(self.activation(self.norm(x)))
         if self.strided:
             features = ops.neighbor_pool(features, neighbors, "max", shadow_zero=self.shadow_zero)
-        return self.activation(x + self.shortcut(features)), deformation
+        x = _normalize(self.norm, x, slope=self.slope)
+        return self.unary2(x, self.shortcut(features)), deformation
 
     def extra_repr(self) -> str:
         """Shows what is switched on."""
@@ -239,18 +243,59 @@ class NearestUpsample(nn.Module):
         return ops.neighbor_pool(features, upsamples, "nearest")
 
 
-class InterpolateUpsample(nn.Module):
-    """Gives every fine point the mean of its nearest coarse points, weighted by 1 / distance."""
+class UpsampleUnary(Unary):
+    """:class:`Unary` of the features of the nearest coarse point beside those of a skip link.
 
-    def forward(self, features: Tensor, upsamples: Tensor, fine: Tensor, coarse: Tensor) -> Tensor:
-        """Coarse ``(N, C)``, rows ``(M, H)`` into it and both positions to fine ``(M, C)``."""
-        padded = F.pad(features, (0, 0, 0, 1))  # the last row is that of N and of -1
-        rows = upsamples.long()
+    A linear map and a copy may change places: the coarse half is mapped before it is copied to the
+    many fine points, and nothing is concatenated.
+
+    Args:
+        coarse_channels: C1.
+        skip_channels: C2.
+        out_channels: O.
+        norm: Makes the normalisation.
+    """
+
+    def __init__(
+        self, coarse_channels: int, skip_channels: int, out_channels: int, *, norm: Norm = BatchNorm
+    ) -> None:
+        super().__init__(coarse_channels + skip_channels, out_channels, norm=norm)
+        self.widths = (coarse_channels, skip_channels)
+
+    def forward(self, features: Tensor, upsamples: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]
+        """Coarse ``(N, C1)``, rows ``(M, >=1)`` into it and ``(M, C2)`` to fine ``(M, O)``."""
+        of_coarse, of_skip = self.linear.weight.split(self.widths, dim=1)  # (O, C1), (O, C2)
+        x = ops.neighbor_pool(F.linear(features, of_coarse), upsamples, "nearest")
+        return _normalize(self.norm, torch.addmm(x, skip, of_skip.t()), None, self.slope)
+
+
+class InterpolateUnary(Unary):
+    """:class:`UpsampleUnary` for several coarse points, weighted by 1 / distance.
+
+    Args:
+        coarse_channels: C1.
+        skip_channels: C2.
+        out_channels: O.
+        norm: Makes the normalisation.
+    """
+
+    def __init__(
+        self, coarse_channels: int, skip_channels: int, out_channels: int, *, norm: Norm = BatchNorm
+    ) -> None:
+        super().__init__(coarse_channels + skip_channels, out_channels, norm=norm)
+
+    def forward(  # type: ignore[override]
+        self, features: Tensor, upsamples: Tensor, skip: Tensor, fine: Tensor, coarse: Tensor
+    ) -> Tensor:
+        """As :class:`UpsampleUnary`, with ``upsamples`` ``(M, H)`` and both positions."""
+        rows = upsamples.long()  # the last row of what is padded is that of N and of -1
         apart = (F.pad(coarse, (0, 0, 0, 1))[rows] - fine[:, None]).norm(dim=2)  # (M, H)
         occupied = (rows >= 0) & (rows < features.shape[0])
         weight = torch.where(occupied, 1 / (apart + 1e-8), 0.0)
         weight = weight / weight.sum(1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
-        return (padded[rows] * weight[..., None].to(features.dtype)).sum(1)
+        near = F.pad(features, (0, 0, 0, 1))[rows]  # (M, H, C1)
+        x = (near * weight[..., None].to(features.dtype)).sum(1)
+        return super().forward(torch.cat([x, skip], dim=1))
 
 
 class NeighborMax(nn.Module):
@@ -275,3 +320,32 @@ def _convolve(
     if isinstance(conv, DeformKPConv):
         return conv(queries, points, neighbors, features, return_deformation=True)
     return conv(queries, points, neighbors, features), None
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``x @ weight.T + bias``, with outputs added up to a multiple of 16.
+
+    MKL gives each thread a slice of the outputs, and slices of an odd width round differently: the
+    gradient of 5 outputs would depend on the number of threads. It is slow for them, too.
+    """
+    missing = -weight.shape[0] % 16
+    if missing == 0:
+        return F.linear(x, weight, bias)
+    padded = None if bias is None else F.pad(bias, (0, missing))
+    return F.linear(x, F.pad(weight, (0, 0, 0, missing)), padded)[:, : weight.shape[0]]
+
+
+def _normalize(
+    norm: nn.Module, x: Tensor, residual: Tensor | None = None, slope: float = NEGATIVE_SLOPE
+) -> Tensor:
+    """Normalises, adds the residual and applies LeakyReLU, in one pass where the norm can."""
+    if isinstance(norm, BatchNorm):
+        y: Tensor = norm(x, residual, slope)
+        return y
+    return _activate(norm(x), residual, slope)
+
+
+def _activate(x: Tensor, residual: Tensor | None, slope: float) -> Tensor:
+    if residual is not None:
+        x = x + residual
+    return x if slope == 1 else F.leaky_relu(x, slope)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from kpdeform import ops
-from kpdeform.nn.blocks import NEGATIVE_SLOPE, BatchNorm, Norm, Unary
+from kpdeform.nn.blocks import NEGATIVE_SLOPE, BatchNorm, Norm, Unary, _activate, _normalize
 from kpdeform.nn.kpconvx import KPConvD, KPConvX
 
 
@@ -106,7 +106,7 @@ class InvertedBlock(nn.Module):
         self.norm = norm(channels)
         self.up = Unary(channels, wide, norm=norm)
         self.down = Unary(wide, out_channels, norm=norm, activation=False)
-        self.layer_scale = _layer_scale(out_channels, layer_scale)
+        self.layer_scale = None if layer_scale is None else LayerScale(out_channels, layer_scale)
         self.drop_path = DropPath(drop_path)
         self.shortcut_linear = (
             nn.Linear(channels, out_channels, bias=False)
@@ -114,7 +114,6 @@ class InvertedBlock(nn.Module):
             else nn.Identity()
         )
         self.shortcut_norm = norm(out_channels)
-        self.activation = nn.LeakyReLU(NEGATIVE_SLOPE)
 
     def forward(
         self,
@@ -126,7 +125,8 @@ class InvertedBlock(nn.Module):
     ) -> Tensor:
         """``(N, C)`` at points to ``(M, O)`` at queries; ``lengths`` ``(B,)`` are the queries'."""
         x = _convolve(self.conv, queries, points, neighbors, features, not self.strided)
-        x = self.layer_scale(self.down(self.up(self.activation(self.norm(x)))))
+        x = self.down(self.up(_normalize(self.norm, x)))
+        x = x if self.layer_scale is None else self.layer_scale(x)
         if self.strided:
             features = ops.neighbor_pool(features, neighbors, "max")
         x = _times(x, self.drop_path(x, lengths))
@@ -168,16 +168,15 @@ class MultiShortcutBlock(nn.Module):
         self.upcut = upcut
         self.conv = conv
         self.norm = norm(channels)
-        self.up = Unary(channels, wide, norm=norm, activation=False)
-        self.down = Unary(wide, out_channels, norm=norm, activation=False)
-        self.layer_scale = _layer_scale(out_channels, layer_scale)
+        self.up = Unary(channels, wide, norm=norm)
+        self.down = Unary(wide, out_channels, norm=norm)
+        self.layer_scale = None if layer_scale is None else LayerScale(out_channels, layer_scale)
         self.drop_path = DropPath(drop_path)
         self.shortcut = (
             Unary(channels, out_channels, norm=norm, activation=False)
             if channels != out_channels
             else nn.Identity()
         )
-        self.activation = nn.LeakyReLU(NEGATIVE_SLOPE)
 
     def forward(
         self,
@@ -200,13 +199,22 @@ class MultiShortcutBlock(nn.Module):
             ``(N, O)``, and ``(N, expansion · C)`` for the next block, or None.
         """
         x = _convolve(self.conv, points, points, neighbors, features, in_place=True)
-        x = self.up(self.activation(self.norm(x)))
+        x = _normalize(self.norm, x)
         kept = self.drop_path(x, lengths)
-        x = _times(x, kept)
-        x = self.activation(x if upcut is None else x + upcut)
-        wide = x if self.upcut else None
-        x = _times(self.layer_scale(self.down(x)), kept)
-        return self.activation(self.shortcut(features) + x), wide
+        x = self._widen(x, kept, upcut)
+        return self._narrow(x, kept, self.shortcut(features)), x if self.upcut else None
+
+    def _widen(self, x: Tensor, kept: Tensor | None, upcut: Tensor | None) -> Tensor:
+        if kept is None or upcut is None:  # LeakyReLU and a factor >= 0 may change places
+            return _times(self.up(x, upcut), kept)
+        return _activate(_times(self.up(x, slope=1.0), kept), upcut, NEGATIVE_SLOPE)
+
+    def _narrow(self, x: Tensor, kept: Tensor | None, shortcut: Tensor) -> Tensor:
+        if kept is None and self.layer_scale is None:
+            return self.down(x, shortcut)
+        x = self.down(x, slope=1.0)
+        x = x if self.layer_scale is None else self.layer_scale(x)
+        return _activate(_times(x, kept), shortcut, NEGATIVE_SLOPE)
 
     def extra_repr(self) -> str:
         """Shows what is switched on."""
@@ -224,10 +232,6 @@ def _convolve(
     if isinstance(conv, KPConvX):
         return conv(queries, points, neighbors, features, in_place=in_place)
     return conv(queries, points, neighbors, features)
-
-
-def _layer_scale(channels: int, initial: float | None) -> nn.Module:
-    return nn.Identity() if initial is None else LayerScale(channels, initial)
 
 
 def _times(features: Tensor, kept: Tensor | None) -> Tensor:

@@ -4,11 +4,13 @@ from kpdeform._types import GridSubsample
 from kpdeform.ops.kpconv import kernel_point_distances, kpconv
 from kpdeform.ops.kpconv_depthwise import kpconv_depthwise
 from kpdeform.ops.neighbors import knn_neighbors, radius_neighbors
+from kpdeform.ops.norm import batch_norm
 from kpdeform.ops.pooling import neighbor_pool, segment_reduce
 from kpdeform.ops.subsample import grid_subsample
 
 __all__ = [
     "GridSubsample",
+    "batch_norm",
     "grid_subsample",
     "kernel_point_distances",
     "knn_neighbors",

@@ -3,10 +3,12 @@
 from kpdeform.reference.kpconv import kernel_point_distances, kpconv
 from kpdeform.reference.kpconv_depthwise import kpconv_depthwise
 from kpdeform.reference.neighbors import knn_neighbors, radius_neighbors
+from kpdeform.reference.norm import batch_norm
 from kpdeform.reference.pooling import neighbor_pool, segment_reduce
 from kpdeform.reference.subsample import grid_subsample
 
 __all__ = [
+    "batch_norm",
     "grid_subsample",
     "kernel_point_distances",
     "knn_neighbors",

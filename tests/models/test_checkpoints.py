@@ -389,6 +389,24 @@ def test_easy_kpconv_layer_divides_by_its_neighbours():
     assert plain.normalize_density
 
 
+def test_easy_kpconv_block_has_another_slope():
+    norm = partial(nn.GroupNorm, 4)
+    block = nn.ResnetBlock(8, 32, nn.KPConv(8, 8, radius=0.5, sigma=0.3), norm=norm)
+    file = {
+        "conv.conv.weights": torch.randn(15, 8, 8),
+        "conv.conv.kernel_points": torch.randn(15, 3),
+    }
+    for name, width in [("conv.norm", 8), ("unary2.norm", 32), ("unary_shortcut.norm", 32)]:
+        file |= {f"{name}.norm.{kind}": torch.randn(width) for kind in ("weight", "bias")}
+    file |= {
+        "unary2.mlp.weight": torch.randn(32, 8),
+        "unary_shortcut.mlp.weight": torch.randn(32, 8),
+    }
+    report = models.load_weights(block, file, source="easy-kpconv")
+    assert (block.slope, block.unary2.slope, block.shortcut.slope) == (0.2, 0.2, 1.0)
+    assert report.switches["unary2.slope"] == 0.2 and report.switches["conv.normalize_density"]
+
+
 def test_geotransformer_block():
     norm = partial(nn.GroupNorm, 4)
     conv = nn.KPConv(8, 8, radius=0.5, sigma=0.3, bias=True)

@@ -66,16 +66,17 @@ def test_a_bad_probability_is_named(probability):
 
 @pytest.mark.parametrize("kind", [nn.KPConvD, nn.KPConvX])
 @pytest.mark.parametrize("out_channels", [8, 12])
-def test_multi_shortcut_block_follows_its_definition(kind, out_channels):
+@pytest.mark.parametrize("scale", [None, 0.5])
+def test_multi_shortcut_block_follows_its_definition(kind, out_channels, scale):
     points, neighbors, features = inputs_of()
-    block = nn.MultiShortcutBlock(conv(kind=kind), out_channels, upcut=True, layer_scale=0.5)
+    block = nn.MultiShortcutBlock(conv(kind=kind), out_channels, upcut=True, layer_scale=scale)
     upcut = torch.randn(50, 32)
     y, wide = block(points, neighbors, features, LENGTHS, upcut)
     place = {"in_place": True} if kind is nn.KPConvX else {}
     x = act(normalised(block.conv(points, points, neighbors, features, **place)))
     x = act(normalised(x @ block.up.linear.weight.T) + upcut)
     torch.testing.assert_close(wide, x)
-    x = 0.5 * normalised(x @ block.down.linear.weight.T)
+    x = (scale or 1.0) * normalised(x @ block.down.linear.weight.T)
     shortcut = features
     if out_channels != 8:
         shortcut = normalised(features @ block.shortcut.linear.weight.T)
@@ -118,6 +119,20 @@ def test_a_dropped_cloud_takes_the_shortcut_alone(kind):
     assert not torch.allclose(y[30:], alone[30:])
 
 
+@pytest.mark.parametrize("with_upcut", [False, True])
+def test_both_branches_of_a_multi_shortcut_block_are_dropped_alike(with_upcut):
+    points, neighbors, features = inputs_of()
+    block = nn.MultiShortcutBlock(conv(), 8, drop_path=0.5, layer_scale=0.5)
+    kept = torch.cat([torch.zeros(30, 1), torch.full((20, 1), 2.0)])
+    block.drop_path.forward = lambda x, lengths: kept
+    upcut = torch.randn(50, 32) if with_upcut else torch.zeros(50, 32)
+    y, _ = block(points, neighbors, features, LENGTHS, upcut if with_upcut else None)
+    x = act(normalised(block.conv(points, points, neighbors, features)))
+    x = act(normalised(x @ block.up.linear.weight.T) * kept + upcut)
+    x = 0.5 * normalised(x @ block.down.linear.weight.T) * kept
+    torch.testing.assert_close(y, act(features + x))
+
+
 def test_bottleneck_and_simple_blocks_take_depthwise_layers():
     points, neighbors, features = inputs_of()
     for kind in (nn.KPConvD, nn.KPConvX):
@@ -144,9 +159,11 @@ def test_interpolation_weighs_by_inverse_distance():
     coarse = torch.tensor([[0.0, 0, 0], [1, 0, 0], [9, 9, 9]])
     fine = torch.tensor([[0.25, 0, 0], [1.0, 0, 0], [5.0, 0, 0]])
     rows = torch.tensor([[0, 1], [1, 0], [3, -1]])
-    features = torch.tensor([[4.0], [8.0], [100.0]])
-    y = nn.InterpolateUpsample()(features, rows, fine, coarse)
-    torch.testing.assert_close(y, torch.tensor([[5.0], [8.0], [0.0]]))
+    features, skip = torch.tensor([[4.0], [8.0], [100.0]]), torch.randn(3, 2)
+    unary = nn.InterpolateUnary(1, 2, 4, norm=nn.Bias)
+    y = unary(features, rows, skip, fine, coarse)
+    expected = torch.cat([torch.tensor([[5.0], [8.0], [0.0]]), skip], 1) @ unary.linear.weight.T
+    torch.testing.assert_close(y, act(expected))
 
 
 def test_neighbor_max_is_zero_without_neighbours():
