@@ -24,7 +24,7 @@ def lovasz_softmax(logits: Tensor, labels: Tensor) -> Tensor:
     Example:
         >>> import torch
         >>> labels = torch.tensor([0, 0, 1, -1])
-        >>> right = 100.0 * F.one_hot(labels.clamp(min=0), 2)
+        >>> right = 1000.0 * F.one_hot(labels.clamp(min=0), 2)
         >>> lovasz_softmax(right, labels), lovasz_softmax(-right, labels)
         (tensor(0.), tensor(1.))
     """
