@@ -57,7 +57,7 @@ class Training:
         torch.manual_seed(0)
         self.batch = crop(num_points)
         self.model = make_model([self.batch])
-        self.optimizer = SGDRecipe().build(self.model, 1000).optimizer
+        self.optimizer = SGDRecipe().build(self.model, 1000, fused=True).optimizer
 
     def step(self, replaced: tuple[str, ...] = (), pyramid: Pyramid | None = None) -> None:
         """One step, with the named ops replaced by their twins; builds the pyramid if not given."""

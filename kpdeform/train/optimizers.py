@@ -22,8 +22,11 @@ class Optimization(NamedTuple):
 class Recipe:
     """Base of the optimizer recipes. Offset parameters always form their own, slower group."""
 
-    def build(self, model: nn.Module, total_steps: int) -> Optimization:
-        """Makes the optimizer of ``model`` for a training of ``total_steps`` steps."""
+    def build(self, model: nn.Module, total_steps: int, fused: bool = False) -> Optimization:
+        """Makes the optimizer of ``model`` for a training of ``total_steps`` steps.
+
+        ``fused`` asks for PyTorch's optimizers that pass over memory once: about twice as fast.
+        """
         raise NotImplementedError
 
 
@@ -55,12 +58,12 @@ class SGDRecipe(Recipe):
         self.offset_lr_factor = offset_lr_factor
         self.epochs_per_tenth = epochs_per_tenth
 
-    def build(self, model: nn.Module, total_steps: int) -> Optimization:
+    def build(self, model: nn.Module, total_steps: int, fused: bool = False) -> Optimization:
         """See :meth:`Recipe.build`."""
         groups = parameter_groups(
             model, self.lr, self.offset_lr_factor, weight_decay=self.weight_decay
         )
-        optimizer = optim.SGD(groups, lr=self.lr, momentum=self.momentum)
+        optimizer = optim.SGD(groups, lr=self.lr, momentum=self.momentum, fused=fused or None)
         return Optimization(
             optimizer, lambda epoch: 0.1 ** (epoch / self.epochs_per_tenth), "epoch"
         )
@@ -91,7 +94,7 @@ class AdamWRecipe(Recipe):
         self.warmup = warmup
         self.final = final
 
-    def build(self, model: nn.Module, total_steps: int) -> Optimization:
+    def build(self, model: nn.Module, total_steps: int, fused: bool = False) -> Optimization:
         """See :meth:`Recipe.build`."""
         groups = parameter_groups(
             model, self.lr, self.offset_lr_factor, weight_decay=self.weight_decay
@@ -104,7 +107,7 @@ class AdamWRecipe(Recipe):
             progress = min((step - warmup_steps) / max(total_steps - warmup_steps, 1), 1.0)
             return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * progress))
 
-        return Optimization(optim.AdamW(groups, lr=self.lr), factor, "step")
+        return Optimization(optim.AdamW(groups, lr=self.lr, fused=fused or None), factor, "step")
 
 
 class AdamWStepRecipe(Recipe):
@@ -140,7 +143,7 @@ class AdamWStepRecipe(Recipe):
         self.plateau_epochs = plateau_epochs
         self.epochs_per_tenth = epochs_per_tenth
 
-    def build(self, model: nn.Module, total_steps: int) -> Optimization:
+    def build(self, model: nn.Module, total_steps: int, fused: bool = False) -> Optimization:
         """See :meth:`Recipe.build`."""
         groups = parameter_groups(
             model, self.lr, self.offset_lr_factor, weight_decay=self.weight_decay
@@ -152,4 +155,4 @@ class AdamWStepRecipe(Recipe):
             falling = max(epoch - self.warmup_epochs - self.plateau_epochs, 0)
             return 0.1 ** (falling / self.epochs_per_tenth)
 
-        return Optimization(optim.AdamW(groups, lr=self.lr), factor, "epoch")
+        return Optimization(optim.AdamW(groups, lr=self.lr, fused=fused or None), factor, "epoch")

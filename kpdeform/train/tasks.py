@@ -105,7 +105,8 @@ class _Task(lightning.LightningModule):
         steps = self.trainer.max_steps
         if steps <= 0:
             steps = self.trainer.estimated_stepping_batches
-        optimizer, factor, interval = self.recipe.build(self.model, int(steps))
+        fused = self.trainer.precision == "32-true"  # else Lightning refuses to clip gradients
+        optimizer, factor, interval = self.recipe.build(self.model, int(steps), fused)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {
             "optimizer": optimizer,

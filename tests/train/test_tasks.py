@@ -1,6 +1,7 @@
 from itertools import pairwise
 from types import SimpleNamespace
 
+import lightning.pytorch as lightning
 import pytest
 import torch
 import torch.nn.functional as F
@@ -159,6 +160,28 @@ def test_lovasz_is_added_when_asked_for():
     )
     logits, _ = model(batch.pyramid, batch.batch.features)
     torch.testing.assert_close(with_it - without, 0.5 * lovasz_softmax(logits, batch.batch.labels))
+
+
+@pytest.mark.parametrize("precision, fused", [("32-true", True), ("bf16-mixed", None)])
+@pytest.mark.parametrize("recipe", [SGDRecipe(), AdamWRecipe()], ids=["sgd", "adamw"])
+def test_optimizers_are_fused_where_gradients_can_be_clipped_all_the_same(recipe, precision, fused):
+    task = SegmentationTask(tiny_model(), "abc", recipe)
+    before = [p.detach().clone() for p in task.parameters()]
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_steps=2,
+        precision=precision,
+        gradient_clip_val=1.0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    batches = [tiny_batch(task.model, torch.randint(3, (200,)))] * 2
+    trainer.fit(task, torch.utils.data.DataLoader(batches, batch_size=None))
+    assert trainer.optimizers[0].param_groups[0]["fused"] is fused
+    changed = [not torch.equal(a, b) for a, b in zip(before, task.parameters(), strict=True)]
+    assert sum(changed) > 0.9 * len(changed)
 
 
 def test_classification_scores_clouds():
