@@ -65,7 +65,8 @@ void add_site_gradients(const View& view, int64_t site, int64_t g, int64_t k,
 
 // ---- the dense combiner
 
-// Where the channels of a span begin in S of kernel point 0; kernel point k is k * group_in further.
+// Where the channels of a span begin in S of kernel point 0; kernel point k is k * group_in
+// further.
 inline int64_t place_of(const Span& span, const DenseShape& shape) {
   return span.group * shape.terms() + span.channel - span.group * shape.group_in();
 }
@@ -78,9 +79,8 @@ void sample_site(const View& view, Sampler& sampler, int64_t site, const DenseSh
     for (int64_t g = 0; g < view.num_groups(); ++g) {
       const Pairs<T> pairs = sampler.list(g);
       for_each_span(shape, view.num_groups(), g, [&](const Span& span) {
-        accumulate_pairs(pairs, shape.num_kernel_points, features + span.channel,
-                         shape.in_stride, span.width, first, sampled + place_of(span, shape),
-                         shape.group_in());
+        accumulate_pairs(pairs, shape.num_kernel_points, features + span.channel, shape.in_stride,
+                         span.width, first, sampled + place_of(span, shape), shape.group_in());
       });
     }
   });
@@ -89,8 +89,8 @@ void sample_site(const View& view, Sampler& sampler, int64_t site, const DenseSh
 // Gradients of one site's offsets and modulations, given grad_sampled, the gradient of its
 // modulated S. Leaves S itself in `sampled`, if that is wanted.
 template <typename View, typename Sampler, typename T, typename F>
-void sample_site_backward(const View& view, Sampler& sampler, int64_t site,
-                          const DenseShape& shape, const F* features, const T* grad_sampled,
+void sample_site_backward(const View& view, Sampler& sampler, int64_t site, const DenseShape& shape,
+                          const F* features, const T* grad_sampled,
                           const SiteGradients<T>& gradients, T* sampled) {
   const int64_t kernels = shape.num_kernel_points, in = shape.group_in();
   for_each_load(sampler, site, [&](bool first) {
@@ -266,9 +266,9 @@ void combine_site(const Modulator<View>& modulator, Sampler& sampler, int64_t si
 // to the gradients of spread modulations. Returns, in lanes, the product that the gradients of the
 // pair's offset and modulation are made of.
 template <typename View, typename T, typename F>
-Vec<T> backward_pair(const Modulator<View>& modulator, const F* row, const T* grad,
-                     const T* weight, T coefficient, T plain_coefficient, const T* modulations,
-                     int64_t begin, int64_t end, T* grad_weight, T* grad_modulations) {
+Vec<T> backward_pair(const Modulator<View>& modulator, const F* row, const T* grad, const T* weight,
+                     T coefficient, T plain_coefficient, const T* modulations, int64_t begin,
+                     int64_t end, T* grad_weight, T* grad_modulations) {
   Vec<T> product = {};
   for (int64_t c = begin; c < end; c += kLanes<T>) {
     const int64_t width = end - c < kLanes<T> ? end - c : int64_t(kLanes<T>);
@@ -482,8 +482,7 @@ int64_t sampler_bytes(const PointsView<T>& view) {
 }
 
 template <typename T>
-void min_squared_distances(const PointsView<T>& view, int64_t begin, int64_t end,
-                           char* workspace) {
+void min_squared_distances(const PointsView<T>& view, int64_t begin, int64_t end, char* workspace) {
   PointsSampler<T, false> sampler(view, false, workspace);
   for (int64_t m = begin; m < end; ++m) {
     for_each_load(sampler, m, [&](bool) {
@@ -537,9 +536,9 @@ void min_squared_distances_backward(const PointsView<T>& view, const T* grad, in
   template int64_t dense_bytes(const View<double>&, const DenseShape&); \
   template int64_t depthwise_bytes(const View<float>&, int64_t);        \
   template int64_t depthwise_bytes(const View<double>&, int64_t);       \
-  KPDEFORM_INSTANTIATE_ELEMENT(View<float>, float)               \
-  KPDEFORM_INSTANTIATE_ELEMENT(View<float>, Half)                \
-  KPDEFORM_INSTANTIATE_ELEMENT(View<float>, BFloat16)            \
+  KPDEFORM_INSTANTIATE_ELEMENT(View<float>, float)                      \
+  KPDEFORM_INSTANTIATE_ELEMENT(View<float>, Half)                       \
+  KPDEFORM_INSTANTIATE_ELEMENT(View<float>, BFloat16)                   \
   KPDEFORM_INSTANTIATE_ELEMENT(View<double>, double)
 #define KPDEFORM_INSTANTIATE(T)                                                                   \
   template int64_t panel_columns<T>();                                                            \

@@ -120,10 +120,12 @@ Tensor kernel_point_distances(const Tensor& queries, const Tensor& points, const
                                    std::nullopt, kLinear, kSum));
 }
 
-std::tuple<Tensor, Tensor> kpconv_with_distances(
-    const Tensor& queries, const Tensor& points, const Tensor& neighbors, const Tensor& features,
-    const Tensor& kernel_points, const Tensor& weight, double sigma, MaybeTensor offsets,
-    MaybeTensor modulations, int64_t influence, int64_t aggregation, int64_t groups) {
+std::tuple<Tensor, Tensor> kpconv_with_distances(const Tensor& queries, const Tensor& points,
+                                                 const Tensor& neighbors, const Tensor& features,
+                                                 const Tensor& kernel_points, const Tensor& weight,
+                                                 double sigma, MaybeTensor offsets,
+                                                 MaybeTensor modulations, int64_t influence,
+                                                 int64_t aggregation, int64_t groups) {
   const PointsInputs in(queries, points, neighbors, kernel_points, sigma, offsets, modulations,
                         influence, aggregation);
   if (features.numel() == 0 || weight.numel() == 0)  // nothing is sampled, so nothing left

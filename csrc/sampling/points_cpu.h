@@ -165,8 +165,8 @@ void for_each_transposed(PointsView<T> view, const Tensor& neighbors, const Mayb
     count_queries(index, view.num_queries, view.width, view.num_points, own_starts.data());
     for (int64_t begin = 0, end; begin < view.num_points; begin = end) {
       const auto first = own_starts.begin() + begin;
-      end = std::upper_bound(first, own_starts.end(), *first + kMostMembers) -
-            own_starts.begin() - 1;
+      end =
+          std::upper_bound(first, own_starts.end(), *first + kMostMembers) - own_starts.begin() - 1;
       end = std::min(std::max(end, begin + 1), view.num_points);
       const Scratch<uint32_t> own_members(own_starts[end] - *first);
       const Scratch<int64_t> next(end - begin);

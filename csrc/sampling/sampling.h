@@ -23,32 +23,32 @@ struct BFloat16 {
 template <typename T>
 struct PointsView {
   using Number = T;
-  const T* queries;         // (M, D)
-  const T* points;          // (N, D)
-  int64_t num_queries;      // M
-  int64_t num_points;       // N
-  const void* neighbors;    // (M, H)
-  bool wide_index;          // neighbors are int64, else int32
-  bool wide_members;        // the same for members
-  int64_t width;            // H
-  int64_t first_point;      // transposed: queries of point n are members[starts[i] - starts[0]] to
-  const int64_t* starts;    // members[starts[i + 1] - starts[0] - 1], where i = n - first_point
-  const void* members;      //
-  int64_t max_sources;      // the most sources that any site has
-  const T* kernel_points;   // (K, D)
-  const T* offsets;         // (M, OG, K, D) or null
-  const T* modulations;     // (M, K, MG) or null
-  int64_t offset_groups;    // OG, 1 or G
+  const T* queries;        // (M, D)
+  const T* points;         // (N, D)
+  int64_t num_queries;     // M
+  int64_t num_points;      // N
+  const void* neighbors;   // (M, H)
+  bool wide_index;         // neighbors are int64, else int32
+  bool wide_members;       // the same for members
+  int64_t width;           // H
+  int64_t first_point;     // transposed: queries of point n are members[starts[i] - starts[0]] to
+  const int64_t* starts;   // members[starts[i + 1] - starts[0] - 1], where i = n - first_point
+  const void* members;     //
+  int64_t max_sources;     // the most sources that any site has
+  const T* kernel_points;  // (K, D)
+  const T* offsets;        // (M, OG, K, D) or null
+  const T* modulations;    // (M, K, MG) or null
+  int64_t offset_groups;   // OG, 1 or G
   int64_t modulation_groups;  // MG, 1 or G
-  T* distances;             // (M, OG, K) or null: squared distances, see kpconv.h section 7, that
-                            // listing leaves there
-  int num_kernel_points;    // K
-  int dim;                  // D
+  T* distances;               // (M, OG, K) or null: squared distances, see kpconv.h section 7, that
+                              // listing leaves there
+  int num_kernel_points;      // K
+  int dim;                    // D
   Influence influence;
   Aggregation aggregation;
   Reach<T> reach;
 
-  int64_t only_group;       // the one group to look at, or -1: all
+  int64_t only_group;  // the one group to look at, or -1: all
 
   bool transposed() const { return starts != nullptr; }
   // Groups of channels that have offsets or modulations of their own.
@@ -159,11 +159,10 @@ struct SiteGradients {
   /* Adds to the gradients; grad_weight (K, C) may be null; depthwise_bytes */                     \
   template <typename View, typename F>                                                             \
   void depthwise_backward(const View& view, int64_t channels, const F* features, const F* grad,    \
-                          const typename View::Number* weight,                                     \
-                          typename View::Number* grad_weight,                                      \
+                          const typename View::Number* weight, typename View::Number* grad_weight, \
                           const SiteGradients<typename View::Number>& gradients, int64_t begin,    \
                           int64_t end, char* workspace);                                           \
-  /* Leaves view.distances alone; sampler_bytes */                                                                              \
+  /* Leaves view.distances alone; sampler_bytes */                                                 \
   template <typename T>                                                                            \
   int64_t sampler_bytes(const PointsView<T>& view);                                                \
   template <typename T>                                                                            \
