@@ -4,13 +4,19 @@ from kpdeform.nn.blocks import (
     BatchNorm,
     Bias,
     GlobalAverage,
+    GroupNorm,
+    InterpolateUnary,
     NearestUpsample,
+    NeighborMax,
     ResnetBlock,
     SimpleBlock,
     Unary,
     UpsampleUnary,
 )
-from kpdeform.nn.kpconv import Deformation, DeformKPConv, KPConv, published_init_
+from kpdeform.nn.init import published_init_
+from kpdeform.nn.kpconv import Deformation, DeformKPConv, KPConv
+from kpdeform.nn.kpconvx import KPConvD, KPConvX
+from kpdeform.nn.kpnext import DropPath, InvertedBlock, LayerScale, MultiShortcutBlock
 from kpdeform.nn.losses import deformation_loss
 from kpdeform.nn.optim import parameter_groups
 
@@ -19,9 +25,18 @@ __all__ = [
     "Bias",
     "DeformKPConv",
     "Deformation",
+    "DropPath",
     "GlobalAverage",
+    "GroupNorm",
+    "InterpolateUnary",
+    "InvertedBlock",
     "KPConv",
+    "KPConvD",
+    "KPConvX",
+    "LayerScale",
+    "MultiShortcutBlock",
     "NearestUpsample",
+    "NeighborMax",
     "ResnetBlock",
     "SimpleBlock",
     "Unary",

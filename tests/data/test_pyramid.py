@@ -198,6 +198,43 @@ def test_tables_are_cut_to_the_limit_nearest_first():
         assert torch.equal(cut.pools[level], full.pools[level][:, :limit])
 
 
+KNN = replace(SPEC, scaling=2.2, knn=True, max_neighbors=(5, 6, 7), upsample_neighbors=3)
+
+
+def test_nearest_neighbours_however_far():
+    batch = make_batch(150, 0, 90, 4)
+    pyramid = build_pyramid(batch, KNN)
+    assert [table.shape[1] for table in pyramid.neighbors] == [5, 6, 7]
+    assert [table.shape[1] for table in pyramid.pools] == [5, 6]
+    assert [table.shape[1] for table in pyramid.upsamples] == [3, 3]
+    points, lengths = pyramid.points[0].numpy(), pyramid.lengths[0].tolist()
+    d = distances(points, points, lengths, lengths)
+    for row, dist in zip(pyramid.neighbors[0].numpy(), d, strict=True):
+        real = row[row < len(points)]
+        assert len(real) == min(5, np.isfinite(dist).sum())
+        np.testing.assert_allclose(dist[real], np.sort(dist)[: len(real)], rtol=1e-5)
+
+
+@pytest.mark.parametrize("lengths", [(200, 0, 60), (1,), (0,)], ids=str)
+def test_a_partition_pools_cells_and_goes_back_to_them(lengths):
+    pyramid = build_pyramid(make_batch(*lengths), replace(KNN, partition=True))
+    for level in range(2):
+        fine, coarse = pyramid.points[level], pyramid.points[level + 1]
+        pools, cell = pyramid.pools[level], pyramid.upsamples[level]
+        assert pools.dtype == cell.dtype == torch.int32 and cell.shape == (len(fine), 1)
+        members = [row[row < len(fine)].tolist() for row in pools]
+        assert pools[pools < len(fine)].sort().values.tolist() == list(range(len(fine)))
+        assert all(rows == sorted(rows) and len(rows) > 0 for rows in members)
+        for c, rows in enumerate(members):
+            assert set(cell[rows, 0].tolist()) == {c}
+            torch.testing.assert_close(fine[rows].mean(0), coarse[c])
+
+
+def test_steps_follow_the_scaling():
+    assert KNN.step(2) == pytest.approx(0.1 * 2.2**2)
+    assert KNN.radius(1) == pytest.approx(2.5 * 0.22)
+
+
 def test_cloud_shrinks_to_one_point_and_stays():
     pyramid = build_pyramid(make_batch(20, extent=0.05), replace(SPEC, cell_size=1.0))
     assert pyramid.lengths[-1].item() <= 8
@@ -242,6 +279,10 @@ def test_limits_keep_the_asked_share_and_no_more(quantile):
         assert kept >= quantile > kept_by_one_less
 
 
+def test_a_spec_of_nearest_neighbours_keeps_its_limits():
+    assert neighbor_limits([make_batch(200)], KNN) == (5, 6, 7)
+
+
 def test_limits_without_points_are_one():
     assert neighbor_limits([], SPEC) == (1, 1, 1)
     assert neighbor_limits([make_batch(0)], SPEC) == (1, 1, 1)
@@ -259,6 +300,9 @@ def test_limits_without_points_are_one():
         ({"deformable_pools": (True,)}, "deformable_pools must hold 2"),
         ({"max_neighbors": (3, 3)}, "max_neighbors"),
         ({"max_neighbors": (3, 0, 3)}, "max_neighbors"),
+        ({"scaling": 0.0}, "scaling"),
+        ({"upsample_neighbors": 0}, "upsample_neighbors"),
+        ({"knn": True}, "knn needs max_neighbors"),
     ],
 )
 def test_spec_refuses(change, words):
