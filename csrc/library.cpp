@@ -5,15 +5,30 @@
 
 // clang-format off: one argument group per line
 STABLE_TORCH_LIBRARY(kpdeform, m) {
-  // sampling/kpconv.h.  influence: 0 linear, 1 gaussian, 2 constant; aggregation: 0 sum, 1 closest
+  // sampling/kpconv.h.  influence: 0 linear, 1 gaussian, 2 constant; aggregation: 0 sum, 1 closest.
+  // starts, members: the table of transpose_neighbors, made where it is missing
   m.def("kpconv("
         "Tensor queries, Tensor points, Tensor neighbors, Tensor features, Tensor kernel_points, "
         "Tensor weight, float sigma, Tensor? offsets, Tensor? modulations, "
         "int influence, int aggregation, int groups) -> Tensor");
+  m.def("kpconv_with_distances("
+        "Tensor queries, Tensor points, Tensor neighbors, Tensor features, Tensor kernel_points, "
+        "Tensor weight, float sigma, Tensor? offsets, Tensor? modulations, "
+        "int influence, int aggregation, int groups) -> (Tensor out, Tensor distances)");
   m.def("kpconv_backward(Tensor grad, "
         "Tensor queries, Tensor points, Tensor neighbors, Tensor features, Tensor kernel_points, "
         "Tensor weight, float sigma, Tensor? offsets, Tensor? modulations, "
-        "int influence, int aggregation, int groups, "
+        "int influence, int aggregation, int groups, Tensor? starts, Tensor? members, "
+        "bool features_wanted, bool weight_wanted, bool offsets_wanted, bool modulations_wanted) "
+        "-> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("kpconv_depthwise("
+        "Tensor queries, Tensor points, Tensor neighbors, Tensor features, Tensor kernel_points, "
+        "Tensor weight, float sigma, Tensor? offsets, Tensor? modulations, "
+        "int influence, int aggregation) -> Tensor");
+  m.def("kpconv_depthwise_backward(Tensor grad, "
+        "Tensor queries, Tensor points, Tensor neighbors, Tensor features, Tensor kernel_points, "
+        "Tensor weight, float sigma, Tensor? offsets, Tensor? modulations, "
+        "int influence, int aggregation, Tensor? starts, Tensor? members, "
         "bool features_wanted, bool weight_wanted, bool offsets_wanted, bool modulations_wanted) "
         "-> (Tensor, Tensor, Tensor, Tensor)");
   m.def("kernel_point_distances("
@@ -22,6 +37,8 @@ STABLE_TORCH_LIBRARY(kpdeform, m) {
   m.def("kernel_point_distances_backward(Tensor grad, "
         "Tensor queries, Tensor points, Tensor neighbors, Tensor kernel_points, Tensor offsets) "
         "-> Tensor");
+  m.def("transpose_neighbors(Tensor neighbors, SymInt num_points) "
+        "-> (Tensor starts, Tensor members)");
 
   // neighbors/neighbors.h
   m.def("radius_neighbors("

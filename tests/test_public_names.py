@@ -5,10 +5,10 @@ import importlib
 import pytest
 
 NAMES = {
-    "kpdeform.ops": "radius_neighbors knn_neighbors grid_subsample kpconv kernel_point_distances "
-    "neighbor_pool segment_reduce",
-    "kpdeform.reference": "radius_neighbors knn_neighbors grid_subsample kpconv "
+    "kpdeform.ops": "radius_neighbors knn_neighbors grid_subsample kpconv kpconv_depthwise "
     "kernel_point_distances neighbor_pool segment_reduce",
+    "kpdeform.reference": "radius_neighbors knn_neighbors grid_subsample kpconv "
+    "kpconv_depthwise kernel_point_distances neighbor_pool segment_reduce",
     "kpdeform.nn": "KPConv DeformKPConv Deformation deformation_loss parameter_groups",
     "kpdeform.models": "KPCNN KPFCNN load_weights",
     "kpdeform.data": "PointBatch Pyramid PyramidSpec build_pyramid SceneDataset transforms",

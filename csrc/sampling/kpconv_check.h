@@ -9,6 +9,14 @@
 
 namespace kpdeform {
 
+// Groups of channels with offsets (M, [G,] K, D) or modulations (M, K[, G]) of their own.
+inline int64_t offset_groups(const std::optional<Tensor>& offsets) {
+  return offsets.has_value() && offsets->dim() == 4 ? offsets->size(1) : 1;
+}
+inline int64_t modulation_groups(const std::optional<Tensor>& modulations) {
+  return modulations.has_value() && modulations->dim() == 3 ? modulations->size(2) : 1;
+}
+
 inline void check_positions(const Tensor& queries, const Tensor& points, const Tensor& neighbors,
                             const Tensor& kernel_points, const std::optional<Tensor>& offsets,
                             const std::optional<Tensor>& modulations, int64_t influence,
@@ -38,33 +46,74 @@ inline void check_positions(const Tensor& queries, const Tensor& points, const T
   KPDEFORM_CHECK(kLinear <= influence && influence <= kConstant, "influence must be 0, 1 or 2");
   KPDEFORM_CHECK(kSum <= aggregation && aggregation <= kClosest, "aggregation must be 0 or 1");
   if (offsets.has_value()) {
-    KPDEFORM_CHECK(offsets->dim() == 3 && offsets->size(0) == num_queries &&
-                       offsets->size(1) == num_kernel_points && offsets->size(2) == dim &&
+    const int64_t d = offsets->dim();
+    KPDEFORM_CHECK((d == 3 || d == 4) && offsets->size(0) == num_queries &&
+                       (d == 3 || offsets->size(1) > 0) &&
+                       offsets->size(d - 2) == num_kernel_points && offsets->size(d - 1) == dim &&
                        offsets->scalar_type() == dtype &&
                        offsets->get_device() == queries.get_device(),
-                   "offsets must be (M, K, D) of the positions' dtype and device");
+                   "offsets must be (M, K, D) or (M, G, K, D) of the positions' dtype and device");
   }
   if (modulations.has_value()) {
-    KPDEFORM_CHECK(modulations->dim() == 2 && modulations->size(0) == num_queries &&
+    const int64_t d = modulations->dim();
+    KPDEFORM_CHECK((d == 2 || d == 3) && modulations->size(0) == num_queries &&
                        modulations->size(1) == num_kernel_points &&
+                       (d == 2 || modulations->size(2) > 0) &&
                        modulations->scalar_type() == dtype &&
                        modulations->get_device() == queries.get_device(),
-                   "modulations must be (M, K) of the positions' dtype and device");
+                   "modulations must be (M, K) or (M, K, G) of the positions' dtype and device");
+    KPDEFORM_CHECK(offset_groups(offsets) == 1 || modulation_groups(modulations) == 1 ||
+                       offset_groups(offsets) == modulation_groups(modulations),
+                   "offsets and modulations differ in their number of groups");
   }
 }
 
-inline void check_features(const Tensor& features, const Tensor& kernel_points,
-                           const Tensor& points, const Tensor& weight, int64_t groups) {
+// The channels, which every group of offsets and modulations divides.
+inline void check_channels(const Tensor& features, const Tensor& points,
+                           const std::optional<Tensor>& offsets,
+                           const std::optional<Tensor>& modulations) {
   KPDEFORM_CHECK(features.dim() == 2 && features.size(0) == points.size(0),
                  "features must have one row per point");
+  KPDEFORM_CHECK(features.get_device() == points.get_device(),
+                 "features and points are on different devices");
+  const ScalarType dtype = features.scalar_type();
+  KPDEFORM_CHECK(dtype == points.scalar_type() ||
+                     (points.scalar_type() == ScalarType::Float &&
+                      (dtype == ScalarType::Half || dtype == ScalarType::BFloat16)),
+                 "features must be of the positions' dtype, or half precision with float32");
+  KPDEFORM_CHECK(features.size(1) % offset_groups(offsets) == 0 &&
+                     features.size(1) % modulation_groups(modulations) == 0,
+                 "groups of offsets and modulations must divide the channels");
+}
+
+inline void check_dense(const Tensor& features, const Tensor& kernel_points, const Tensor& weight,
+                        int64_t groups) {
   KPDEFORM_CHECK(weight.dim() == 3 && weight.size(0) == kernel_points.size(0) && groups > 0 &&
                      weight.size(1) * groups == features.size(1) && weight.size(2) % groups == 0,
                  "weight must be (K, C/groups, O)");
   KPDEFORM_CHECK(features.scalar_type() == weight.scalar_type(),
                  "features and weight differ in dtype");
-  KPDEFORM_CHECK(
-      features.get_device() == points.get_device() && weight.get_device() == points.get_device(),
-      "features, weight and points are on different devices");
+  KPDEFORM_CHECK(weight.get_device() == features.get_device(),
+                 "features and weight are on different devices");
+}
+
+inline void check_depthwise(const Tensor& features, const Tensor& kernel_points,
+                            const Tensor& weight) {
+  KPDEFORM_CHECK(weight.dim() == 2 && weight.size(0) == kernel_points.size(0) &&
+                     weight.size(1) == features.size(1),
+                 "weight must be (K, C)");
+  KPDEFORM_CHECK(features.scalar_type() == weight.scalar_type(),
+                 "features and weight differ in dtype");
+  KPDEFORM_CHECK(weight.get_device() == features.get_device(),
+                 "features and weight are on different devices");
+}
+
+inline void check_gradient(const Tensor& grad, const Tensor& features, int64_t rows,
+                           int64_t channels) {
+  KPDEFORM_CHECK(grad.dim() == 2 && grad.size(0) == rows && grad.size(1) == channels &&
+                     grad.scalar_type() == features.scalar_type() &&
+                     grad.get_device() == features.get_device(),
+                 "grad must have the shape, dtype and device of the result");
 }
 
 }  // namespace kpdeform

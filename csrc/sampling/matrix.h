@@ -81,16 +81,18 @@ inline void register_tiles(const T* left, int64_t row_stride, int64_t term_strid
   }
 }
 
-// Packs a (terms, columns) matrix into panels of kPanel columns, the last one filled up with zeros.
+// Packs `terms` rows of one panel, of which `columns` are real and the others become zeros.
 template <typename T>
-inline void pack_panels(const T* matrix, int64_t row_stride, int64_t column_stride, int64_t terms,
-                        int64_t columns, T* packed) {
-  for (int64_t first = 0; first < columns; first += kPanel<T>) {
-    for (int64_t p = 0; p < terms; ++p) {
-      for (int64_t c = first; c < first + kPanel<T>; ++c) {
-        *packed++ = c < columns ? matrix[p * row_stride + c * column_stride] : T(0);
-      }
+inline void pack_rows(const T* matrix, int64_t row_stride, int64_t column_stride, int64_t terms,
+                      int64_t columns, T* packed) {
+  for (int64_t p = 0; p < terms; ++p, matrix += row_stride, packed += kPanel<T>) {
+    if (column_stride == 1 && columns == kPanel<T>) {
+      for (int v = 0; v < kVectors; ++v)
+        store(packed + v * kLanes<T>, load(matrix + v * kLanes<T>));
+      continue;
     }
+    for (int64_t c = 0; c < columns; ++c) packed[c] = matrix[c * column_stride];
+    for (int64_t c = columns; c < kPanel<T>; ++c) packed[c] = 0;
   }
 }
 

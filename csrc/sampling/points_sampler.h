@@ -4,172 +4,219 @@
 
 #include <cstdint>
 
+#include "sampler.h"
 #include "sampling.h"
 #include "simd.h"
 
 namespace kpdeform::KPDEFORM_ISA {
-
-// Carves arrays, each on its own cache lines, out of one workspace. With a null workspace it only
-// counts bytes.
-class Carver {
- public:
-  explicit Carver(char* workspace) : base_(workspace) {}
-  template <typename Item>
-  Item* take(int64_t count) {
-    Item* items = reinterpret_cast<Item*>(base_ + used_);
-    used_ += (count * int64_t(sizeof(Item)) + 63) / 64 * 64;
-    return items;
-  }
-  int64_t used() const { return used_; }
-
- private:
-  char* base_;
-  int64_t used_ = 0;
-};
-
-// What a sampler lists for one kernel point: rows of the source matrix, coefficients, and their
-// derivatives by offset.
-template <typename T>
-struct SampleList {
-  int count;
-  const int64_t* rows;
-  const T* coefficients;
-  const T* derivatives[3];
-};
 
 // kPerSource: kernel positions differ from source to source (transposed and deformable), else from
 // site to site.
 template <typename T, bool kPerSource>
 class PointsSampler {
  public:
-  PointsSampler(const PointsView<T>& view, bool transposed, char* workspace)
-      : view_(view), transposed_(transposed), classified_(needs_classes(view)) {
+  static constexpr int kDims = 3;  // derivatives of a coefficient; flat clouds leave the last 0
+
+  PointsSampler(const PointsView<T>& view, bool kernels_wanted, char* workspace)
+      : view_(view),
+        kernels_wanted_(kernels_wanted),
+        classified_(view.aggregation == kClosest || prunes(view)) {
     carve(workspace);
+    if (workspace == nullptr) return;
+    for (int64_t j = 0; j < room_; ++j) numbers_[j] = uint32_t(j);
+    if (!kPerSource) place_kernel(nullptr);
   }
 
   static int64_t bytes(const PointsView<T>& view) {
     return PointsSampler(view, false, nullptr).used_;
   }
 
-  // Loads the sources of a site.
-  void open(int64_t site) {
+  // Loads the sources of a site from number `begin` on; returns the number of the next one to load,
+  // 0 when these were the last. A site has any number of sources, but no more than kSources at a
+  // time.
+  int64_t open(int64_t site, int64_t begin) {
     site_ = site;
-    if (transposed_) {
-      open_transposed();
-    } else {
-      open_row();
-    }
+    const int64_t rest = view_.transposed() ? load_transposed(begin) : load_row(begin);
+    first_ = begin == 0;
+    last_ = rest == 0;
     pad();
-    if (classified_) classify();
+    return rest;
   }
 
   int count() const { return count_; }
 
-  // Rows with a non-zero coefficient for kernel point k, modulation included.
-  SampleList<T> list(int k) {
-    const SampleList<T> listed = list_influences(k);
-    if (view_.modulations != nullptr) modulate(k, listed.count);
-    return listed;
+  // The pairs of group g. Leaves distances, if the view wants them.
+  Pairs<T> list(int64_t g) {
+    select(g);
+    if (view_.distances != nullptr && (g == 0 || view_.offset_groups > 1)) leave_distances(g);
+    return list_influences(g, false);
   }
 
-  // The same without modulation, with derivatives of the coefficients by the offset of k.
-  SampleList<T> list_derivatives(int k) {
-    const SampleList<T> listed = list_influences(k);
-    const T x[3] = {position(k, 0), position(k, 1), position(k, 2)};
-    for (int i = 0; i < listed.count; ++i) {
-      const int j = slots_[i];
-      const T dy[3] = {y_[0][j] - x[0], y_[1][j] - x[1], y_[2][j] - x[2]};
-      const T slope = slope_of(dy[0] * dy[0] + dy[1] * dy[1] + dy[2] * dy[2], coefficients_[i]);
+  // The same with the derivatives of the coefficients by the kernel point's offset.
+  Pairs<T> list_derivatives(int64_t g) {
+    select(g);
+    const Pairs<T> pairs = list_influences(g, true);
+    for (int i = 0; i < pairs.count; ++i) {
+      const int j = int(slots_[i]), k = kernels_[i];
+      T dy[3], squared = 0;
+      for (int d = 0; d < 3; ++d) {
+        dy[d] = y_[d][j] - position(k, d);
+        squared += dy[d] * dy[d];
+      }
+      const T slope = slope_of(squared, coefficients_[i]);
       for (int d = 0; d < 3; ++d) derivatives_[d][i] = slope * dy[d];
     }
-    return listed;
+    return pairs;
   }
 
-  // Squared distance of kernel point k to every source: count() numbers.
-  const T* squared_distances(int k) {
-    for_each_vector(k, [&](int j, Vec<T> squared) { store(scratch_ + j, squared); });
-    return scratch_;
+  // Leaves the smallest squared distance of every kernel point of the selected group g to the
+  // site's sources, 0 if it has none.
+  void leave_distances(int64_t g) {
+    T* distances = view_.distances + view_.distance_index(site_, g);
+    for (int k = 0; k < view_.num_kernel_points; ++k) {
+      Vec<T> least = broadcast(first_ ? T(__builtin_inf()) : distances[k]);
+      for_each_vector(k, [&](int, Vec<T> squared) { least = squared < least ? squared : least; });
+      const T smallest = horizontal_min<T>(least);
+      distances[k] = last_ && !(smallest < T(__builtin_inf())) ? T(0) : smallest;
+    }
   }
 
-  // Component d of source j relative to the query, minus the position of kernel point k.
-  T difference(int k, int j, int d) const { return y_[d][j] - position(k, d); }
+  // The first of the loaded sources that are nearest to kernel point k of the selected group: its
+  // squared distance, infinite without any, and its position relative to the kernel point.
+  struct Nearest {
+    T squared;
+    T difference[3];
+  };
+  Nearest nearest(int k) {
+    for_each_vector(k, [&](int j, Vec<T> value) { store(scratch_ + j, value); });
+    Nearest result{T(__builtin_inf()), {}};
+    int at = -1;
+    for (int j = 0; j < count_; ++j) {
+      const bool closer = scratch_[j] < result.squared;
+      result.squared = closer ? scratch_[j] : result.squared;
+      at = closer ? j : at;
+    }
+    for (int d = 0; d < view_.dim && at >= 0; ++d) result.difference[d] = y_[d][at] - position(k, d);
+    return result;
+  }
+
+  // Moves the kernel points to where group g has them: (K, 3) of the site, or (K, D, room) of each
+  // source.
+  void select(int64_t g) {
+    const int64_t numbers = int64_t(view_.num_kernel_points) * view_.dim;
+    const int64_t groups = view_.offset_groups;
+    if (view_.offsets != nullptr) {
+      const T* offsets = view_.offsets + (groups > 1 ? g * numbers : 0);
+      if constexpr (kPerSource) {
+        for (int j = 0; j < count_; ++j) {
+          const T* offset = offsets + int64_t(rows_[j]) * groups * numbers;
+          for (int64_t i = 0; i < numbers; ++i)
+            positions_[i * room_ + j] = view_.kernel_points[i] + offset[i];
+        }
+      } else {
+        place_kernel(offsets + site_ * groups * numbers);
+      }
+    }
+    if (classified_) classify();
+  }
 
  private:
-  static bool needs_classes(const PointsView<T>& view) {
-    return view.aggregation == kClosest || prunes(view);
-  }
+  static constexpr int64_t kSources = 256;
+
   static bool prunes(const PointsView<T>& view) {
     return view.offsets != nullptr && view.influence != kLinear;
   }
 
   void carve(char* workspace) {
     Carver carver(workspace);
-    const int64_t room = view_.max_sources + 2 * kLanes<T>;
-    rows_ = carver.template take<int64_t>(room);
-    listed_rows_ = carver.template take<int64_t>(room);
-    slots_ = carver.template take<int32_t>(room);
-    for (T*& component : y_) component = carver.template take<T>(room);
-    for (T*& component : derivatives_) component = carver.template take<T>(room);
-    scratch_ = carver.template take<T>(room);
-    coefficients_ = carver.template take<T>(room);
-    smallest_ = carver.template take<T>(room);
-    closest_ = carver.template take<T>(room);
-    positions_ = kPerSource ? carver.template take<T>(room * view_.num_kernel_points * 3) : nullptr;
-    room_ = room;
+    const int64_t kernels = view_.num_kernel_points;
+    room_ = (view_.max_sources < kSources ? view_.max_sources : kSources) + 2 * kLanes<T>;
+    rows_ = carver.template take<uint32_t>(room_);
+    numbers_ = carver.template take<uint32_t>(room_);
+    for (T*& component : y_) component = carver.template take<T>(room_);
+    scratch_ = carver.template take<T>(room_);
+    smallest_ = carver.template take<T>(room_);
+    closest_ = carver.template take<T>(room_);
+    positions_ = carver.template take<T>((kPerSource ? room_ : 1) * kernels * 3);
+    begins_ = carver.template take<int32_t>(kernels + 1);
+    const int64_t pairs = room_ * kernels + kLanes<T>;
+    listed_rows_ = carver.template take<uint32_t>(pairs);
+    slots_ = carver.template take<uint32_t>(pairs);
+    kernels_ = carver.template take<int32_t>(pairs);
+    coefficients_ = carver.template take<T>(pairs);
+    modulated_ = view_.modulations != nullptr ? carver.template take<T>(pairs) : nullptr;
+    for (T*& component : derivatives_) component = carver.template take<T>(pairs);
     used_ = carver.used();
   }
 
-  void open_row() {
-    const int64_t begin = site_ * view_.width;
+  int64_t load_row(int64_t begin) {
+    return view_.wide_index ? load_row_of(static_cast<const int64_t*>(view_.neighbors), begin)
+                            : load_row_of(static_cast<const int32_t*>(view_.neighbors), begin);
+  }
+
+  template <typename Index>
+  int64_t load_row_of(const Index* neighbors, int64_t begin) {
+    const int64_t end = begin + kSources < view_.width ? begin + kSources : view_.width;
+    const Index* row = neighbors + site_ * view_.width;
     count_ = 0;
-    for (int64_t h = 0; h < view_.width; ++h) {
-      const int64_t n = view_.wide_index ? static_cast<const int64_t*>(view_.neighbors)[begin + h]
-                                         : static_cast<const int32_t*>(view_.neighbors)[begin + h];
-      rows_[count_] = n;
-      count_ += n >= 0 && n < view_.num_points;
+    for (int64_t h = begin; h < end; ++h) {
+      rows_[count_] = uint32_t(row[h]);
+      count_ += row[h] >= 0 && row[h] < view_.num_points;
     }
-    for (int d = 0; d < view_.dim; ++d) {
-      const T q = view_.queries[site_ * view_.dim + d];
-      for (int j = 0; j < count_; ++j) y_[d][j] = view_.points[rows_[j] * view_.dim + d] - q;
-    }
+    place_sources(view_.points, view_.queries, T(1));
+    return end < view_.width ? end : 0;
   }
 
-  void open_transposed() {
-    const int64_t begin = view_.starts[site_];
-    count_ = int(view_.starts[site_ + 1] - begin);
-    for (int j = 0; j < count_; ++j) rows_[j] = view_.members[begin + j];
-    for (int d = 0; d < view_.dim; ++d) {
-      const T p = view_.points[site_ * view_.dim + d];
-      for (int j = 0; j < count_; ++j) y_[d][j] = p - view_.queries[rows_[j] * view_.dim + d];
-    }
-    if (kPerSource) gather_positions();
+  int64_t load_transposed(int64_t begin) {
+    return view_.wide_members
+               ? load_members(static_cast<const int64_t*>(view_.members), begin)
+               : load_members(static_cast<const int32_t*>(view_.members), begin);
   }
 
-  void gather_positions() {
-    const int64_t numbers = int64_t(view_.num_kernel_points) * view_.dim;
-    for (int j = 0; j < count_; ++j) {
-      const T* offset = view_.offsets + rows_[j] * numbers;
-      T* target = positions_ + j;
-      for (int64_t i = 0; i < numbers; ++i) target[i * room_] = view_.kernel_points[i] + offset[i];
+  template <typename Index>
+  int64_t load_members(const Index* members, int64_t begin) {
+    const int64_t point = site_ - view_.first_point;
+    const int64_t total = view_.starts[point + 1] - view_.starts[point];
+    const int64_t end = begin + kSources < total ? begin + kSources : total;
+    members += view_.starts[point] - view_.starts[0];
+    count_ = int(end - begin);
+    for (int j = 0; j < count_; ++j) rows_[j] = uint32_t(members[begin + j]);
+    place_sources(view_.queries, view_.points, T(-1));
+    return end < total ? end : 0;
+  }
+
+  // y = point - query, whichever of the two the sources are.
+  void place_sources(const T* sources, const T* sites, T sign) {
+    for (int d = 0; d < view_.dim; ++d) {
+      const T site = sites[site_ * view_.dim + d];
+      for (int j = 0; j < count_; ++j)
+        y_[d][j] = sign * (sources[int64_t(rows_[j]) * view_.dim + d] - site);
     }
   }
 
   // Fills the last vector with sources that are infinitely far, and so in reach of nothing.
   void pad() {
     padded_ = (count_ + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
-    for (int j = count_; j < padded_; ++j) y_[0][j] = y_[1][j] = y_[2][j] = T(__builtin_inf());
+    for (int j = count_; j < padded_; ++j) {
+      y_[0][j] = y_[1][j] = y_[2][j] = T(__builtin_inf());
+      rows_[j] = 0;
+    }
     if (view_.dim == 2) {
       for (int j = 0; j < count_; ++j) y_[2][j] = 0;
     }
   }
 
-  T position(int k, int d) const {
-    if (d >= view_.dim) return 0;
-    const T x = view_.kernel_points[k * view_.dim + d];
-    return view_.offsets == nullptr
-               ? x
-               : x + view_.offsets[(site_ * view_.num_kernel_points + k) * view_.dim + d];
+  void place_kernel(const T* offset) {
+    const int dim = view_.dim;
+    for (int k = 0; k < view_.num_kernel_points; ++k) {
+      for (int d = 0; d < 3; ++d) {
+        const T x = d < dim ? view_.kernel_points[k * dim + d] : T(0);
+        positions_[k * 3 + d] = d < dim && offset != nullptr ? x + offset[k * dim + d] : x;
+      }
+    }
   }
+
+  T position(int k, int d) const { return positions_[k * 3 + d]; }  // of the site
 
   // body(j, squared distances of kernel point k to sources j, j + 1, ...) for all sources and the
   // padding.
@@ -191,40 +238,91 @@ class PointsSampler {
 
   // Per source: the smallest squared distance to any kernel point, and which one that is.
   void classify() {
-    for_each_vector(0, [&](int j, Vec<T> squared) {
-      store(smallest_ + j, squared);
+    for (int j = 0; j < padded_; j += kLanes<T>) {
+      store(smallest_ + j, broadcast(T(__builtin_inf())));
       store(closest_ + j, Vec<T>{});
-    });
-    for (int k = 1; k < view_.num_kernel_points; ++k) {
+    }
+    for (int k = 0; k < view_.num_kernel_points; ++k) {
       for_each_vector(k, [&](int j, Vec<T> squared) {
-        const auto closer = squared < load(smallest_ + j);
-        store(smallest_ + j, closer ? squared : load(smallest_ + j));
-        store(closest_ + j, closer ? broadcast(T(k)) : load(closest_ + j));
+        const Vec<T> smallest = load(smallest_ + j), closest = load(closest_ + j);
+        const auto closer = squared < smallest;
+        store(smallest_ + j, closer ? squared : smallest);
+        store(closest_ + j, closer ? broadcast(T(k)) : closest);
       });
     }
   }
 
-  // Lists the sources that count for kernel point k, then turns their distances into influences:
-  // only about one pair in eight is within reach.
-  SampleList<T> list_influences(int k) {
-    const T limit = view_.influence == kLinear ? view_.reach.squared_sigma : T(__builtin_inf());
-    int count = 0;
-    for_each_vector(k, [&](int j, Vec<T> squared) {
-      Mask<T> keep = squared < limit;
-      if (classified_) keep &= keeps(k, j);
-      count = append<T>(squared, keep, j, coefficients_, slots_, count);
-    });
+  // Lists the pairs within reach, then turns their distances into influences: only about one pair
+  // in eight is within reach.
+  Pairs<T> list_influences(int64_t g, bool slots_wanted) {
+    const int count = view_.aggregation == kClosest ? list_closest() : list_all(slots_wanted);
     to_influences(count);
-    for (int i = 0; i < count; ++i) listed_rows_[i] = rows_[slots_[i]];
-    return {
-        count, listed_rows_, coefficients_, {derivatives_[0], derivatives_[1], derivatives_[2]}};
+    if (view_.modulations != nullptr) modulate(g);
+    return {count,
+            begins_,
+            kernels_,
+            listed_rows_,
+            coefficients_,
+            view_.modulations != nullptr ? modulated_ : coefficients_,
+            {derivatives_[0], derivatives_[1], derivatives_[2]}};
+  }
+
+  T limit() const {
+    return view_.influence == kLinear ? view_.reach.squared_sigma : T(__builtin_inf());
+  }
+
+  int list_all(bool slots_wanted) {
+    const Vec<T> limit = broadcast(this->limit()), reach = broadcast(view_.reach.squared_sigma);
+    const bool pruned = prunes(view_);
+    int count = 0;
+    for (int k = 0; k < view_.num_kernel_points; ++k) {
+      begins_[k] = count;
+      for_each_vector(k, [&](int j, Vec<T> squared) {
+        Lanes keep = below<T>(squared, limit);
+        if (pruned) keep &= below<T>(load(smallest_ + j), reach);
+        compress<T>(squared, keep, coefficients_ + count);
+        compress_words<T>(rows_ + j, keep, listed_rows_ + count);
+        if (slots_wanted) compress_words<T>(numbers_ + j, keep, slots_ + count);
+        if (slots_wanted || kernels_wanted_) {
+          for (int lane = 0; lane < kLanes<T>; ++lane) kernels_[count + lane] = k;
+        }
+        count += __builtin_popcount(keep);
+      });
+    }
+    begins_[view_.num_kernel_points] = count;
+    return count;
+  }
+
+  // One pair per source in reach, by counting sort over the kernel points.
+  int list_closest() {
+    const T limit = prunes(view_) ? view_.reach.squared_sigma : this->limit();
+    for (int k = 0; k <= view_.num_kernel_points; ++k) begins_[k] = 0;
+    for (int j = 0; j < count_; ++j)
+      begins_[int(closest_[j])] += smallest_[j] < limit;
+    int count = 0;
+    for (int k = 0; k < view_.num_kernel_points; ++k) {
+      const int size = begins_[k];
+      begins_[k] = count;
+      count += size;
+    }
+    for (int j = 0; j < count_; ++j) {
+      if (!(smallest_[j] < limit)) continue;
+      const int k = int(closest_[j]), i = begins_[k]++;
+      slots_[i] = uint32_t(j);
+      kernels_[i] = k;
+      listed_rows_[i] = rows_[j];
+      coefficients_[i] = smallest_[j];
+    }
+    for (int k = view_.num_kernel_points; k > 0; --k) begins_[k] = begins_[k - 1];
+    begins_[0] = 0;
+    return count;
   }
 
   void to_influences(int count) {
     if (view_.influence == kLinear) {
       for (int i = 0; i < count; i += kLanes<T>) {
-        store(coefficients_ + i,
-              linear_influence(square_root<T>(load(coefficients_ + i)), view_.reach));
+        const Vec<T> distance = square_root<T>(load(coefficients_ + i));
+        store(coefficients_ + i, linear_influence(distance, view_.reach));
       }
     } else if (view_.influence == kGaussian) {
       for (int i = 0; i < count; ++i)
@@ -234,19 +332,12 @@ class PointsSampler {
     }
   }
 
-  // Which of the sources j, j + 1, ... kernel point k may take, by aggregation and pruning.
-  Mask<T> keeps(int k, int j) const {
-    Mask<T> keep = load(smallest_ + j) < T(__builtin_inf());
-    if (prunes(view_)) keep &= load(smallest_ + j) < view_.reach.squared_sigma;
-    if (view_.aggregation == kClosest) keep &= load(closest_ + j) == T(k);
-    return keep;
-  }
-
-  void modulate(int k, int count) {
-    const T* modulation = view_.modulations + k;
-    for (int i = 0; i < count; ++i) {
-      const int64_t query = transposed_ ? listed_rows_[i] : site_;
-      coefficients_[i] *= modulation[query * view_.num_kernel_points];
+  void modulate(int64_t g) {
+    for (int k = 0; k < view_.num_kernel_points; ++k) {
+      for (int i = begins_[k]; i < begins_[k + 1]; ++i) {
+        const int64_t query = view_.transposed() ? int64_t(listed_rows_[i]) : site_;
+        modulated_[i] = coefficients_[i] * view_.modulations[view_.modulation_index(query, g, k)];
+      }
     }
   }
 
@@ -256,16 +347,18 @@ class PointsSampler {
   }
 
   const PointsView<T>& view_;
-  const bool transposed_, classified_;
+  const bool kernels_wanted_, classified_;
   int64_t site_ = 0, room_ = 0, used_ = 0;
+  bool first_ = true, last_ = true;  // whether these are the site's first, its last sources
   int count_ = 0, padded_ = 0;
-  int64_t *rows_, *listed_rows_;  // of all sources; of the listed ones
-  int32_t* slots_;                // listed source -> source
-  T* y_[3];                       // sources relative to the query
-  T* positions_;  // (K, D, room) kernel positions, when they differ from source to source
-  T *scratch_, *coefficients_;  // a number of every source; the influence of the listed ones
+  uint32_t *rows_, *numbers_;  // of the loaded sources; 0, 1, 2, ...
+  T* y_[3];                    // their positions relative to the query
+  T *scratch_, *smallest_, *closest_;  // a number of every source; see classify
+  T* positions_;                       // see set_group
+  int32_t *begins_, *kernels_;         // see Pairs
+  uint32_t *listed_rows_, *slots_;     // of every pair: row, number of the source
+  T *coefficients_, *modulated_;       // see Pairs
   T* derivatives_[3];
-  T *smallest_, *closest_;  // see classify
 };
 
 }  // namespace kpdeform::KPDEFORM_ISA

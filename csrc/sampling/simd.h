@@ -55,11 +55,43 @@ inline void store_first(T* target, Vec<T> value, int64_t count) {
   for (int64_t lane = 0; lane < count; ++lane) target[lane] = value[lane];
 }
 
+// Lane numbers to shuffle vectors by.
+template <typename T>
+using LaneNumbers = decltype(Vec<T>{} < Vec<T>{});
+
+template <typename T>
+inline LaneNumbers<T> lane_numbers() {
+  LaneNumbers<T> numbers;
+  for (int lane = 0; lane < kLanes<T>; ++lane) numbers[lane] = lane;
+  return numbers;
+}
+
+// Lane i of the result is lane numbers[i] of the value.
+template <typename T>
+inline Vec<T> shuffle(Vec<T> value, LaneNumbers<T> numbers) {
+#if defined(__clang__)
+  Vec<T> result;
+  for (int lane = 0; lane < kLanes<T>; ++lane) result[lane] = value[numbers[lane]];
+  return result;
+#else
+  return __builtin_shuffle(value, numbers);
+#endif
+}
+
 template <typename T>
 inline T horizontal_sum(Vec<T> value) {
-  T sum = 0;
-  for (int lane = 0; lane < kLanes<T>; ++lane) sum += value[lane];
-  return sum;
+  for (int distance = kLanes<T> / 2; distance > 0; distance /= 2)
+    value += shuffle<T>(value, lane_numbers<T>() ^ distance);
+  return value[0];
+}
+
+template <typename T>
+inline T horizontal_min(Vec<T> value) {
+  for (int distance = kLanes<T> / 2; distance > 0; distance /= 2) {
+    const Vec<T> other = shuffle<T>(value, lane_numbers<T>() ^ distance);
+    value = other < value ? other : value;
+  }
+  return value[0];
 }
 
 template <typename T>
@@ -73,19 +105,33 @@ inline Vec<T> square_root(Vec<T> value) {
   return value;
 }
 
-template <typename T>
-using Mask = decltype(Vec<T>{} < Vec<T>{});
+// Which lanes: bit i is lane i.
+typedef uint32_t Lanes;
 
-// Appends the lanes of `value` that `keep` marks to kept[n...], and first + lane to
-// positions[n...]; returns the new n. Up to one vector is written past the end.
+// Lanes in which a < b.
 template <typename T>
-inline int append(Vec<T> value, Mask<T> keep, int first, T* kept, int32_t* positions, int n) {
+inline Lanes below(Vec<T> a, Vec<T> b) {
+  const auto less = a < b;
+  Lanes lanes = 0;
+  for (int lane = 0; lane < kLanes<T>; ++lane) lanes |= Lanes(less[lane] != 0) << lane;
+  return lanes;
+}
+
+// Stores the marked lanes of a vector, or of kLanes<T> words, one after another; up to one vector
+// is written in all.
+template <typename T>
+inline void compress(Vec<T> value, Lanes lanes, T* to) {
   for (int lane = 0; lane < kLanes<T>; ++lane) {
-    kept[n] = value[lane];
-    positions[n] = first + lane;
-    n += keep[lane] != 0;
+    *to = value[lane];
+    to += lanes >> lane & 1;
   }
-  return n;
+}
+template <typename T>
+inline void compress_words(const uint32_t* from, Lanes lanes, uint32_t* to) {
+  for (int lane = 0; lane < kLanes<T>; ++lane) {
+    *to = from[lane];
+    to += lanes >> lane & 1;
+  }
 }
 
 #if defined(__AVX512F__)
@@ -106,14 +152,31 @@ inline Vec<double> square_root<double>(Vec<double> value) {
   return _mm512_maskz_sqrt_pd(0xff, value);
 }
 template <>
-inline int append<float>(Vec<float> value, Mask<float> keep, int first, float* kept,
-                         int32_t* positions, int n) {
-  const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  const __mmask16 mask = _mm512_movepi32_mask(__m512i(keep));
-  _mm512_storeu_ps(kept + n, _mm512_maskz_compress_ps(mask, value));
-  _mm512_storeu_si512(positions + n, _mm512_maskz_compress_epi32(
-                                         mask, _mm512_add_epi32(lanes, _mm512_set1_epi32(first))));
-  return n + __builtin_popcount(mask);
+inline Lanes below<float>(Vec<float> a, Vec<float> b) {
+  return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ);
+}
+template <>
+inline Lanes below<double>(Vec<double> a, Vec<double> b) {
+  return _mm512_cmp_pd_mask(a, b, _CMP_LT_OQ);
+}
+template <>
+inline void compress<float>(Vec<float> value, Lanes lanes, float* to) {
+  _mm512_storeu_ps(to, _mm512_maskz_compress_ps(__mmask16(lanes), value));
+}
+template <>
+inline void compress<double>(Vec<double> value, Lanes lanes, double* to) {
+  _mm512_storeu_pd(to, _mm512_maskz_compress_pd(__mmask8(lanes), value));
+}
+template <>
+inline void compress_words<float>(const uint32_t* from, Lanes lanes, uint32_t* to) {
+  _mm512_storeu_si512(to,
+                      _mm512_maskz_compress_epi32(__mmask16(lanes), _mm512_loadu_si512(from)));
+}
+template <>
+inline void compress_words<double>(const uint32_t* from, Lanes lanes, uint32_t* to) {
+  const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                      _mm256_maskz_compress_epi32(__mmask8(lanes), words));
 }
 #elif defined(__AVX2__)
 template <>
@@ -123,6 +186,35 @@ inline Vec<float> square_root<float>(Vec<float> value) {
 template <>
 inline Vec<double> square_root<double>(Vec<double> value) {
   return _mm256_sqrt_pd(value);
+}
+template <>
+inline Vec<float> load_first<float>(const float* source, int64_t count) {
+  const __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  return _mm256_maskload_ps(source, _mm256_cmpgt_epi32(_mm256_set1_epi32(int(count)), lanes));
+}
+template <>
+inline Lanes below<float>(Vec<float> a, Vec<float> b) {
+  return Lanes(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)));
+}
+template <>
+inline Lanes below<double>(Vec<double> a, Vec<double> b) {
+  return Lanes(_mm256_movemask_pd(_mm256_cmp_pd(a, b, _CMP_LT_OQ)));
+}
+// The words of the marked lanes, moved to the front.
+inline __m256i front(__m256i words, Lanes lanes) {
+  const uint64_t spread = _pdep_u64(lanes, 0x0101010101010101) * 0xff;
+  const uint64_t order = _pext_u64(0x0706050403020100, spread);
+  return _mm256_permutevar8x32_epi32(
+      words, _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<long long>(order))));
+}
+template <>
+inline void compress<float>(Vec<float> value, Lanes lanes, float* to) {
+  _mm256_storeu_ps(to, _mm256_castsi256_ps(front(_mm256_castps_si256(value), lanes)));
+}
+template <>
+inline void compress_words<float>(const uint32_t* from, Lanes lanes, uint32_t* to) {
+  const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), front(words, lanes));
 }
 #endif
 

@@ -6,7 +6,7 @@ The native contract is csrc/sampling/kpconv.h.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from kpdeform import _library as _library
 from kpdeform.ops import _checks
 from kpdeform.ops._call import call
+from kpdeform.ops._transposed import transposed_neighbors
 
 Influence = Literal["linear", "gaussian", "constant"]
 Aggregation = Literal["sum", "closest"]
@@ -21,6 +22,44 @@ Aggregation = Literal["sum", "closest"]
 _INFLUENCES = ("linear", "gaussian", "constant")  # position = the number native code knows
 _AGGREGATIONS = ("sum", "closest")
 _HALF = (torch.float16, torch.bfloat16)
+
+
+@overload
+def kpconv(
+    queries: Tensor,
+    points: Tensor,
+    neighbors: Tensor,
+    features: Tensor,
+    kernel_points: Tensor,
+    weight: Tensor,
+    sigma: float,
+    *,
+    offsets: Tensor | None = None,
+    modulations: Tensor | None = None,
+    influence: Influence = "linear",
+    aggregation: Aggregation = "sum",
+    groups: int = 1,
+    return_distances: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def kpconv(
+    queries: Tensor,
+    points: Tensor,
+    neighbors: Tensor,
+    features: Tensor,
+    kernel_points: Tensor,
+    weight: Tensor,
+    sigma: float,
+    *,
+    offsets: Tensor | None = None,
+    modulations: Tensor | None = None,
+    influence: Influence = "linear",
+    aggregation: Aggregation = "sum",
+    groups: int = 1,
+    return_distances: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
 
 
 def kpconv(
@@ -37,7 +76,8 @@ def kpconv(
     influence: Influence = "linear",
     aggregation: Aggregation = "sum",
     groups: int = 1,
-) -> Tensor:
+    return_distances: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     r"""Kernel point convolution, deformable when ``offsets`` is given.
 
     .. math::
@@ -59,16 +99,18 @@ def kpconv(
         kernel_points: x, ``(K, D)``, same dtype as queries.
         weight: W, ``(K, C / groups, O)``, same dtype as features.
         sigma: Reach of a kernel point, > 0.
-        offsets: Delta, ``(M, K, D)``, same dtype as queries.
-        modulations: mu, ``(M, K)``, same dtype as queries.
+        offsets: Delta, ``(M, K, D)``, same dtype as queries; or ``(M, G, K, D)``, of which channel
+            c takes those of group ``c // (C / G)``.
+        modulations: mu, ``(M, K)``, same dtype as queries; or ``(M, K, G)``, grouped likewise.
         influence: ``"linear"``, ``"gaussian"`` or ``"constant"``. With offsets, the last two drop
             neighbours that no kernel point has within sigma.
         aggregation: ``"sum"`` over kernel points, or only the ``"closest"`` one of each neighbour.
-        groups: Channel groups, a divisor of C and O.
+        groups: Channel groups of the weight, a divisor of C and O.
+        return_distances: Also returns :func:`kernel_point_distances`, which costs little here.
 
     Returns:
         ``(M, O)`` of the features' dtype; differentiable in features, weight, offsets and
-        modulations, once.
+        modulations, once. With ``return_distances``, that and the distances.
 
     Raises:
         ValueError: Shapes, devices, ``sigma`` or a neighbour index disagree with the above.
@@ -92,11 +134,12 @@ def kpconv(
     features, weight = _autocast(features, weight)
     _check_positions("kpconv", queries, points, neighbors, kernel_points, offsets)
     _check_features(points, features, weight, kernel_points, groups)
-    _check_modulations(queries, kernel_points, modulations)
+    _check_modulations("kpconv", queries, kernel_points, modulations)
+    _check_groups("kpconv", features, offsets, modulations)
     _check_sigma("kpconv", sigma)
+    op = torch.ops.kpdeform.kpconv_with_distances if return_distances else torch.ops.kpdeform.kpconv
     return call(
-        torch.ops.kpdeform.kpconv.default,
-        queries, points, neighbors, features, kernel_points, weight, float(sigma),
+        op.default, queries, points, neighbors, features, kernel_points, weight, float(sigma),
         offsets, modulations, _choice("influence", influence, _INFLUENCES),
         _choice("aggregation", aggregation, _AGGREGATIONS), groups,
     )  # fmt: skip
@@ -122,11 +165,11 @@ def kernel_point_distances(
         kernel_points: ``(K, D)``.
         sigma: Reach of a kernel point, as in :func:`kpconv`, whose argument list this one keeps;
             the distances do not depend on it.
-        offsets: ``(M, K, D)``.
+        offsets: ``(M, K, D)``, or ``(M, G, K, D)`` of G groups of channels.
 
     Returns:
-        ``(M, K)`` in squared units of the cloud, 0 for a query without neighbours; differentiable
-        in offsets, once.
+        ``(M, K)``, or ``(M, G, K)``, in squared units of the cloud, 0 for a query without
+        neighbours; differentiable in offsets, once.
 
     Raises:
         ValueError: Shapes, devices, ``sigma`` or a neighbour index disagree with the above.
@@ -207,11 +250,14 @@ def _check_positions(
         )
     if neighbors.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"{op}: neighbors must be int32 or int64, got {neighbors.dtype}")
-    if offsets is not None and offsets.shape != (queries.shape[0], *kernel_points.shape):
+    if offsets is not None:
         expected = (queries.shape[0], *kernel_points.shape)
-        raise ValueError(
-            f"{op}: offsets must be (M, K, D) = {expected}, got {tuple(offsets.shape)}"
-        )
+        grouped = offsets.dim() == 4 and offsets.shape[1] > 0
+        if (offsets[:, 0] if grouped else offsets).shape != expected:
+            raise ValueError(
+                f"{op}: offsets must be (M, K, D) = {expected}, or (M, G, K, D), "
+                f"got {tuple(offsets.shape)}"
+            )
     others = {"points": points, "kernel_points": kernel_points, "offsets": offsets}
     for name, other in others.items():
         if other is not None:
@@ -256,15 +302,38 @@ def _check_features(
             )
 
 
-def _check_modulations(queries: Tensor, kernel_points: Tensor, modulations: Tensor | None) -> None:
+def _check_modulations(
+    op: str, queries: Tensor, kernel_points: Tensor, modulations: Tensor | None
+) -> None:
     if modulations is None:
         return
     expected = (queries.shape[0], kernel_points.shape[0])
-    if modulations.shape != expected:
+    grouped = modulations.dim() == 3 and modulations.shape[2] > 0
+    if modulations.shape[: 2 if grouped else None] != expected:
         raise ValueError(
-            f"kpconv: modulations must be (M, K) = {expected}, got {tuple(modulations.shape)}"
+            f"{op}: modulations must be (M, K) = {expected}, or (M, K, G), "
+            f"got {tuple(modulations.shape)}"
         )
-    _checks.alike("kpconv", "modulations", modulations, "queries", queries)
+    _checks.alike(op, "modulations", modulations, "queries", queries)
+
+
+def _check_groups(
+    op: str, features: Tensor, offsets: Tensor | None, modulations: Tensor | None
+) -> None:
+    """Groups of offsets and of modulations: one or G, where G divides the channels."""
+    sizes = {}
+    if offsets is not None and offsets.dim() == 4:
+        sizes["offsets"] = offsets.shape[1]
+    if modulations is not None and modulations.dim() == 3:
+        sizes["modulations"] = modulations.shape[2]
+    for name, size in sizes.items():
+        if features.shape[1] % size:
+            raise ValueError(
+                f"{op}: {name} has {size} groups, which do not divide the {features.shape[1]} "
+                "channels of features"
+            )
+    if len({size for size in sizes.values() if size > 1}) > 1:
+        raise ValueError(f"{op}: offsets and modulations must have as many groups, got {sizes}")
 
 
 # ---- fakes and autograd
@@ -281,11 +350,27 @@ def _kpconv_fake(
     return features.new_empty(queries.shape[0], weight.shape[2])
 
 
+def _distances_like(queries: Tensor, kernel_points: Tensor, offsets: Tensor | None) -> Tensor:
+    groups = offsets.shape[1:2] if offsets is not None and offsets.dim() == 4 else ()
+    return queries.new_empty((queries.shape[0], *groups, kernel_points.shape[0]))
+
+
+@torch.library.register_fake("kpdeform::kpconv_with_distances")
+def _kpconv_with_distances_fake(
+    queries: Tensor, points: Tensor, neighbors: Tensor, features: Tensor, kernel_points: Tensor,
+    weight: Tensor, sigma: float, offsets: Tensor | None, modulations: Tensor | None,
+    influence: int, aggregation: int, groups: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    out = features.new_empty(queries.shape[0], weight.shape[2])
+    return out, _distances_like(queries, kernel_points, offsets)
+
+
 @torch.library.register_fake("kpdeform::kpconv_backward")
 def _kpconv_backward_fake(
     grad: Tensor, queries: Tensor, points: Tensor, neighbors: Tensor, features: Tensor,
     kernel_points: Tensor, weight: Tensor, sigma: float, offsets: Tensor | None,
     modulations: Tensor | None, influence: int, aggregation: int, groups: int,
+    starts: Tensor | None, members: Tensor | None,
     features_wanted: bool, weight_wanted: bool, offsets_wanted: bool, modulations_wanted: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     def gradient(wanted: bool, of: Tensor | None, like: Tensor) -> Tensor:
@@ -299,18 +384,23 @@ def _kpconv_backward_fake(
     )
 
 
-def _kpconv_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _kpconv_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     *tensors, sigma, offsets, modulations, influence, aggregation, groups = inputs
     ctx.save_for_backward(*tensors, offsets, modulations)
     ctx.options = (sigma, influence, aggregation, groups)
+    ctx.set_materialize_grads(False)
 
 
-def _kpconv_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _kpconv_backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 12
     *tensors, offsets, modulations = ctx.saved_tensors
+    _, points, neighbors, *_ = tensors
     sigma, influence, aggregation, groups = ctx.options
     wanted = [ctx.needs_input_grad[i] for i in (3, 5, 7, 8)]
+    table = transposed_neighbors(neighbors, points.shape[0]) if wanted[0] else (None, None)
     grads = torch.ops.kpdeform.kpconv_backward.default(
-        grad, *tensors, sigma, offsets, modulations, influence, aggregation, groups, *wanted
+        grad, *tensors, sigma, offsets, modulations, influence, aggregation, groups, *table, *wanted
     )
     features, weight, of_offsets, of_modulations = (
         g if w else None for g, w in zip(grads, wanted, strict=True)
@@ -319,7 +409,23 @@ def _kpconv_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return None, None, None, features, None, weight, None, *rest
 
 
+def _kpconv_with_distances_backward(
+    ctx: Any, grad: Tensor | None, grad_distances: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    grads = list(_kpconv_backward(ctx, grad))
+    if grad_distances is not None and ctx.needs_input_grad[7]:
+        queries, points, neighbors, _, kernel_points, _, offsets, _ = ctx.saved_tensors
+        by_distances = torch.ops.kpdeform.kernel_point_distances_backward.default(
+            grad_distances, queries, points, neighbors, kernel_points, offsets
+        )
+        grads[7] = by_distances if grads[7] is None else grads[7] + by_distances
+    return tuple(grads)
+
+
 torch.library.register_autograd("kpdeform::kpconv", _kpconv_backward, setup_context=_kpconv_setup)
+torch.library.register_autograd(
+    "kpdeform::kpconv_with_distances", _kpconv_with_distances_backward, setup_context=_kpconv_setup
+)
 
 
 @torch.library.register_fake("kpdeform::kernel_point_distances")
@@ -331,7 +437,7 @@ def _distances_fake(
     offsets: Tensor | None,
 ) -> Tensor:
     torch._check(neighbors.shape[0] == queries.shape[0])
-    return queries.new_empty(queries.shape[0], kernel_points.shape[0])
+    return _distances_like(queries, kernel_points, offsets)
 
 
 @torch.library.register_fake("kpdeform::kernel_point_distances_backward")

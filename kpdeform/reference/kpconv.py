@@ -28,20 +28,10 @@ def kpconv(
     groups: int = 1,
 ) -> Tensor:
     """Twin of :func:`kpdeform.ops.kpconv`."""
-    rows, occupied = _occupied_rows(neighbors, points.shape[0])  # (M, H)
-    squared = _squared_distances(queries, points, rows, kernel_points, offsets)  # (M, H, K)
-    a = _influence(squared, sigma, influence)  # (M, H, K)
-    if offsets is not None and influence != "linear":
-        a = a * (squared < sigma * sigma).any(
-            -1, keepdim=True
-        )  # out of reach of every kernel point
-    if aggregation == "closest":
-        closest = squared.argmin(-1, keepdim=True)
-        a = a * torch.zeros_like(a).scatter_(-1, closest, 1.0)
-    a = a * occupied[..., None]
-    sampled = torch.einsum("mhk,mhc->mkc", a.to(features.dtype), _gather(features, rows))
-    if modulations is not None:
-        sampled = sampled * modulations[..., None].to(features.dtype)
+    sampled = sample(
+        queries, points, neighbors, features, kernel_points, sigma,
+        offsets, modulations, influence, aggregation,
+    )  # fmt: skip
     return _combine(sampled, weight, groups)
 
 
@@ -61,6 +51,33 @@ def kernel_point_distances(
     squared = _squared_distances(queries, points, rows, kernel_points, offsets)  # (M, H, K)
     nearest = squared.masked_fill(~occupied[..., None], torch.inf).amin(1)  # (M, K)
     return torch.where(occupied.any(1, keepdim=True), nearest, 0.0)
+
+
+def sample(
+    queries: Tensor, points: Tensor, neighbors: Tensor, features: Tensor, kernel_points: Tensor,
+    sigma: float, offsets: Tensor | None, modulations: Tensor | None, influence: str,
+    aggregation: str,
+) -> Tensor:  # fmt: skip
+    """What reaches every kernel point, modulated; the first step of every combiner. (M, K, C)."""
+    rows, occupied = _occupied_rows(neighbors, points.shape[0])  # (M, H)
+    gathered = _gather(features, rows)  # (M, H, C)
+    grouped = offsets is not None and offsets.dim() == 4
+    parts = []
+    for group, x in enumerate(gathered.tensor_split(offsets.shape[1] if grouped else 1, dim=2)):
+        moved = offsets[:, group] if grouped else offsets
+        squared = _squared_distances(queries, points, rows, kernel_points, moved)  # (M, H, K)
+        a = _influence(squared, sigma, influence) * occupied[..., None]
+        if offsets is not None and influence != "linear":
+            a = a * (squared < sigma * sigma).any(-1, keepdim=True)  # in reach of a kernel point
+        if aggregation == "closest":
+            a = a * torch.zeros_like(a).scatter_(-1, squared.argmin(-1, keepdim=True), 1.0)
+        parts.append(torch.einsum("mhk,mhc->mkc", a.to(features.dtype), x))
+    sampled = torch.cat(parts, dim=2)
+    if modulations is None:
+        return sampled
+    mu = modulations if modulations.dim() == 3 else modulations[..., None]  # (M, K, G)
+    width = features.shape[1] // mu.shape[2]
+    return sampled * mu.to(features.dtype).repeat_interleave(width, dim=2)
 
 
 def _occupied_rows(neighbors: Tensor, num_points: int) -> tuple[Tensor, Tensor]:

@@ -122,6 +122,22 @@ def test_agrees_with_the_twin_in_value_and_every_gradient(
         assert silent or actual[name].abs().max() > 0, f"{name} is silently zero"
 
 
+@pytest.mark.parametrize(("influence", "aggregation"), MODES)
+@pytest.mark.parametrize("grouped", ["offsets", "modulations", "both"])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_channel_groups_deform_on_their_own(influence, aggregation, grouped, groups, device):
+    case = make_case(influence=influence, aggregation=aggregation, groups=groups, device=device)
+    if grouped != "modulations":
+        case.offsets = 0.1 * torch.randn(23, 3, 15, 3, dtype=torch.float64, device=device)
+    if grouped != "offsets":
+        case.modulations = torch.rand(23, 15, 3, dtype=torch.float64, device=device)
+    expected = torch.tensor(oracle.kpconv(**as_numpy(case)))
+    actual, twin = case.values_and_grads(), case.values_and_grads(reference.kpconv)
+    for name in twin:
+        assert_close(actual[name], twin[name], what=name)
+    assert_close(twin["out"], expected)
+
+
 @pytest.mark.parametrize("sites", [1, 131, 700])
 def test_more_sites_than_a_tile(sites):
     case = make_case(num_queries=sites, num_points=500, channels=64, outputs=40, slots=20)
