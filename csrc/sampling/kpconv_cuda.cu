@@ -206,28 +206,45 @@ class Dense {
   const Tensor features_, weight_;
 };
 
-DenseShape make_shape(const ConvInputs& in, const Tensor& features, const Tensor& weight,
+DenseShape make_shape(const ConvInputs& in, const MaybeTensor& offsets,
+                      const MaybeTensor& modulations, const Tensor& features, const Tensor& weight,
                       int64_t groups) {
-  check_features(features, in.kernel_points, in.points, weight, groups);
+  check_channels(features, in.points, offsets, modulations);
+  check_dense(features, in.kernel_points, weight, groups);
   return {in.num_kernel_points(), features.size(1), weight.size(2), groups};
+}
+
+Tensor forward(const OnDevice& device, const ConvInputs& in, const DenseShape& shape,
+               const Tensor& features, const Tensor& weight) {
+  if (in.num_queries() == 0 || shape.in_channels == 0 || shape.out_channels == 0)
+    return torch::stable::new_zeros(features, {in.num_queries(), shape.out_channels});
+  return with_types(features, [&](auto p, auto f) {
+    return Dense<decltype(p), decltype(f)>(device, in, shape, torch::stable::contiguous(features),
+                                           torch::stable::contiguous(weight))
+        .forward();
+  });
 }
 
 Tensor kpconv(const Tensor& queries, const Tensor& points, const Tensor& neighbors,
               const Tensor& features, const Tensor& kernel_points, const Tensor& weight,
               double sigma, MaybeTensor offsets, MaybeTensor modulations, int64_t influence,
               int64_t aggregation, int64_t groups) {
-  KPDEFORM_CHECK(features.dim() == 2, "features must be (N, C)");
   const OnDevice device(features);
   const ConvInputs in = make_conv_inputs(queries, points, neighbors, kernel_points, sigma, offsets,
-                                         modulations, influence, aggregation, features.size(1));
-  const DenseShape shape = make_shape(in, features, weight, groups);
-  if (in.num_queries() == 0 || shape.in_channels == 0 || shape.out_channels == 0)
-    return torch::stable::new_zeros(features, {in.num_queries(), shape.out_channels});
-  return with_types(queries, features, [&](auto p, auto f) {
-    return Dense<decltype(p), decltype(f)>(device, in, shape, torch::stable::contiguous(features),
-                                           torch::stable::contiguous(weight))
-        .forward();
-  });
+                                         modulations, influence, aggregation);
+  const DenseShape shape = make_shape(in, offsets, modulations, features, weight, groups);
+  return forward(device, in, shape, features, weight);
+}
+
+std::tuple<Tensor, Tensor> kpconv_with_distances(
+    const Tensor& queries, const Tensor& points, const Tensor& neighbors, const Tensor& features,
+    const Tensor& kernel_points, const Tensor& weight, double sigma, MaybeTensor offsets,
+    MaybeTensor modulations, int64_t influence, int64_t aggregation, int64_t groups) {
+  const OnDevice device(features);
+  const ConvInputs in = make_conv_inputs(queries, points, neighbors, kernel_points, sigma, offsets,
+                                         modulations, influence, aggregation);
+  const DenseShape shape = make_shape(in, offsets, modulations, features, weight, groups);
+  return {forward(device, in, shape, features, weight), distances_of(device, in, offsets)};
 }
 
 using FourTensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;
@@ -240,16 +257,11 @@ FourTensors kpconv_backward(const Tensor& grad, const Tensor& queries, const Ten
                             MaybeTensor members, bool features_wanted, bool weight_wanted,
                             bool offsets_wanted, bool modulations_wanted) {
   using torch::stable::contiguous;
-  KPDEFORM_CHECK(features.dim() == 2, "features must be (N, C)");
   const OnDevice device(features);
   const ConvInputs in = make_conv_inputs(queries, points, neighbors, kernel_points, sigma, offsets,
-                                         modulations, influence, aggregation, features.size(1));
-  const DenseShape shape = make_shape(in, features, weight, groups);
-  KPDEFORM_CHECK(grad.dim() == 2 && grad.size(0) == in.num_queries() &&
-                     grad.size(1) == shape.out_channels &&
-                     grad.scalar_type() == features.scalar_type() &&
-                     grad.get_device() == features.get_device(),
-                 "grad must be (M, O) of the features' dtype and device");
+                                         modulations, influence, aggregation);
+  const DenseShape shape = make_shape(in, offsets, modulations, features, weight, groups);
+  check_gradient(grad, features, in.num_queries(), shape.out_channels);
   offsets_wanted = offsets_wanted && offsets.has_value();
   modulations_wanted = modulations_wanted && modulations.has_value();
   const Tensor none = torch::stable::new_empty(features, {0});
@@ -263,7 +275,7 @@ FourTensors kpconv_backward(const Tensor& grad, const Tensor& queries, const Ten
             zeros(offsets_wanted, none_of_sites, offsets),
             zeros(modulations_wanted, none_of_sites, modulations)};
   }
-  return with_types(queries, features, [&](auto p, auto f) -> FourTensors {
+  return with_types(features, [&](auto p, auto f) -> FourTensors {
     using P = decltype(p);
     const Tensor upstream = contiguous(grad);
     const Dense<P, decltype(f)> dense(device, in, shape, contiguous(features), contiguous(weight));
@@ -286,6 +298,7 @@ FourTensors kpconv_backward(const Tensor& grad, const Tensor& queries, const Ten
 
 KPDEFORM_CUDA_LIBRARY(m) {
   m.impl("kpconv", TORCH_BOX(&kpconv));
+  m.impl("kpconv_with_distances", TORCH_BOX(&kpconv_with_distances));
   m.impl("kpconv_backward", TORCH_BOX(&kpconv_backward));
 }
 

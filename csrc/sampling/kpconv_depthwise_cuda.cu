@@ -94,30 +94,19 @@ class Depthwise {
   const Tensor features_, weight_;
 };
 
-void check_weight(const ConvInputs& in, const Tensor& features, const Tensor& weight) {
-  KPDEFORM_CHECK(features.dim() == 2 && features.size(0) == in.num_points() &&
-                     features.get_device() == in.points.get_device(),
-                 "features must have one row per point, on the device of the points");
-  KPDEFORM_CHECK(weight.dim() == 2 && weight.size(0) == in.num_kernel_points() &&
-                     weight.size(1) == features.size(1) &&
-                     weight.scalar_type() == features.scalar_type() &&
-                     weight.get_device() == features.get_device(),
-                 "weight must be (K, C) of the features' dtype and device");
-}
-
 Tensor kpconv_depthwise(const Tensor& queries, const Tensor& points, const Tensor& neighbors,
                         const Tensor& features, const Tensor& kernel_points, const Tensor& weight,
                         double sigma, MaybeTensor offsets, MaybeTensor modulations,
                         int64_t influence, int64_t aggregation) {
   using torch::stable::contiguous;
-  KPDEFORM_CHECK(features.dim() == 2, "features must be (N, C)");
   const OnDevice device(features);
   const ConvInputs in = make_conv_inputs(queries, points, neighbors, kernel_points, sigma, offsets,
-                                         modulations, influence, aggregation, features.size(1));
-  check_weight(in, features, weight);
+                                         modulations, influence, aggregation);
+  check_channels(features, points, offsets, modulations);
+  check_depthwise(features, kernel_points, weight);
   if (in.num_queries() == 0 || features.size(1) == 0)
     return torch::stable::new_zeros(features, {in.num_queries(), features.size(1)});
-  return with_types(queries, features, [&](auto p, auto f) {
+  return with_types(features, [&](auto p, auto f) {
     return Depthwise<decltype(p), decltype(f)>(device, in, contiguous(features), contiguous(weight))
         .forward();
   });
@@ -134,16 +123,12 @@ FourTensors kpconv_depthwise_backward(const Tensor& grad, const Tensor& queries,
                                       bool features_wanted, bool weight_wanted, bool offsets_wanted,
                                       bool modulations_wanted) {
   using torch::stable::contiguous;
-  KPDEFORM_CHECK(features.dim() == 2, "features must be (N, C)");
   const OnDevice device(features);
   const ConvInputs in = make_conv_inputs(queries, points, neighbors, kernel_points, sigma, offsets,
-                                         modulations, influence, aggregation, features.size(1));
-  check_weight(in, features, weight);
-  KPDEFORM_CHECK(grad.dim() == 2 && grad.size(0) == in.num_queries() &&
-                     grad.size(1) == features.size(1) &&
-                     grad.scalar_type() == features.scalar_type() &&
-                     grad.get_device() == features.get_device(),
-                 "grad must be (M, C) of the features' dtype and device");
+                                         modulations, influence, aggregation);
+  check_channels(features, points, offsets, modulations);
+  check_depthwise(features, kernel_points, weight);
+  check_gradient(grad, features, in.num_queries(), features.size(1));
   offsets_wanted = offsets_wanted && offsets.has_value();
   modulations_wanted = modulations_wanted && modulations.has_value();
   const Tensor none = torch::stable::new_empty(features, {0});
@@ -156,7 +141,7 @@ FourTensors kpconv_depthwise_backward(const Tensor& grad, const Tensor& queries,
             zeros(offsets_wanted, none_of_sites, offsets),
             zeros(modulations_wanted, none_of_sites, modulations)};
   }
-  return with_types(queries, features, [&](auto p, auto f) -> FourTensors {
+  return with_types(features, [&](auto p, auto f) -> FourTensors {
     using P = decltype(p);
     const Tensor upstream = contiguous(grad);
     const Depthwise<P, decltype(f)> depthwise(device, in, contiguous(features), contiguous(weight));

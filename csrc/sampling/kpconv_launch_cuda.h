@@ -31,12 +31,14 @@ struct ConvInputs {
 
 ConvInputs make_conv_inputs(const Tensor& queries, const Tensor& points, const Tensor& neighbors,
                             const Tensor& kernel_points, double sigma, const MaybeTensor& offsets,
-                            const MaybeTensor& modulations, int64_t influence, int64_t aggregation,
-                            int64_t channels);
+                            const MaybeTensor& modulations, int64_t influence, int64_t aggregation);
 
 // The transposed table: what the caller gave, checked, or a new one.
 TransposedTable transposed_table(const OnDevice& device, const ConvInputs& in,
                                  const MaybeTensor& starts, const MaybeTensor& members);
+
+// kernel_point_distances, and kpconv_with_distances after its convolution.
+Tensor distances_of(const OnDevice& device, const ConvInputs& in, const MaybeTensor& offsets);
 
 // Adds up the slices in `dim` where the op's argument has no groups; shaped like the argument.
 Tensor sum_slices(const Tensor& gradient, int64_t dim, int64_t groups, const Tensor& like);
@@ -144,19 +146,19 @@ void launch_engine(const OnDevice& device, void (*kernel)(EngineArguments<Sample
   device.launch(kernel, {divide_up(args.sites, kSites), args.slices}, kThreads, shared, args);
 }
 
-// Calls body(P, F) with values of the types of positions and features.
+// Calls body(P, F) with values of the types of positions and features, which have been checked.
 template <typename Body>
-auto with_types(const Tensor& queries, const Tensor& features, const Body& body) {
-  const ScalarType positions = queries.scalar_type(), dtype = features.scalar_type();
-  if (positions == ScalarType::Double && dtype == ScalarType::Double)
-    return body(double{}, double{});
-  KPDEFORM_CHECK(positions == ScalarType::Float,
-                 "positions must be float32, or float64 with float64 features");
-  if (dtype == ScalarType::Float) return body(float{}, float{});
-  if (dtype == ScalarType::Half) return body(float{}, Half{});
-  KPDEFORM_CHECK(dtype == ScalarType::BFloat16,
-                 "features must be float16, bfloat16, float32 or float64");
-  return body(float{}, BFloat16{});
+auto with_types(const Tensor& features, const Body& body) {
+  switch (features.scalar_type()) {
+    case ScalarType::Double:
+      return body(double{}, double{});
+    case ScalarType::Half:
+      return body(float{}, Half{});
+    case ScalarType::BFloat16:
+      return body(float{}, BFloat16{});
+    default:
+      return body(float{}, float{});
+  }
 }
 
 }  // namespace kpdeform
