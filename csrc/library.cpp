@@ -73,6 +73,11 @@ STABLE_TORCH_LIBRARY(kpdeform, m) {
   m.def("knn_neighbors("
         "Tensor queries, Tensor points, int k, Tensor query_lengths, Tensor point_lengths) "
         "-> Tensor");
+  m.def("level_tables("
+        "Tensor points, Tensor lengths, float radius, int? max_neighbors, "
+        "Tensor? coarse, Tensor? coarse_lengths, float pool_radius, "
+        "Tensor? fine, Tensor? fine_lengths) "
+        "-> (Tensor neighbors, Tensor pools, Tensor upsamples)");
 
   // subsample/grid_subsample.h
   m.def("grid_subsample("
@@ -85,5 +90,14 @@ STABLE_TORCH_LIBRARY(kpdeform, m) {
         "-> (Tensor pooled, Tensor argmax)");
   m.def("neighbor_pool_backward("
         "Tensor grad, Tensor neighbors, Tensor argmax, SymInt num_points, int reduce) -> Tensor");
+
+  // norm/batch_norm.h
+  m.def("batch_norm("
+        "Tensor features, Tensor weight, Tensor bias, Tensor? mean, Tensor? variance, "
+        "Tensor? residual, float eps, float slope) -> (Tensor out, Tensor mean, Tensor variance)");
+  m.def("batch_norm_backward("
+        "Tensor grad, Tensor out, Tensor features, Tensor weight, Tensor mean, Tensor variance, "
+        "float eps, float slope, bool given, bool residual_wanted) "
+        "-> (Tensor, Tensor, Tensor, Tensor)");
 }
 // clang-format on

@@ -148,7 +148,7 @@ void sample_site_backward(const View& view, Sampler& sampler, int64_t site, cons
 template <typename T>
 int64_t tile_sites(const DenseShape& shape) {
   const int64_t fit = kTileBytes / int64_t(sizeof(T)) / shape.row() / 12 * 12;
-  return fit < 12 ? 12 : fit > 120 ? 120 : fit;
+  return fit < 48 ? 48 : fit > 120 ? 120 : fit;
 }
 
 // What a tile of the dense combiner needs besides the sampler.

@@ -7,11 +7,13 @@ from kpdeform.ops.deform_roi_pool import deform_ps_roi_pool, deform_roi_pool
 from kpdeform.ops.kpconv import kernel_point_distances, kpconv
 from kpdeform.ops.kpconv_depthwise import kpconv_depthwise
 from kpdeform.ops.neighbors import knn_neighbors, radius_neighbors
+from kpdeform.ops.norm import batch_norm
 from kpdeform.ops.pooling import neighbor_pool, segment_reduce
 from kpdeform.ops.subsample import grid_subsample
 
 __all__ = [
     "GridSubsample",
+    "batch_norm",
     "dcnv3",
     "dcnv4",
     "deform_conv2d",

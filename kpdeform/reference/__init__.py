@@ -5,10 +5,12 @@ from kpdeform.reference.deform_roi_pool import deform_ps_roi_pool, deform_roi_po
 from kpdeform.reference.kpconv import kernel_point_distances, kpconv
 from kpdeform.reference.kpconv_depthwise import kpconv_depthwise
 from kpdeform.reference.neighbors import knn_neighbors, radius_neighbors
+from kpdeform.reference.norm import batch_norm
 from kpdeform.reference.pooling import neighbor_pool, segment_reduce
 from kpdeform.reference.subsample import grid_subsample
 
 __all__ = [
+    "batch_norm",
     "dcnv3",
     "dcnv4",
     "deform_conv2d",
