@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torch.utils.data import DataLoader, Dataset
 
 from kpdeform._optional import require
+from kpdeform.train.loading import PlannedLoader
 from kpdeform.train.tasks import SegmentationTask
 
 lightning = require("lightning.pytorch", "train")
@@ -30,17 +31,12 @@ class ImageFolder(Dataset):
         images: Colour images.
         labels: Label images of the same sizes: one whole number per pixel.
         class_numbers: For every class, the numbers that stand for it; all others are not labelled.
-        augment: Flip and brighten images at random.
     """
 
     def __init__(
-        self,
-        images: list[Path],
-        labels: list[Path],
-        class_numbers: list[list[int]],
-        augment: bool = False,
+        self, images: list[Path], labels: list[Path], class_numbers: list[list[int]]
     ) -> None:
-        self.images, self.labels, self.augment = images, labels, augment
+        self.images, self.labels = images, labels
         self.class_of = np.full(65536, -1, np.int64)
         for number, members in enumerate(class_numbers):
             self.class_of[members] = number
@@ -59,12 +55,38 @@ class ImageFolder(Dataset):
                 f"{self.labels[index]} has shape {numbers.shape}, its image {pixels.shape[:2]}"
             )
         image = torch.from_numpy(pixels).movedim(-1, 0).float() / 127.5 - 1
-        labels = torch.from_numpy(self.class_of[numbers])
-        if self.augment:
-            if torch.rand(()) < 0.5:
-                image, labels = image.flip(2), labels.flip(1)
-            image = image * (0.8 + 0.4 * torch.rand(())) + 0.2 * (torch.rand(3, 1, 1) - 0.5)
-        return image, labels
+        return image, torch.from_numpy(self.class_of[numbers])
+
+
+class ImageBatches(Dataset):
+    """Random batches of a folder, flipped and brightened at random; the key is (epoch, index).
+
+    Args:
+        folder: Where images come from.
+        batch_size: Images of a batch.
+        seed: With the key, decides everything random.
+    """
+
+    def __init__(self, folder: ImageFolder, batch_size: int, seed: int) -> None:
+        self.folder, self.batch_size, self.seed = folder, batch_size, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> ImageBatch:
+        rng = np.random.default_rng((self.seed, *key))
+        chosen = rng.integers(len(self.folder), size=self.batch_size)
+        return stack([self._changed(*self.folder[int(i)], rng) for i in chosen])
+
+    def _changed(
+        self, image: Tensor, labels: Tensor, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        if rng.random() < 0.5:
+            image, labels = image.flip(2), labels.flip(1)
+        tint = torch.tensor(rng.uniform(-0.1, 0.1, (3, 1, 1)), dtype=image.dtype)
+        return float(rng.uniform(0.8, 1.2)) * image + tint, labels
+
+
+def stack(items: list[tuple[Tensor, Tensor]]) -> ImageBatch:
+    """Joins images of one size to a batch."""
+    return ImageBatch(*map(torch.stack, zip(*items, strict=True)))
 
 
 class ImageFolderDataModule(lightning.LightningDataModule):
@@ -79,7 +101,7 @@ class ImageFolderDataModule(lightning.LightningDataModule):
         num_val: So many images, the last by name, are for validation.
         batch_size: Images per step.
         batches_per_epoch: Steps of an epoch.
-        seed: Seed of the order.
+        seed: Seed of the order and of the changes.
         num_workers: Loader processes.
     """
 
@@ -104,13 +126,15 @@ class ImageFolderDataModule(lightning.LightningDataModule):
         missing = [str(path) for path in labels if not path.exists()]
         if missing or len(images) <= num_val:
             raise FileNotFoundError(
-                f"{root} must hold more than num_val={num_val} files *{image_suffix}, each with its "
-                f"*{label_suffix}; found {len(images)} images, missing labels: {missing[:5]}"
+                f"{root} must hold more than num_val={num_val} files *{image_suffix}, each with "
+                f"its *{label_suffix}; found {len(images)} images, missing labels: {missing[:5]}"
             )
         numbers = list(classes.values())
         last = len(images) - num_val
-        self.train_set = ImageFolder(images[:last], labels[:last], numbers, augment=True)
+        self.train_set = ImageFolder(images[:last], labels[:last], numbers)
         self.val_set = ImageFolder(images[last:], labels[last:], numbers)
+        self._train_loader: PlannedLoader | None = None
+        self._position: dict[str, int] | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -124,33 +148,41 @@ class ImageFolderDataModule(lightning.LightningDataModule):
     def class_counts(self) -> Tensor:
         """Labelled training pixels per class, ``(classes,)`` float64."""
         counts = torch.zeros(len(self.classes), dtype=torch.float64)
-        for _, labels in self.train_set:
+        for _, labels in (self.train_set[i] for i in range(len(self.train_set))):
             counts += torch.bincount(labels[labels >= 0], minlength=len(counts))
         return counts
 
-    def train_dataloader(self) -> DataLoader:
-        """Random batches."""
-        generator = torch.Generator().manual_seed(self.seed + self.trainer.current_epoch)
-        some = RandomSampler(
-            self.train_set,
-            replacement=True,
-            num_samples=self.batch_size * self.batches_per_epoch,
-            generator=generator,
+    def train_dataloader(self) -> PlannedLoader:
+        """This rank's share of the random batches."""
+        self._train_loader = PlannedLoader(
+            ImageBatches(self.train_set, self.batch_size, self.seed),
+            self.batches_per_epoch,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+            num_workers=self.num_workers,
         )
-        return self._loader(self.train_set, some)
+        if self._position is not None:
+            self._train_loader.load_state_dict(self._position)
+        return self._train_loader
 
     def val_dataloader(self) -> DataLoader:
-        """The validation images, one after the other."""
-        return self._loader(self.val_set, None)
-
-    def _loader(self, images: ImageFolder, sampler: RandomSampler | None) -> DataLoader:
+        """This rank's share of the validation images."""
+        share = range(self.trainer.global_rank, len(self.val_set), self.trainer.world_size)
         return DataLoader(
-            images,
+            self.val_set,
             self.batch_size,
-            sampler=sampler,
+            sampler=list(share),
+            collate_fn=stack,
             num_workers=self.num_workers,
-            collate_fn=lambda items: ImageBatch(*map(torch.stack, zip(*items, strict=True))),
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position in the epoch, for the checkpoint."""
+        return {"position": self._train_loader and self._train_loader.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continues at the position of a checkpoint."""
+        self._position = state_dict["position"]
 
 
 class ImageSegmentationTask(SegmentationTask):
