@@ -43,6 +43,7 @@ class KPFCNN(nn.Module):
         *,
         cell_size: float,
         width: int = 128,
+        head_width: int | None = None,
         batch_norm_momentum: float = 0.02,
         **options: Any,
     ) -> KPFCNN:
@@ -54,7 +55,8 @@ class KPFCNN(nn.Module):
             in_channels: Input features per point.
             num_classes: Number of logits per point.
             cell_size: Grid cell of level 0, in the cloud's unit.
-            width: Channels of level 0 and of the head.
+            width: Channels of level 0.
+            head_width: Channels of the head; ``width`` when None, half of it in Open3D-ML.
             batch_norm_momentum: Share of the new statistics in the running ones.
             **options: Further arguments of :class:`Encoder`: ``conv_radius``, ``deform_radius``,
                 ``extent``, ``kernel_size``, ``dimension``, ``influence``, ``aggregation``,
@@ -98,8 +100,8 @@ class KPFCNN(nn.Module):
             for (coarse, fine), skip in zip(pairwise(widths), skips, strict=True)
         ]
         head = nn.Sequential(
-            Unary(widths[-1], width, norm=Bias),
-            Unary(width, num_classes, norm=Bias, activation=False),
+            Unary(widths[-1], head_width or width, norm=Bias),
+            Unary(head_width or width, num_classes, norm=Bias, activation=False),
         )
         return cls(encoder, decoder, head)
 

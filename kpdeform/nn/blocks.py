@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,9 @@ from torch import Tensor, nn
 
 from kpdeform import ops
 from kpdeform.nn.kpconv import Deformation, DeformKPConv, KPConv
+
+if TYPE_CHECKING:
+    from kpdeform.nn.kpconvx import KPConvD
 
 NEGATIVE_SLOPE = 0.1
 
@@ -68,6 +72,32 @@ class BatchNorm(nn.BatchNorm1d):
         )
 
 
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation of rows ``(N, C)`` over all rows of the batch, not row by row.
+
+    As the pack of a batch is one cloud to it, a result depends on the other clouds in the batch.
+
+    Args:
+        num_groups: Groups of neighbouring channels; divides C.
+        num_channels: C.
+        eps: Added to the variance.
+
+    Example:
+        >>> from functools import partial
+        >>> block = Unary(4, 64, norm=partial(GroupNorm, 8))
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C)`` to ``(N, C)``."""
+        rows = x.to(self.weight.dtype)
+        if x.shape[0] < 2:  # of one row and one channel per group there is no variance
+            rows = F.group_norm(rows, self.num_groups, eps=self.eps) if x.shape[0] else rows
+        else:  # the same sums as over the channels of a batch of sequences, without a transposition
+            grouped = rows.unflatten(1, (self.num_groups, -1))
+            rows = F.batch_norm(grouped, None, None, training=True, eps=self.eps).flatten(1)
+        return torch.addcmul(self.bias, rows, self.weight).to(x.dtype)
+
+
 class Bias(nn.Module):
     """Adds a learned number per channel: what stands where a normalisation is not wanted.
 
@@ -92,6 +122,7 @@ class Unary(nn.Module):
         out_channels: O.
         norm: Makes the normalisation.
         activation: False leaves the LeakyReLU out.
+        bias: Adds a learned ``(O,)`` before the normalisation, as GeoTransformer does.
     """
 
     def __init__(
@@ -101,36 +132,41 @@ class Unary(nn.Module):
         *,
         norm: Norm = BatchNorm,
         activation: bool = True,
+        bias: bool = False,
     ) -> None:
         super().__init__()
-        self.linear = nn.Linear(in_channels, out_channels, bias=False)
+        self.linear = nn.Linear(in_channels, out_channels, bias=bias)
         self.norm = norm(out_channels)
         self.slope = NEGATIVE_SLOPE if activation else 1.0
 
-    def forward(self, features: Tensor, residual: Tensor | None = None) -> Tensor:
-        """``(N, C)`` to ``(N, O)``; the residual is ``(N, O)``."""
-        return _normalize(self.norm, _linear(features, self.linear.weight), residual, self.slope)
+    def forward(
+        self, features: Tensor, residual: Tensor | None = None, slope: float | None = None
+    ) -> Tensor:
+        """``(N, C)`` to ``(N, O)``; the residual is ``(N, O)``, the slope instead of the usual."""
+        x = _linear(features, self.linear.weight, self.linear.bias)
+        return _normalize(self.norm, x, residual, self.slope if slope is None else slope)
 
 
 class SimpleBlock(nn.Module):
     """Convolution, normalisation, LeakyReLU 0.1.
 
     Args:
-        conv: The convolution, rigid or deformable.
+        conv: The convolution: rigid, deformable or depthwise.
         norm: Makes the normalisation.
     """
 
-    def __init__(self, conv: KPConv, *, norm: Norm = BatchNorm) -> None:
+    def __init__(self, conv: KPConv | KPConvD, *, norm: Norm = BatchNorm) -> None:
         super().__init__()
         self.conv = conv
         self.norm = norm(conv.out_channels)
+        self.slope = NEGATIVE_SLOPE
 
     def forward(
         self, queries: Tensor, points: Tensor, neighbors: Tensor, features: Tensor
     ) -> tuple[Tensor, Deformation | None]:
         """``(N, C)`` at points to ``(M, O)`` at queries, and the deformation if there is one."""
         x, deformation = _convolve(self.conv, queries, points, neighbors, features)
-        return _normalize(self.norm, x), deformation
+        return _normalize(self.norm, x, slope=self.slope), deformation
 
 
 class ResnetBlock(nn.Module):
@@ -142,12 +178,13 @@ class ResnetBlock(nn.Module):
     Args:
         in_channels: C.
         out_channels: O; the published networks convolve with O / 4 channels.
-        conv: The convolution, rigid or deformable, with as many channels out as in.
+        conv: The convolution, with as many channels out as in: rigid, deformable or depthwise.
         norm: Makes the normalisations.
         strided: True for a block whose queries are the points of the next level.
         shadow_zero: Lets an empty neighbour slot count as a row of zeros in the maximum, as the
             published code does. The result then depends on how far the table is padded, which
             depends on the other clouds in the batch.
+        bias: The linear maps add a learned bias, as GeoTransformer's do.
 
     Source: Thomas et al. 2019, arXiv:1904.08889, Fig. 2 of the supplementary material.
     """
@@ -156,23 +193,26 @@ class ResnetBlock(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        conv: KPConv,
+        conv: KPConv | KPConvD,
         *,
         norm: Norm = BatchNorm,
         strided: bool = False,
         shadow_zero: bool = False,
+        bias: bool = False,
     ) -> None:
         super().__init__()
-        self.strided, self.shadow_zero = strided, shadow_zero
+        self.strided, self.shadow_zero, self.slope = strided, shadow_zero, NEGATIVE_SLOPE
         narrow = conv.in_channels
         self.unary1 = (
-            Unary(in_channels, narrow, norm=norm) if in_channels != narrow else nn.Identity()
+            Unary(in_channels, narrow, norm=norm, bias=bias)
+            if in_channels != narrow
+            else nn.Identity()
         )
         self.conv = conv
         self.norm = norm(narrow)
-        self.unary2 = Unary(narrow, out_channels, norm=norm)
+        self.unary2 = Unary(narrow, out_channels, norm=norm, bias=bias)
         self.shortcut = (
-            Unary(in_channels, out_channels, norm=norm, activation=False)
+            Unary(in_channels, out_channels, norm=norm, activation=False, bias=bias)
             if in_channels != out_channels
             else nn.Identity()
         )
@@ -185,7 +225,8 @@ class ResnetBlock(nn.Module):
         x, deformation = _convolve(self.conv, queries, points, neighbors, x)
         if self.strided:
             features = ops.neighbor_pool(features, neighbors, "max", shadow_zero=self.shadow_zero)
-        return self.unary2(_normalize(self.norm, x), self.shortcut(features)), deformation
+        x = _normalize(self.norm, x, slope=self.slope)
+        return self.unary2(x, self.shortcut(features)), deformation
 
     def extra_repr(self) -> str:
         """Shows what is switched on."""
@@ -228,32 +269,70 @@ class UpsampleUnary(Unary):
         return _normalize(self.norm, torch.addmm(x, skip, of_skip.t()), None, self.slope)
 
 
+class InterpolateUnary(Unary):
+    """:class:`UpsampleUnary` for several coarse points, weighted by 1 / distance.
+
+    Args:
+        coarse_channels: C1.
+        skip_channels: C2.
+        out_channels: O.
+        norm: Makes the normalisation.
+    """
+
+    def __init__(
+        self, coarse_channels: int, skip_channels: int, out_channels: int, *, norm: Norm = BatchNorm
+    ) -> None:
+        super().__init__(coarse_channels + skip_channels, out_channels, norm=norm)
+
+    def forward(  # type: ignore[override]
+        self, features: Tensor, upsamples: Tensor, skip: Tensor, fine: Tensor, coarse: Tensor
+    ) -> Tensor:
+        """As :class:`UpsampleUnary`, with ``upsamples`` ``(M, H)`` and both positions."""
+        rows = upsamples.long()  # the last row of what is padded is that of N and of -1
+        apart = (F.pad(coarse, (0, 0, 0, 1))[rows] - fine[:, None]).norm(dim=2)  # (M, H)
+        occupied = (rows >= 0) & (rows < features.shape[0])
+        weight = torch.where(occupied, 1 / (apart + 1e-8), 0.0)
+        weight = weight / weight.sum(1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
+        near = F.pad(features, (0, 0, 0, 1))[rows]  # (M, H, C1)
+        x = (near * weight[..., None].to(features.dtype)).sum(1)
+        return super().forward(torch.cat([x, skip], dim=1))
+
+
+class NeighborMax(nn.Module):
+    """Gives every coarse point the maximum over its fine points; 0 if it has none."""
+
+    def forward(self, features: Tensor, pools: Tensor) -> Tensor:
+        """Fine ``(N, C)`` and rows ``(M, H)`` into it, to coarse ``(M, C)``."""
+        return ops.neighbor_pool(features, pools, "max")
+
+
 class GlobalAverage(nn.Module):
     """Mean over the points of each cloud; 0 for an empty cloud."""
 
     def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
         """``(N, C)`` and ``(B,)`` to ``(B, C)``."""
-        return ops.segment_reduce(features, lengths, "mean")
+        return ops.segment_reduce(features, lengths.long(), "mean")
 
 
 def _convolve(
-    conv: KPConv, queries: Tensor, points: Tensor, neighbors: Tensor, features: Tensor
+    conv: KPConv | KPConvD, queries: Tensor, points: Tensor, neighbors: Tensor, features: Tensor
 ) -> tuple[Tensor, Deformation | None]:
     if isinstance(conv, DeformKPConv):
         return conv(queries, points, neighbors, features, return_deformation=True)
     return conv(queries, points, neighbors, features), None
 
 
-def _linear(x: Tensor, weight: Tensor) -> Tensor:
-    """``x @ weight.T``, with outputs added up to a multiple of 16.
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``x @ weight.T + bias``, with outputs added up to a multiple of 16.
 
     MKL gives each thread a slice of the outputs, and slices of an odd width round differently: the
     gradient of 5 outputs would depend on the number of threads. It is slow for them, too.
     """
     missing = -weight.shape[0] % 16
     if missing == 0:
-        return F.linear(x, weight)
-    return F.linear(x, F.pad(weight, (0, 0, 0, missing)))[:, : weight.shape[0]]
+        return F.linear(x, weight, bias)
+    padded = None if bias is None else F.pad(bias, (0, missing))
+    return F.linear(x, F.pad(weight, (0, 0, 0, missing)), padded)[:, : weight.shape[0]]
 
 
 def _normalize(
