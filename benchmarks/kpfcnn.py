@@ -6,7 +6,6 @@ pass, cross entropy and deformation loss, backward pass, clipping and SGD, on on
 
 import argparse
 import multiprocessing
-import resource
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -192,9 +191,9 @@ def inference_table(num_points: int, num_tiles: int, repeats: int, crop_points: 
     network = predictor(crop_points)
     with tempfile.TemporaryDirectory() as name:
         cloud = cloud_in(Path(name), num_points)
-        chosen = [tile_of(cloud, t) for t in spread(len(cloud.cells), num_tiles)]
-        points = sum(len(p) for p, _ in chosen)
-        everything = sum(len(tile_of(cloud, t)[0]) for t in range(len(cloud.cells)))
+        sizes = [len(tile_of(cloud, tile)[0]) for tile in range(len(cloud.cells))]
+        chosen = [tile_of(cloud, tile) for tile in typical(sizes, num_tiles)]
+        points, everything = sum(len(p) for p, _ in chosen), sum(sizes)
 
         def few(replaced: tuple[str, ...]) -> None:
             with twins(replaced):
@@ -215,10 +214,12 @@ def inference_table(num_points: int, num_tiles: int, repeats: int, crop_points: 
         return text + "\n" + measure.table(title, {"predict_cloud": whole}, 1)
 
 
-def spread(count: int, chosen: int) -> list[int]:
-    """Some of ``count`` tiles, evenly spread."""
-    chosen = min(chosen, count)
-    return ((np.arange(chosen) + 0.5) * count / chosen).astype(int).tolist()
+def typical(sizes: list[int], chosen: int) -> list[int]:
+    """The tiles that points evenly spread over all tiles lie in, from small tiles to large."""
+    order = np.argsort(sizes, kind="stable")
+    ends = np.cumsum(np.array(sizes)[order])
+    picked = np.searchsorted(ends, (np.arange(chosen) + 0.5) * ends[-1] / chosen, side="right")
+    return order[picked].tolist()
 
 
 def tile_of(cloud: SortedCloud, tile: int) -> tuple[np.ndarray, np.ndarray]:
@@ -236,10 +237,16 @@ def growth(batch: PointBatch, threads: int, replaced: tuple[str, ...]) -> float:
     """Peak resident memory of two steps beyond what is there before, in MB."""
     torch.set_num_threads(threads)
     training = Training(batch)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     for _ in range(2):
         training.step(replaced)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return peak_memory() - before
+
+
+def peak_memory() -> float:
+    """Largest resident memory of this process so far, in MB; Linux."""
+    status = Path("/proc/self/status").read_text()  # getrusage would count the parent's, too
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def memory_lines(num_points: int) -> str:
