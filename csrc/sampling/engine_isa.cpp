@@ -2,10 +2,13 @@
 // coefficient, derivative), accumulates rows into S, combines a tile that is still in cache, and
 // drops it. Backward asks the same sampler again. Compiled once per instruction set; memory and
 // threads are the business of the ops (*_cpu.cpp).
+#include "boxes_sampler.h"
+#include "grid_sampler.h"
 #include "matrix.h"
 #include "points_sampler.h"
 #include "rows.h"
 #include "sampling.h"
+#include "table_sampler.h"
 
 namespace kpdeform::KPDEFORM_ISA {
 namespace {
@@ -31,6 +34,32 @@ template <typename T>
 int64_t bytes_of_sampler(const PointsView<T>& view) {
   return view.transposed() && view.offsets != nullptr ? PointsSampler<T, true>::bytes(view)
                                                       : PointsSampler<T, false>::bytes(view);
+}
+
+template <typename View>
+struct SamplerOf;
+template <typename T>
+struct SamplerOf<GridView<T>> {
+  using type = GridSampler<T>;
+};
+template <typename T>
+struct SamplerOf<BoxesView<T>> {
+  using type = BoxesSampler<T>;
+};
+template <typename T>
+struct SamplerOf<TableView<T>> {
+  using type = TableSampler<T>;
+};
+
+template <typename View, typename Body>
+void with_sampler(const View& view, bool kernels_wanted, char* workspace, const Body& body) {
+  typename SamplerOf<View>::type sampler(view, kernels_wanted, workspace);
+  body(sampler);
+}
+
+template <typename View>
+int64_t bytes_of_sampler(const View& view) {
+  return SamplerOf<View>::type::bytes(view);
 }
 
 // Calls load_and_use(first) for every load of a site's sources; `first` marks the first one.
@@ -119,7 +148,7 @@ void sample_site_backward(const View& view, Sampler& sampler, int64_t site, cons
 template <typename T>
 int64_t tile_sites(const DenseShape& shape) {
   const int64_t fit = kTileBytes / int64_t(sizeof(T)) / shape.row() / 12 * 12;
-  return fit < 12 ? 12 : fit > 120 ? 120 : fit;
+  return fit < 48 ? 48 : fit > 120 ? 120 : fit;
 }
 
 // What a tile of the dense combiner needs besides the sampler.
@@ -474,6 +503,56 @@ void depthwise_backward(const View& view, int64_t channels, const F* features, c
   });
 }
 
+// ---- tables of pairs
+
+// body(index, site, k, coefficient) for pairs of sites [begin, end) with a row in [low, high); see
+// count_pairs.
+template <typename View, typename Body>
+void for_each_pair(const View& view, int64_t low, int64_t high, int64_t begin, int64_t end,
+                   char* workspace, const Body& body) {
+  const int64_t kernels = view.num_kernel_points, groups = view.num_groups();
+  with_sampler(view, true, workspace, [&](auto& sampler) {
+    for (int64_t site = begin; site < end; ++site) {
+      for_each_load(sampler, site, [&](bool) {
+        for (int64_t g = 0; g < groups; ++g) {
+          const auto pairs = sampler.list(g);
+          for (int i = 0; i < pairs.count; ++i) {
+            const int64_t row = int64_t(pairs.rows[i]) - low;
+            if (uint64_t(row) < uint64_t(high - low))
+              body((row * groups + g) * kernels + pairs.kernels[i], site, pairs.kernels[i],
+                   pairs.modulated[i]);
+          }
+        }
+      });
+    }
+  });
+}
+
+template <typename View>
+int64_t listing_bytes(const View& view) {
+  return bytes_of_sampler(view);
+}
+
+template <typename View>
+void count_pairs(const View& view, int64_t low, int64_t high, int64_t begin, int64_t end,
+                 int64_t* counts, char* workspace) {
+  for_each_pair(view, low, high, begin, end, workspace,
+                [&](int64_t index, auto...) { ++counts[index]; });
+}
+
+template <typename View>
+void list_pairs(const View& view, int64_t low, int64_t high, int64_t begin, int64_t end,
+                int64_t* next, uint32_t* sites, int32_t* kernels,
+                typename View::Number* coefficients, char* workspace) {
+  for_each_pair(view, low, high, begin, end, workspace,
+                [&](int64_t index, int64_t site, int32_t k, auto coefficient) {
+                  const int64_t at = next[index]++;
+                  sites[at] = uint32_t(site);
+                  coefficients[at] = coefficient;
+                  if (kernels != nullptr) kernels[at] = k;
+                });
+}
+
 template <typename T>
 int64_t sampler_bytes(const PointsView<T>& view) {
   Carver carver(nullptr);
@@ -520,26 +599,26 @@ void min_squared_distances_backward(const PointsView<T>& view, const T* grad, in
 }
 
 // Keep in step with sampling.h.
-#define KPDEFORM_INSTANTIATE_ELEMENT(View, F)                                                     \
+#define KPDEFORM_INSTANTIATE_FORWARD(View, F)                                                     \
   template void sample_and_combine(const View&, const DenseShape&, const F*, const View::Number*, \
                                    F*, int64_t, int64_t, char*);                                  \
+  template void combine_depthwise(const View&, int64_t, const F*, const View::Number*, F*,        \
+                                  int64_t, int64_t, char*);
+#define KPDEFORM_INSTANTIATE_BACKWARD(View, F)                                                    \
   template void sample_backward(const View&, const DenseShape&, const F*, const F*,               \
                                 const View::Number*, const SiteGradients<View::Number>&, int64_t, \
                                 int64_t, View::Number*, char*);                                   \
-  template void combine_depthwise(const View&, int64_t, const F*, const View::Number*, F*,        \
-                                  int64_t, int64_t, char*);                                       \
   template void depthwise_backward(const View&, int64_t, const F*, const F*, const View::Number*, \
                                    View::Number*, const SiteGradients<View::Number>&, int64_t,    \
                                    int64_t, char*);
-#define KPDEFORM_INSTANTIATE_VIEW(View)                                 \
-  template int64_t dense_bytes(const View<float>&, const DenseShape&);  \
-  template int64_t dense_bytes(const View<double>&, const DenseShape&); \
-  template int64_t depthwise_bytes(const View<float>&, int64_t);        \
-  template int64_t depthwise_bytes(const View<double>&, int64_t);       \
-  KPDEFORM_INSTANTIATE_ELEMENT(View<float>, float)                      \
-  KPDEFORM_INSTANTIATE_ELEMENT(View<float>, Half)                       \
-  KPDEFORM_INSTANTIATE_ELEMENT(View<float>, BFloat16)                   \
-  KPDEFORM_INSTANTIATE_ELEMENT(View<double>, double)
+#define KPDEFORM_INSTANTIATE_BYTES(View)                        \
+  template int64_t dense_bytes(const View&, const DenseShape&); \
+  template int64_t depthwise_bytes(const View&, int64_t);
+#define KPDEFORM_INSTANTIATE_TABLE(View)                                                         \
+  template int64_t listing_bytes(const View&);                                                   \
+  template void count_pairs(const View&, int64_t, int64_t, int64_t, int64_t, int64_t*, char*);   \
+  template void list_pairs(const View&, int64_t, int64_t, int64_t, int64_t, int64_t*, uint32_t*, \
+                           int32_t*, View::Number*, char*);
 #define KPDEFORM_INSTANTIATE(T)                                                                   \
   template int64_t panel_columns<T>();                                                            \
   template void pack(const T*, int64_t, int64_t, int64_t, int64_t, T*);                           \
@@ -548,14 +627,28 @@ void min_squared_distances_backward(const PointsView<T>& view, const T* grad, in
   template int64_t sampler_bytes(const PointsView<T>&);                                           \
   template void min_squared_distances(const PointsView<T>&, int64_t, int64_t, char*);             \
   template void min_squared_distances_backward(const PointsView<T>&, const T*, int64_t, int64_t,  \
-                                               T*, char*);
+                                               T*, char*);                                        \
+  KPDEFORM_INSTANTIATE_BYTES(PointsView<T>)                                                       \
+  KPDEFORM_INSTANTIATE_BYTES(GridView<T>)                                                         \
+  KPDEFORM_INSTANTIATE_BYTES(BoxesView<T>)                                                        \
+  KPDEFORM_INSTANTIATE_BYTES(TableView<T>)                                                        \
+  KPDEFORM_INSTANTIATE_TABLE(GridView<T>)                                                         \
+  KPDEFORM_INSTANTIATE_TABLE(BoxesView<T>)
+#define KPDEFORM_INSTANTIATE_ELEMENT(T, F)                           \
+  template void pad_groups(const F*, int64_t, int64_t, int64_t, T*); \
+  KPDEFORM_INSTANTIATE_FORWARD(PointsView<T>, F)                     \
+  KPDEFORM_INSTANTIATE_BACKWARD(PointsView<T>, F)                    \
+  KPDEFORM_INSTANTIATE_FORWARD(GridView<T>, F)                       \
+  KPDEFORM_INSTANTIATE_BACKWARD(GridView<T>, F)                      \
+  KPDEFORM_INSTANTIATE_FORWARD(BoxesView<T>, F)                      \
+  KPDEFORM_INSTANTIATE_BACKWARD(BoxesView<T>, F)                     \
+  KPDEFORM_INSTANTIATE_FORWARD(TableView<T>, F)
 
-KPDEFORM_INSTANTIATE_VIEW(PointsView)
 KPDEFORM_INSTANTIATE(float)
 KPDEFORM_INSTANTIATE(double)
-template void pad_groups(const float*, int64_t, int64_t, int64_t, float*);
-template void pad_groups(const Half*, int64_t, int64_t, int64_t, float*);
-template void pad_groups(const BFloat16*, int64_t, int64_t, int64_t, float*);
-template void pad_groups(const double*, int64_t, int64_t, int64_t, double*);
+KPDEFORM_INSTANTIATE_ELEMENT(float, float)
+KPDEFORM_INSTANTIATE_ELEMENT(float, Half)
+KPDEFORM_INSTANTIATE_ELEMENT(float, BFloat16)
+KPDEFORM_INSTANTIATE_ELEMENT(double, double)
 
 }  // namespace kpdeform::KPDEFORM_ISA

@@ -1,266 +1,305 @@
-// kpconv forward on CUDA, two steps: the neighbour gather below writes S for a chunk of sites, one
-// matrix product combines it. Contract: kpconv.h.
+// kpconv on CUDA. Contract: kpconv.h. Kernels: engine_cuda.h.
 //
-// One block owns one query. Its threads compute the influences of a batch of neighbours into shared
-// memory, then stride over channels with kRegisters kernel points at a time in registers. No
-// atomics; the result does not depend on the launch shape.
+//   forward               chunks of S by gather_kernel, each multiplied by W
+//   gradient of features  the same over the transposed table: sites are points, grad is gathered,
+//                         W has its channels swapped; no atomics
+//   gradient of weight    S again, chunk by chunk; S^T grad, added up in float32 in that order
+//   offsets, modulations  chunks of grad W^T, read by site_gradients_kernel
 //
-// Memory: shared, kBatch * K floats and kBatch rows; device, one chunk of S.
-// Limits: D in {2, 3}; aggregation, influence, offsets, modulations and groups as on the CPU.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <torch/csrc/stable/accelerator.h>
+// A chunk of S or of its gradient is all that is allocated, and stays in the L2 of recent devices.
+// Nothing waits for the device.
+#include <array>
+#include <numeric>
+#include <tuple>
+#include <vector>
 
-#include <algorithm>
-#include <optional>
-
-#include "../common.h"
-#include "kpconv_check.h"
-#include "points_math.h"
-
-extern "C" AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index, void** stream);
+#include "kpconv_launch_cuda.h"
 
 namespace kpdeform {
 namespace {
 
-constexpr int kBatch = 32;      // neighbours whose influences are in shared memory at a time
-constexpr int kRegisters = 16;  // kernel points whose sums one thread holds
-constexpr int64_t kChunkBytes = int64_t(32)
-                                << 20;  // S of a chunk of sites: stays in the L2 of recent devices
-constexpr int64_t kMaxBlocks = 65535;
+constexpr int64_t kChunkBytes = int64_t{32} << 20;
 
-#define KPDEFORM_CUDA_CHECK(call)                                      \
-  do {                                                                 \
-    const cudaError_t status = (call);                                 \
-    KPDEFORM_CHECK(status == cudaSuccess, "CUDA error in " #call ": ", \
-                   cudaGetErrorString(status));                        \
-  } while (0)
+Tensor call_mm(const char* overload, const std::vector<StableIValue>& arguments) {
+  std::vector<StableIValue> stack = arguments;
+  TORCH_ERROR_CODE_CHECK(
+      torch_call_dispatcher("aten::mm", overload, stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<Tensor>(stack[0]);
+}
 
-template <typename P, typename F>
-struct GatherArguments {
-  const P *queries, *points, *kernel_points, *offsets, *modulations;
-  const F* features;
-  const void* neighbors;
-  F* sampled;  // (sites, G, K, C/G)
-  int64_t first_site, sites, num_points, width, channels, groups;
-  int num_kernel_points, dim;
-  bool wide_index;
-  Influence influence;
-  Aggregation aggregation;
-  Reach<P> reach;
+// out = left @ right, in place.
+void multiply_into(const Tensor& out, const Tensor& left, const Tensor& right) {
+  using torch::stable::detail::from;
+  call_mm("out", {from(left), from(right), from(out)});
+}
+
+// left @ right with float32 sums and result for half precision.
+Tensor product_in_sums(const Tensor& left, const Tensor& right) {
+  using torch::stable::detail::from;
+  const ScalarType dtype = left.scalar_type();
+  if (dtype == ScalarType::Float || dtype == ScalarType::Double)
+    return call_mm("", {from(left), from(right)});
+#ifdef KPDEFORM_CUDA_SHIM  // the CPU has no such product
+  return call_mm("", {from(torch::stable::to(left, ScalarType::Float)),
+                      from(torch::stable::to(right, ScalarType::Float))});
+#else
+  return call_mm("dtype", {from(left), from(right), from(ScalarType::Float)});
+#endif
+}
+
+template <typename P>
+__global__ void add_kernel(P* sum, const P* values, int64_t count) {
+  for (int64_t i = global_thread(); i < count; i += num_threads_of_grid()) sum[i] += values[i];
+}
+
+Tensor swapped(const Tensor& tensor, int64_t a, int64_t b) {
+  return torch::stable::transpose(tensor, a, b);
+}
+
+struct DenseShape {
+  int64_t num_kernel_points, in_channels, out_channels, groups;
+  int64_t group_in() const { return in_channels / groups; }
+  int64_t group_out() const { return out_channels / groups; }
 };
 
-template <typename P, typename F>
-__device__ P squared_distance(const GatherArguments<P, F>& args, int64_t site, const P* y, int k) {
-  P sum = 0;
-  for (int d = 0; d < args.dim; ++d) {
-    P x = args.kernel_points[k * args.dim + d];
-    if (args.offsets != nullptr)
-      x += args.offsets[(site * args.num_kernel_points + k) * args.dim + d];
-    sum += (y[d] - x) * (y[d] - x);
-  }
-  return sum;
+// Columns [g O/G, (g + 1) O/G) of weight as one matrix (K C/G, O/G).
+Tensor group_matrix(const Tensor& weight, const DenseShape& shape, int64_t g) {
+  return torch::stable::reshape(part_of(weight, 2, g * shape.group_out(), shape.group_out()),
+                                {shape.num_kernel_points * shape.group_in(), shape.group_out()});
+}
+Tensor group_columns(const Tensor& rows, const DenseShape& shape, int64_t g) {
+  return part_of(rows, 1, g * shape.group_out(), shape.group_out());
 }
 
 template <typename P, typename F>
-__device__ P influence_of(const GatherArguments<P, F>& args, P squared) {
-  if (args.influence == kLinear) return linear_influence(std::sqrt(squared), args.reach);
-  return args.influence == kGaussian ? gaussian_influence(squared, args.reach) : P(1);
-}
+class Dense {
+ public:
+  Dense(const OnDevice& device, const ConvInputs& in, const DenseShape& shape,
+        const Tensor& features, const Tensor& weight)
+      : device_(device), in_(in), shape_(shape), features_(features), weight_(weight) {}
 
-// Writes the influences (K) of one neighbour, or zeros for an empty slot or an index that is no
-// row. Returns the row.
-template <typename P, typename F>
-__device__ int64_t neighbor_influences(const GatherArguments<P, F>& args, int64_t site,
-                                       int64_t slot, P* influences) {
-  const int64_t at = site * args.width + slot;
-  const int64_t n = args.wide_index ? static_cast<const int64_t*>(args.neighbors)[at]
-                                    : int64_t(static_cast<const int32_t*>(args.neighbors)[at]);
-  if (n < 0 || n >= args.num_points) return -1;
-  P y[3];
-  for (int d = 0; d < args.dim; ++d)
-    y[d] = args.points[n * args.dim + d] - args.queries[site * args.dim + d];
-  P smallest = squared_distance(args, site, y, 0);
-  int closest = 0;
-  for (int k = 1; k < args.num_kernel_points; ++k) {
-    const P squared = squared_distance(args, site, y, k);
-    if (squared < smallest) smallest = squared, closest = k;
+  Tensor forward() const {
+    const Tensor out =
+        torch::stable::new_empty(features_, {in_.num_queries(), shape_.out_channels});
+    const Arguments args = make_arguments<P, F>(in_, make_sampler<P>(in_), features_, in_.slices());
+    for_each_chunk(args, shape_.groups, [&](const Tensor& sampled, int64_t first, int64_t sites) {
+      for (int64_t g = 0; g < shape_.groups; ++g)
+        multiply_into(group_columns(part_of(out, 0, first, sites), shape_, g),
+                      torch::stable::select(sampled, 1, g), group_matrix(weight_, shape_, g));
+    });
+    return out;
   }
-  const bool prunes = args.offsets != nullptr && args.influence != kLinear;
-  if (prunes && !(smallest < args.reach.squared_sigma)) return -1;
-  for (int k = 0; k < args.num_kernel_points; ++k) {
-    P a = influence_of(args, squared_distance(args, site, y, k));
-    if (args.aggregation == kClosest && k != closest) a = 0;
-    if (args.modulations != nullptr) a *= args.modulations[site * args.num_kernel_points + k];
-    influences[k] = a;
-  }
-  return n;
-}
 
-template <typename P, typename F>
-__global__ void gather_kernel(const GatherArguments<P, F> args) {
-  extern __shared__ unsigned char shared[];
-  int64_t* rows = reinterpret_cast<int64_t*>(shared);   // (kBatch)
-  P* influences = reinterpret_cast<P*>(rows + kBatch);  // (kBatch, K)
-  const int num_kernel_points = args.num_kernel_points;
-  const int64_t row = num_kernel_points * args.channels, group_in = args.channels / args.groups;
-  for (int64_t i = blockIdx.x; i < args.sites; i += gridDim.x) {
-    const int64_t site = args.first_site + i;
-    F* sampled = args.sampled + i * row;
-    for (int64_t batch = 0; batch == 0 || batch < args.width; batch += kBatch) {
-      const int count = int(min(int64_t(kBatch), args.width - batch));
-      __syncthreads();
-      for (int j = threadIdx.x; j < count; j += blockDim.x) {
-        rows[j] = neighbor_influences(args, site, batch + j, influences + j * num_kernel_points);
+  Tensor features_gradient(const Tensor& grad, const TransposedTable& table) const {
+    const Tensor out = torch::stable::new_empty(features_, features_.sizes());
+    Arguments args = make_arguments<P, F>(in_, make_sampler<P>(in_, &table), grad, in_.slices());
+    args.whole_rows = true;
+    // Channels that share a slice and a group: one product.
+    const int64_t slice_channels = shape_.in_channels / in_.slices();
+    const int64_t block = common_width(shape_.in_channels, shape_.groups, in_.slices());
+    for_each_chunk(args, shape_.groups, [&](const Tensor& sampled, int64_t first, int64_t sites) {
+      for (int64_t c = 0; c < shape_.in_channels; c += block) {
+        const int64_t g = c / shape_.group_in();
+        const Tensor part = part_of(part_of(weight_, 2, g * shape_.group_out(), shape_.group_out()),
+                                    1, c % shape_.group_in(), block);  // (K, block, O/G)
+        const Tensor matrix = torch::stable::reshape(
+            swapped(part, 1, 2), {shape_.num_kernel_points * shape_.group_out(), block});
+        multiply_into(part_of(part_of(out, 0, first, sites), 1, c, block),
+                      torch::stable::select(sampled, 1, c / slice_channels * shape_.groups + g),
+                      matrix);
       }
-      __syncthreads();
-      for (int64_t c = threadIdx.x; c < args.channels; c += blockDim.x) {
-        F* column = sampled + (c / group_in) * num_kernel_points * group_in + c % group_in;
-        for (int first = 0; first < num_kernel_points; first += kRegisters) {
-          const int kernel_points = min(kRegisters, num_kernel_points - first);
-          P sum[kRegisters] = {};
-          for (int j = 0; j < count; ++j) {
-            if (rows[j] < 0) continue;
-            const P x = P(args.features[rows[j] * args.channels + c]);
-#pragma unroll
-            for (int k = 0; k < kRegisters; ++k) {
-              if (k < kernel_points) sum[k] += influences[j * num_kernel_points + first + k] * x;
-            }
-          }
-#pragma unroll
-          for (int k = 0; k < kRegisters; ++k) {
-            if (k >= kernel_points) break;
-            F& target = column[(first + k) * group_in];
-            target = F(batch == 0 ? sum[k] : P(target) + sum[k]);
-          }
-        }
+    });
+    return out;
+  }
+
+  Tensor weight_gradient(const Tensor& grad) const {
+    const int64_t terms = shape_.num_kernel_points * shape_.group_in();
+    const Tensor sum = torch::stable::new_zeros(
+        in_.queries, {shape_.groups, terms, shape_.group_out()});  // in the type of sums
+    const Arguments args = make_arguments<P, F>(in_, make_sampler<P>(in_), features_, in_.slices());
+    for_each_chunk(args, shape_.groups, [&](const Tensor& sampled, int64_t first, int64_t sites) {
+      for (int64_t g = 0; g < shape_.groups; ++g) {
+        const Tensor rows = group_columns(part_of(grad, 0, first, sites), shape_, g);
+        const Tensor product =
+            product_in_sums(swapped(torch::stable::select(sampled, 1, g), 0, 1), rows);
+        add(torch::stable::select(sum, 0, g), product);
       }
+    });
+    const Tensor split = torch::stable::view(
+        sum, {shape_.groups, shape_.num_kernel_points, shape_.group_in(), shape_.group_out()});
+    const Tensor ordered = swapped(swapped(split, 0, 1), 1, 2);  // (K, C/G, G, O/G)
+    return torch::stable::to(torch::stable::reshape(ordered, weight_.sizes()),
+                             weight_.scalar_type());
+  }
+
+  // Gradients of offsets and modulations, per slice; null where not wanted.
+  void site_gradients(const Tensor& grad, P* grad_offsets, P* grad_modulations) const {
+    Arguments args = make_arguments<P, F>(in_, make_sampler<P>(in_), features_, in_.slices());
+    args.grad_offsets = grad_offsets;
+    args.grad_modulations = grad_modulations;
+    args.group_channels = shape_.group_in();
+    std::vector<Tensor> matrices;
+    for (int64_t g = 0; g < shape_.groups; ++g)
+      matrices.push_back(swapped(group_matrix(weight_, shape_, g), 0, 1));
+    const int64_t row = shape_.num_kernel_points * shape_.in_channels;
+    const int64_t chunk = chunk_sites(row, args.sites);
+    const Tensor grad_sampled =
+        torch::stable::new_empty(features_, {chunk, shape_.groups, row / shape_.groups});
+    args.grad_sampled = data<F>(grad_sampled);
+    const int64_t sites = args.sites;
+    for (int64_t first = 0; first < sites; first += chunk) {
+      args.first_site = first;
+      args.sites = std::min(chunk, sites - first);
+      for (int64_t g = 0; g < shape_.groups; ++g)
+        multiply_into(torch::stable::select(part_of(grad_sampled, 0, 0, args.sites), 1, g),
+                      group_columns(part_of(grad, 0, first, args.sites), shape_, g), matrices[g]);
+      with_launch_shape<F>(
+          common_width(shape_.in_channels, shape_.groups, in_.slices()),
+          aligned(args.features) && aligned(args.grad_sampled), [&](auto lanes, auto vector) {
+            launch_engine<lanes(), true>(
+                device_, site_gradients_kernel<PointsSampler<P>, F, lanes(), vector(), false>,
+                args);
+          });
     }
   }
-}
 
-template <typename P, typename F>
-void launch_gather(const GatherArguments<P, F>& args, cudaStream_t stream) {
-  const int64_t threads = std::clamp<int64_t>((args.channels + 31) / 32 * 32, 32, 256);
-  const size_t shared = kBatch * (sizeof(int64_t) + args.num_kernel_points * sizeof(P));
-  gather_kernel<P, F>
-      <<<unsigned(std::min(args.sites, kMaxBlocks)), unsigned(threads), shared, stream>>>(args);
-  KPDEFORM_CUDA_CHECK(cudaGetLastError());
-}
+ private:
+  using Arguments = EngineArguments<PointsSampler<P>, F>;
 
-using MaybeTensor = std::optional<Tensor>;
+  static int64_t chunk_sites(int64_t row, int64_t sites) {
+    return std::clamp<int64_t>(kChunkBytes / int64_t(sizeof(F)) / row, 1,
+                               std::max<int64_t>(sites, 1));
+  }
 
-template <typename T>
-const T* data(const MaybeTensor& tensor) {
-  return tensor.has_value() ? static_cast<const T*>(tensor->const_data_ptr()) : nullptr;
-}
+  // Gathers S of one chunk of sites after the other and hands it on as (sites, rows, K C'/G), C'
+  // being the channels gathered; a site has `slices` times G rows where slices have their own.
+  template <typename Body>
+  void for_each_chunk(Arguments args, int64_t groups, const Body& body) const {
+    const int64_t rows = (args.whole_rows ? args.slices : 1) * groups;
+    const int64_t terms = shape_.num_kernel_points * args.channels / groups;
+    const int64_t sites = args.sites, chunk = chunk_sites(rows * terms, sites);
+    const Tensor sampled = torch::stable::new_empty(features_, {chunk, rows, terms});
+    args.out = mutable_data<F>(sampled);
+    args.group_channels = args.channels / groups;
+    const int64_t width = common_width(args.channels, groups, args.whole_rows ? 1 : args.slices);
+    for (int64_t first = 0; first < sites; first += chunk) {
+      args.first_site = first;
+      args.sites = std::min(chunk, sites - first);
+      with_launch_shape<F>(
+          width, aligned(args.features) && aligned(args.out), [&](auto lanes, auto vector) {
+            launch_engine<lanes(), false>(
+                device_, gather_kernel<PointsSampler<P>, F, lanes(), vector()>, args);
+          });
+      body(part_of(sampled, 0, 0, args.sites), first, args.sites);
+    }
+  }
 
-cudaStream_t current_stream(int32_t device) {
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
-  return static_cast<cudaStream_t>(stream);
-}
+  void add(const Tensor& sum, const Tensor& values) const {
+    constexpr int kBlock = 256;
+    device_.launch(add_kernel<P>, divide_up(sum.numel(), kBlock), kBlock, mutable_data<P>(sum),
+                   data<P>(torch::stable::contiguous(values)), sum.numel());
+  }
 
-struct Inputs {
-  Tensor queries, points, neighbors, features, kernel_points, weight;
-  MaybeTensor offsets, modulations;
-  double sigma;
-  Influence influence;
-  Aggregation aggregation;
-  int64_t groups;
+  const OnDevice& device_;
+  const ConvInputs& in_;
+  const DenseShape shape_;
+  const Tensor features_, weight_;
 };
 
-template <typename P, typename F>
-Tensor forward(const Inputs& in) {
-  const int64_t sites = in.queries.size(0), channels = in.features.size(1),
-                outputs = in.weight.size(2);
-  const int64_t num_kernel_points = in.kernel_points.size(0), row = num_kernel_points * channels;
-  const Tensor out = torch::stable::new_zeros(in.features, {sites, outputs});
-  if (sites == 0 || row == 0 || outputs == 0) return out;
-  const int64_t chunk = std::clamp<int64_t>(kChunkBytes / int64_t(sizeof(F)) / row, 1, sites);
-  const Tensor sampled = torch::stable::new_empty(in.features, {chunk, in.groups, row / in.groups});
-  GatherArguments<P, F> args{};
-  args.queries = data<P>(in.queries);
-  args.points = data<P>(in.points);
-  args.kernel_points = data<P>(in.kernel_points);
-  args.offsets = data<P>(in.offsets);
-  args.modulations = data<P>(in.modulations);
-  args.features = data<F>(in.features);
-  args.neighbors = in.neighbors.const_data_ptr();
-  args.sampled = static_cast<F*>(sampled.mutable_data_ptr());
-  args.num_points = in.points.size(0);
-  args.width = in.neighbors.size(1);
-  args.channels = channels;
-  args.groups = in.groups;
-  args.num_kernel_points = int(num_kernel_points);
-  args.dim = int(in.kernel_points.size(1));
-  args.wide_index = in.neighbors.scalar_type() == ScalarType::Long;
-  args.influence = in.influence;
-  args.aggregation = in.aggregation;
-  args.reach = make_reach<P>(in.sigma);
-  const cudaStream_t stream = current_stream(in.features.get_device());
-  for (int64_t first = 0; first < sites; first += chunk) {
-    args.first_site = first;
-    args.sites = std::min(chunk, sites - first);
-    launch_gather(args, stream);
-    Tensor rows = torch::stable::narrow(const_cast<Tensor&>(out), 0, first, args.sites);
-    for (int64_t g = 0; g < in.groups; ++g) {
-      Tensor group = torch::stable::select(
-          torch::stable::narrow(const_cast<Tensor&>(sampled), 0, 0, args.sites), 1, g);
-      Tensor weight = torch::stable::reshape(
-          torch::stable::narrow(const_cast<Tensor&>(in.weight), 2, g * outputs / in.groups,
-                                outputs / in.groups),
-          {row / in.groups, outputs / in.groups});
-      Tensor target = torch::stable::narrow(rows, 1, g * outputs / in.groups, outputs / in.groups);
-      torch::stable::copy_(target, torch::stable::matmul(group, weight));
-    }
-  }
-  return out;
+DenseShape make_shape(const ConvInputs& in, const MaybeTensor& offsets,
+                      const MaybeTensor& modulations, const Tensor& features, const Tensor& weight,
+                      int64_t groups) {
+  check_channels(features, in.points, offsets, modulations);
+  check_dense(features, in.kernel_points, weight, groups);
+  return {in.num_kernel_points(), features.size(1), weight.size(2), groups};
+}
+
+Tensor forward(const OnDevice& device, const ConvInputs& in, const DenseShape& shape,
+               const Tensor& features, const Tensor& weight) {
+  if (in.num_queries() == 0 || shape.in_channels == 0 || shape.out_channels == 0)
+    return torch::stable::new_zeros(features, {in.num_queries(), shape.out_channels});
+  return with_types(features, [&](auto p, auto f) {
+    return Dense<decltype(p), decltype(f)>(device, in, shape, torch::stable::contiguous(features),
+                                           torch::stable::contiguous(weight))
+        .forward();
+  });
 }
 
 Tensor kpconv(const Tensor& queries, const Tensor& points, const Tensor& neighbors,
               const Tensor& features, const Tensor& kernel_points, const Tensor& weight,
               double sigma, MaybeTensor offsets, MaybeTensor modulations, int64_t influence,
               int64_t aggregation, int64_t groups) {
+  const OnDevice device(features);
+  const ConvInputs in = make_conv_inputs(queries, points, neighbors, kernel_points, sigma, offsets,
+                                         modulations, influence, aggregation);
+  const DenseShape shape = make_shape(in, offsets, modulations, features, weight, groups);
+  return forward(device, in, shape, features, weight);
+}
+
+std::tuple<Tensor, Tensor> kpconv_with_distances(
+    const Tensor& queries, const Tensor& points, const Tensor& neighbors, const Tensor& features,
+    const Tensor& kernel_points, const Tensor& weight, double sigma, MaybeTensor offsets,
+    MaybeTensor modulations, int64_t influence, int64_t aggregation, int64_t groups) {
+  const OnDevice device(features);
+  const ConvInputs in = make_conv_inputs(queries, points, neighbors, kernel_points, sigma, offsets,
+                                         modulations, influence, aggregation);
+  const DenseShape shape = make_shape(in, offsets, modulations, features, weight, groups);
+  return {forward(device, in, shape, features, weight), distances_of(device, in, offsets)};
+}
+
+using FourTensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+
+FourTensors kpconv_backward(const Tensor& grad, const Tensor& queries, const Tensor& points,
+                            const Tensor& neighbors, const Tensor& features,
+                            const Tensor& kernel_points, const Tensor& weight, double sigma,
+                            MaybeTensor offsets, MaybeTensor modulations, int64_t influence,
+                            int64_t aggregation, int64_t groups, MaybeTensor starts,
+                            MaybeTensor members, bool features_wanted, bool weight_wanted,
+                            bool offsets_wanted, bool modulations_wanted) {
   using torch::stable::contiguous;
-  check_positions(queries, points, neighbors, kernel_points, offsets, modulations, influence,
-                  aggregation);
-  check_channels(features, points, offsets, modulations);
-  check_dense(features, kernel_points, weight, groups);
-  KPDEFORM_CHECK(offset_groups(offsets) == 1 && modulation_groups(modulations) == 1,
-                 "groups of offsets and modulations are not supported on CUDA yet");
-  const torch::stable::accelerator::DeviceGuard guard(features.get_device());
-  const auto maybe_contiguous = [](const MaybeTensor& t) {
-    return t.has_value() ? MaybeTensor(contiguous(*t)) : t;
-  };
-  const Inputs in{contiguous(queries),
-                  contiguous(points),
-                  contiguous(neighbors),
-                  contiguous(features),
-                  contiguous(kernel_points),
-                  contiguous(weight),
-                  maybe_contiguous(offsets),
-                  maybe_contiguous(modulations),
-                  sigma,
-                  Influence(influence),
-                  Aggregation(aggregation),
-                  groups};
-  const ScalarType positions = queries.scalar_type(), dtype = features.scalar_type();
-  if (positions == ScalarType::Double && dtype == ScalarType::Double)
-    return forward<double, double>(in);
-  KPDEFORM_CHECK(positions == ScalarType::Float,
-                 "positions must be float32, or float64 with float64 features");
-  if (dtype == ScalarType::Float) return forward<float, float>(in);
-  if (dtype == ScalarType::Half) return forward<float, __half>(in);
-  KPDEFORM_CHECK(dtype == ScalarType::BFloat16,
-                 "features must be float16, bfloat16, float32 or float64");
-  return forward<float, __nv_bfloat16>(in);
+  const OnDevice device(features);
+  const ConvInputs in = make_conv_inputs(queries, points, neighbors, kernel_points, sigma, offsets,
+                                         modulations, influence, aggregation);
+  const DenseShape shape = make_shape(in, offsets, modulations, features, weight, groups);
+  check_gradient(grad, features, in.num_queries(), shape.out_channels);
+  offsets_wanted = offsets_wanted && offsets.has_value();
+  modulations_wanted = modulations_wanted && modulations.has_value();
+  const Tensor none = torch::stable::new_empty(features, {0});
+  const Tensor none_of_sites = torch::stable::new_empty(queries, {0});
+  if (in.num_queries() == 0 || in.num_points() == 0 || shape.in_channels == 0 ||
+      shape.out_channels == 0) {
+    const auto zeros = [](bool wanted, const Tensor& none, const MaybeTensor& like) {
+      return wanted ? torch::stable::new_zeros(none, like->sizes()) : none;
+    };
+    return {zeros(features_wanted, none, features), zeros(weight_wanted, none, weight),
+            zeros(offsets_wanted, none_of_sites, offsets),
+            zeros(modulations_wanted, none_of_sites, modulations)};
+  }
+  return with_types(features, [&](auto p, auto f) -> FourTensors {
+    using P = decltype(p);
+    const Tensor upstream = contiguous(grad);
+    const Dense<P, decltype(f)> dense(device, in, shape, contiguous(features), contiguous(weight));
+    FourTensors grads{none, none, none_of_sites, none_of_sites};
+    if (features_wanted)
+      std::get<0>(grads) =
+          dense.features_gradient(upstream, transposed_table(device, in, starts, members));
+    if (weight_wanted) std::get<1>(grads) = dense.weight_gradient(upstream);
+    if (offsets_wanted || modulations_wanted)
+      std::tie(std::get<2>(grads), std::get<3>(grads)) =
+          site_gradients<P>(in, offsets, modulations, offsets_wanted, modulations_wanted,
+                            [&](P* of_offsets, P* of_modulations) {
+                              dense.site_gradients(upstream, of_offsets, of_modulations);
+                            });
+    return grads;
+  });
 }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(kpdeform, CUDA, m) {
+KPDEFORM_CUDA_LIBRARY(m) {
   m.impl("kpconv", TORCH_BOX(&kpconv));
+  m.impl("kpconv_with_distances", TORCH_BOX(&kpconv_with_distances));
+  m.impl("kpconv_backward", TORCH_BOX(&kpconv_backward));
 }
 
 }  // namespace kpdeform

@@ -6,6 +6,7 @@
 
 #include "../isa.h"
 #include "points_math.h"
+#include "views.h"
 
 namespace kpdeform {
 
@@ -162,6 +163,18 @@ struct SiteGradients {
                           const typename View::Number* weight, typename View::Number* grad_weight, \
                           const SiteGradients<typename View::Number>& gradients, int64_t begin,    \
                           int64_t end, char* workspace);                                           \
+  template <typename View>                                                                         \
+  int64_t listing_bytes(const View& view);                                                         \
+  /* Counts the pairs of sites [begin, end) that take rows [low, high), in                         \
+   * counts[((row - low) * groups + g) * K + k]; listing_bytes */                                  \
+  template <typename View>                                                                         \
+  void count_pairs(const View& view, int64_t low, int64_t high, int64_t begin, int64_t end,        \
+                   int64_t* counts, char* workspace);                                              \
+  /* Lists the same pairs, each at next[the same index]++; kernels may be null; listing_bytes */   \
+  template <typename View>                                                                         \
+  void list_pairs(const View& view, int64_t low, int64_t high, int64_t begin, int64_t end,         \
+                  int64_t* next, uint32_t* sites, int32_t* kernels,                                \
+                  typename View::Number* coefficients, char* workspace);                           \
   /* Leaves view.distances alone; sampler_bytes */                                                 \
   template <typename T>                                                                            \
   int64_t sampler_bytes(const PointsView<T>& view);                                                \

@@ -14,6 +14,7 @@ from kpdeform import ops
 from kpdeform.data._check import check_finite
 from kpdeform.data.batch import PointBatch
 from kpdeform.data.partition import partition_tables
+from kpdeform.ops.neighbors import level_tables
 
 
 @dataclass(frozen=True)
@@ -153,51 +154,73 @@ def build_pyramid(batch: PointBatch, spec: PyramidSpec) -> Pyramid:
         >>> [len(points) for points in pyramid.points][0], pyramid.lengths[0].tolist()
         (100, [60, 40])
     """
-    points, lengths = batch.points, batch.lengths
-    check_finite("build_pyramid: points", points)
-    table = _search(points, points, lengths, lengths, spec.radius(0), spec.limit(0), spec.knn)
-    pyramid = Pyramid([points], [table], [], [], [lengths])
-    for level in range(spec.num_levels - 1):
-        fine, fine_lengths = points, lengths
-        thinned = ops.grid_subsample(fine, spec.step(level + 1), lengths=fine_lengths)
-        points, lengths = thinned.points, thinned.lengths
-        limit, next_limit = spec.limit(level), spec.limit(level + 1)
-        radius, next_radius = spec.pool_radius(level), spec.radius(level + 1)
-        table = _search(points, points, lengths, lengths, next_radius, next_limit, spec.knn)
-        if spec.partition:
-            pool, upsample = partition_tables(thinned.inverse, thinned.counts)
-        else:
-            pool = _search(points, fine, lengths, fine_lengths, radius, limit, spec.knn)
-            nearest = spec.upsample_neighbors
-            upsample = ops.knn_neighbors(
-                fine, points, nearest, query_lengths=fine_lengths, point_lengths=lengths
-            )
-        for entries, entry in zip(pyramid, (points, table, pool, upsample, lengths), strict=True):
-            entries.append(entry)
+    check_finite("build_pyramid: points", batch.points)
+    levels = [(batch.points, batch.lengths)]
+    partitions = []
+    for level in range(1, spec.num_levels):
+        points, lengths = levels[-1]
+        thinned = ops.grid_subsample(points, spec.step(level), lengths=lengths)
+        levels.append((thinned.points, thinned.lengths))
+        partitions.append((thinned.inverse, thinned.counts))
+    pyramid = Pyramid([], [], [], [], [])
+    tables = _tables_apart if spec.knn or spec.upsample_neighbors > 1 else _tables_together
+    for level, here in enumerate(levels):
+        searched = not spec.partition  # else cells decide who pools and who goes back where
+        coarse = levels[level + 1] if searched and level + 1 < spec.num_levels else None
+        fine = levels[level - 1] if searched and level > 0 else None
+        neighbors, pool, upsample = tables(spec, level, here, coarse, fine)
+        pyramid.points.append(here[0])
+        pyramid.lengths.append(here[1])
+        pyramid.neighbors.append(neighbors)
+        if coarse is not None:
+            pyramid.pools.append(pool)
+        if fine is not None:
+            pyramid.upsamples.append(upsample)
+    for inverse, counts in partitions if spec.partition else ():
+        pool, upsample = partition_tables(inverse, counts)
+        pyramid.pools.append(pool)
+        pyramid.upsamples.append(upsample)
     return pyramid
 
 
-def _search(
-    queries: Tensor,
-    points: Tensor,
-    query_lengths: Tensor,
-    point_lengths: Tensor,
-    radius: float,
-    limit: int | None,
-    knn: bool,
-) -> Tensor:
-    if knn and limit is not None:
-        return ops.knn_neighbors(
-            queries, points, limit, query_lengths=query_lengths, point_lengths=point_lengths
+_Clouds = tuple[Tensor, Tensor]  # points and lengths of a level
+
+
+def _tables_together(
+    spec: PyramidSpec, level: int, here: _Clouds, coarse: _Clouds | None, fine: _Clouds | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Tables into a level by radius, and from the finer level to the nearest, over one index."""
+    pool_radius = spec.radius(level) if coarse is None else spec.pool_radius(level)
+    radius, limit = spec.radius(level), spec.limit(level)
+    return level_tables(*here, radius, limit, coarse=coarse, pool_radius=pool_radius, fine=fine)
+
+
+def _tables_apart(
+    spec: PyramidSpec, level: int, here: _Clouds, coarse: _Clouds | None, fine: _Clouds | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same for the choices of a spec that few networks make, search by search."""
+    points, lengths = here
+    limit = spec.limit(level)
+
+    def search(queries: _Clouds, radius: float) -> Tensor:
+        packed = {"query_lengths": queries[1], "point_lengths": lengths}
+        if spec.knn and limit is not None:
+            return ops.knn_neighbors(queries[0], points, limit, **packed)
+        return ops.radius_neighbors(queries[0], points, radius, max_neighbors=limit, **packed)
+
+    neighbors = search(here, spec.radius(level))
+    pool = upsample = neighbors.new_empty((0, 0))
+    if coarse is not None:
+        pool = search(coarse, spec.pool_radius(level))
+    if fine is not None:
+        upsample = ops.knn_neighbors(
+            fine[0],
+            points,
+            spec.upsample_neighbors,
+            query_lengths=fine[1],
+            point_lengths=lengths,
         )
-    return ops.radius_neighbors(
-        queries,
-        points,
-        radius,
-        query_lengths=query_lengths,
-        point_lengths=point_lengths,
-        max_neighbors=limit,
-    )
+    return neighbors, pool, upsample
 
 
 def neighbor_limits(

@@ -2,6 +2,7 @@
 
 from kpdeform.models.checkpoints import LoadReport, load_weights, save_weights
 from kpdeform.models.encoder import Encoder
+from kpdeform.models.image_checkpoints import load_image_weights
 from kpdeform.models.kpcnn import KPCNN
 from kpdeform.models.kpfcnn import KPFCNN
 from kpdeform.models.kpnext import KPNeXt
@@ -38,6 +39,7 @@ __all__ = [
     "kpfcnn_s3dis_heavy",
     "kpfcnn_s3dis_light",
     "kpfcnn_small",
+    "load_image_weights",
     "load_weights",
     "save_weights",
 ]

@@ -13,6 +13,9 @@ from kpdeform.nn.blocks import (
     Unary,
     UpsampleUnary,
 )
+from kpdeform.nn.dcn import DCNv3, DCNv4
+from kpdeform.nn.deform_conv2d import DeformConv2d
+from kpdeform.nn.deform_roi_pool import DeformPSRoIPool, DeformRoIPool
 from kpdeform.nn.init import published_init_
 from kpdeform.nn.kpconv import Deformation, DeformKPConv, KPConv
 from kpdeform.nn.kpconvx import KPConvD, KPConvX
@@ -23,7 +26,12 @@ from kpdeform.nn.optim import parameter_groups
 __all__ = [
     "BatchNorm",
     "Bias",
+    "DCNv3",
+    "DCNv4",
+    "DeformConv2d",
     "DeformKPConv",
+    "DeformPSRoIPool",
+    "DeformRoIPool",
     "Deformation",
     "DropPath",
     "GlobalAverage",
