@@ -8,6 +8,7 @@ from torch import Tensor
 
 from benchmarks import measure
 from benchmarks.clouds import room
+from benchmarks.peers import nanoflann_omp
 from kpdeform import ops
 from kpdeform.data import PointBatch, PyramidSpec, build_pyramid
 
@@ -38,6 +39,10 @@ def radius_cases(queries: Tensor, points: Tensor, radius: float, k: int) -> meas
         cases["pykdtree KDTree.query"] = lambda: pykdtree.KDTree(p).query(
             q, k, distance_upper_bound=radius
         )
+    if nanoflann := nanoflann_omp():
+        cases[f"nanoflann {nanoflann.version} + OpenMP"] = lambda: nanoflann.search(
+            q, p, radius, k, threads
+        )
     if torch_cluster:  # neither nearest nor sorted: less work
         cases["torch_cluster.radius"] = lambda: torch_cluster.radius(
             points, queries, radius, max_num_neighbors=k, num_workers=threads
@@ -56,6 +61,10 @@ def knn_cases(queries: Tensor, points: Tensor, k: int) -> measure.Cases:
         cases["open3d knn_search"] = lambda: open3d_knn(q, p, k)
     if pykdtree:
         cases["pykdtree KDTree.query"] = lambda: pykdtree.KDTree(p).query(q, k)
+    if nanoflann := nanoflann_omp():
+        cases[f"nanoflann {nanoflann.version} + OpenMP"] = lambda: nanoflann.search(
+            q, p, 0, k, threads
+        )
     if torch_cluster:
         cases["torch_cluster.knn"] = lambda: torch_cluster.knn(
             points, queries, k, num_workers=threads

@@ -40,6 +40,32 @@ STABLE_TORCH_LIBRARY(kpdeform, m) {
   m.def("transpose_neighbors(Tensor neighbors, SymInt num_points) "
         "-> (Tensor starts, Tensor members)");
 
+  // sampling/deform_conv2d.h.  Channels-last tensors; padding: top, left, bottom, right
+  m.def("deform_conv2d("
+        "Tensor input, Tensor offset, Tensor weight, Tensor? mask, "
+        "int[] stride, int[] padding, int[] dilation) -> Tensor");
+  m.def("deform_conv2d_backward(Tensor grad, "
+        "Tensor input, Tensor offset, Tensor weight, Tensor? mask, "
+        "int[] stride, int[] padding, int[] dilation, "
+        "bool input_wanted, bool offset_wanted, bool weight_wanted, bool mask_wanted) "
+        "-> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("deform_conv2d_depthwise("
+        "Tensor input, Tensor offset, Tensor weight, Tensor? mask, "
+        "int[] stride, int[] padding, int[] dilation) -> Tensor");
+  m.def("deform_conv2d_depthwise_backward(Tensor grad, "
+        "Tensor input, Tensor offset, Tensor weight, Tensor? mask, "
+        "int[] stride, int[] padding, int[] dilation, "
+        "bool input_wanted, bool offset_wanted, bool weight_wanted, bool mask_wanted) "
+        "-> (Tensor, Tensor, Tensor, Tensor)");
+
+  // sampling/deform_roi_pool.h.  rule: 0 aligned, 1 position-sensitive
+  m.def("deform_roi_pool("
+        "Tensor input, Tensor boxes, Tensor? shifts, int[] output_size, int samples, int rule) "
+        "-> Tensor");
+  m.def("deform_roi_pool_backward(Tensor grad, "
+        "Tensor input, Tensor boxes, Tensor? shifts, int[] output_size, int samples, int rule, "
+        "bool input_wanted, bool shifts_wanted) -> (Tensor, Tensor)");
+
   // neighbors/neighbors.h
   m.def("radius_neighbors("
         "Tensor queries, Tensor points, float radius, "
@@ -47,6 +73,11 @@ STABLE_TORCH_LIBRARY(kpdeform, m) {
   m.def("knn_neighbors("
         "Tensor queries, Tensor points, int k, Tensor query_lengths, Tensor point_lengths) "
         "-> Tensor");
+  m.def("level_tables("
+        "Tensor points, Tensor lengths, float radius, int? max_neighbors, "
+        "Tensor? coarse, Tensor? coarse_lengths, float pool_radius, "
+        "Tensor? fine, Tensor? fine_lengths) "
+        "-> (Tensor neighbors, Tensor pools, Tensor upsamples)");
 
   // subsample/grid_subsample.h
   m.def("grid_subsample("
@@ -59,5 +90,14 @@ STABLE_TORCH_LIBRARY(kpdeform, m) {
         "-> (Tensor pooled, Tensor argmax)");
   m.def("neighbor_pool_backward("
         "Tensor grad, Tensor neighbors, Tensor argmax, SymInt num_points, int reduce) -> Tensor");
+
+  // norm/batch_norm.h
+  m.def("batch_norm("
+        "Tensor features, Tensor weight, Tensor bias, Tensor? mean, Tensor? variance, "
+        "Tensor? residual, float eps, float slope) -> (Tensor out, Tensor mean, Tensor variance)");
+  m.def("batch_norm_backward("
+        "Tensor grad, Tensor out, Tensor features, Tensor weight, Tensor mean, Tensor variance, "
+        "float eps, float slope, bool given, bool residual_wanted) "
+        "-> (Tensor, Tensor, Tensor, Tensor)");
 }
 // clang-format on

@@ -6,6 +6,7 @@ RELATIVE = {
     torch.float64: 1e-11,  # same formulas, other order of at most a few thousand terms
     torch.float32: 2e-5,  # the same, in float32: 2^-24 times a few hundred terms
 }
+LOOPS = 1e-12  # float64 against loops with the same formulas, over at most a few hundred terms
 GOLDEN = 1e-5  # other public implementations, float32 both sides; figure of the issue
 
 

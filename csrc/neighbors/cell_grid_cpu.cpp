@@ -165,24 +165,38 @@ SortedPoints<T> CellGrid::sort_with(const Clouds<T>& points, const uint32_t* row
     const T* x = data + row * dims;
     return Item<T, Key>{x[0], x[1], dims == 3 ? x[2] : T(0), static_cast<uint32_t>(row), 0};
   };
-  auto buckets = deal<T, Key>(count, outside_ + 1, add_keys, item_of);
+  const Buffer<uint64_t> keys(count);
+  const auto buckets = deal<T, Key>(count, outside_ + 1, keys.get(), add_keys, item_of);
 
   constexpr int64_t kPadding = 64;
   SortedPoints<T> sorted{Buffer<T>(count + kPadding), Buffer<T>(count + kPadding),
                          Buffer<T>(count + kPadding), Buffer<uint32_t>(count + kPadding),
-                         Buffer<uint64_t>(count),     Buffer<int64_t>(count + 1)};
+                         Buffer<uint64_t>(count + 8), Buffer<int64_t>(count + 1)};
   std::vector<int64_t> cells(buckets.size(), 0);  // of each bucket, put where its points begin
-  for_each_sorted_bucket(buckets, [&](int64_t bucket, const Item<T, Key>* items, int64_t size) {
-    const int64_t begin = buckets.begins[bucket];
+  struct Scratch {
+    KeyRanks ranks;
+    std::vector<uint32_t> numbers, next;
+  };
+  for_each_bucket<Scratch>(buckets, [&](int64_t bucket, Scratch& scratch) {
+    const int64_t begin = buckets.begins[bucket], size = buckets.begins[bucket + 1] - begin;
+    const Item<T, Key>* const items = buckets.items.get() + begin;
+    scratch.numbers.resize(size);
+    uint32_t* const numbers = scratch.numbers.data();
+    cells[bucket] = scratch.ranks.rank(items, size, buckets.shift, numbers);
+    scratch.next.assign(cells[bucket], 0);
+    uint32_t* const next = scratch.next.data();
+    for (int64_t i = 0; i < size; ++i) ++next[numbers[i]];
+    counts_to_begins(scratch.next);
+    for (int64_t cell = 0; cell < cells[bucket]; ++cell)
+      sorted.begins[begin + cell] = begin + next[cell];
     for (int64_t i = 0; i < size; ++i) {
-      sorted.x[begin + i] = items[i].x;
-      sorted.y[begin + i] = items[i].y;
-      sorted.z[begin + i] = items[i].z;
-      sorted.rows[begin + i] = items[i].row;
-      if (i > 0 && items[i].key == items[i - 1].key) continue;
-      const int64_t cell = begin + cells[bucket]++;
-      sorted.keys[cell] = static_cast<uint64_t>(bucket) << buckets.shift | items[i].key;
-      sorted.begins[cell] = begin + i;
+      const Item<T, Key> item = items[i];
+      const int64_t place = begin + next[numbers[i]]++;
+      sorted.x[place] = item.x;
+      sorted.y[place] = item.y;
+      sorted.z[place] = item.z;
+      sorted.rows[place] = item.row;
+      sorted.keys[begin + numbers[i]] = static_cast<uint64_t>(bucket) << buckets.shift | item.key;
     }
   });
   for (int64_t bucket = 0; bucket < buckets.size(); ++bucket) {
@@ -192,6 +206,7 @@ SortedPoints<T> CellGrid::sort_with(const Clouds<T>& points, const uint32_t* row
     sorted.num_cells += cells[bucket];
   }
   sorted.begins[sorted.num_cells] = count;
+  std::fill_n(sorted.keys.get() + sorted.num_cells, 8, ~uint64_t{0});
   for (int64_t i = count; i < count + kPadding; ++i) {
     sorted.x[i] = sorted.y[i] = sorted.z[i] = 0;
     sorted.rows[i] = 0;

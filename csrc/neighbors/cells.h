@@ -38,4 +38,9 @@ KPDEFORM_DECLARE_ISA(bool extent(const float* x, int64_t count, int dims, double
 KPDEFORM_DECLARE_ISA(bool extent(const double* x, int64_t count, int dims, double* low,
                                  double* high))
 
+// Replaces each of `count` numbers, all below 64 * words, by its rank among the distinct ones;
+// returns how many are distinct. `present` and `before` are working memory of `words` entries.
+KPDEFORM_DECLARE_ISA(int64_t rank_numbers(uint32_t* numbers, int64_t count, int64_t words,
+                                          uint64_t* present, uint32_t* before))
+
 }  // namespace kpdeform

@@ -87,4 +87,21 @@ bool extent(const double* x, int64_t count, int dims, double* low, double* high)
   return extent_of(x, count, dims, low, high);
 }
 
+int64_t rank_numbers(uint32_t* numbers, int64_t count, int64_t words, uint64_t* present,
+                     uint32_t* before) {
+  for (int64_t word = 0; word < words; ++word) present[word] = 0;
+  for (int64_t i = 0; i < count; ++i) present[numbers[i] / 64] |= uint64_t{1} << numbers[i] % 64;
+  uint32_t distinct = 0;
+  for (int64_t word = 0; word < words; ++word) {
+    before[word] = distinct;
+    distinct += static_cast<uint32_t>(__builtin_popcountll(present[word]));
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    const uint32_t word = numbers[i] / 64;
+    const uint64_t lower = present[word] & ((uint64_t{1} << numbers[i] % 64) - 1);
+    numbers[i] = before[word] + static_cast<uint32_t>(__builtin_popcountll(lower));
+  }
+  return distinct;
+}
+
 }  // namespace kpdeform::KPDEFORM_ISA

@@ -6,9 +6,11 @@
 
 #include <algorithm>
 #include <bit>
+#include <numeric>
 #include <vector>
 
 #include "neighbors/buffer.h"
+#include "neighbors/cells.h"
 #include "neighbors/parallel.h"
 
 namespace kpdeform {
@@ -27,16 +29,17 @@ template <typename Item>
 struct Buckets {
   Buffer<Item> items;
   std::vector<int64_t> begins;  // (buckets + 1,)
-  int shift;                    // bucket of a key: its bits from here on
+  int shift = 0;                // bucket of a key: its bits from here on
   int64_t size() const { return static_cast<int64_t>(begins.size()) - 1; }
 };
 
 // Deals `count` items into buckets. keys_of(begin, end, keys) writes the keys of items [begin,
-// end), all below `limit`; item(i) is item i without key.
+// end), all below `limit`; item_of(i) is item i without key. `keys` has room for all keys; it is
+// left with where each item went: the bucket in the upper half, the place among all in the lower.
 template <typename T, typename Key, typename KeysOf, typename ItemOf>
-Buckets<Item<T, Key>> deal(int64_t count, uint64_t limit, const KeysOf& keys_of,
+Buckets<Item<T, Key>> deal(int64_t count, uint64_t limit, uint64_t* keys, const KeysOf& keys_of,
                            const ItemOf& item_of) {
-  constexpr int kMostBits = 12;
+  constexpr int kMostBits = 11;
   constexpr int64_t kItemsPerBucket = 512;
   const int bits = std::bit_width(limit == 0 ? 0 : limit - 1);
   const int wanted = std::bit_width(static_cast<uint64_t>(count / kItemsPerBucket));
@@ -48,16 +51,12 @@ Buckets<Item<T, Key>> deal(int64_t count, uint64_t limit, const KeysOf& keys_of,
   const int64_t parts = num_parts(count, kItemsPerThread);
   const auto begin_of = [&](int64_t part) { return count * part / parts; };
   std::vector<int64_t> next(parts * size, 0);
-  Buffer<uint64_t> keys(count);
   const int shift = buckets.shift;
-  parallel_chunks(parts, 1, [&](int64_t first, int64_t last) {
-    for (int64_t part = first; part < last; ++part) {
-      uint64_t* const key = keys.get();  // locals: stores cannot change them
-      int64_t* const histogram = next.data() + part * size;
-      const int64_t begin = begin_of(part), end = begin_of(part + 1);
-      keys_of(begin, end, key);
-      for (int64_t i = begin; i < end; ++i) ++histogram[key[i] >> shift];
-    }
+  parallel_tasks(parts, parts, [&, keys](int64_t part) {
+    int64_t* const histogram = next.data() + part * size;  // a local: stores cannot change it
+    const int64_t begin = begin_of(part), end = begin_of(part + 1);
+    keys_of(begin, end, keys);
+    for (int64_t i = begin; i < end; ++i) ++histogram[keys[i] >> shift];
   });
   int64_t total = 0;
   for (int64_t bucket = 0; bucket < size; ++bucket) {
@@ -67,59 +66,72 @@ Buckets<Item<T, Key>> deal(int64_t count, uint64_t limit, const KeysOf& keys_of,
   }
   buckets.begins.push_back(total);
   buckets.items = Buffer<Item<T, Key>>(count);
-  parallel_chunks(parts, 1, [&](int64_t first, int64_t last) {
-    for (int64_t part = first; part < last; ++part) {
-      const uint64_t* const key = keys.get();
-      const uint64_t low = (uint64_t{1} << shift) - 1;
-      Item<T, Key>* const items = buckets.items.get();
-      int64_t* const slot = next.data() + part * size;
-      for (int64_t i = begin_of(part), end = begin_of(part + 1); i < end; ++i) {
-        Item<T, Key> item = item_of(i);
-        item.key = static_cast<Key>(key[i] & low);
-        const int64_t place = slot[key[i] >> shift]++;
-        items[place] = item;
-        __builtin_prefetch(items + place + 4, 1);  // what this bucket writes next
-      }
+  parallel_tasks(parts, parts, [&, keys](int64_t part) {
+    const uint64_t low = (uint64_t{1} << shift) - 1;
+    Item<T, Key>* const items = buckets.items.get();
+    int64_t* const slot = next.data() + part * size;
+    for (int64_t i = begin_of(part), end = begin_of(part + 1); i < end; ++i) {
+      Item<T, Key> item = item_of(i);
+      item.key = static_cast<Key>(keys[i] & low);
+      const uint64_t bucket = keys[i] >> shift;
+      const int64_t place = slot[bucket]++;
+      items[place] = item;
+      keys[i] = bucket << 32 | static_cast<uint64_t>(place);
+      __builtin_prefetch(items + place + 4, 1);  // what this bucket writes next
     }
   });
   return buckets;
 }
 
-// Sorts the items of one bucket by key, stably; returns them, in `scratch` or where they were.
-template <typename Item>
-const Item* sort_bucket(Item* items, int64_t count, int shift, std::vector<Item>& scratch,
-                        std::vector<uint32_t>& next) {
-  if (shift == 0 || count < 2) return items;
-  if (shift > 16 ||
-      (int64_t{1} << shift) > 4096 + 8 * count) {  // too many keys for a table of counters
-    std::stable_sort(items, items + count,
-                     [](const Item& a, const Item& b) { return a.key < b.key; });
-    return items;
+// Numbers the distinct keys of a bucket, ascending. Keeps working memory from one to the next.
+class KeyRanks {
+ public:
+  // numbers[i] of `count` items: how many distinct keys are lower than that of item i, of less than
+  // `bits` bits. Returns how many distinct keys there are.
+  template <typename Item>
+  int64_t rank(const Item* items, int64_t count, int bits, uint32_t* numbers) {
+    const int64_t words = bits < 6 ? 1 : int64_t{1} << (bits - 6);
+    if (bits > 32 || words > 64 + count) return rank_by_sorting(items, count, numbers);
+    present_.resize(words);
+    before_.resize(words);
+    for (int64_t i = 0; i < count; ++i) numbers[i] = static_cast<uint32_t>(items[i].key);
+    return KPDEFORM_DISPATCH(rank_numbers, numbers, count, words, present_.data(), before_.data());
   }
-  scratch.resize(count);
-  next.assign(size_t{1} << shift, 0);
-  for (int64_t i = 0; i < count; ++i) ++next[items[i].key];
+
+ private:
+  template <typename Item>
+  int64_t rank_by_sorting(const Item* items, int64_t count, uint32_t* numbers) {
+    order_.resize(count);
+    std::iota(order_.begin(), order_.end(), 0u);
+    std::sort(order_.begin(), order_.end(),
+              [items](uint32_t a, uint32_t b) { return items[a].key < items[b].key; });
+    uint32_t number = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      number += i > 0 && items[order_[i]].key != items[order_[i - 1]].key;
+      numbers[order_[i]] = number;
+    }
+    return count == 0 ? 0 : int64_t{number} + 1;
+  }
+
+  std::vector<uint64_t> present_;
+  std::vector<uint32_t> before_, order_;
+};
+
+// Turns counts into where each of them begins.
+inline void counts_to_begins(std::vector<uint32_t>& counts) {
   uint32_t total = 0;
-  for (uint32_t& slot : next) total += std::exchange(slot, total);
-  for (int64_t i = 0; i < count; ++i) scratch[next[items[i].key]++] = items[i];
-  return scratch.data();
+  for (uint32_t& count : counts) total += std::exchange(count, total);
 }
 
-// Calls body(bucket, items, count) with each bucket's items in order, on all threads.
-template <typename Item, typename Body>
-void for_each_sorted_bucket(Buckets<Item>& buckets, const Body& body) {
+// Calls body(bucket, scratch) for every bucket, on all threads; the scratch is kept from one bucket
+// to the next.
+template <typename Scratch, typename Item, typename Body>
+void for_each_bucket(const Buckets<Item>& buckets, const Body& body) {
   const int64_t tasks = std::min<int64_t>(buckets.size(), 64);
   parallel_tasks(tasks, num_parts(buckets.begins.back(), kItemsPerThread), [&](int64_t task) {
-    std::vector<Item> scratch;
-    std::vector<uint32_t> next;
-    for (int64_t b = buckets.size() * task / tasks; b < buckets.size() * (task + 1) / tasks; ++b) {
-      const int64_t count = buckets.begins[b + 1] - buckets.begins[b];
-      if (count > 0)
-        body(b,
-             sort_bucket(buckets.items.get() + buckets.begins[b], count, buckets.shift, scratch,
-                         next),
-             count);
-    }
+    Scratch scratch;
+    for (int64_t b = buckets.size() * task / tasks; b < buckets.size() * (task + 1) / tasks; ++b)
+      body(b, scratch);
   });
 }
 

@@ -172,6 +172,31 @@ inline Words look_up(const uint32_t* from, Words index) {
 #endif
 }
 
+// The smallest lane.
+template <int Distance = kLanes / 2>
+inline uint32_t smallest(Words value) {
+  if constexpr (Distance == 0)
+    return value[0];
+  else
+    return smallest<Distance / 2>(min(value, exchange<Distance>(value)));
+}
+
+// The first entry from `at` on that is not below the bound, of ascending keys that end with 8
+// entries above every bound.
+inline int64_t first_not_below(const uint64_t* keys, int64_t at, uint64_t bound) {
+#if defined(__AVX512F__)
+  for (;;) {
+    const Mask below =
+        _mm512_cmplt_epu64_mask(_mm512_loadu_si512(keys + at), _mm512_set1_epi64(bound));
+    at += count_lanes(below);
+    if (below != 0xff) return at;
+  }
+#else
+  while (keys[at] < bound) ++at;
+  return at;
+#endif
+}
+
 // value in the lanes of the mask, `other` elsewhere.
 inline Words select(Mask mask, Words value, uint32_t other) {
 #if defined(__AVX512F__)

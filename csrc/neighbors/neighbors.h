@@ -1,16 +1,24 @@
 // Fixed-radius and k-nearest neighbours of packed clouds.
 //
 // Contract (radius_neighbors, knn_neighbors; CPU and CUDA alike)
-//   d2(m, n)    (dx*dx + dy*dy) + dz*dz in float64, dx = float64(q_m.x) - float64(p_n.x), every
-//   step rounded, no fused
-//               multiply-add: the same neighbours and the same order on every device and
-//               instruction set
-//   neighbour   n is one of m if both belong to the same cloud and d2 < radius * radius (radius:
-//   any; knn: infinite) row m       neighbours by (d2, n), ascending; the first `width` of them;
-//   then N, the empty slot width       radius_neighbors: min(max_neighbors, largest count of the
-//   call), 0 if no query has a neighbour;
-//               knn_neighbors: k
-//   dtype       int32; int64 when N >= 2^31.  At most 2^32 - 1 rows a call.
+//
+//   d2(m, n): (dx*dx + dy*dy) + dz*dz in float64, dx = float64(q_m.x) - float64(p_n.x), every step
+//   rounded, no fused multiply-add: the same neighbours and the same order on every device and
+//   instruction set.
+//
+//   Neighbours: n is one of m if both belong to the same cloud and d2 < radius * radius (radius:
+//   any; knn: infinite).
+//
+//   Row m: neighbours by (d2, n), ascending; the first `width` of them; then N, the empty slot.
+//
+//   Width: radius_neighbors: min(max_neighbors, largest count of the call), 0 if no query has a
+//   neighbour; knn_neighbors: k.
+//
+//   Dtype: int32; int64 when N >= 2^31. At most 2^32 - 1 rows a call.
+//
+// level_tables: all tables into one level of a pyramid from one index of its points, bit for bit
+// those of separate calls: neighbors of points, pools of coarse, both by radius; upsamples of fine,
+// the nearest point. (0, 0) in the place of pools without coarse and of upsamples without fine.
 //
 // How: points are sorted by the cell they lie in (cell_grid.h). The neighbours of all queries of
 // one cell lie in 9 runs of sorted points (3 cells along x each), which cursors follow while the
@@ -39,6 +47,7 @@ struct Search {
   double cell;                    // edge of a cell
   double radius;                  // <= cell size
   float slack;                    // bound of the error of a float32 d2 / radius^2
+  bool distant;                   // some points may lie beyond kLastCell
   bool exact;                     // float32 is of no use here: decide every pair in float64
   void* table;                    // (M, width) int32, or int64 if `wide`; null: only count
   bool wide;
@@ -47,8 +56,10 @@ struct Search {
   uint32_t* counts;  // (M,) neighbours of each query, no more than `width`; may be null
 };
 
+constexpr int64_t kNoMemory = -1;
+
 // Searches for the queries of cells [begin, end); returns the largest number of neighbours, no more
-// than `width` (any number when only counting).
+// than `width` (any number when only counting), or kNoMemory.
 KPDEFORM_DECLARE_ISA(int64_t search_cells(const Search<float>& search, int64_t begin, int64_t end))
 KPDEFORM_DECLARE_ISA(int64_t search_cells(const Search<double>& search, int64_t begin, int64_t end))
 

@@ -1,4 +1,4 @@
-// radius_neighbors and knn_neighbors on the CPU. Contract: neighbors.h.
+// radius_neighbors, knn_neighbors and level_tables on the CPU. Contract: neighbors.h.
 #include <cmath>
 #include <limits>
 #include <optional>
@@ -36,49 +36,64 @@ Tensor empty_table(const Tensor& like, int64_t rows, int64_t width, ScalarType t
   return table;
 }
 
+// Points sorted by the cells of a grid, for any number of searches with a radius up to the edge of
+// a cell.
 template <typename T>
-struct Problem {
-  Clouds<T> queries, points;
-  std::vector<Box> boxes;  // of the clouds of points
-  bool same;               // queries are the points
+struct Index {
+  Clouds<T> points;
+  std::vector<Box> boxes;
+  CellGrid grid;
+  SortedPoints<T> sorted;
+
+  Index(Clouds<T> clouds, std::vector<Box> extents, double cell)
+      : points(std::move(clouds)), boxes(std::move(extents)), grid(points, boxes, cell) {
+    sorted = grid.sort(points, nullptr, points.size());
+  }
 };
 
 template <typename T>
-Problem<T> make_problem(const Tensor& queries, const Tensor& points, const Tensor& query_lengths,
-                        const Tensor& point_lengths) {
-  Problem<T> problem{clouds_of<T>(queries, query_lengths, "queries"),
-                     clouds_of<T>(points, point_lengths, "points"),
-                     {},
-                     false};
-  KPDEFORM_CHECK(problem.queries.dims == problem.points.dims,
-                 "queries and points differ in dimension");
-  KPDEFORM_CHECK(problem.queries.count() == problem.points.count(),
-                 "query_lengths and point_lengths differ in length");
-  KPDEFORM_CHECK(problem.queries.size() <= kMostRows && problem.points.size() <= kMostRows,
+Clouds<T> checked_clouds(const Tensor& points, const Tensor& lengths, const char* argument) {
+  Clouds<T> clouds = clouds_of<T>(points, lengths, argument);
+  KPDEFORM_CHECK(clouds.size() <= kMostRows,
                  "more than 4294967295 rows in one call; search cloud by cloud");
-  problem.boxes = bounding_boxes(problem.points, "points");
-  problem.same = problem.queries.data == problem.points.data &&
-                 problem.queries.offsets == problem.points.offsets;
-  if (!problem.same) bounding_boxes(problem.queries, "queries");
-  return problem;
+  return clouds;
 }
 
 template <typename T>
-Search<T> make_search(const Problem<T>& problem, const CellGrid& grid, const SortedView<T>& queries,
-                      const SortedView<T>& points, double radius) {
+bool same_clouds(const Clouds<T>& a, const Clouds<T>& b) {
+  return a.data == b.data && a.offsets == b.offsets;
+}
+
+template <typename T>
+Clouds<T> queries_for(const Clouds<T>& points, const Tensor& queries, const Tensor& lengths) {
+  Clouds<T> clouds = checked_clouds<T>(queries, lengths, "queries");
+  KPDEFORM_CHECK(clouds.dims == points.dims, "queries and points differ in dimension");
+  KPDEFORM_CHECK(clouds.count() == points.count(),
+                 "query_lengths and point_lengths differ in length");
+  if (!same_clouds(clouds, points)) bounding_boxes(clouds, "queries");
+  return clouds;
+}
+
+template <typename T>
+Search<T> make_search(const Clouds<T>& queries, const Index<T>& index,
+                      const SortedView<T>& sorted_queries, double radius) {
+  const CellGrid& grid = index.grid;
   Search<T> search{};
-  search.points = points;
-  search.queries = queries;
+  search.points = index.sorted.view();
+  search.queries = sorted_queries;
   search.clouds = grid.clouds();
   search.outside = grid.outside();
-  search.point_rows = problem.points.data;
-  search.query_rows = problem.queries.data;
-  search.dims = problem.points.dims;
+  search.point_rows = index.points.data;
+  search.query_rows = queries.data;
+  search.dims = index.points.dims;
   search.cell = grid.cell();
   search.radius = radius;
   search.slack = slack_for(radius, grid.cell());
+  for (const Box& box : index.boxes)
+    for (int d = 0; d < 3; ++d)
+      search.distant |= std::max(-box.low[d], box.high[d]) / grid.cell() > kLastCell - 8;
   search.exact = !(radius > 1e-30 && radius < 1e30 && search.slack < 0.25f);
-  search.empty = problem.points.size();
+  search.empty = index.points.size();
   return search;
 }
 
@@ -97,6 +112,7 @@ int64_t run(const Search<T>& search) {
   parallel_tasks(count, threads, [&](int64_t task) {
     most[task] = KPDEFORM_DISPATCH(search_cells, search, tasks[task], tasks[task + 1]);
   });
+  if (std::find(most.begin(), most.end(), kNoMemory) != most.end()) throw std::bad_alloc();
   return *std::max_element(most.begin(), most.end());
 }
 
@@ -106,23 +122,21 @@ Tensor first_columns(const Tensor& table, int64_t width) {
 }
 
 template <typename T>
-Tensor radius_typed(const Tensor& queries, const Tensor& points, double radius,
-                    const Tensor& query_lengths, const Tensor& point_lengths,
-                    int64_t max_neighbors) {
-  const Problem<T> problem = make_problem<T>(queries, points, query_lengths, point_lengths);
-  const ScalarType type = index_type(problem.points.size());
-  const CellGrid grid(problem.points, problem.boxes, cell_for(radius));
-  const SortedPoints<T> sorted = grid.sort(problem.points, nullptr, problem.points.size());
+Tensor radius_table(const Clouds<T>& queries, const Index<T>& index, double radius,
+                    int64_t max_neighbors, const Tensor& like) {
+  const int64_t num_points = index.points.size();
+  const ScalarType type = index_type(num_points);
+  const bool same = same_clouds(queries, index.points);
   SortedPoints<T> sorted_queries;
-  if (!problem.same) sorted_queries = grid.sort(problem.queries, nullptr, problem.queries.size());
-  Search<T> search = make_search(
-      problem, grid, problem.same ? sorted.view() : sorted_queries.view(), sorted.view(), radius);
+  if (!same) sorted_queries = index.grid.sort(queries, nullptr, queries.size());
+  Search<T> search =
+      make_search(queries, index, same ? index.sorted.view() : sorted_queries.view(), radius);
 
   // Rows of known width are written at once; a wide limit is first replaced by the largest count.
   constexpr int64_t kDirectWidth = 128;
-  int64_t width = std::min(max_neighbors, problem.points.size());
+  int64_t width = std::min(max_neighbors, num_points);
   if (width > kDirectWidth) width = std::min(width, run(search));
-  Tensor table = empty_table(queries, problem.queries.size(), width, type);
+  Tensor table = empty_table(like, queries.size(), width, type);
   search.table = table.mutable_data_ptr();
   search.wide = type == ScalarType::Long;
   search.width = width;
@@ -168,27 +182,27 @@ int64_t median_cell(const SortedPoints<T>& sorted) {
   return size;
 }
 
-// A grid for a k-nearest search. Seen from its points, a cell of a surface should hold a third of
+// An index for a k-nearest search. Seen from its points, a cell of a surface should hold a third of
 // the 2 k + 4 points that are hoped for within the edge of a cell, but no fewer than fill vectors;
 // a wrong guess costs time only.
 template <typename T>
-CellGrid grid_for_knn(const Problem<T>& problem, int64_t k, SortedPoints<T>& sorted) {
+Index<T> index_for_knn(const Clouds<T>& points, int64_t k) {
   const double wanted = std::max(6.0, (2 * k + 4) / 3.0);
-  double cell = guess_cell(problem.points, wanted);
+  const std::vector<Box> boxes = bounding_boxes(points, "points");
+  double cell = points.size() == 0 ? 1 : guess_cell(points, wanted);
   if (!(cell > 1e-100 && cell < 1e100)) cell = 1;
   for (int attempt = 0;; ++attempt) {
-    CellGrid grid(problem.points, problem.boxes, cell);
-    sorted = grid.sort(problem.points, nullptr, problem.points.size());
-    const double excess = median_cell(sorted) / wanted;
-    if ((excess > 0.4 && excess < 2.5) || attempt == 8) return grid;
-    cell = grid.cell() / std::max(std::sqrt(excess), 0.25);
-    if (!(cell > 1e-100)) return grid;
+    Index<T> index(points, boxes, cell);
+    const double excess = median_cell(index.sorted) / wanted;
+    if ((excess > 0.4 && excess < 2.5) || attempt == 8 || points.size() == 0) return index;
+    cell = index.grid.cell() / std::max(std::sqrt(excess), 0.25);
+    if (!(cell > 1e-100)) return index;
   }
 }
 
 // The k nearest of all points of the query's cloud, by comparison with each of them.
 template <typename T>
-void search_all_points(const Problem<T>& problem, int64_t query, int64_t cloud,
+void search_all_points(const Clouds<T>& points, int64_t query, int64_t cloud,
                        const Search<T>& search) {
   struct Neighbor {
     double d2;
@@ -198,8 +212,7 @@ void search_all_points(const Problem<T>& problem, int64_t query, int64_t cloud,
     }
   };
   std::vector<Neighbor> all;
-  for (int64_t row = problem.points.offsets[cloud]; row < problem.points.offsets[cloud + 1];
-       ++row) {
+  for (int64_t row = points.offsets[cloud]; row < points.offsets[cloud + 1]; ++row) {
     double d2 = 0;
     for (int d = 0; d < search.dims; ++d) {
       const double difference = static_cast<double>(search.query_rows[query * search.dims + d]) -
@@ -220,37 +233,36 @@ void search_all_points(const Problem<T>& problem, int64_t query, int64_t cloud,
 }
 
 // Searches spheres that grow until they hold k points. What is left when few queries are, is
-// compared with every point.
+// compared with every point. The index may have any cells: only the time depends on them.
 template <typename T>
-Tensor knn_typed(const Tensor& queries, const Tensor& points, int64_t k,
-                 const Tensor& query_lengths, const Tensor& point_lengths) {
-  const Problem<T> problem = make_problem<T>(queries, points, query_lengths, point_lengths);
-  const int64_t num_queries = problem.queries.size(), num_points = problem.points.size();
+Tensor knn_table(const Clouds<T>& queries, const Index<T>& index, int64_t k, const Tensor& like) {
+  const int64_t num_queries = queries.size(), num_points = index.points.size();
   const ScalarType type = index_type(num_points);
-  Tensor table = empty_table(queries, num_queries, k, type);
+  Tensor table = empty_table(like, num_queries, k, type);
   if (num_queries == 0) return table;
   if (num_points == 0) return torch::stable::fill_(table, 0);
 
   const auto cloud_of = [&](int64_t query) {
-    const std::vector<int64_t>& offsets = problem.queries.offsets;
+    const std::vector<int64_t>& offsets = queries.offsets;
     return std::upper_bound(offsets.begin(), offsets.end(), query) - offsets.begin() - 1;
   };
   const auto cloud_size = [&](int64_t cloud) {
-    return problem.points.offsets[cloud + 1] - problem.points.offsets[cloud];
+    return index.points.offsets[cloud + 1] - index.points.offsets[cloud];
   };
-  SortedPoints<T> sorted;
-  CellGrid grid = grid_for_knn(problem, k, sorted);
-  double reach = std::min(1.0, std::sqrt((2 * k + 4) / (3.0 * median_cell(sorted))));  // in cells
+  const double hoped_for = (2 * k + 4) / (3.0 * median_cell(index.sorted));
+  double reach = std::min(1.0, std::sqrt(hoped_for));  // in cells
   Buffer<uint32_t> counts(num_queries), pending(num_queries);
   int64_t num_pending = num_queries;
+  std::optional<Index<T>> larger;
   for (bool first = true;; first = false) {
-    const bool same = first && problem.same;
+    const Index<T>& current = larger ? *larger : index;
+    const bool same = first && same_clouds(queries, index.points);
     SortedPoints<T> sorted_queries;
     if (!same)
-      sorted_queries = grid.sort(problem.queries, first ? nullptr : pending.get(), num_pending);
-    const double radius = reach * grid.cell() / cell_for(1);
-    Search<T> search = make_search(problem, grid, same ? sorted.view() : sorted_queries.view(),
-                                   sorted.view(), radius);
+      sorted_queries = current.grid.sort(queries, first ? nullptr : pending.get(), num_pending);
+    const double radius = reach * current.grid.cell() / cell_for(1);
+    Search<T> search =
+        make_search(queries, current, same ? index.sorted.view() : sorted_queries.view(), radius);
     search.table = table.mutable_data_ptr();
     search.wide = type == ScalarType::Long;
     search.width = k;
@@ -270,24 +282,70 @@ Tensor knn_typed(const Tensor& queries, const Tensor& points, int64_t k,
     num_pending = left;
     if (comparisons < 4.0 * (num_queries + num_points) || radius > 1e100) {
       parallel_tasks(num_pending, num_threads(), [&](int64_t i) {
-        search_all_points(problem, pending[i], cloud_of(pending[i]), search);
+        search_all_points(index.points, pending[i], cloud_of(pending[i]), search);
       });
       return table;
     }
-    if (reach == 1) {
-      grid = CellGrid(problem.points, problem.boxes, grid.cell() * 2);
-      sorted = grid.sort(problem.points, nullptr, num_points);
-    }
+    if (reach == 1) larger.emplace(index.points, index.boxes, current.grid.cell() * 2);
     reach = 1;
   }
 }
 
-Tensor radius_neighbors(Tensor queries, Tensor points, double radius, Tensor query_lengths,
-                        Tensor point_lengths, std::optional<int64_t> max_neighbors) {
+template <typename T>
+Tensor radius_typed(const Tensor& queries, const Tensor& points, double radius,
+                    const Tensor& query_lengths, const Tensor& point_lengths, int64_t limit) {
+  const Clouds<T> clouds = checked_clouds<T>(points, point_lengths, "points");
+  const Index<T> index(clouds, bounding_boxes(clouds, "points"), cell_for(radius));
+  return radius_table(queries_for(clouds, queries, query_lengths), index, radius, limit, queries);
+}
+
+template <typename T>
+Tensor knn_typed(const Tensor& queries, const Tensor& points, int64_t k,
+                 const Tensor& query_lengths, const Tensor& point_lengths) {
+  const Clouds<T> clouds = checked_clouds<T>(points, point_lengths, "points");
+  const Index<T> index = index_for_knn(clouds, k);
+  return knn_table(queries_for(clouds, queries, query_lengths), index, k, queries);
+}
+
+using LevelTables = std::tuple<Tensor, Tensor, Tensor>;
+
+template <typename T>
+LevelTables level_typed(const Tensor& points, const Tensor& lengths, double radius, int64_t limit,
+                        const std::optional<Tensor>& coarse,
+                        const std::optional<Tensor>& coarse_lengths, double pool_radius,
+                        const std::optional<Tensor>& fine,
+                        const std::optional<Tensor>& fine_lengths) {
+  const Clouds<T> clouds = checked_clouds<T>(points, lengths, "points");
+  const std::vector<Box> boxes = bounding_boxes(clouds, "points");
+  const Index<T> index(clouds, boxes, cell_for(radius));
+  Tensor neighbors = radius_table(clouds, index, radius, limit, points);
+  Tensor pools = empty_table(points, 0, 0, ScalarType::Int), upsamples = pools;
+  if (coarse) {
+    KPDEFORM_CHECK(coarse_lengths, "coarse_lengths is missing");
+    const Clouds<T> queries = queries_for(clouds, *coarse, *coarse_lengths);
+    if (pool_radius == radius)
+      pools = radius_table(queries, index, radius, limit, points);
+    else
+      pools = radius_table(queries, Index<T>(clouds, boxes, cell_for(pool_radius)), pool_radius,
+                           limit, points);
+  }
+  if (fine) {
+    KPDEFORM_CHECK(fine_lengths, "fine_lengths is missing");
+    upsamples = knn_table(queries_for(clouds, *fine, *fine_lengths), index, 1, points);
+  }
+  return {neighbors, pools, upsamples};
+}
+
+void check_radius(double radius, int64_t limit) {
   KPDEFORM_CHECK(radius > 0 && std::isfinite(radius) && std::isfinite(1 / cell_for(radius)),
                  "radius must be a positive number, got ", radius);
-  const int64_t limit = max_neighbors.value_or(std::numeric_limits<int64_t>::max());
   KPDEFORM_CHECK(limit >= 1, "max_neighbors must be at least 1, got ", limit);
+}
+
+Tensor radius_neighbors(Tensor queries, Tensor points, double radius, Tensor query_lengths,
+                        Tensor point_lengths, std::optional<int64_t> max_neighbors) {
+  const int64_t limit = max_neighbors.value_or(std::numeric_limits<int64_t>::max());
+  check_radius(radius, limit);
   return queries.scalar_type() == ScalarType::Double
              ? radius_typed<double>(queries, points, radius, query_lengths, point_lengths, limit)
              : radius_typed<float>(queries, points, radius, query_lengths, point_lengths, limit);
@@ -301,11 +359,26 @@ Tensor knn_neighbors(Tensor queries, Tensor points, int64_t k, Tensor query_leng
              : knn_typed<float>(queries, points, k, query_lengths, point_lengths);
 }
 
+LevelTables level_tables(Tensor points, Tensor lengths, double radius,
+                         std::optional<int64_t> max_neighbors, std::optional<Tensor> coarse,
+                         std::optional<Tensor> coarse_lengths, double pool_radius,
+                         std::optional<Tensor> fine, std::optional<Tensor> fine_lengths) {
+  const int64_t limit = max_neighbors.value_or(std::numeric_limits<int64_t>::max());
+  check_radius(radius, limit);
+  check_radius(pool_radius, limit);
+  return points.scalar_type() == ScalarType::Double
+             ? level_typed<double>(points, lengths, radius, limit, coarse, coarse_lengths,
+                                   pool_radius, fine, fine_lengths)
+             : level_typed<float>(points, lengths, radius, limit, coarse, coarse_lengths,
+                                  pool_radius, fine, fine_lengths);
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(kpdeform, CPU, m) {
   m.impl("radius_neighbors", TORCH_BOX(&radius_neighbors));
   m.impl("knn_neighbors", TORCH_BOX(&knn_neighbors));
+  m.impl("level_tables", TORCH_BOX(&level_tables));
 }
 
 }  // namespace kpdeform

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <exception>
 
 #include "common.h"
 
@@ -19,7 +20,7 @@ inline int64_t num_parts(int64_t count, int64_t grain) {
 }
 
 // Runs body(i) for i in [0, count) on up to `threads` threads; a thread takes the next i when it is
-// done with one.
+// done with one. What body throws is thrown here.
 template <typename Body>
 void parallel_tasks(int64_t count, int64_t threads, const Body& body) {
   threads = std::min(threads, count);
@@ -28,10 +29,18 @@ void parallel_tasks(int64_t count, int64_t threads, const Body& body) {
     return;
   }
   std::atomic<int64_t> next{0};
+  std::atomic<bool> failed{false};
+  std::exception_ptr error;
   parallel_chunks(threads, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t thread = begin; thread < end; ++thread)
-      for (int64_t i = next++; i < count; i = next++) body(i);
+    try {
+      for (int64_t thread = begin; thread < end; ++thread)
+        for (int64_t i = next++; i < count; i = next++) body(i);
+    } catch (...) {
+      next = count;
+      if (!failed.exchange(true)) error = std::current_exception();
+    }
   });
+  if (error) std::rethrow_exception(error);
 }
 
 }  // namespace kpdeform

@@ -2,8 +2,9 @@
 // Contract: neighbors.h.
 //
 // Per cell of queries: the points of the 27 cells around are gathered once, relative to the centre
-// of the queries and in units of the radius, leaving out what is too far from all of them. Per
-// query: float32 distances of these candidates, hits compacted, ordered, written.
+// of the queries and in units of the radius, leaving out what is too far from all of them; that is
+// not worth it for few queries. Per query: float32 distances of these candidates, hits compacted,
+// ordered, written.
 #include <stdlib.h>
 
 #include "neighbors/lanes.h"
@@ -71,24 +72,34 @@ int64_t put_first(Neighbor* all, int64_t count, int64_t wanted) {
   return size;
 }
 
+inline void swap(uint32_t*& a, uint32_t*& b) {
+  uint32_t* const old = a;
+  a = b;
+  b = old;
+}
+
 // Working memory of one task.
 struct Scratch {
   float *x = nullptr, *y = nullptr, *z = nullptr;  // candidates
   uint32_t* row = nullptr;
-  uint32_t *key = nullptr, *hit = nullptr;  // hits of a query as found: distance, row
+  uint32_t *key = nullptr, *hit = nullptr;            // hits of a query as found: distance, row
+  uint32_t *next_key = nullptr, *next_hit = nullptr;  // of the query after it
   Neighbor* exact = nullptr;
   int64_t capacity = 0;
   char* block = nullptr;
 
   ~Scratch() { free(block); }
-  void reserve(int64_t candidates) {
-    // vectors are read and stored beyond the end, and padding looks up the largest number
-    candidates += kNumberMask + 1 + 2 * kLanes;
-    if (candidates <= capacity) return;
-    capacity = candidates * 2;
+
+  // vectors are read and stored beyond the end, and padding looks up the largest number
+  bool holds(int64_t candidates) const {
+    return candidates + kNumberMask + 1 + 2 * kLanes <= capacity;
+  }
+
+  bool make(int64_t candidates) {
+    capacity = 2 * (candidates + kNumberMask + 1 + 2 * kLanes);
     free(block);
-    block = static_cast<char*>(malloc(capacity * (6 * sizeof(float) + sizeof(Neighbor))));
-    if (block == nullptr) abort();
+    block = static_cast<char*>(malloc(capacity * (8 * sizeof(float) + sizeof(Neighbor))));
+    if (block == nullptr) return false;
     exact = reinterpret_cast<Neighbor*>(block);
     x = reinterpret_cast<float*>(exact + capacity);
     y = x + capacity;
@@ -96,6 +107,9 @@ struct Scratch {
     row = reinterpret_cast<uint32_t*>(z + capacity);
     key = row + capacity;
     hit = key + capacity;
+    next_key = hit + capacity;
+    next_hit = next_key + capacity;
+    return true;
   }
 };
 
@@ -113,7 +127,8 @@ struct Cursors {
 
   explicit Cursors(const Search<T>& s) : search(s), cloud(s.clouds) {}
 
-  int64_t first_not_below(uint64_t key) const {
+  // The first cell not below the key, found by halving.
+  int64_t search_first(uint64_t key) const {
     int64_t low = 0, high = search.points.num_cells;
     while (low < high) {
       const int64_t middle = (low + high) / 2;
@@ -135,10 +150,9 @@ struct Cursors {
     int64_t total = 0;
     for (int i = 0; i < 9; ++i) {
       const uint64_t middle = key + (i / 3 - 1) * cloud->stride_z + (i % 3 - 1) * cloud->stride_y;
-      if (!placed) at[i] = first_not_below(middle - 1);
-      while (at[i] < points.num_cells && points.keys[at[i]] < middle - 1) ++at[i];
-      int64_t end = at[i];
-      while (end < points.num_cells && points.keys[end] <= middle + 1) ++end;
+      if (!placed) at[i] = search_first(middle - 1);
+      at[i] = first_not_below(points.keys, at[i], middle - 1);
+      const int64_t end = first_not_below(points.keys, at[i], middle + 2);
       runs[i] = {points.begins[at[i]], points.begins[end]};
       total += runs[i].end - runs[i].begin;
     }
@@ -234,12 +248,12 @@ class CellSearch {
         certain_(static_cast<uint32_t>((1 - search.slack) * kScale) - 2),
         empty_(static_cast<uint32_t>(search.empty)),
         cursors_(search),
-        row_(static_cast<uint32_t*>(malloc((search.width + kLanes) * sizeof(uint32_t)))) {
-    if (row_ == nullptr) abort();
-  }
+        row_(static_cast<uint32_t*>(malloc((search.width + kLanes) * sizeof(uint32_t)))) {}
   ~CellSearch() { free(row_); }
 
+  // Searches for the queries of a cell; returns the largest number of neighbours, or kNoMemory.
   int64_t run(int64_t cell) {
+    if (row_ == nullptr) return kNoMemory;
     const int64_t begin = search_.queries.begins[cell], end = search_.queries.begins[cell + 1];
     if (search_.queries.keys[cell] == search_.outside) {
       if (search_.table != nullptr)
@@ -247,43 +261,83 @@ class CellSearch {
       return 0;
     }
     Run runs[9];
-    scratch_.reserve(cursors_.move_to(search_.queries.keys[cell], runs));
-    const QueryBox<T> box = box_of(search_, begin, end);
-    if (search_.exact || beyond_last_cell(search_, box)) return run_exact(begin, end, runs);
-    const int64_t candidates = gather(search_, runs, box, scratch_);
-    const float scale = static_cast<float>(1 / search_.radius);
+    const int64_t around = cursors_.move_to(search_.queries.keys[cell], runs);
     int64_t most = 0;
+    if (!scratch_.holds(around)) {
+      most = finish();
+      if (!scratch_.make(around)) return kNoMemory;
+    }
+    constexpr int64_t kFewQueries = 2;
+    const bool gathered = end - begin > kFewQueries;
+    QueryBox<T> box{};
+    if (gathered || search_.distant) box = box_of(search_, begin, end);
+    if (search_.exact || (search_.distant && beyond_last_cell(search_, box)))
+      return run_exact(begin, end, runs, most);
+    const int64_t candidates = gathered ? gather(search_, runs, box, scratch_) : 0;
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t count =
-          find(static_cast<float>(search_.queries.x[i] - box.center[0]) * scale,
-               static_cast<float>(search_.queries.y[i] - box.center[1]) * scale,
-               static_cast<float>(search_.queries.z[i] - box.center[2]) * scale, candidates);
-      const int64_t query = search_.queries.rows[i];
-      const int64_t written = search_.table == nullptr ? this->count(query, count)
-                              : count <= kSortable     ? sort_and_write(query, count)
-                                                       : select_and_write(query, count);
-      most = written > most ? written : most;
+      const int64_t count = gathered ? find_gathered(i, box, candidates) : find_in_runs(i, runs);
+      const int64_t before = finish();
+      most = before > most ? before : most;
+      begin_finish(search_.queries.rows[i], count);
     }
     return most;
   }
 
+  // Orders and writes the hits of the query found last; returns how many neighbours it has. It
+  // waits until the hits of the next query are found, for processors stall where they load vectors
+  // that were just stored in pieces.
+  int64_t finish() {
+    if (found_query_ < 0) return 0;
+    const int64_t query = found_query_, count = found_;
+    found_query_ = -1;
+    return search_.table == nullptr ? this->count(query, count)
+           : count > kSortable      ? select_and_write(query, count)
+           : search_.width > 1      ? sort_and_write(query, count)
+                                    : nearest_and_write(query, count);
+  }
+
  private:
-  // Leaves the hits of a query at (x, y, z) in scratch.key and scratch.hit, as they come; returns
+  void begin_finish(int64_t query, int64_t count) {
+    swap(scratch_.key, scratch_.next_key);
+    swap(scratch_.hit, scratch_.next_hit);
+    found_query_ = query;
+    found_ = count;
+  }
+
+  // Both leave the hits of query i in scratch.next_key and next_hit, as they come, and return
   // their number.
-  int64_t find(float x, float y, float z, int64_t candidates) {
-    const float limit = 1 + search_.slack;
+  int64_t find_gathered(int64_t i, const QueryBox<T>& box, int64_t candidates) {
+    const float scale = static_cast<float>(1 / search_.radius);
+    const float x = static_cast<float>(search_.queries.x[i] - box.center[0]) * scale;
+    const float y = static_cast<float>(search_.queries.y[i] - box.center[1]) * scale;
+    const float z = static_cast<float>(search_.queries.z[i] - box.center[2]) * scale;
     int64_t count = 0;
-    for (int64_t i = 0; i < candidates; i += kLanes) {
-      const Floats dx = load<Floats>(scratch_.x + i) - x;
-      const Floats dy = load<Floats>(scratch_.y + i) - y;
-      const Floats dz = load<Floats>(scratch_.z + i) - z;
-      const Floats d2 = dx * dx + dy * dy + dz * dz;
-      const Mask near = less(d2, limit);
-      compress(scratch_.key + count, min(truncate(d2 * kScale), Words{} + kLargestKey), near);
-      compress(scratch_.hit + count, load<Words>(scratch_.row + i), near);
-      count += count_lanes(near);
-    }
+    for (int64_t c = 0; c < candidates; c += kLanes)  // padded with what is far away
+      add_hits(load<Floats>(scratch_.x + c) - x, load<Floats>(scratch_.y + c) - y,
+               load<Floats>(scratch_.z + c) - z, scratch_.row + c, first_lanes(kLanes), count);
     return count;
+  }
+
+  int64_t find_in_runs(int64_t i, const Run* runs) {
+    const SortedView<T>&points = search_.points, queries = search_.queries;
+    const float scale = static_cast<float>(1 / search_.radius);
+    int64_t count = 0;
+    for (int r = 0; r < 9; ++r)
+      for (int64_t p = runs[r].begin; p < runs[r].end; p += kLanes)
+        add_hits(load_relative(points.x + p, queries.x[i]) * scale,
+                 load_relative(points.y + p, queries.y[i]) * scale,
+                 load_relative(points.z + p, queries.z[i]) * scale, points.rows + p,
+                 first_lanes(runs[r].end - p), count);
+    return count;
+  }
+
+  // Appends those candidates that may be neighbours to the hits.
+  void add_hits(Floats dx, Floats dy, Floats dz, const uint32_t* rows, Mask real, int64_t& count) {
+    const Floats d2 = dx * dx + dy * dy + dz * dz;
+    const Mask near = less(d2, 1 + search_.slack) & real;
+    compress(scratch_.next_key + count, min(truncate(d2 * kScale), Words{} + kLargestKey), near);
+    compress(scratch_.next_hit + count, load<Words>(rows), near);
+    count += count_lanes(near);
   }
 
   // The number of hits that are neighbours.
@@ -297,6 +351,25 @@ class CellSearch {
         inside += exact_d2(search_, query, scratch_.hit[i + __builtin_ctz(open)]) < radius2_;
     }
     return inside;
+  }
+
+  // Writes a row of one neighbour; returns its length.
+  int64_t nearest_and_write(int64_t query, int64_t count) {
+    Words least = Words{} + ~0u;
+    for (int64_t i = 0; i < count; i += kLanes)
+      least = min(least, select(first_lanes(count - i), load<Words>(scratch_.key + i), ~0u));
+    const uint32_t nearest = smallest(least);
+    int64_t contenders = 0, place = 0;
+    for (int64_t i = 0; i < count; i += kLanes) {
+      const Mask close = not_above(load<Words>(scratch_.key + i), nearest + slack_);
+      const Mask contending = close & first_lanes(count - i);
+      if (contending != 0) place = i + __builtin_ctz(contending);
+      contenders += count_lanes(contending);
+    }
+    if (contenders != 1 || nearest >= certain_) return sort_and_write(query, count);
+    row_[0] = scratch_.hit[place];
+    write(query, 1);
+    return 1;
   }
 
   // Sorts no more than kSortable hits in registers and writes the row; returns its length.
@@ -428,6 +501,10 @@ class CellSearch {
       while (end < count &&
              (sorted[end] >> kNumberBits) - (sorted[end - 1] >> kNumberBits) <= slack_)
         ++end;
+      if (end - begin == 1 && sorted[begin] >> kNumberBits < certain_) {
+        row_[length++] = scratch_.hit[sorted[begin] & kNumberMask];
+        continue;
+      }
       int64_t inside = 0;
       for (int64_t i = begin; i < end; ++i)
         add_if_inside(query, scratch_.hit[sorted[i] & kNumberMask], inside);
@@ -438,8 +515,7 @@ class CellSearch {
   }
 
   // The queries [begin, end) of one cell without any float32.
-  int64_t run_exact(int64_t begin, int64_t end, const Run* runs) {
-    int64_t most = 0;
+  int64_t run_exact(int64_t begin, int64_t end, const Run* runs, int64_t most) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t query = search_.queries.rows[i];
       int64_t length = 0, inside = 0;
@@ -490,7 +566,8 @@ class CellSearch {
   const uint32_t empty_;
   Cursors<T> cursors_;
   Scratch scratch_;
-  uint32_t* row_;  // a row in the making
+  uint32_t* row_;                         // a row in the making
+  int64_t found_query_ = -1, found_ = 0;  // whose hits are in the scratch, and how many; -1: none
 };
 
 template <typename T>
@@ -499,9 +576,11 @@ int64_t search_range(const Search<T>& search, int64_t begin, int64_t end) {
   int64_t most = 0;
   for (int64_t cell = begin; cell < end; ++cell) {
     const int64_t count = cells.run(cell);
+    if (count == kNoMemory) return kNoMemory;
     most = count > most ? count : most;
   }
-  return most;
+  const int64_t last = cells.finish();
+  return last > most ? last : most;
 }
 
 }  // namespace

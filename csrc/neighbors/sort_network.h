@@ -10,15 +10,18 @@ namespace {
 
 constexpr int kMostVectors = 16;  // what sort_vectors takes
 
+// Vectors stay in registers only where everything is inlined.
+#define KPDEFORM_INLINE inline __attribute__((always_inline))
+
 // Orders each lane with lane ^ Flip; the smaller goes to the lane without Bit.
 template <int Flip, int Bit>
-inline void order_lanes(Words& value) {
+KPDEFORM_INLINE void order_lanes(Words& value) {
   const Words other = exchange<Flip>(value);
   value = (lane_numbers() & Bit) == 0 ? min(value, other) : max(value, other);
 }
 
 template <int Distance>
-inline void merge_lanes(Words& value) {
+KPDEFORM_INLINE void merge_lanes(Words& value) {
   if constexpr (Distance > 0) {
     order_lanes<Distance, Distance>(value);
     merge_lanes<Distance / 2>(value);
@@ -27,7 +30,7 @@ inline void merge_lanes(Words& value) {
 
 // Sorts blocks of Size words inside a vector.
 template <int Size>
-inline void sort_lanes(Words& value) {
+KPDEFORM_INLINE void sort_lanes(Words& value) {
   if constexpr (Size > 1) {
     sort_lanes<Size / 2>(value);
     order_lanes<Size - 1, Size / 2>(value);
@@ -38,7 +41,7 @@ inline void sort_lanes(Words& value) {
 // Merges two sorted halves of Block vectors from First on, of which those from Count on are
 // missing.
 template <int Count, int First, int Block>
-inline void merge_halves(Words* v) {
+KPDEFORM_INLINE void merge_halves(Words* v) {
   if constexpr (First + Block / 2 < Count) {
     for (int i = 0; i < Block / 2; ++i) {
       const int low = First + i, high = First + Block - 1 - i;

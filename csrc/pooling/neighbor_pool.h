@@ -14,3 +14,17 @@
 //   the same bits for any number
 //               of threads
 #pragma once
+
+#include <cstdint>
+
+#include "isa.h"
+
+namespace kpdeform {
+
+// best[c], slot[c]: the largest of features[rows[i] * channels + c] over i in [0, count), count >
+// 0, and slots[i] of it.
+KPDEFORM_DECLARE_ISA(void max_of_rows(const float* features, const int64_t* rows,
+                                      const int32_t* slots, int64_t count, int64_t channels,
+                                      float* best, int32_t* slot))
+
+}  // namespace kpdeform

@@ -79,15 +79,27 @@ Table<Index> checked_table(const Tensor& neighbors, int64_t num_points) {
   return table;
 }
 
-// Takes the channels of x that are larger than the best so far. NaN counts as larger than all.
+// As max_of_rows of the header, for every type.
 template <typename F>
-void take_larger(const F* x, int32_t slot, int64_t channels, Sum<F>* best, int32_t* best_slot) {
+void max_of(const F* features, const int64_t* rows, const int32_t* slots, int64_t count,
+            int64_t channels, Sum<F>* best, int32_t* slot) {
   for (int64_t c = 0; c < channels; ++c) {
-    const Sum<F> value = static_cast<Sum<F>>(x[c]);
-    const bool larger = (value > best[c]) | (value != value);
-    best[c] = larger ? value : best[c];
-    best_slot[c] = larger ? slot : best_slot[c];
+    best[c] = static_cast<Sum<F>>(features[rows[0] * channels + c]);
+    slot[c] = slots[0];
   }
+  for (int64_t i = 1; i < count; ++i) {
+    for (int64_t c = 0; c < channels; ++c) {
+      const Sum<F> value = static_cast<Sum<F>>(features[rows[i] * channels + c]);
+      const bool larger = (value > best[c]) | (value != value);  // NaN wins
+      best[c] = larger ? value : best[c];
+      slot[c] = larger ? slots[i] : slot[c];
+    }
+  }
+}
+
+void max_of(const float* features, const int64_t* rows, const int32_t* slots, int64_t count,
+            int64_t channels, float* best, int32_t* slot) {
+  KPDEFORM_DISPATCH(max_of_rows, features, rows, slots, count, channels, best, slot);
 }
 
 template <typename F, typename Index>
@@ -95,26 +107,21 @@ void pool_max(const F* features, const Table<Index>& table, int64_t channels, bo
               F* pooled, int16_t* argmax) {
   parallel_chunks(table.rows, 64, [&](int64_t begin, int64_t end) {
     std::vector<Sum<F>> best(channels);
-    std::vector<int32_t> slot(channels);
+    std::vector<int32_t> slot(channels), slots(table.width);
+    std::vector<int64_t> rows(table.width);
     for (int64_t m = begin; m < end; ++m) {
-      bool empty = true, shadow = false;
+      int64_t count = 0;
       for (int64_t h = 0; h < table.width; ++h) {
         const int64_t n = table.at(m, h);
-        if (n < 0) {
-          shadow = shadow_zero;
-          continue;
-        }
-        const F* x = features + n * channels;
-        if (empty) {
-          std::copy_n(x, channels, best.begin());
-          std::fill(slot.begin(), slot.end(), static_cast<int32_t>(h));
-        } else {
-          take_larger(x, static_cast<int32_t>(h), channels, best.data(), slot.data());
-        }
-        empty = false;
+        if (n < 0) continue;
+        rows[count] = n;
+        slots[count++] = static_cast<int32_t>(h);
       }
+      if (count > 0)
+        max_of(features, rows.data(), slots.data(), count, channels, best.data(), slot.data());
+      const bool shadow = shadow_zero && count < table.width;
       for (int64_t c = 0; c < channels; ++c) {
-        const bool none = empty || (shadow && best[c] < 0);
+        const bool none = count == 0 || (shadow && best[c] < 0);
         pooled[m * channels + c] = none ? F(0) : static_cast<F>(best[c]);
         argmax[m * channels + c] = none ? int16_t{-1} : static_cast<int16_t>(slot[c]);
       }
@@ -123,14 +130,28 @@ void pool_max(const F* features, const Table<Index>& table, int64_t channels, bo
 }
 
 template <typename F, typename Index>
-void pool_mean(const F* features, const Table<Index>& table, int64_t channels, bool only_first,
-               F* pooled) {
+void pool_nearest(const F* features, const Table<Index>& table, int64_t channels, F* pooled) {
+  parallel_chunks(table.rows, 64, [&](int64_t begin, int64_t end) {
+    for (int64_t m = begin; m < end; ++m) {
+      int64_t h = 0;
+      while (h < table.width && table.at(m, h) < 0) ++h;
+      F* y = pooled + m * channels;
+      if (h < table.width)
+        std::copy_n(features + table.at(m, h) * channels, channels, y);
+      else
+        std::fill_n(y, channels, F(0));
+    }
+  });
+}
+
+template <typename F, typename Index>
+void pool_mean(const F* features, const Table<Index>& table, int64_t channels, F* pooled) {
   parallel_chunks(table.rows, 64, [&](int64_t begin, int64_t end) {
     std::vector<Sum<F>> sum(channels);
     for (int64_t m = begin; m < end; ++m) {
       std::fill(sum.begin(), sum.end(), Sum<F>(0));
       int64_t count = 0;
-      for (int64_t h = 0; h < table.width && !(only_first && count == 1); ++h) {
+      for (int64_t h = 0; h < table.width; ++h) {
         const int64_t n = table.at(m, h);
         if (n < 0) continue;
         ++count;
@@ -162,8 +183,10 @@ std::tuple<Tensor, Tensor> neighbor_pool(Tensor features, Tensor neighbors, int6
       F* out = static_cast<F*>(pooled.mutable_data_ptr());
       if (reduce == kMax)
         pool_max(in, table, channels, shadow_zero, out, argmax.mutable_data_ptr<int16_t>());
+      else if (reduce == kMean)
+        pool_mean(in, table, channels, out);
       else
-        pool_mean(in, table, channels, reduce == kNearest, out);
+        pool_nearest(in, table, channels, out);
     });
   });
   return {pooled, argmax};
@@ -258,9 +281,13 @@ Tensor neighbor_pool_backward(Tensor grad, Tensor neighbors, Tensor argmax, int6
       using F = decltype(f);
       const auto table = checked_table<decltype(index)>(neighbors, num_points);
       const int16_t* slots = reduce == kMax ? argmax.const_data_ptr<int16_t>() : nullptr;
-      if (slots != nullptr)
-        for (int64_t i = 0; i < argmax.numel(); ++i)
-          KPDEFORM_CHECK(slots[i] < table.width, "argmax is not that of these neighbors");
+      std::atomic<bool> fits{true};
+      parallel_chunks(slots ? argmax.numel() : 0, 65536, [&](int64_t begin, int64_t end) {
+        int16_t largest = -1;
+        for (int64_t i = begin; i < end; ++i) largest = std::max(largest, slots[i]);
+        if (largest >= table.width) fits = false;
+      });
+      KPDEFORM_CHECK(fits, "argmax is not that of these neighbors");
       const F* in = static_cast<const F*>(grad.const_data_ptr());
       if constexpr (std::is_same_v<F, Sum<F>>) {
         Backward<F, decltype(index)>(in, table, slots, channels, reduce,

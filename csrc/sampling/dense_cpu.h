@@ -11,7 +11,7 @@
 
 namespace kpdeform {
 
-constexpr int64_t kGrain = 32;                  // fewest sites worth a thread
+constexpr int64_t kGrain = 32;                // fewest sites worth a thread
 constexpr int64_t kSuperTileBytes = 4 << 20;  // S of a super tile, shared by all threads
 
 // One packed matrix per group. The matrix of group g has `blocks` blocks of `terms` rows; element
@@ -33,14 +33,13 @@ Scratch<T> pack_groups(const T* weight, const Packing& layout) {
                     for (int64_t i = begin; i < end; ++i) {
                       const int64_t k = i % layout.blocks, panel = i / layout.blocks % panels;
                       const int64_t g = i / layout.blocks / panels;
-                      KPDEFORM_DISPATCH(
-                          pack,
-                          weight + g * layout.group_stride + k * layout.block_stride +
-                              panel * width * layout.column_stride,
-                          layout.row_stride, layout.column_stride, layout.terms,
-                          std::min(width, layout.columns - panel * width),
-                          packed.get() + (g * panels + panel) * panel_size +
-                              k * layout.terms * width);
+                      KPDEFORM_DISPATCH(pack,
+                                        weight + g * layout.group_stride + k * layout.block_stride +
+                                            panel * width * layout.column_stride,
+                                        layout.row_stride, layout.column_stride, layout.terms,
+                                        std::min(width, layout.columns - panel * width),
+                                        packed.get() + (g * panels + panel) * panel_size +
+                                            k * layout.terms * width);
                     }
                   });
   return packed;
@@ -72,23 +71,42 @@ Scratch<T> pack_backward(const DenseShape& shape, const T* weight) {
                               shape.terms(), shape.out_channels});
 }
 
-// The same for the transposed convolution, from O to C channels.
-template <typename T>
-Scratch<T> pack_transposed(const DenseShape& shape, const T* weight) {
-  return pack_groups(weight, {shape.groups, shape.group_out(), shape.num_kernel_points,
-                              shape.group_in() * shape.out_channels, shape.group_out(), 1,
-                              shape.group_in(), shape.out_channels});
-}
-
-inline DenseShape transposed(const DenseShape& shape) {
-  return {shape.num_kernel_points, shape.out_channels, shape.in_channels, shape.groups};
+// The gradient of features for sites [first, last) of a transposed view: the convolution of grad
+// (M, O) with the weight's channels swapped. Where groups of channels deform on their own, there is
+// one for each.
+template <typename View, typename F, typename T>
+void features_backward(View view, const DenseShape& shape, const F* grad, const T* weight,
+                       F* grad_features, int64_t first, int64_t last) {
+  const int64_t kernels = shape.num_kernel_points, in = shape.group_in(), out = shape.group_out();
+  const auto pack = [&](const T* from, int64_t groups, int64_t columns) {
+    return pack_groups(
+        from, {groups, out, kernels, in * shape.out_channels, out, 1, columns, shape.out_channels});
+  };
+  const int64_t groups = view.num_groups();
+  if (groups == 1) {
+    const DenseShape swapped{kernels,      shape.out_channels, shape.in_channels,
+                             shape.groups, shape.out_stride,   shape.in_stride};
+    const Scratch<T> packed = pack(weight, shape.groups, in);
+    return convolve(view, swapped, grad, packed.get(), grad_features, first, last);
+  }
+  for (int64_t g = 0; g < groups; ++g) {
+    view.only_group = g;
+    for_each_span(shape, groups, g, [&](const Span& span) {
+      const DenseShape swapped{kernels, out, span.width, 1, shape.out_stride, shape.in_stride};
+      const int64_t inside = span.channel - span.group * in;
+      const Scratch<T> packed =
+          pack(weight + inside * shape.out_channels + span.group * out, 1, span.width);
+      convolve(view, swapped, grad + span.group * out, packed.get(), grad_features + span.channel,
+               first, last);
+    });
+  }
 }
 
 // Adds to the gradients of weight, offsets and modulations, those that are not null, super tile by
 // super tile: all threads sample its sites, then share the rows of the weight.
 template <typename View, typename F, typename T>
-void sites_backward(const View& view, int64_t num_sites, const DenseShape& shape,
-                    const F* features, const F* grad, const T* weight, T* grad_weight,
+void sites_backward(const View& view, int64_t num_sites, const DenseShape& shape, const F* features,
+                    const F* grad, const T* weight, T* grad_weight,
                     const SiteGradients<T>& gradients) {
   const Scratch<T> packed = pack_backward(shape, weight);
   const int64_t bytes = KPDEFORM_DISPATCH(dense_bytes, view, shape);

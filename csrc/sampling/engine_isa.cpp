@@ -2,10 +2,13 @@
 // coefficient, derivative), accumulates rows into S, combines a tile that is still in cache, and
 // drops it. Backward asks the same sampler again. Compiled once per instruction set; memory and
 // threads are the business of the ops (*_cpu.cpp).
+#include "boxes_sampler.h"
+#include "grid_sampler.h"
 #include "matrix.h"
 #include "points_sampler.h"
 #include "rows.h"
 #include "sampling.h"
+#include "table_sampler.h"
 
 namespace kpdeform::KPDEFORM_ISA {
 namespace {
@@ -31,6 +34,32 @@ template <typename T>
 int64_t bytes_of_sampler(const PointsView<T>& view) {
   return view.transposed() && view.offsets != nullptr ? PointsSampler<T, true>::bytes(view)
                                                       : PointsSampler<T, false>::bytes(view);
+}
+
+template <typename View>
+struct SamplerOf;
+template <typename T>
+struct SamplerOf<GridView<T>> {
+  using type = GridSampler<T>;
+};
+template <typename T>
+struct SamplerOf<BoxesView<T>> {
+  using type = BoxesSampler<T>;
+};
+template <typename T>
+struct SamplerOf<TableView<T>> {
+  using type = TableSampler<T>;
+};
+
+template <typename View, typename Body>
+void with_sampler(const View& view, bool kernels_wanted, char* workspace, const Body& body) {
+  typename SamplerOf<View>::type sampler(view, kernels_wanted, workspace);
+  body(sampler);
+}
+
+template <typename View>
+int64_t bytes_of_sampler(const View& view) {
+  return SamplerOf<View>::type::bytes(view);
 }
 
 // Calls load_and_use(first) for every load of a site's sources; `first` marks the first one.
@@ -65,20 +94,10 @@ void add_site_gradients(const View& view, int64_t site, int64_t g, int64_t k,
 
 // ---- the dense combiner
 
-// Channels that belong to one group of the sampler and one of the weight.
-struct Span {
-  int64_t channel, width;
-  int64_t target;  // where S of kernel point 0 begins; that of k is k * group_in further
-};
-
-template <typename Body>
-void for_each_span(const DenseShape& shape, int64_t groups, int64_t g, const Body& body) {
-  const int64_t size = shape.in_channels / groups, in = shape.group_in();
-  for (int64_t c = g * size, end = c + size, stop; c < end; c = stop) {
-    const int64_t group = c / in;
-    stop = (group + 1) * in < end ? (group + 1) * in : end;
-    body(Span{c, stop - c, group * shape.terms() + c - group * in});
-  }
+// Where the channels of a span begin in S of kernel point 0; kernel point k is k * group_in
+// further.
+inline int64_t place_of(const Span& span, const DenseShape& shape) {
+  return span.group * shape.terms() + span.channel - span.group * shape.group_in();
 }
 
 // S[site] as (G, K, C/G).
@@ -89,9 +108,8 @@ void sample_site(const View& view, Sampler& sampler, int64_t site, const DenseSh
     for (int64_t g = 0; g < view.num_groups(); ++g) {
       const Pairs<T> pairs = sampler.list(g);
       for_each_span(shape, view.num_groups(), g, [&](const Span& span) {
-        accumulate_pairs(pairs, shape.num_kernel_points, features + span.channel,
-                         shape.in_channels, span.width, first, sampled + span.target,
-                         shape.group_in());
+        accumulate_pairs(pairs, shape.num_kernel_points, features + span.channel, shape.in_stride,
+                         span.width, first, sampled + place_of(span, shape), shape.group_in());
       });
     }
   });
@@ -100,8 +118,8 @@ void sample_site(const View& view, Sampler& sampler, int64_t site, const DenseSh
 // Gradients of one site's offsets and modulations, given grad_sampled, the gradient of its
 // modulated S. Leaves S itself in `sampled`, if that is wanted.
 template <typename View, typename Sampler, typename T, typename F>
-void sample_site_backward(const View& view, Sampler& sampler, int64_t site,
-                          const DenseShape& shape, const F* features, const T* grad_sampled,
+void sample_site_backward(const View& view, Sampler& sampler, int64_t site, const DenseShape& shape,
+                          const F* features, const T* grad_sampled,
                           const SiteGradients<T>& gradients, T* sampled) {
   const int64_t kernels = shape.num_kernel_points, in = shape.group_in();
   for_each_load(sampler, site, [&](bool first) {
@@ -109,15 +127,16 @@ void sample_site_backward(const View& view, Sampler& sampler, int64_t site,
       const Pairs<T> pairs = sampler.list_derivatives(g);
       for_each_span(shape, view.num_groups(), g, [&](const Span& span) {
         const F* rows = features + span.channel;
+        const int64_t place = place_of(span, shape);
         if (sampled != nullptr)
-          accumulate_pairs(pairs, kernels, rows, shape.in_channels, span.width, first,
-                           sampled + span.target, in);
+          accumulate_pairs(pairs, kernels, rows, shape.in_stride, span.width, first,
+                           sampled + place, in);
         for (int64_t k = 0; k < kernels; ++k) {
           PairSums<T, Sampler::kDims> sums;
           for (int i = pairs.begins[k]; i < pairs.begins[k + 1]; ++i)
             sums.add(pairs, i,
-                     dot_lanes(rows + int64_t(pairs.rows[i]) * shape.in_channels,
-                               grad_sampled + span.target + k * in, span.width));
+                     dot_lanes(rows + int64_t(pairs.rows[i]) * shape.in_stride,
+                               grad_sampled + place + k * in, span.width));
           if (pairs.begins[k] < pairs.begins[k + 1])
             add_site_gradients(view, site, g, k, sums, modulation_of(view, site, g, k), gradients);
         }
@@ -129,7 +148,7 @@ void sample_site_backward(const View& view, Sampler& sampler, int64_t site,
 template <typename T>
 int64_t tile_sites(const DenseShape& shape) {
   const int64_t fit = kTileBytes / int64_t(sizeof(T)) / shape.row() / 12 * 12;
-  return fit < 12 ? 12 : fit > 120 ? 120 : fit;
+  return fit < 48 ? 48 : fit > 120 ? 120 : fit;
 }
 
 // What a tile of the dense combiner needs besides the sampler.
@@ -276,9 +295,9 @@ void combine_site(const Modulator<View>& modulator, Sampler& sampler, int64_t si
 // to the gradients of spread modulations. Returns, in lanes, the product that the gradients of the
 // pair's offset and modulation are made of.
 template <typename View, typename T, typename F>
-Vec<T> backward_pair(const Modulator<View>& modulator, const F* row, const T* grad,
-                     const T* weight, T coefficient, T plain_coefficient, const T* modulations,
-                     int64_t begin, int64_t end, T* grad_weight, T* grad_modulations) {
+Vec<T> backward_pair(const Modulator<View>& modulator, const F* row, const T* grad, const T* weight,
+                     T coefficient, T plain_coefficient, const T* modulations, int64_t begin,
+                     int64_t end, T* grad_weight, T* grad_modulations) {
   Vec<T> product = {};
   for (int64_t c = begin; c < end; c += kLanes<T>) {
     const int64_t width = end - c < kLanes<T> ? end - c : int64_t(kLanes<T>);
@@ -372,14 +391,20 @@ void sample_and_combine(const View& view, const DenseShape& shape, const F* feat
       for (int64_t i = 0; i < sites; ++i)
         sample_site(view, sampler, first + i, shape, features, tile.sampled + i * shape.row());
       T* rows = tile.rows;
-      if constexpr (kDirect) rows = out + first * shape.out_channels;
+      int64_t stride = shape.out_channels;
+      if constexpr (kDirect) {
+        rows = out + first * shape.out_stride;
+        stride = shape.out_stride;
+      }
       for (int64_t g = 0; g < shape.groups; ++g) {
         multiply_packed(tile.sampled + g * shape.terms(), shape.row(), sites, shape.terms(),
                         packed + g * group_size, shape.group_out(), rows + g * shape.group_out(),
-                        shape.out_channels);
+                        stride);
       }
-      if constexpr (!kDirect)
-        convert(rows, sites * shape.out_channels, out + first * shape.out_channels);
+      if constexpr (!kDirect) {
+        for (int64_t i = 0; i < sites; ++i)
+          convert(rows + i * stride, stride, out + (first + i) * shape.out_stride);
+      }
     }
   });
 }
@@ -478,6 +503,56 @@ void depthwise_backward(const View& view, int64_t channels, const F* features, c
   });
 }
 
+// ---- tables of pairs
+
+// body(index, site, k, coefficient) for pairs of sites [begin, end) with a row in [low, high); see
+// count_pairs.
+template <typename View, typename Body>
+void for_each_pair(const View& view, int64_t low, int64_t high, int64_t begin, int64_t end,
+                   char* workspace, const Body& body) {
+  const int64_t kernels = view.num_kernel_points, groups = view.num_groups();
+  with_sampler(view, true, workspace, [&](auto& sampler) {
+    for (int64_t site = begin; site < end; ++site) {
+      for_each_load(sampler, site, [&](bool) {
+        for (int64_t g = 0; g < groups; ++g) {
+          const auto pairs = sampler.list(g);
+          for (int i = 0; i < pairs.count; ++i) {
+            const int64_t row = int64_t(pairs.rows[i]) - low;
+            if (uint64_t(row) < uint64_t(high - low))
+              body((row * groups + g) * kernels + pairs.kernels[i], site, pairs.kernels[i],
+                   pairs.modulated[i]);
+          }
+        }
+      });
+    }
+  });
+}
+
+template <typename View>
+int64_t listing_bytes(const View& view) {
+  return bytes_of_sampler(view);
+}
+
+template <typename View>
+void count_pairs(const View& view, int64_t low, int64_t high, int64_t begin, int64_t end,
+                 int64_t* counts, char* workspace) {
+  for_each_pair(view, low, high, begin, end, workspace,
+                [&](int64_t index, auto...) { ++counts[index]; });
+}
+
+template <typename View>
+void list_pairs(const View& view, int64_t low, int64_t high, int64_t begin, int64_t end,
+                int64_t* next, uint32_t* sites, int32_t* kernels,
+                typename View::Number* coefficients, char* workspace) {
+  for_each_pair(view, low, high, begin, end, workspace,
+                [&](int64_t index, int64_t site, int32_t k, auto coefficient) {
+                  const int64_t at = next[index]++;
+                  sites[at] = uint32_t(site);
+                  coefficients[at] = coefficient;
+                  if (kernels != nullptr) kernels[at] = k;
+                });
+}
+
 template <typename T>
 int64_t sampler_bytes(const PointsView<T>& view) {
   Carver carver(nullptr);
@@ -486,8 +561,7 @@ int64_t sampler_bytes(const PointsView<T>& view) {
 }
 
 template <typename T>
-void min_squared_distances(const PointsView<T>& view, int64_t begin, int64_t end,
-                           char* workspace) {
+void min_squared_distances(const PointsView<T>& view, int64_t begin, int64_t end, char* workspace) {
   PointsSampler<T, false> sampler(view, false, workspace);
   for (int64_t m = begin; m < end; ++m) {
     for_each_load(sampler, m, [&](bool) {
@@ -525,26 +599,26 @@ void min_squared_distances_backward(const PointsView<T>& view, const T* grad, in
 }
 
 // Keep in step with sampling.h.
-#define KPDEFORM_INSTANTIATE_ELEMENT(View, F)                                                     \
+#define KPDEFORM_INSTANTIATE_FORWARD(View, F)                                                     \
   template void sample_and_combine(const View&, const DenseShape&, const F*, const View::Number*, \
                                    F*, int64_t, int64_t, char*);                                  \
+  template void combine_depthwise(const View&, int64_t, const F*, const View::Number*, F*,        \
+                                  int64_t, int64_t, char*);
+#define KPDEFORM_INSTANTIATE_BACKWARD(View, F)                                                    \
   template void sample_backward(const View&, const DenseShape&, const F*, const F*,               \
                                 const View::Number*, const SiteGradients<View::Number>&, int64_t, \
                                 int64_t, View::Number*, char*);                                   \
-  template void combine_depthwise(const View&, int64_t, const F*, const View::Number*, F*,        \
-                                  int64_t, int64_t, char*);                                       \
   template void depthwise_backward(const View&, int64_t, const F*, const F*, const View::Number*, \
                                    View::Number*, const SiteGradients<View::Number>&, int64_t,    \
                                    int64_t, char*);
-#define KPDEFORM_INSTANTIATE_VIEW(View)                                 \
-  template int64_t dense_bytes(const View<float>&, const DenseShape&);  \
-  template int64_t dense_bytes(const View<double>&, const DenseShape&); \
-  template int64_t depthwise_bytes(const View<float>&, int64_t);        \
-  template int64_t depthwise_bytes(const View<double>&, int64_t);       \
-  KPDEFORM_INSTANTIATE_ELEMENT(View<float>, float)               \
-  KPDEFORM_INSTANTIATE_ELEMENT(View<float>, Half)                \
-  KPDEFORM_INSTANTIATE_ELEMENT(View<float>, BFloat16)            \
-  KPDEFORM_INSTANTIATE_ELEMENT(View<double>, double)
+#define KPDEFORM_INSTANTIATE_BYTES(View)                        \
+  template int64_t dense_bytes(const View&, const DenseShape&); \
+  template int64_t depthwise_bytes(const View&, int64_t);
+#define KPDEFORM_INSTANTIATE_TABLE(View)                                                         \
+  template int64_t listing_bytes(const View&);                                                   \
+  template void count_pairs(const View&, int64_t, int64_t, int64_t, int64_t, int64_t*, char*);   \
+  template void list_pairs(const View&, int64_t, int64_t, int64_t, int64_t, int64_t*, uint32_t*, \
+                           int32_t*, View::Number*, char*);
 #define KPDEFORM_INSTANTIATE(T)                                                                   \
   template int64_t panel_columns<T>();                                                            \
   template void pack(const T*, int64_t, int64_t, int64_t, int64_t, T*);                           \
@@ -553,14 +627,28 @@ void min_squared_distances_backward(const PointsView<T>& view, const T* grad, in
   template int64_t sampler_bytes(const PointsView<T>&);                                           \
   template void min_squared_distances(const PointsView<T>&, int64_t, int64_t, char*);             \
   template void min_squared_distances_backward(const PointsView<T>&, const T*, int64_t, int64_t,  \
-                                               T*, char*);
+                                               T*, char*);                                        \
+  KPDEFORM_INSTANTIATE_BYTES(PointsView<T>)                                                       \
+  KPDEFORM_INSTANTIATE_BYTES(GridView<T>)                                                         \
+  KPDEFORM_INSTANTIATE_BYTES(BoxesView<T>)                                                        \
+  KPDEFORM_INSTANTIATE_BYTES(TableView<T>)                                                        \
+  KPDEFORM_INSTANTIATE_TABLE(GridView<T>)                                                         \
+  KPDEFORM_INSTANTIATE_TABLE(BoxesView<T>)
+#define KPDEFORM_INSTANTIATE_ELEMENT(T, F)                           \
+  template void pad_groups(const F*, int64_t, int64_t, int64_t, T*); \
+  KPDEFORM_INSTANTIATE_FORWARD(PointsView<T>, F)                     \
+  KPDEFORM_INSTANTIATE_BACKWARD(PointsView<T>, F)                    \
+  KPDEFORM_INSTANTIATE_FORWARD(GridView<T>, F)                       \
+  KPDEFORM_INSTANTIATE_BACKWARD(GridView<T>, F)                      \
+  KPDEFORM_INSTANTIATE_FORWARD(BoxesView<T>, F)                      \
+  KPDEFORM_INSTANTIATE_BACKWARD(BoxesView<T>, F)                     \
+  KPDEFORM_INSTANTIATE_FORWARD(TableView<T>, F)
 
-KPDEFORM_INSTANTIATE_VIEW(PointsView)
 KPDEFORM_INSTANTIATE(float)
 KPDEFORM_INSTANTIATE(double)
-template void pad_groups(const float*, int64_t, int64_t, int64_t, float*);
-template void pad_groups(const Half*, int64_t, int64_t, int64_t, float*);
-template void pad_groups(const BFloat16*, int64_t, int64_t, int64_t, float*);
-template void pad_groups(const double*, int64_t, int64_t, int64_t, double*);
+KPDEFORM_INSTANTIATE_ELEMENT(float, float)
+KPDEFORM_INSTANTIATE_ELEMENT(float, Half)
+KPDEFORM_INSTANTIATE_ELEMENT(float, BFloat16)
+KPDEFORM_INSTANTIATE_ELEMENT(double, double)
 
 }  // namespace kpdeform::KPDEFORM_ISA

@@ -47,12 +47,11 @@ inline void check_positions(const Tensor& queries, const Tensor& points, const T
   KPDEFORM_CHECK(kSum <= aggregation && aggregation <= kClosest, "aggregation must be 0 or 1");
   if (offsets.has_value()) {
     const int64_t d = offsets->dim();
-    KPDEFORM_CHECK((d == 3 || d == 4) && offsets->size(0) == num_queries &&
-                       (d == 3 || offsets->size(1) > 0) &&
-                       offsets->size(d - 2) == num_kernel_points && offsets->size(d - 1) == dim &&
-                       offsets->scalar_type() == dtype &&
-                       offsets->get_device() == queries.get_device(),
-                   "offsets must be (M, K, D) or (M, G, K, D) of the positions' dtype and device");
+    KPDEFORM_CHECK(
+        (d == 3 || d == 4) && offsets->size(0) == num_queries && (d == 3 || offsets->size(1) > 0) &&
+            offsets->size(d - 2) == num_kernel_points && offsets->size(d - 1) == dim &&
+            offsets->scalar_type() == dtype && offsets->get_device() == queries.get_device(),
+        "offsets must be (M, K, D) or (M, G, K, D) of the positions' dtype and device");
   }
   if (modulations.has_value()) {
     const int64_t d = modulations->dim();

@@ -13,7 +13,8 @@ DenseShape make_shape(const Tensor& features, const PointsInputs& in, const Tens
                       int64_t groups) {
   check_channels(features, in.points, in.offsets, in.modulations);
   check_dense(features, in.kernel_points, weight, groups);
-  return {in.kernel_points.size(0), features.size(1), weight.size(2), groups};
+  const int64_t channels = features.size(1), outputs = weight.size(2);
+  return {in.kernel_points.size(0), channels, outputs, groups, channels, outputs};
 }
 
 Tensor distances_like(const PointsInputs& in) {
@@ -73,15 +74,12 @@ FourTensors kpconv_backward(const Tensor& grad, const Tensor& queries, const Ten
     using F = decltype(element);
     const PointsView<T> view = in.view<T>();
     if (shape.empty()) return;
-    if (features_wanted) {
-      const DenseShape back = transposed(shape);
-      const Scratch<T> packed = pack_transposed(shape, data<T>(w));
+    if (features_wanted)
       for_each_transposed(view, in.neighbors, starts, members,
                           [&](const PointsView<T>& swapped, int64_t first, int64_t last) {
-                            convolve(swapped, back, data<F>(g), packed.get(),
-                                     mutable_data<F>(grad_features), first, last);
+                            features_backward(swapped, shape, data<F>(g), data<T>(w),
+                                              mutable_data<F>(grad_features), first, last);
                           });
-    }
     const SiteGradients<T> sites{gradient_data<T>(grad_offsets),
                                  gradient_data<T>(grad_modulations)};
     if (weight_wanted || sites.any())
@@ -122,10 +120,12 @@ Tensor kernel_point_distances(const Tensor& queries, const Tensor& points, const
                                    std::nullopt, kLinear, kSum));
 }
 
-std::tuple<Tensor, Tensor> kpconv_with_distances(
-    const Tensor& queries, const Tensor& points, const Tensor& neighbors, const Tensor& features,
-    const Tensor& kernel_points, const Tensor& weight, double sigma, MaybeTensor offsets,
-    MaybeTensor modulations, int64_t influence, int64_t aggregation, int64_t groups) {
+std::tuple<Tensor, Tensor> kpconv_with_distances(const Tensor& queries, const Tensor& points,
+                                                 const Tensor& neighbors, const Tensor& features,
+                                                 const Tensor& kernel_points, const Tensor& weight,
+                                                 double sigma, MaybeTensor offsets,
+                                                 MaybeTensor modulations, int64_t influence,
+                                                 int64_t aggregation, int64_t groups) {
   const PointsInputs in(queries, points, neighbors, kernel_points, sigma, offsets, modulations,
                         influence, aggregation);
   if (features.numel() == 0 || weight.numel() == 0)  // nothing is sampled, so nothing left

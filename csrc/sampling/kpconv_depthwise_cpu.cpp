@@ -23,6 +23,7 @@ Tensor kpconv_depthwise(const Tensor& queries, const Tensor& points, const Tenso
   check(features, in, weight);
   const Tensor x = torch::stable::contiguous(features);
   const Tensor out = torch::stable::new_empty(x, {queries.size(0), x.size(1)});
+  if (x.size(1) == 0) return out;
   dispatch_elements(queries.scalar_type(), x.scalar_type(), [&](auto number, auto element) {
     using T = decltype(number);
     using F = decltype(element);
@@ -33,12 +34,14 @@ Tensor kpconv_depthwise(const Tensor& queries, const Tensor& points, const Tenso
   return out;
 }
 
-FourTensors kpconv_depthwise_backward(
-    const Tensor& grad, const Tensor& queries, const Tensor& points, const Tensor& neighbors,
-    const Tensor& features, const Tensor& kernel_points, const Tensor& weight, double sigma,
-    MaybeTensor offsets, MaybeTensor modulations, int64_t influence, int64_t aggregation,
-    MaybeTensor starts, MaybeTensor members, bool features_wanted, bool weight_wanted,
-    bool offsets_wanted, bool modulations_wanted) {
+FourTensors kpconv_depthwise_backward(const Tensor& grad, const Tensor& queries,
+                                      const Tensor& points, const Tensor& neighbors,
+                                      const Tensor& features, const Tensor& kernel_points,
+                                      const Tensor& weight, double sigma, MaybeTensor offsets,
+                                      MaybeTensor modulations, int64_t influence,
+                                      int64_t aggregation, MaybeTensor starts, MaybeTensor members,
+                                      bool features_wanted, bool weight_wanted, bool offsets_wanted,
+                                      bool modulations_wanted) {
   const PointsInputs in(queries, points, neighbors, kernel_points, sigma, offsets, modulations,
                         influence, aggregation);
   check(features, in, weight);
@@ -65,8 +68,8 @@ FourTensors kpconv_depthwise_backward(
     const SiteGradients<T> sites{gradient_data<T>(grad_offsets),
                                  gradient_data<T>(grad_modulations)};
     if (weight_wanted || sites.any())
-      sites_backward_depthwise(view, view.num_queries, channels, data<F>(x), data<F>(g),
-                               data<T>(w), gradient_data<T>(grad_weight), sites);
+      sites_backward_depthwise(view, view.num_queries, channels, data<F>(x), data<F>(g), data<T>(w),
+                               gradient_data<T>(grad_weight), sites);
   });
   return {grad_features, compute_copy(grad_weight, weight.scalar_type()), grad_offsets,
           grad_modulations};

@@ -3,59 +3,16 @@
 
 #include <atomic>
 #include <limits>
-#include <optional>
 #include <vector>
 
 #include "common.h"
 #include "sampling/kpconv_check.h"
 #include "sampling/sampling.h"
+#include "sampling/tensors_cpu.h"
 #include "sampling/transposed.h"
 #include "scratch.h"
 
 namespace kpdeform {
-
-using MaybeTensor = std::optional<Tensor>;
-
-inline MaybeTensor contiguous(const MaybeTensor& tensor) {
-  return tensor.has_value() ? MaybeTensor(torch::stable::contiguous(*tensor)) : std::nullopt;
-}
-
-template <typename T>
-const T* data(const Tensor& tensor) {
-  return static_cast<const T*>(tensor.const_data_ptr());
-}
-template <typename T>
-const T* data(const MaybeTensor& tensor) {
-  return tensor.has_value() ? data<T>(*tensor) : nullptr;
-}
-template <typename T>
-T* mutable_data(const Tensor& tensor) {
-  return static_cast<T*>(tensor.mutable_data_ptr());
-}
-
-inline Tensor compute_copy(const Tensor& tensor, ScalarType dtype) {
-  return torch::stable::contiguous(
-      tensor.scalar_type() == dtype ? tensor : torch::stable::to(tensor, dtype));
-}
-
-// Zeros like `tensor` if its gradient is wanted, else nothing; new tensors are made from `maker`.
-inline Tensor gradient_of(bool wanted, const MaybeTensor& tensor, const Tensor& maker) {
-  return wanted && tensor.has_value() ? torch::stable::new_zeros(maker, tensor->sizes())
-                                      : torch::stable::new_empty(maker, {0});
-}
-template <typename T>
-T* gradient_data(const Tensor& gradient) {
-  return gradient.numel() == 0 ? nullptr : mutable_data<T>(gradient);
-}
-
-// Calls body(T(), F()) with the number type of positions and the element type of features.
-template <typename Body>
-auto dispatch_elements(ScalarType positions, ScalarType features, const Body& body) {
-  if (positions == ScalarType::Double) return body(double(), double());
-  if (features == ScalarType::Half) return body(float(), Half());
-  if (features == ScalarType::BFloat16) return body(float(), BFloat16());
-  return body(float(), float());
-}
 
 // Calls body(pointer) with the table's entries in their own type.
 template <typename Body>
@@ -124,6 +81,7 @@ struct PointsInputs {
     view.modulations = data<T>(modulations);
     view.offset_groups = offset_groups(offsets);
     view.modulation_groups = modulation_groups(modulations);
+    view.only_group = -1;
     view.num_kernel_points = int(kernel_points.size(0));
     view.dim = int(kernel_points.size(1));
     view.influence = influence;
@@ -164,8 +122,8 @@ void for_each_transposed(PointsView<T> view, const Tensor& neighbors, const Mayb
     count_queries(index, view.num_queries, view.width, view.num_points, own_starts.data());
     for (int64_t begin = 0, end; begin < view.num_points; begin = end) {
       const auto first = own_starts.begin() + begin;
-      end = std::upper_bound(first, own_starts.end(), *first + kMostMembers) -
-            own_starts.begin() - 1;
+      end =
+          std::upper_bound(first, own_starts.end(), *first + kMostMembers) - own_starts.begin() - 1;
       end = std::min(std::max(end, begin + 1), view.num_points);
       const Scratch<uint32_t> own_members(own_starts[end] - *first);
       const Scratch<int64_t> next(end - begin);

@@ -88,33 +88,32 @@ class PointsSampler {
     T difference[3];
   };
   Nearest nearest(int k) {
-    for_each_vector(k, [&](int j, Vec<T> value) { store(scratch_ + j, value); });
-    Nearest result{T(__builtin_inf()), {}};
-    int at = -1;
-    for (int j = 0; j < count_; ++j) {
-      const bool closer = scratch_[j] < result.squared;
-      result.squared = closer ? scratch_[j] : result.squared;
-      at = closer ? j : at;
+    Vec<T> least = broadcast(T(__builtin_inf()));
+    for_each_vector(k, [&](int j, Vec<T> squared) {
+      store(scratch_ + j, squared);
+      least = squared < least ? squared : least;
+    });
+    Nearest result{horizontal_min<T>(least), {}};
+    if (!(result.squared < T(__builtin_inf()))) return result;
+    int at = 0;
+    Lanes found = 0;
+    for (least = broadcast(result.squared); found == 0; at += kLanes<T>) {
+      const Vec<T> squared = load(scratch_ + at);  // the lanes that are neither more nor NaN
+      found = below<T>(squared, broadcast(T(__builtin_inf()))) & ~below<T>(least, squared);
     }
-    for (int d = 0; d < view_.dim && at >= 0; ++d) result.difference[d] = y_[d][at] - position(k, d);
+    at += __builtin_ctz(found) - kLanes<T>;
+    for (int d = 0; d < view_.dim; ++d) result.difference[d] = y_[d][at] - position(k, d);
     return result;
   }
 
   // Moves the kernel points to where group g has them: (K, 3) of the site, or (K, D, room) of each
   // source.
   void select(int64_t g) {
-    const int64_t numbers = int64_t(view_.num_kernel_points) * view_.dim;
-    const int64_t groups = view_.offset_groups;
     if (view_.offsets != nullptr) {
-      const T* offsets = view_.offsets + (groups > 1 ? g * numbers : 0);
       if constexpr (kPerSource) {
-        for (int j = 0; j < count_; ++j) {
-          const T* offset = offsets + int64_t(rows_[j]) * groups * numbers;
-          for (int64_t i = 0; i < numbers; ++i)
-            positions_[i * room_ + j] = view_.kernel_points[i] + offset[i];
-        }
+        place_kernels(g);
       } else {
-        place_kernel(offsets + site_ * groups * numbers);
+        place_kernel(view_.offsets + view_.offset_index(site_, g, 0, 0));
       }
     }
     if (classified_) classify();
@@ -158,19 +157,14 @@ class PointsSampler {
   int64_t load_row_of(const Index* neighbors, int64_t begin) {
     const int64_t end = begin + kSources < view_.width ? begin + kSources : view_.width;
     const Index* row = neighbors + site_ * view_.width;
-    count_ = 0;
-    for (int64_t h = begin; h < end; ++h) {
-      rows_[count_] = uint32_t(row[h]);
-      count_ += row[h] >= 0 && row[h] < view_.num_points;
-    }
-    place_sources(view_.points, view_.queries, T(1));
+    count_ = keep_rows(row + begin, end - begin, view_.num_points, rows_);
+    place_sources(view_.points, view_.queries + site_ * view_.dim, T(1));
     return end < view_.width ? end : 0;
   }
 
   int64_t load_transposed(int64_t begin) {
-    return view_.wide_members
-               ? load_members(static_cast<const int64_t*>(view_.members), begin)
-               : load_members(static_cast<const int32_t*>(view_.members), begin);
+    return view_.wide_members ? load_members(static_cast<const int64_t*>(view_.members), begin)
+                              : load_members(static_cast<const int32_t*>(view_.members), begin);
   }
 
   template <typename Index>
@@ -181,28 +175,53 @@ class PointsSampler {
     members += view_.starts[point] - view_.starts[0];
     count_ = int(end - begin);
     for (int j = 0; j < count_; ++j) rows_[j] = uint32_t(members[begin + j]);
-    place_sources(view_.queries, view_.points, T(-1));
+    place_sources(view_.queries, view_.points + site_ * view_.dim, T(-1));
     return end < total ? end : 0;
   }
 
   // y = point - query, whichever of the two the sources are.
-  void place_sources(const T* sources, const T* sites, T sign) {
-    for (int d = 0; d < view_.dim; ++d) {
-      const T site = sites[site_ * view_.dim + d];
-      for (int j = 0; j < count_; ++j)
-        y_[d][j] = sign * (sources[int64_t(rows_[j]) * view_.dim + d] - site);
+  void place_sources(const T* sources, const T* site, T sign) {
+    const int count = count_;  // locals: stores cannot change them
+    const uint32_t* rows = rows_;
+    T *y0 = y_[0], *y1 = y_[1], *y2 = y_[2];
+    if (view_.dim == 3) {
+      const T s0 = site[0], s1 = site[1], s2 = site[2];
+      for (int j = 0; j < count; ++j) {
+        const T* source = sources + int64_t(rows[j]) * 3;
+        y0[j] = sign * (source[0] - s0);
+        y1[j] = sign * (source[1] - s1);
+        y2[j] = sign * (source[2] - s2);
+      }
+    } else {
+      for (int j = 0; j < count; ++j) {
+        const T* source = sources + int64_t(rows[j]) * 2;
+        y0[j] = sign * (source[0] - site[0]);
+        y1[j] = sign * (source[1] - site[1]);
+        y2[j] = 0;
+      }
     }
   }
 
   // Fills the last vector with sources that are infinitely far, and so in reach of nothing.
   void pad() {
     padded_ = (count_ + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
-    for (int j = count_; j < padded_; ++j) {
-      y_[0][j] = y_[1][j] = y_[2][j] = T(__builtin_inf());
-      rows_[j] = 0;
-    }
-    if (view_.dim == 2) {
-      for (int j = 0; j < count_; ++j) y_[2][j] = 0;
+    for (int j = count_; j < padded_; ++j) y_[0][j] = y_[1][j] = y_[2][j] = T(__builtin_inf());
+    for (int j = count_; j < count_ + 4; ++j) rows_[j] = 0;
+  }
+
+  // The kernel points of every source, four sources at a time.
+  void place_kernels(int64_t g) {
+    typedef T Quad __attribute__((vector_size(4 * sizeof(T)), aligned(sizeof(T)), may_alias));
+    const int64_t numbers = int64_t(view_.num_kernel_points) * view_.dim, room = room_;
+    for (int j = 0; j < count_; j += 4) {  // padding counts as sources of row 0
+      const T* offset[4];
+      for (int i = 0; i < 4; ++i)
+        offset[i] = view_.offsets + view_.offset_index(rows_[j + i], g, 0, 0);
+      T* target = positions_ + j;
+      for (int64_t i = 0; i < numbers; ++i, target += room) {
+        const Quad moved = {offset[0][i], offset[1][i], offset[2][i], offset[3][i]};
+        *reinterpret_cast<Quad*>(target) = moved + view_.kernel_points[i];
+      }
     }
   }
 
@@ -222,17 +241,23 @@ class PointsSampler {
   // padding.
   template <typename Body>
   void for_each_vector(int k, const Body& body) const {
-    Vec<T> x[3];
-    for (int d = 0; d < 3; ++d) x[d] = broadcast(kPerSource ? T(0) : position(k, d));
-    for (int j = 0; j < padded_; j += kLanes<T>) {
-      Vec<T> squared = {};
-      for (int d = 0; d < 3; ++d) {
-        if (kPerSource && d < view_.dim)
-          x[d] = load(positions_ + (int64_t(k) * view_.dim + d) * room_ + j);
-        const Vec<T> difference = load(y_[d] + j) - x[d];
-        squared += difference * difference;
+    const T *y0 = y_[0], *y1 = y_[1], *y2 = y_[2];  // locals: what body stores cannot change them
+    const int padded = padded_;
+    if constexpr (kPerSource) {
+      const T* x = positions_ + int64_t(k) * view_.dim * room_;
+      const bool flat = view_.dim == 2;
+      for (int j = 0; j < padded; j += kLanes<T>) {
+        const Vec<T> d0 = load(y0 + j) - load(x + j), d1 = load(y1 + j) - load(x + room_ + j);
+        const Vec<T> d2 = flat ? Vec<T>{} : load(y2 + j) - load(x + 2 * room_ + j);
+        body(j, d0 * d0 + d1 * d1 + d2 * d2);
       }
-      body(j, squared);
+    } else {
+      const Vec<T> x0 = broadcast(position(k, 0)), x1 = broadcast(position(k, 1)),
+                   x2 = broadcast(position(k, 2));
+      for (int j = 0; j < padded; j += kLanes<T>) {
+        const Vec<T> d0 = load(y0 + j) - x0, d1 = load(y1 + j) - x1, d2 = load(y2 + j) - x2;
+        body(j, d0 * d0 + d1 * d1 + d2 * d2);
+      }
     }
   }
 
@@ -272,24 +297,36 @@ class PointsSampler {
   }
 
   int list_all(bool slots_wanted) {
+    if (prunes(view_)) return list_all_as<true, true>();
+    return slots_wanted || kernels_wanted_ ? list_all_as<true, false>()
+                                           : list_all_as<false, false>();
+  }
+
+  template <bool kDetails, bool kPruned>
+  int list_all_as() {
     const Vec<T> limit = broadcast(this->limit()), reach = broadcast(view_.reach.squared_sigma);
-    const bool pruned = prunes(view_);
+    const int kernels = view_.num_kernel_points;  // locals: stores cannot change them
+    const uint32_t *rows = rows_, *numbers = numbers_;
+    const T* smallest = smallest_;
+    T* coefficients = coefficients_;
+    uint32_t *listed_rows = listed_rows_, *slots = slots_;
+    int32_t *begins = begins_, *listed_kernels = kernels_;
     int count = 0;
-    for (int k = 0; k < view_.num_kernel_points; ++k) {
-      begins_[k] = count;
+    for (int k = 0; k < kernels; ++k) {
+      begins[k] = count;
       for_each_vector(k, [&](int j, Vec<T> squared) {
         Lanes keep = below<T>(squared, limit);
-        if (pruned) keep &= below<T>(load(smallest_ + j), reach);
-        compress<T>(squared, keep, coefficients_ + count);
-        compress_words<T>(rows_ + j, keep, listed_rows_ + count);
-        if (slots_wanted) compress_words<T>(numbers_ + j, keep, slots_ + count);
-        if (slots_wanted || kernels_wanted_) {
-          for (int lane = 0; lane < kLanes<T>; ++lane) kernels_[count + lane] = k;
+        if constexpr (kPruned) keep &= below<T>(load(smallest + j), reach);
+        compress<T>(squared, keep, coefficients + count);
+        compress_words<T>(rows + j, keep, listed_rows + count);
+        if constexpr (kDetails) {
+          compress_words<T>(numbers + j, keep, slots + count);
+          for (int lane = 0; lane < kLanes<T>; ++lane) listed_kernels[count + lane] = k;
         }
         count += __builtin_popcount(keep);
       });
     }
-    begins_[view_.num_kernel_points] = count;
+    begins[kernels] = count;
     return count;
   }
 
@@ -297,8 +334,7 @@ class PointsSampler {
   int list_closest() {
     const T limit = prunes(view_) ? view_.reach.squared_sigma : this->limit();
     for (int k = 0; k <= view_.num_kernel_points; ++k) begins_[k] = 0;
-    for (int j = 0; j < count_; ++j)
-      begins_[int(closest_[j])] += smallest_[j] < limit;
+    for (int j = 0; j < count_; ++j) begins_[int(closest_[j])] += smallest_[j] < limit;
     int count = 0;
     for (int k = 0; k < view_.num_kernel_points; ++k) {
       const int size = begins_[k];
@@ -351,8 +387,8 @@ class PointsSampler {
   int64_t site_ = 0, room_ = 0, used_ = 0;
   bool first_ = true, last_ = true;  // whether these are the site's first, its last sources
   int count_ = 0, padded_ = 0;
-  uint32_t *rows_, *numbers_;  // of the loaded sources; 0, 1, 2, ...
-  T* y_[3];                    // their positions relative to the query
+  uint32_t *rows_, *numbers_;          // of the loaded sources; 0, 1, 2, ...
+  T* y_[3];                            // their positions relative to the query
   T *scratch_, *smallest_, *closest_;  // a number of every source; see classify
   T* positions_;                       // see set_group
   int32_t *begins_, *kernels_;         // see Pairs

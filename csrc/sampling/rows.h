@@ -19,16 +19,15 @@ inline void accumulate_block(const Pairs<T>& pairs, int begin, int end, const F*
   for (int i = begin; i < end; ++i) {
     const F* row = features + pairs.rows[i] * stride;
 #pragma GCC unroll 4
-    for (int v = 0; v < kCount; ++v)
-      sum[v] += pairs.modulated[i] * load_as<T>(row + v * kLanes<T>);
+    for (int v = 0; v < kCount; ++v) sum[v] += pairs.modulated[i] * load_as<T>(row + v * kLanes<T>);
   }
   for (int v = 0; v < kCount; ++v) store(target + v * kLanes<T>, sum[v]);
 }
 
-// target[k * target_stride + c] = [itself unless first +] sum of modulated * features[row, c] over the
-// pairs of kernel point k, for c < channels: a block of channels at a time in registers.
+// target[k * target_stride + c] = [itself unless first +] sum of modulated * features[row, c] over
+// the pairs of kernel point k, for c < channels: a block of channels at a time in registers.
 template <typename T, typename F>
-inline void accumulate_pairs(const Pairs<T>& pairs, int64_t num_kernel_points, const F* features,
+inline void accumulate_pairs(Pairs<T> pairs, int64_t num_kernel_points, const F* features,
                              int64_t stride, int64_t channels, bool first, T* target,
                              int64_t target_stride) {
   constexpr int64_t kLane = kLanes<T>;
@@ -43,8 +42,7 @@ inline void accumulate_pairs(const Pairs<T>& pairs, int64_t num_kernel_points, c
       const int64_t width = channels - c < kLane ? channels - c : kLane;
       Vec<T> sum = first ? Vec<T>{} : load_first(target + c, width);
       for (int i = begin; i < end; ++i)
-        sum += pairs.modulated[i] *
-               load_first_as<T>(features + pairs.rows[i] * stride + c, width);
+        sum += pairs.modulated[i] * load_first_as<T>(features + pairs.rows[i] * stride + c, width);
       store_first(target + c, sum, width);
     }
   }

@@ -6,6 +6,7 @@
 
 #include "../isa.h"
 #include "points_math.h"
+#include "views.h"
 
 namespace kpdeform {
 
@@ -23,46 +24,54 @@ struct BFloat16 {
 template <typename T>
 struct PointsView {
   using Number = T;
-  const T* queries;         // (M, D)
-  const T* points;          // (N, D)
-  int64_t num_queries;      // M
-  int64_t num_points;       // N
-  const void* neighbors;    // (M, H)
-  bool wide_index;          // neighbors are int64, else int32
-  bool wide_members;        // the same for members
-  int64_t width;            // H
-  int64_t first_point;      // transposed: queries of point n are members[starts[i] - starts[0]] to
-  const int64_t* starts;    // members[starts[i + 1] - starts[0] - 1], where i = n - first_point
-  const void* members;      //
-  int64_t max_sources;      // the most sources that any site has
-  const T* kernel_points;   // (K, D)
-  const T* offsets;         // (M, OG, K, D) or null
-  const T* modulations;     // (M, K, MG) or null
-  int64_t offset_groups;    // OG, 1 or G
+  const T* queries;        // (M, D)
+  const T* points;         // (N, D)
+  int64_t num_queries;     // M
+  int64_t num_points;      // N
+  const void* neighbors;   // (M, H)
+  bool wide_index;         // neighbors are int64, else int32
+  bool wide_members;       // the same for members
+  int64_t width;           // H
+  int64_t first_point;     // transposed: queries of point n are members[starts[i] - starts[0]] to
+  const int64_t* starts;   // members[starts[i + 1] - starts[0] - 1], where i = n - first_point
+  const void* members;     //
+  int64_t max_sources;     // the most sources that any site has
+  const T* kernel_points;  // (K, D)
+  const T* offsets;        // (M, OG, K, D) or null
+  const T* modulations;    // (M, K, MG) or null
+  int64_t offset_groups;   // OG, 1 or G
   int64_t modulation_groups;  // MG, 1 or G
-  T* distances;             // (M, OG, K) or null: squared distances, see kpconv.h section 7, that
-                            // listing leaves there
-  int num_kernel_points;    // K
-  int dim;                  // D
+  T* distances;               // (M, OG, K) or null: squared distances, see kpconv.h section 7, that
+                              // listing leaves there
+  int num_kernel_points;      // K
+  int dim;                    // D
   Influence influence;
   Aggregation aggregation;
   Reach<T> reach;
 
+  int64_t only_group;  // the one group to look at, or -1: all
+
   bool transposed() const { return starts != nullptr; }
   // Groups of channels that have offsets or modulations of their own.
   int64_t num_groups() const {
+    if (only_group >= 0) return 1;
     return offset_groups > modulation_groups ? offset_groups : modulation_groups;
   }
-  // Where offset d of kernel point k and its modulation stand, for a query and a group.
+  // Where offset d of kernel point k, its modulation and its distance stand, for a query and a
+  // group.
   int64_t offset_index(int64_t query, int64_t g, int64_t k, int64_t d) const {
-    return ((query * offset_groups + (offset_groups == 1 ? 0 : g)) * num_kernel_points + k) * dim +
-           d;
+    return ((query * offset_groups + number(g, offset_groups)) * num_kernel_points + k) * dim + d;
+  }
+  int64_t modulation_index(int64_t query, int64_t g, int64_t k) const {
+    return (query * num_kernel_points + k) * modulation_groups + number(g, modulation_groups);
   }
   int64_t distance_index(int64_t query, int64_t g) const {
     return (query * offset_groups + g) * num_kernel_points;
   }
-  int64_t modulation_index(int64_t query, int64_t g, int64_t k) const {
-    return (query * num_kernel_points + k) * modulation_groups + (modulation_groups == 1 ? 0 : g);
+
+ private:
+  int64_t number(int64_t g, int64_t groups) const {
+    return groups == 1 ? 0 : only_group >= 0 ? only_group : g;
   }
 };
 
@@ -73,12 +82,32 @@ struct DenseShape {
   int64_t in_channels;        // C
   int64_t out_channels;       // O
   int64_t groups;             // G
+  int64_t in_stride;          // from one row of features to the next
+  int64_t out_stride;         // from one row of the result to the next
   int64_t row() const { return num_kernel_points * in_channels; }
   int64_t terms() const { return num_kernel_points * group_in(); }
   bool empty() const { return in_channels == 0 || out_channels == 0; }
   int64_t group_in() const { return in_channels / groups; }
   int64_t group_out() const { return out_channels / groups; }
 };
+
+// Channels that belong to one group of the view and one of the weight.
+struct Span {
+  int64_t group;    // of the weight
+  int64_t channel;  // the first
+  int64_t width;
+};
+
+// Calls body(span) for the channels of group g of `groups` of a view.
+template <typename Body>
+void for_each_span(const DenseShape& shape, int64_t groups, int64_t g, const Body& body) {
+  const int64_t size = shape.in_channels / groups, in = shape.group_in();
+  for (int64_t c = g * size, end = c + size, stop; c < end; c = stop) {
+    const int64_t group = c / in;
+    stop = (group + 1) * in < end ? (group + 1) * in : end;
+    body(Span{group, c, stop - c});
+  }
+}
 
 // Where the backward of sites adds to, in the view's layout; null where a gradient is not wanted.
 template <typename T>
@@ -131,11 +160,22 @@ struct SiteGradients {
   /* Adds to the gradients; grad_weight (K, C) may be null; depthwise_bytes */                     \
   template <typename View, typename F>                                                             \
   void depthwise_backward(const View& view, int64_t channels, const F* features, const F* grad,    \
-                          const typename View::Number* weight,                                     \
-                          typename View::Number* grad_weight,                                      \
+                          const typename View::Number* weight, typename View::Number* grad_weight, \
                           const SiteGradients<typename View::Number>& gradients, int64_t begin,    \
                           int64_t end, char* workspace);                                           \
-  /* Leaves view.distances alone; sampler_bytes */                                                                              \
+  template <typename View>                                                                         \
+  int64_t listing_bytes(const View& view);                                                         \
+  /* Counts the pairs of sites [begin, end) that take rows [low, high), in                         \
+   * counts[((row - low) * groups + g) * K + k]; listing_bytes */                                  \
+  template <typename View>                                                                         \
+  void count_pairs(const View& view, int64_t low, int64_t high, int64_t begin, int64_t end,        \
+                   int64_t* counts, char* workspace);                                              \
+  /* Lists the same pairs, each at next[the same index]++; kernels may be null; listing_bytes */   \
+  template <typename View>                                                                         \
+  void list_pairs(const View& view, int64_t low, int64_t high, int64_t begin, int64_t end,         \
+                  int64_t* next, uint32_t* sites, int32_t* kernels,                                \
+                  typename View::Number* coefficients, char* workspace);                           \
+  /* Leaves view.distances alone; sampler_bytes */                                                 \
   template <typename T>                                                                            \
   int64_t sampler_bytes(const PointsView<T>& view);                                                \
   template <typename T>                                                                            \

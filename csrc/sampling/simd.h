@@ -134,6 +134,18 @@ inline void compress_words(const uint32_t* from, Lanes lanes, uint32_t* to) {
   }
 }
 
+// Copies the entries in [0, limit) of `count` to `kept`, one after another, and returns how many
+// they are; up to a vector is written behind them.
+template <typename Index>
+inline int keep_rows(const Index* entries, int64_t count, int64_t limit, uint32_t* kept) {
+  int n = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    kept[n] = uint32_t(entries[i]);
+    n += entries[i] >= 0 && entries[i] < limit;
+  }
+  return n;
+}
+
 #if defined(__AVX512F__)
 template <>
 inline Vec<float> load_first<float>(const float* source, int64_t count) {
@@ -169,14 +181,27 @@ inline void compress<double>(Vec<double> value, Lanes lanes, double* to) {
 }
 template <>
 inline void compress_words<float>(const uint32_t* from, Lanes lanes, uint32_t* to) {
-  _mm512_storeu_si512(to,
-                      _mm512_maskz_compress_epi32(__mmask16(lanes), _mm512_loadu_si512(from)));
+  _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(__mmask16(lanes), _mm512_loadu_si512(from)));
 }
 template <>
 inline void compress_words<double>(const uint32_t* from, Lanes lanes, uint32_t* to) {
   const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
                       _mm256_maskz_compress_epi32(__mmask8(lanes), words));
+}
+template <>
+inline int keep_rows<int32_t>(const int32_t* entries, int64_t count, int64_t limit,
+                              uint32_t* kept) {
+  const __m512i bound = _mm512_set1_epi32(int(limit < 0x7fffffff ? limit : 0x7fffffff));
+  int n = 0;
+  for (int64_t i = 0; i < count; i += 16) {
+    const __mmask16 real = __mmask16(count - i >= 16 ? 0xffff : (1 << (count - i)) - 1);
+    const __m512i entry = _mm512_maskz_loadu_epi32(real, entries + i);
+    const __mmask16 keep = _mm512_mask_cmplt_epu32_mask(real, entry, bound);
+    _mm512_storeu_si512(kept + n, _mm512_maskz_compress_epi32(keep, entry));
+    n += __builtin_popcount(keep);
+  }
+  return n;
 }
 #elif defined(__AVX2__)
 template <>

@@ -99,55 +99,78 @@ class Cells {
   uint64_t limit_ = 0;
 };
 
-// Rows of packed clouds, grouped by cell, and the mean point of each group.
-template <typename T>
+// Points grouped by cell.
+template <typename T, typename Key>
 struct Groups {
-  Buffer<uint32_t> rows;   // by cell, ascending inside a cell
-  Buffer<int64_t> begins;  // (M + 1,)
-  Buffer<T> means;         // (M, dims)
-  int64_t size = 0;
+  // of each bucket, the front holds its groups, by cell: (x, y, z) the mean, row the number of
+  // points
+  Buckets<Item<T, Key>> buckets;
+  std::vector<int64_t> begins;  // first group of each bucket; (buckets + 1,)
+  Buffer<uint32_t> numbers;     // of the group, in the bucket, that an item went into
+  Buffer<uint32_t> rows;        // by group, ascending inside a group; empty unless wanted
 };
 
+// `places` is left with where each row went (see deal).
 template <typename T, typename Key>
-Groups<T> group_by_cell(const Clouds<T>& clouds, const Cells<T>& cells) {
+Groups<T, Key> group_by_cell(const Clouds<T>& clouds, const Cells<T>& cells, bool rows_wanted,
+                             uint64_t* places) {
   using Point = Item<T, Key>;
   const int64_t count = clouds.size();
-  const int dims = clouds.dims;
-  auto buckets = deal<T, Key>(
-      count, cells.limit(),
+  Groups<T, Key> groups;
+  groups.buckets = deal<T, Key>(
+      count, cells.limit(), places,
       [&](int64_t begin, int64_t end, uint64_t* keys) { cells.keys(begin, end, keys); },
-      [dims, data = clouds.data](int64_t row) {
+      [dims = clouds.dims, data = clouds.data](int64_t row) {
         const T* x = data + row * dims;
         return Point{x[0], x[1], dims == 3 ? x[2] : T(0), static_cast<uint32_t>(row), 0};
       });
-  Groups<T> groups{Buffer<uint32_t>(count), Buffer<int64_t>(count + 1), Buffer<T>(count * dims)};
-  std::vector<int64_t> sizes(
-      buckets.size(), 0);  // groups of each bucket; they are first put where its points begin
-  for_each_sorted_bucket(buckets, [&](int64_t bucket, const Point* points, int64_t size) {
-    const int64_t offset = buckets.begins[bucket];
-    for (int64_t begin = 0, end; begin < size; begin = end) {
-      double sum[3] = {0, 0, 0};
-      const double first[3] = {points[begin].x, points[begin].y, points[begin].z};
-      for (end = begin; end < size && points[end].key == points[begin].key; ++end) {
-        sum[0] += points[end].x - first[0];
-        sum[1] += points[end].y - first[1];
-        sum[2] += points[end].z - first[2];
-        groups.rows[offset + end] = points[end].row;
-      }
-      const int64_t group = offset + sizes[bucket]++;
-      groups.begins[group] = offset + begin;
-      for (int d = 0; d < dims; ++d)
-        groups.means[group * dims + d] = static_cast<T>(first[d] + sum[d] / (end - begin));
+  groups.begins.assign(groups.buckets.size() + 1, 0);
+  groups.numbers = Buffer<uint32_t>(count);
+  groups.rows = Buffer<uint32_t>(rows_wanted ? count : 0);
+  struct Sum {
+    T first[3];
+    uint32_t count;
+    double of_differences[3];
+  };
+  struct Scratch {
+    KeyRanks ranks;
+    std::vector<Sum> sums;
+    std::vector<uint32_t> next;
+  };
+  for_each_bucket<Scratch>(groups.buckets, [&](int64_t bucket, Scratch& scratch) {
+    const int64_t begin = groups.buckets.begins[bucket];
+    const int64_t size = groups.buckets.begins[bucket + 1] - begin;
+    Point* const points = groups.buckets.items.get() + begin;
+    uint32_t* const numbers = groups.numbers.get() + begin;
+    const int64_t found = scratch.ranks.rank(points, size, groups.buckets.shift, numbers);
+    groups.begins[bucket + 1] = found;
+    scratch.sums.resize(found);
+    Sum* const sums = scratch.sums.data();
+    for (int64_t i = size; i-- > 0;)  // the first point of a group stays
+      sums[numbers[i]] = {{points[i].x, points[i].y, points[i].z}, 0, {0, 0, 0}};
+    for (int64_t i = 0; i < size; ++i) {
+      Sum& sum = sums[numbers[i]];
+      ++sum.count;
+      sum.of_differences[0] += double(points[i].x) - double(sum.first[0]);
+      sum.of_differences[1] += double(points[i].y) - double(sum.first[1]);
+      sum.of_differences[2] += double(points[i].z) - double(sum.first[2]);
+    }
+    if (rows_wanted) {
+      scratch.next.resize(found);
+      for (int64_t group = 0; group < found; ++group) scratch.next[group] = sums[group].count;
+      counts_to_begins(scratch.next);
+      for (int64_t i = 0; i < size; ++i)
+        groups.rows[begin + scratch.next[numbers[i]]++] = points[i].row;
+    }
+    for (int64_t group = 0; group < found; ++group) {
+      const Sum& sum = sums[group];
+      const auto mean = [&](int d) {
+        return static_cast<T>(sum.first[d] + sum.of_differences[d] / sum.count);
+      };
+      points[group] = {mean(0), mean(1), mean(2), sum.count, 0};
     }
   });
-  for (int64_t bucket = 0; bucket < buckets.size(); ++bucket) {
-    const int64_t offset = buckets.begins[bucket];
-    std::copy_n(groups.begins.get() + offset, sizes[bucket], groups.begins.get() + groups.size);
-    std::copy_n(groups.means.get() + offset * dims, sizes[bucket] * dims,
-                groups.means.get() + groups.size * dims);
-    groups.size += sizes[bucket];
-  }
-  groups.begins[groups.size] = count;
+  std::partial_sum(groups.begins.begin(), groups.begins.end(), groups.begins.begin());
   return groups;
 }
 
@@ -281,61 +304,76 @@ struct Attribute {
 
 using Result = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-template <typename T>
-Result subsample_typed(const Tensor& points, double cell_size, const Tensor& lengths,
-                       const std::optional<Tensor>& features, const std::optional<Tensor>& labels) {
-  const Clouds<T> clouds = clouds_of<T>(points, lengths, "points");
-  KPDEFORM_CHECK(clouds.size() <= 4294967295,
-                 "more than 4294967295 rows in one call; subsample cloud by cloud");
+template <typename T, typename Key>
+Result subsample_typed(const Clouds<T>& clouds, const Cells<T>& cells, const Tensor& points,
+                       const Tensor& lengths, const std::optional<Tensor>& features,
+                       const std::optional<Tensor>& labels) {
   const Mean mean = features ? mean_for(features->scalar_type()) : nullptr;
   const Majority majority = labels ? majority_for(labels->scalar_type()) : nullptr;
-  const Cells<T> cells(clouds, cell_size);
-  const Groups<T> groups = cells.limit() <= (uint64_t{1} << 32)
-                               ? group_by_cell<T, uint32_t>(clouds, cells)
-                               : group_by_cell<T, uint64_t>(clouds, cells);
-
-  Tensor means = torch::stable::new_empty(points, {groups.size, clouds.dims});
   Tensor inverse = torch::stable::new_empty(points, {clouds.size()}, ScalarType::Long);
-  Tensor counts = torch::stable::new_empty(points, {groups.size}, ScalarType::Long);
-  const Attribute feature(features, points, groups.size, points.scalar_type());
-  const Attribute label(labels, points, groups.size, ScalarType::Long);
-  advise_huge_pages(inverse.mutable_data_ptr(), clouds.size() * 8);
-  std::copy_n(groups.means.get(), groups.size * clouds.dims, means.mutable_data_ptr<T>());
+  int64_t* const group_of = inverse.mutable_data_ptr<int64_t>();
+  advise_huge_pages(group_of, clouds.size() * 8);
+  uint64_t* const places = reinterpret_cast<uint64_t*>(group_of);
+  const auto groups = group_by_cell<T, Key>(clouds, cells, mean || majority, places);
+  const int64_t size = groups.begins.back();
 
-  constexpr int64_t kGroupsPerTask = 4096;
-  constexpr int64_t kAhead = 24;  // rows are all over memory: fetched some time before their use
-  const int64_t last = clouds.size() - 1;
-  int64_t* const target = inverse.mutable_data_ptr<int64_t>();
+  Tensor means = torch::stable::new_empty(points, {size, clouds.dims});
+  Tensor counts = torch::stable::new_empty(points, {size}, ScalarType::Long);
+  const Attribute feature(features, points, size, points.scalar_type());
+  const Attribute label(labels, points, size, ScalarType::Long);
+  T* const mean_points = means.mutable_data_ptr<T>();
   int64_t* const sizes = counts.mutable_data_ptr<int64_t>();
-  const int64_t threads = num_parts(clouds.size(), kItemsPerThread);
-  parallel_tasks((groups.size + kGroupsPerTask - 1) / kGroupsPerTask, threads, [&](int64_t task) {
-    const int64_t end = std::min(groups.size, (task + 1) * kGroupsPerTask);
-    for (int64_t g = task * kGroupsPerTask; g < end; ++g) {
-      const uint32_t* rows = groups.rows.get() + groups.begins[g];
-      const int64_t count = groups.begins[g + 1] - groups.begins[g];
-      sizes[g] = count;
+  const int64_t last = clouds.size() - 1;
+  struct Nothing {};
+  for_each_bucket<Nothing>(groups.buckets, [&](int64_t bucket, Nothing&) {
+    constexpr int64_t kAhead = 24;  // rows are all over memory: fetched some time before their use
+    int64_t begin = groups.buckets.begins[bucket];
+    const Item<T, Key>* group = groups.buckets.items.get() + begin;
+    for (int64_t g = groups.begins[bucket]; g < groups.begins[bucket + 1]; ++g, ++group) {
+      const int64_t count = sizes[g] = group->row;
+      T* const mean_point = mean_points + g * clouds.dims;
+      mean_point[0] = group->x;
+      mean_point[1] = group->y;
+      if (clouds.dims == 3) mean_point[2] = group->z;
+      if (!mean && !majority) continue;
+      const uint32_t* const rows = groups.rows.get() + begin;
       for (int64_t i = 0; i < count; ++i) {
-        target[rows[i]] = g;
-        const int64_t soon = rows[std::min(i + kAhead, last - groups.begins[g])];
-        __builtin_prefetch(target + soon, 1);
-        if (mean) __builtin_prefetch(feature.in + soon * feature.row_bytes);
-        if (majority) __builtin_prefetch(label.in + soon * label.row_bytes);
+        const int64_t soon = rows[std::min(i + kAhead, last - begin)];
+        __builtin_prefetch(feature.in + soon * feature.row_bytes);
+        __builtin_prefetch(label.in + soon * label.row_bytes);
       }
       if (mean)
         mean(feature.in, feature.channels, rows, count, feature.out + g * feature.row_bytes);
       if (majority) majority(label.in, rows, count, label.out + g * label.row_bytes);
+      begin += count;
     }
+  });
+  const int64_t parts = num_parts(clouds.size(), kItemsPerThread);
+  parallel_tasks(parts, parts, [&](int64_t part) {
+    const int64_t end = clouds.size() * (part + 1) / parts;
+    for (int64_t row = clouds.size() * part / parts; row < end; ++row)
+      group_of[row] = groups.begins[places[row] >> 32] + groups.numbers[places[row] & 0xffffffff];
   });
 
   Tensor new_lengths = torch::stable::new_empty(lengths, {clouds.count()});
-  const auto groups_before = [&](int64_t row) {
-    return std::lower_bound(groups.begins.get(), groups.begins.get() + groups.size, row) -
-           groups.begins.get();
-  };
-  for (int64_t b = 0; b < clouds.count(); ++b)
-    new_lengths.mutable_data_ptr<int64_t>()[b] =
-        groups_before(clouds.offsets[b + 1]) - groups_before(clouds.offsets[b]);
+  for (int64_t b = 0, g = 0, points_before = 0; b < clouds.count(); ++b) {
+    const int64_t first = g;
+    while (points_before < clouds.offsets[b + 1]) points_before += sizes[g++];
+    new_lengths.mutable_data_ptr<int64_t>()[b] = g - first;
+  }
   return {means, new_lengths, feature.result, label.result, inverse, counts};
+}
+
+template <typename T>
+Result subsample(const Tensor& points, double cell_size, const Tensor& lengths,
+                 const std::optional<Tensor>& features, const std::optional<Tensor>& labels) {
+  const Clouds<T> clouds = clouds_of<T>(points, lengths, "points");
+  KPDEFORM_CHECK(clouds.size() <= 4294967295,
+                 "more than 4294967295 rows in one call; subsample cloud by cloud");
+  const Cells<T> cells(clouds, cell_size);
+  return cells.limit() <= (uint64_t{1} << 32)
+             ? subsample_typed<T, uint32_t>(clouds, cells, points, lengths, features, labels)
+             : subsample_typed<T, uint64_t>(clouds, cells, points, lengths, features, labels);
 }
 
 Result grid_subsample(Tensor points, double cell_size, Tensor lengths,
@@ -343,8 +381,8 @@ Result grid_subsample(Tensor points, double cell_size, Tensor lengths,
   KPDEFORM_CHECK(cell_size > 0 && std::isfinite(cell_size),
                  "cell_size must be a positive number, got ", cell_size);
   return points.scalar_type() == ScalarType::Double
-             ? subsample_typed<double>(points, cell_size, lengths, features, labels)
-             : subsample_typed<float>(points, cell_size, lengths, features, labels);
+             ? subsample<double>(points, cell_size, lengths, features, labels)
+             : subsample<float>(points, cell_size, lengths, features, labels);
 }
 
 }  // namespace

@@ -13,14 +13,16 @@ from torch import Tensor
 from kpdeform import ops
 from kpdeform.data._check import check_finite
 from kpdeform.data.batch import PointBatch
+from kpdeform.data.partition import partition_tables
+from kpdeform.ops.neighbors import level_tables
 
 
 @dataclass(frozen=True)
 class PyramidSpec:
     """What a network needs from :func:`build_pyramid`.
 
-    Level l has grid step ``cell_size * 2**l`` and search radius ``conv_radius`` times that step, or
-    ``deform_radius`` times where a deformable layer has to look further than a rigid one.
+    Level l has grid step ``cell_size * scaling**l`` and search radius ``conv_radius`` times that
+    step, or ``deform_radius`` times where a deformable layer has to look further than a rigid one.
 
     Attributes:
         cell_size: Grid step of level 0, in the cloud's unit; the batch is already thinned to it.
@@ -30,9 +32,15 @@ class PyramidSpec:
         deformable: Per level, whether it holds a deformable layer; empty means none does.
         deformable_pools: The same per transition l -> l+1, for its strided layer.
         max_neighbors: Per level, how many nearest neighbours to keep, or None for all.
+        scaling: Grid step of a level over that of the one before.
+        knn: Neighbours and pools are the ``max_neighbors`` nearest points, however far.
+        partition: A pool holds the points of its grid cell, however many, and upsampling goes back
+            to the cell that a point is in, instead of the nearest coarse point.
+        upsample_neighbors: How many nearest coarse points upsampling sees, without ``partition``.
 
     Raises:
-        ValueError: A size is not positive or a tuple has the wrong length.
+        ValueError: A size is not positive, a tuple has the wrong length, or ``knn`` stands without
+            ``max_neighbors``.
 
     Source: Thomas et al. 2019, arXiv:1904.08889, section 3.3 and supplementary A.
     """
@@ -44,9 +52,14 @@ class PyramidSpec:
     deformable: tuple[bool, ...] = ()
     deformable_pools: tuple[bool, ...] = ()
     max_neighbors: tuple[int, ...] | None = None
+    scaling: float = 2.0
+    knn: bool = False
+    partition: bool = False
+    upsample_neighbors: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("cell_size", "conv_radius", "deform_radius", "num_levels"):
+        sizes = ("cell_size", "conv_radius", "deform_radius", "num_levels", "scaling")
+        for name in (*sizes, "upsample_neighbors"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"PyramidSpec: {name} must be > 0, got {value}")
@@ -57,6 +70,8 @@ class PyramidSpec:
             raise ValueError(
                 f"PyramidSpec: max_neighbors must hold {self.num_levels} numbers >= 1, got {limits}"
             )
+        if self.knn and limits is None:
+            raise ValueError("PyramidSpec: knn needs max_neighbors")
 
     def _fill(self, name: str, length: int) -> None:
         flags = tuple(getattr(self, name)) or (False,) * length
@@ -66,7 +81,7 @@ class PyramidSpec:
 
     def step(self, level: int) -> float:
         """Grid step of a level."""
-        return self.cell_size * 2**level
+        return self.cell_size * self.scaling**level
 
     def radius(self, level: int) -> float:
         """Search radius within a level."""
@@ -91,7 +106,7 @@ class Pyramid(NamedTuple):
         points: ``(N_l, D)``.
         neighbors: ``(N_l, H_l)`` into level l.
         pools: ``(N_{l+1}, H)`` into level l; one entry fewer than levels.
-        upsamples: ``(N_l, 1)`` nearest point of level l+1; one entry fewer than levels.
+        upsamples: ``(N_l, >=1)`` nearest points of level l+1; one entry fewer than levels.
         lengths: ``(B,)`` int64.
     """
 
@@ -116,7 +131,7 @@ class Pyramid(NamedTuple):
 def build_pyramid(batch: PointBatch, spec: PyramidSpec) -> Pyramid:
     """Builds the points and neighbour tables of every level of a batch.
 
-    Level 0 is the batch itself; level l+1 is level l averaged over a grid of twice the step.
+    Level 0 is the batch itself; level l+1 is level l averaged over a grid with a larger step.
     Clouds never mix: neighbours, pools and upsamples stay within their cloud.
 
     Args:
@@ -139,41 +154,73 @@ def build_pyramid(batch: PointBatch, spec: PyramidSpec) -> Pyramid:
         >>> [len(points) for points in pyramid.points][0], pyramid.lengths[0].tolist()
         (100, [60, 40])
     """
-    points, lengths = batch.points, batch.lengths
-    check_finite("build_pyramid: points", points)
-    table = _search(points, points, lengths, lengths, spec.radius(0), spec.limit(0))
-    pyramid = Pyramid([points], [table], [], [], [lengths])
-    for level in range(spec.num_levels - 1):
-        fine, fine_lengths = points, lengths
-        thinned = ops.grid_subsample(fine, spec.step(level + 1), lengths=fine_lengths)
-        points, lengths = thinned.points, thinned.lengths
-        limit, next_limit = spec.limit(level), spec.limit(level + 1)
-        pool = _search(points, fine, lengths, fine_lengths, spec.pool_radius(level), limit)
-        table = _search(points, points, lengths, lengths, spec.radius(level + 1), next_limit)
-        upsample = ops.knn_neighbors(
-            fine, points, 1, query_lengths=fine_lengths, point_lengths=lengths
-        )
-        for entries, entry in zip(pyramid, (points, table, pool, upsample, lengths), strict=True):
-            entries.append(entry)
+    check_finite("build_pyramid: points", batch.points)
+    levels = [(batch.points, batch.lengths)]
+    partitions = []
+    for level in range(1, spec.num_levels):
+        points, lengths = levels[-1]
+        thinned = ops.grid_subsample(points, spec.step(level), lengths=lengths)
+        levels.append((thinned.points, thinned.lengths))
+        partitions.append((thinned.inverse, thinned.counts))
+    pyramid = Pyramid([], [], [], [], [])
+    tables = _tables_apart if spec.knn or spec.upsample_neighbors > 1 else _tables_together
+    for level, here in enumerate(levels):
+        searched = not spec.partition  # else cells decide who pools and who goes back where
+        coarse = levels[level + 1] if searched and level + 1 < spec.num_levels else None
+        fine = levels[level - 1] if searched and level > 0 else None
+        neighbors, pool, upsample = tables(spec, level, here, coarse, fine)
+        pyramid.points.append(here[0])
+        pyramid.lengths.append(here[1])
+        pyramid.neighbors.append(neighbors)
+        if coarse is not None:
+            pyramid.pools.append(pool)
+        if fine is not None:
+            pyramid.upsamples.append(upsample)
+    for inverse, counts in partitions if spec.partition else ():
+        pool, upsample = partition_tables(inverse, counts)
+        pyramid.pools.append(pool)
+        pyramid.upsamples.append(upsample)
     return pyramid
 
 
-def _search(
-    queries: Tensor,
-    points: Tensor,
-    query_lengths: Tensor,
-    point_lengths: Tensor,
-    radius: float,
-    limit: int | None,
-) -> Tensor:
-    return ops.radius_neighbors(
-        queries,
-        points,
-        radius,
-        query_lengths=query_lengths,
-        point_lengths=point_lengths,
-        max_neighbors=limit,
-    )
+_Clouds = tuple[Tensor, Tensor]  # points and lengths of a level
+
+
+def _tables_together(
+    spec: PyramidSpec, level: int, here: _Clouds, coarse: _Clouds | None, fine: _Clouds | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Tables into a level by radius, and from the finer level to the nearest, over one index."""
+    pool_radius = spec.radius(level) if coarse is None else spec.pool_radius(level)
+    radius, limit = spec.radius(level), spec.limit(level)
+    return level_tables(*here, radius, limit, coarse=coarse, pool_radius=pool_radius, fine=fine)
+
+
+def _tables_apart(
+    spec: PyramidSpec, level: int, here: _Clouds, coarse: _Clouds | None, fine: _Clouds | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same for the choices of a spec that few networks make, search by search."""
+    points, lengths = here
+    limit = spec.limit(level)
+
+    def search(queries: _Clouds, radius: float) -> Tensor:
+        packed = {"query_lengths": queries[1], "point_lengths": lengths}
+        if spec.knn and limit is not None:
+            return ops.knn_neighbors(queries[0], points, limit, **packed)
+        return ops.radius_neighbors(queries[0], points, radius, max_neighbors=limit, **packed)
+
+    neighbors = search(here, spec.radius(level))
+    pool = upsample = neighbors.new_empty((0, 0))
+    if coarse is not None:
+        pool = search(coarse, spec.pool_radius(level))
+    if fine is not None:
+        upsample = ops.knn_neighbors(
+            fine[0],
+            points,
+            spec.upsample_neighbors,
+            query_lengths=fine[1],
+            point_lengths=lengths,
+        )
+    return neighbors, pool, upsample
 
 
 def neighbor_limits(
@@ -182,7 +229,8 @@ def neighbor_limits(
     """Chooses ``max_neighbors`` from a few batches of the training data.
 
     The limit of a level is the smallest H with which the share ``quantile`` of its points keep all
-    their neighbours, read off the histogram of neighbour counts. It is at least 1.
+    their neighbours, read off the histogram of neighbour counts. It is at least 1. A spec that
+    takes the nearest points however far (``knn``) has its limits already, and they are returned.
 
     Args:
         batches: A few representative batches.
@@ -197,6 +245,8 @@ def neighbor_limits(
     """
     if not 0 < quantile <= 1:
         raise ValueError(f"neighbor_limits: quantile must be in (0, 1], got {quantile}")
+    if spec.knn and spec.max_neighbors is not None:
+        return spec.max_neighbors
     spec = replace(spec, max_neighbors=None)
     histograms = [torch.zeros(1, dtype=torch.int64) for _ in range(spec.num_levels)]
     for batch in batches:

@@ -148,6 +148,33 @@ class ColorDrop:
         return replace(sample, features=features)
 
 
+class AutoContrast:
+    """Blends colours with those stretched to the whole range [0, 1], with probability ``p``.
+
+    Each colour is stretched between its least and largest value in the sample; the share of the
+    stretched one is drawn evenly from [0, 1]. A colour that is the same everywhere stays.
+
+    Raises:
+        ValueError: ``p`` is not a probability.
+    """
+
+    def __init__(self, p: float = 0.2) -> None:
+        self.p = _probability("AutoContrast", p)
+
+    def __call__(self, sample: Sample, generator: Generator) -> Sample:
+        """Returns the sample, with or without more contrast."""
+        hit, share = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+        columns = sample.columns("red", "green", "blue")
+        if columns is None or hit >= self.p or len(sample.features) == 0:
+            return sample
+        features = sample.features.clone()
+        colors = features[:, columns]
+        low, high = colors.amin(0), colors.amax(0)
+        stretched = torch.where(high > low, (colors - low) / (high - low), colors)
+        features[:, columns] = torch.lerp(colors, stretched, share)
+        return replace(sample, features=features)
+
+
 def transform_linear(sample: Sample, matrix: Tensor) -> Sample:
     """Applies a linear map to points and, as it moves planes, to normals.
 

@@ -5,6 +5,7 @@ starts from the same points. ``python -m kpdeform.kernel_points`` writes the tab
 """
 
 from kpdeform.kernel_points.generate import generate
-from kpdeform.kernel_points.load import load, random_rotation
+from kpdeform.kernel_points.load import load, load_shells, place, random_rotation
+from kpdeform.kernel_points.shells import generate_shells
 
-__all__ = ["generate", "load", "random_rotation"]
+__all__ = ["generate", "generate_shells", "load", "load_shells", "place", "random_rotation"]

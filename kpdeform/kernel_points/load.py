@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kpdeform.kernel_points.generate import Fixed, generate
+from kpdeform.kernel_points.shells import generate_shells
 
 TABLES = Path(__file__).parent / "tables"
 
@@ -18,6 +20,11 @@ TABLES = Path(__file__).parent / "tables"
 def table_path(num_points: int, dimension: int, fixed: Fixed) -> Path:
     """Where the table of these arguments is kept, if it was committed."""
     return TABLES / f"k{num_points:02d}_{fixed}_{dimension}d.txt"
+
+
+def shells_path(shells: Sequence[int], dimension: int) -> Path:
+    """Where the table of these shells is kept, if it was committed."""
+    return TABLES / f"shells_{'-'.join(map(str, shells))}_{dimension}d.txt"
 
 
 def load(num_points: int = 15, dimension: int = 3, fixed: Fixed = "center") -> Tensor:
@@ -51,6 +58,57 @@ def _table(num_points: int, dimension: int, fixed: Fixed) -> NDArray[np.float32]
     if path.exists():
         return np.loadtxt(path, dtype=np.float32, ndmin=2)
     return generate(num_points, dimension, fixed)
+
+
+def load_shells(shells: Sequence[int] = (1, 14, 28), dimension: int = 3) -> Tensor:
+    """Kernel points on shells of the unit ball, the same on every machine.
+
+    Shells without a committed table are generated with seed 0, once per process.
+
+    Args:
+        shells: Points per shell, from the centre outwards; the first number is 1.
+        dimension: D, 2 or 3.
+
+    Returns:
+        ``(K, D)`` float32 on the CPU, K the sum of ``shells``; a fresh tensor each time.
+
+    Raises:
+        ValueError: As :func:`generate_shells`.
+
+    Example:
+        >>> from kpdeform import kernel_points
+        >>> kernel_points.load_shells((1, 14, 28)).shape
+        torch.Size([43, 3])
+    """
+    return torch.from_numpy(_shells_table(tuple(shells), dimension).copy())
+
+
+@cache
+def _shells_table(shells: tuple[int, ...], dimension: int) -> NDArray[np.float32]:
+    path = shells_path(shells, dimension)
+    if path.exists():
+        return np.loadtxt(path, dtype=np.float32, ndmin=2)
+    return generate_shells(shells, dimension)
+
+
+def place(table: Tensor, radius: float, generator: torch.Generator | None = None) -> Tensor:
+    """Kernel points for one layer: a table under a random rotation, as large as the layer reaches.
+
+    Args:
+        table: ``(K, D)`` in the unit ball, from :func:`load` or :func:`load_shells`.
+        radius: Radius of the ball, in the cloud's unit.
+        generator: Source of the rotation; torch's global one when None.
+
+    Returns:
+        ``(K, D)`` float64 on the CPU.
+
+    Example:
+        >>> from kpdeform import kernel_points
+        >>> placed = kernel_points.place(kernel_points.load_shells((1, 14)), 0.3)
+        >>> round(placed.norm(dim=1)[-1].item(), 4)  # 2/3 of the radius
+        0.2
+    """
+    return radius * table.double() @ random_rotation(table.shape[1], generator)
 
 
 def random_rotation(dimension: int = 3, generator: torch.Generator | None = None) -> Tensor:

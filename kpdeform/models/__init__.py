@@ -1,12 +1,19 @@
 """Networks, assembled from :mod:`kpdeform.nn`, and weights of other projects for them."""
 
-from kpdeform.models.checkpoints import LoadReport, load_weights
+from kpdeform.models.checkpoints import LoadReport, load_weights, save_weights
 from kpdeform.models.encoder import Encoder
+from kpdeform.models.image_checkpoints import load_image_weights
 from kpdeform.models.kpcnn import KPCNN
 from kpdeform.models.kpfcnn import KPFCNN
+from kpdeform.models.kpnext import KPNeXt
 from kpdeform.models.presets import (
     kpcnn_modelnet40,
     kpcnn_small,
+    kpconvd_l,
+    kpconvd_l_scanobjectnn,
+    kpconvx_l,
+    kpconvx_l_scanobjectnn,
+    kpconvx_s,
     kpfcnn_s3dis_deform,
     kpfcnn_s3dis_deform_light,
     kpfcnn_s3dis_heavy,
@@ -18,13 +25,21 @@ __all__ = [
     "KPCNN",
     "KPFCNN",
     "Encoder",
+    "KPNeXt",
     "LoadReport",
     "kpcnn_modelnet40",
     "kpcnn_small",
+    "kpconvd_l",
+    "kpconvd_l_scanobjectnn",
+    "kpconvx_l",
+    "kpconvx_l_scanobjectnn",
+    "kpconvx_s",
     "kpfcnn_s3dis_deform",
     "kpfcnn_s3dis_deform_light",
     "kpfcnn_s3dis_heavy",
     "kpfcnn_s3dis_light",
     "kpfcnn_small",
+    "load_image_weights",
     "load_weights",
+    "save_weights",
 ]

@@ -1,4 +1,4 @@
-"""Weights of other projects."""
+"""Weights of other projects: reading them, and writing ours for them."""
 
 from __future__ import annotations
 
@@ -11,33 +11,63 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-Source = Literal["auto", "kpdeform", "kpconv-pytorch"]
+from kpdeform.models.kpfcnn import KPFCNN
+from kpdeform.models.layouts import (
+    LAYOUTS,
+    idle_tensors,
+    layers,
+    names_of,
+    recognise,
+    to_ours,
+    to_theirs,
+)
+from kpdeform.nn import DeformKPConv, KPConv
+from kpdeform.nn.blocks import NEGATIVE_SLOPE
 
-# Applied in order, each to every key. Decoder block 2j+1 is our decoder[j]: upsampling has no
-# weights but a number.
-_KPCONV_PYTORCH = [
-    (r"^(encoder_block?s|block?_ops)\.", "encoder.blocks."),
-    (r"^decoder_block?s\.(\d*[13579])\.", lambda match: f"decoder.{int(match[1]) // 2}."),
-    (r"^head_mlp\.", "head.0."),
-    (r"^head_softmax\.", "head.1."),
-    (r"(^|\.)KPConv\.", r"\1conv."),
-    (r"(^|\.)unary_shortcut\.", r"\1shortcut."),
-    (r"(^|\.)batch_norm(_conv)?(\.batch_norm)?\.", r"\1norm."),
-    (r"(^|\.)mlp\.weight$", r"\1linear.weight"),
-    (r"(^|\.)weights$", r"\1weight"),
+Source = Literal[
+    "auto",
+    "kpdeform",
+    "kpconv-pytorch",
+    "kpconvx",
+    "open3d-ml",
+    "torch-points3d",
+    "easy-kpconv",
+    "geotransformer",
+]
+Target = Literal["kpconv-pytorch", "kpconvx"]
+
+# What a key that does not fit says about how the model should have been built.
+_HINTS = [
+    (r"not in the model: \S*offset_", "the file deforms here: DeformKPConv, or '_deformable'"),
+    (r"not in the file: \S*offset_", "the file is rigid here: KPConv, or no '_deformable'"),
+    (r"not in the model: \S*alpha_mlp", "the file has attention here: KPConvX, attention_groups"),
+    (r"not in the file: \S*attention\.", "the file has no attention here: attention_groups=0"),
+    (r"not in the model: \S*grpnorm", "the file's group norm is trained: group_norm=True"),
+    (r"not in the model: \S*gamma", "the file scales its layers: layer_scale"),
+    (r"not in the model: (\S*(conv|KPConv|mlp)\.)?bias ", "the file has biases: bias=True"),
+    (r"not in the file: \S*norm\.running_mean", "the file has no batch norm: norm=nn.Bias"),
+    (r"other shape: \S*(kernel|K)_points", "kernel_size, shells or dimension differ"),
+    (r"other shape: \S*(alpha_mlp\.3|grpnorm)", "attention_groups differ"),
+    (r"other shape: \S*offset_(bias|weights)", "modulated or offset_groups differ"),
+    (r"other shape: \S*head_mlp", "head_width differs"),
 ]
 
 
 class LoadReport(NamedTuple):
-    """What :func:`load_weights` did.
+    """What :func:`load_weights` did; every key of the file and of the model is in here.
 
     Attributes:
         source: Project the weights came from.
-        matched: Key in the file to key in the model; every key of both is in here.
+        matched: Key in the file to key in the model; one key of the file may serve two.
+        idle: Keys of the file that hold nothing: parameters of layers that the project makes but
+            does not use.
+        switches: Attributes of the model that were set to compute what the project computes.
     """
 
     source: str
     matched: dict[str, str]
+    idle: tuple[str, ...] = ()
+    switches: Mapping[str, Any] = {}
 
 
 def load_weights(
@@ -47,22 +77,28 @@ def load_weights(
 
     Kernel points come from the file: weights are only valid with those they were trained with.
     Radii, sigma and what else has no tensor are the model's own; build it with the settings of the
-    training.
+    training. What follows from the project alone is set: strided shortcuts that count an empty slot
+    as zeros (``shadow_zero``: KPConv-PyTorch and its descendants), division by the number of
+    neighbours (``normalize_density``: Easy-KPConv, GeoTransformer), in place by size
+    (``size_decides``: ml-kpconvx), LeakyReLU on the logits (Open3D-ML with ``reduce_fc`` off).
+    These are attributes, not weights: a model that is built anew needs them again.
 
     Args:
         model: A model or a single layer; changed in place.
         path_or_dict: Checkpoint file, read with ``weights_only=True``, or its content: a state
-            dict, or a dict that holds one under "model_state_dict" (KPConv-PyTorch) or "state_dict"
-            (Lightning).
-        source: "kpconv-pytorch" (also old files that say "blocs"), "kpdeform", or "auto" to look at
-            the keys.
+            dict, or a dict that holds one under "model_state_dict" (KPConv-PyTorch, ml-kpconvx,
+            Open3D-ML), "state_dict" (Lightning) or "model" (GeoTransformer).
+        source: "kpconv-pytorch" (also old files that say "blocs"), "kpconvx", "open3d-ml",
+            "torch-points3d" (layers), "easy-kpconv" and "geotransformer" (layers and blocks),
+            "kpdeform", or "auto" to look at the keys. Open3D-ML's are those of KPConv-PyTorch; a
+            file is told by its scheduler, a bare state dict needs the word.
 
     Returns:
-        Which key went where.
+        Which key went where, and what was set.
 
     Raises:
-        ValueError: Keys are missing or left over, or shapes differ; lists them all and changes
-            nothing.
+        ValueError: Keys are missing or left over, or shapes differ; lists them all, says which
+            argument of the model they speak of, and changes nothing.
 
     Example:
         >>> from kpdeform import nn
@@ -71,68 +107,159 @@ def load_weights(
         >>> load_weights(layer, file).matched["weights"]
         'weight'
     """
-    state = _state_dict(path_or_dict)
+    state, container = _state_dict(path_or_dict)
     if source == "auto":
-        source = "kpconv-pytorch" if _looks_published(state) else "kpdeform"
-    if source == "kpdeform":
-        matched = {key: key for key in state}
-    elif source == "kpconv-pytorch":
-        matched = {key: _rename(key) for key in state}
-    else:
-        raise ValueError(
-            f"load_weights: source is {source!r}; use 'auto', 'kpdeform' or 'kpconv-pytorch'"
-        )
-    _check(model, state, matched, source)
-    model.load_state_dict({ours: state[theirs] for theirs, ours in matched.items()})
-    return LoadReport(source, matched)
+        source = recognise(state)
+        if source == "kpconv-pytorch" and "scheduler_state_dict" in container:
+            source = "open3d-ml"
+    elif source not in LAYOUTS:
+        known = ", ".join(map(repr, ["auto", *LAYOUTS]))
+        raise ValueError(f"load_weights: source is {source!r}; use one of {known}")
+    spelled = {re.sub(r"^(\w*)bloc(s|_ops)\.", r"\1block\2.", key): key for key in state}
+    wanted = {
+        ours: spelled.get(theirs, theirs)
+        for ours, theirs in names_of(model, LAYOUTS[source]).items()
+    }
+    idle = _idle(model, state, source)
+    _check(model, state, wanted, idle, source)
+    model.load_state_dict({ours: to_ours(state[theirs]) for ours, theirs in wanted.items()})
+    switches = _switch(model, source)
+    return LoadReport(source, {theirs: ours for ours, theirs in wanted.items()}, idle, switches)
 
 
-def _state_dict(path_or_dict: str | PathLike[str] | Mapping[str, Any]) -> dict[str, Tensor]:
+def save_weights(model: nn.Module, path: str | PathLike[str], target: Target) -> None:
+    """Writes weights as another project's checkpoint.
+
+    The other project's network must be built with the settings of ``model``; a file holds no radii.
+
+    Args:
+        model: A model or a single layer.
+        path: File to write: a dict with the state under "model_state_dict".
+        target: "kpconv-pytorch" for KPCNN, KPFCNN and their layers, "kpconvx" for KPNeXt and its.
+
+    Raises:
+        ValueError: ``target`` is unknown, or has no place for a layer of the model.
+
+    Example:
+        >>> import tempfile
+        >>> from kpdeform import nn
+        >>> layer, twin = (nn.KPConv(2, 4, radius=1.0, sigma=0.5) for _ in range(2))
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     save_weights(layer, file.name, "kpconv-pytorch")
+        ...     report = load_weights(twin, file.name)
+        >>> torch.equal(layer.weight, twin.weight), report.source
+        (True, 'kpconv-pytorch')
+    """
+    if target not in ("kpconv-pytorch", "kpconvx"):
+        raise ValueError(f"save_weights: target is {target!r}; use 'kpconv-pytorch' or 'kpconvx'")
+    _refuse_foreign(model, target)
+    layout, state = LAYOUTS[target], model.state_dict()
+    if layout.grouped_weights:
+        for path_of, layer in layers(model, KPConv):
+            key = f"{path_of}.weight".lstrip(".")
+            state[key] = to_theirs(state[key], layer.groups)
+    theirs = {name: state[ours] for ours, name in names_of(model, layout).items()}
+    content = {"epoch": 0, "model_state_dict": {**theirs, **idle_tensors(model, target)}}
+    torch.save(content, path)
+
+
+def _state_dict(
+    path_or_dict: str | PathLike[str] | Mapping[str, Any],
+) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     content: Any = path_or_dict
     if not isinstance(content, Mapping):
         content = torch.load(content, map_location="cpu", weights_only=True)
+    container = content
     if "state_dict" in content:  # Lightning puts the task's attribute name in front
         content = {
             key.removeprefix("model."): value for key, value in content["state_dict"].items()
         }
-    content = content.get("model_state_dict", content)
+    for name in ("model_state_dict", "model"):
+        if isinstance(content.get(name), Mapping):
+            content = content[name]
+    if content and all(key.startswith("module.") for key in content):  # DistributedDataParallel
+        content = {key.removeprefix("module."): value for key, value in content.items()}
     strangers = [k for k, v in content.items() if not isinstance(v, (Tensor, np.ndarray))]
     if strangers:
         raise ValueError(
             f"load_weights: no state dict found; {strangers[:5]} do not hold tensors. Pass the "
             "state dict itself, or a file with one under 'model_state_dict' or 'state_dict'"
         )
-    return {key: torch.as_tensor(value) for key, value in content.items()}
+    return {key: torch.as_tensor(value) for key, value in content.items()}, container
 
 
-def _looks_published(state: Mapping[str, Tensor]) -> bool:
-    return any(re.search(r"(^|\.)weights$", key) for key in state)
-
-
-def _rename(key: str) -> str:
-    for pattern, replacement in _KPCONV_PYTORCH:
-        key = re.sub(pattern, replacement, key)
-    return key
+def _idle(model: nn.Module, state: Mapping[str, Tensor], source: str) -> tuple[str, ...]:
+    """Keys of the file for which the model has no place and that were never trained."""
+    return tuple(
+        key
+        for key, untouched in idle_tensors(model, source).items()
+        if key in state and torch.equal(state[key], untouched.to(state[key]))
+    )
 
 
 def _check(
-    model: nn.Module, state: Mapping[str, Tensor], matched: Mapping[str, str], source: str
+    model: nn.Module,
+    state: Mapping[str, Tensor],
+    wanted: Mapping[str, str],
+    idle: tuple[str, ...],
+    source: str,
 ) -> None:
-    wanted = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    found = {ours: theirs for theirs, ours in matched.items()}
-    problems = [f"not in the file: {key} {wanted[key]}" for key in wanted if key not in found]
-    problems += [
-        f"not in the model: {theirs} {tuple(state[theirs].shape)}"
-        for theirs, ours in matched.items()
-        if ours not in wanted
+    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    problems = [
+        f"not in the file: {ours} {shapes[ours]}"
+        for ours, theirs in wanted.items()
+        if theirs not in state
     ]
     problems += [
-        f"other shape: {theirs} {tuple(state[theirs].shape)}, in the model {ours} {wanted[ours]}"
-        for theirs, ours in matched.items()
-        if ours in wanted and wanted[ours] != tuple(state[theirs].shape)
+        f"not in the model: {theirs} {tuple(value.shape)}"
+        for theirs, value in state.items()
+        if theirs not in wanted.values() and theirs not in idle
+    ]
+    problems += [
+        f"other shape: {theirs} {tuple(state[theirs].shape)}, in the model {ours} {shapes[ours]}"
+        for ours, theirs in wanted.items()
+        if theirs in state and tuple(to_ours(state[theirs]).shape) != shapes[ours]
     ]
     if problems:
+        hints = [hint for pattern, hint in _HINTS if any(re.match(pattern, p) for p in problems)]
         raise ValueError(
             f"load_weights: {len(problems)} keys do not fit ({source}); nothing was loaded\n  "
-            + "\n  ".join(problems)
+            + "\n  ".join(problems + [f"-> {hint}" for hint in hints])
         )
+
+
+def _switch(model: nn.Module, source: str) -> dict[str, Any]:
+    """Sets what the project does differently; returns what changed."""
+    changed: dict[str, Any] = {}
+    for kind, name, value in LAYOUTS[source].switches:
+        for path, module in layers(model, kind):
+            before = getattr(module, name)
+            if before != value and (name, before) != ("slope", 1.0):  # 1: no activation to change
+                setattr(module, name, value)
+                changed[f"{path}.{name}".lstrip(".")] = value
+    if source == "open3d-ml" and isinstance(model, KPFCNN):
+        first, last = model.head[0].linear, model.head[1]
+        if 2 * first.out_features != first.in_features:  # reduce_fc is off
+            last.slope = changed["head.1.slope"] = NEGATIVE_SLOPE
+    return changed
+
+
+def _refuse_foreign(model: nn.Module, target: str) -> None:
+    for path, module in model.named_modules():
+        problem = None
+        if isinstance(module, LAYOUTS[target].foreign):
+            problem = type(module).__name__
+        elif isinstance(module, DeformKPConv) and module.offset_groups > 1:
+            problem = "offset groups"
+        elif isinstance(module, KPConv):
+            grouped = module.groups > 1 and not LAYOUTS[target].grouped_weights
+            features = {
+                "groups": grouped,
+                "bias": module.bias is not None,
+                "density normalisation": module.normalize_density,
+            }
+            problem = next((name for name, there in features.items() if there), None)
+        if problem is not None:
+            raise ValueError(
+                f"save_weights: {target!r} has no {problem}, which {path or 'the layer'} has"
+            )

@@ -128,7 +128,7 @@ class Encoder(nn.Module):
         Raises:
             ValueError: The pyramid has too few levels, or features do not fit it.
         """
-        self._check(pyramid, features)
+        check_inputs(pyramid, features, self.pyramid_spec.num_levels, self.in_channels)
         skips: list[Tensor] = []
         deformations: list[Deformation] = []
         for block, plan in zip(self.blocks, self.plans, strict=True):
@@ -142,16 +142,17 @@ class Encoder(nn.Module):
                 deformations.append(deformation)
         return features, skips, deformations
 
-    def _check(self, pyramid: Pyramid, features: Tensor) -> None:
-        levels = self.pyramid_spec.num_levels
-        if len(pyramid.points) < levels:
-            raise ValueError(
-                f"pyramid has {len(pyramid.points)} levels but this model needs {levels}; "
-                "build it with build_pyramid(batch, model.pyramid_spec)"
-            )
-        expected = (pyramid.points[0].shape[0], self.in_channels)
-        if tuple(features.shape) != expected:
-            raise ValueError(
-                f"features must be {expected}, one row per point of level 0 and one column per "
-                f"input channel of the model, got {tuple(features.shape)}"
-            )
+
+def check_inputs(pyramid: Pyramid, features: Tensor, levels: int, in_channels: int) -> None:
+    """Raises ValueError when a pyramid has too few levels or features do not fit it."""
+    if len(pyramid.points) < levels:
+        raise ValueError(
+            f"pyramid has {len(pyramid.points)} levels but this model needs {levels}; "
+            "build it with build_pyramid(batch, model.pyramid_spec)"
+        )
+    expected = (pyramid.points[0].shape[0], in_channels)
+    if tuple(features.shape) != expected:
+        raise ValueError(
+            f"features must be {expected}, one row per point of level 0 and one column per "
+            f"input channel of the model, got {tuple(features.shape)}"
+        )

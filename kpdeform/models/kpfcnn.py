@@ -7,12 +7,11 @@ from functools import partial
 from itertools import pairwise
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from kpdeform.data.pyramid import Pyramid, PyramidSpec
 from kpdeform.models.encoder import Encoder
-from kpdeform.nn import BatchNorm, Bias, Deformation, NearestUpsample, Unary
+from kpdeform.nn import BatchNorm, Bias, Deformation, Unary, UpsampleUnary
 
 
 class KPFCNN(nn.Module):
@@ -22,8 +21,8 @@ class KPFCNN(nn.Module):
 
     Args:
         encoder: From fine to coarse.
-        decoder: One module per step from coarse to fine, coarsest first; each takes the upsampled
-            features beside the skip, ``(N_l, C_up + C_skip)``.
+        decoder: One module per step from coarse to fine, coarsest first, called as
+            :class:`kpdeform.nn.UpsampleUnary` is.
         head: Features of level 0 to logits.
 
     Source: Thomas et al. 2019, arXiv:1904.08889, Fig. 2 of the supplementary material.
@@ -32,7 +31,6 @@ class KPFCNN(nn.Module):
     def __init__(self, encoder: Encoder, decoder: Sequence[nn.Module], head: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
-        self.upsample = NearestUpsample()
         self.decoder = nn.ModuleList(decoder)
         self.head = head
 
@@ -45,6 +43,7 @@ class KPFCNN(nn.Module):
         *,
         cell_size: float,
         width: int = 128,
+        head_width: int | None = None,
         batch_norm_momentum: float = 0.02,
         **options: Any,
     ) -> KPFCNN:
@@ -56,7 +55,8 @@ class KPFCNN(nn.Module):
             in_channels: Input features per point.
             num_classes: Number of logits per point.
             cell_size: Grid cell of level 0, in the cloud's unit.
-            width: Channels of level 0 and of the head.
+            width: Channels of level 0.
+            head_width: Channels of the head; ``width`` when None, half of it in Open3D-ML.
             batch_norm_momentum: Share of the new statistics in the running ones.
             **options: Further arguments of :class:`Encoder`: ``conv_radius``, ``deform_radius``,
                 ``extent``, ``kernel_size``, ``dimension``, ``influence``, ``aggregation``,
@@ -96,12 +96,12 @@ class KPFCNN(nn.Module):
             *(width * 2**level for level in reversed(range(len(skips)))),
         ]
         decoder = [
-            Unary(coarse + skip, fine, norm=norm)
+            UpsampleUnary(coarse, skip, fine, norm=norm)
             for (coarse, fine), skip in zip(pairwise(widths), skips, strict=True)
         ]
         head = nn.Sequential(
-            Unary(widths[-1], width, norm=Bias),
-            Unary(width, num_classes, norm=Bias, activation=False),
+            Unary(widths[-1], head_width or width, norm=Bias),
+            Unary(head_width or width, num_classes, norm=Bias, activation=False),
         )
         return cls(encoder, decoder, head)
 
@@ -126,6 +126,5 @@ class KPFCNN(nn.Module):
         """
         x, skips, deformations = self.encoder(pyramid, features)
         for level, unary in zip(reversed(range(len(skips))), self.decoder, strict=True):
-            x = self.upsample(x, pyramid.upsamples[level])
-            x = unary(torch.cat([x, skips[level]], dim=1))
+            x = unary(x, pyramid.upsamples[level], skips[level])
         return self.head(x), deformations

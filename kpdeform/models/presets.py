@@ -1,46 +1,56 @@
-"""Networks by name: the published S3DIS and ModelNet40 models, and small ones for a CPU.
+"""Networks by name: the published models of S3DIS and others, and small ones for a CPU.
 
-The published ones take the input features per point, the number of classes and the grid cell of
-level 0 in metres; the defaults are those of the published weights. All are returned untrained.
+The published ones take the input features per point, the number of classes, the grid cell of level
+0 in metres and, for S3DIS, the channels of level 0; the defaults are those of the published
+weights. All are returned untrained.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from kpdeform.models.kpcnn import KPCNN
 from kpdeform.models.kpfcnn import KPFCNN
+from kpdeform.models.kpnext import KPNeXt
 
 
 def kpfcnn_s3dis_light(
-    in_channels: int = 5, num_classes: int = 13, cell_size: float = 0.03
+    in_channels: int = 5, num_classes: int = 13, cell_size: float = 0.03, *, width: int = 128
 ) -> KPFCNN:
     """Published "Light_KPFCNN": rigid, 5 levels, 23.9 M parameters; 65.4 mIoU on S3DIS area 5."""
     names = _stages(rigid=[1, 2, 2, 3, 3], deformable=[0] * 5)
-    return KPFCNN.from_architecture(names, in_channels, num_classes, cell_size=cell_size)
+    return KPFCNN.from_architecture(
+        names, in_channels, num_classes, cell_size=cell_size, width=width
+    )
 
 
 def kpfcnn_s3dis_heavy(
-    in_channels: int = 5, num_classes: int = 13, cell_size: float = 0.03
+    in_channels: int = 5, num_classes: int = 13, cell_size: float = 0.03, *, width: int = 128
 ) -> KPFCNN:
     """Published "Heavy_KPFCNN": rigid, 5 levels, 24.4 M parameters; 66.4 mIoU on S3DIS area 5."""
     names = _stages(rigid=[1, 3, 3, 3, 3], deformable=[0] * 5)
-    return KPFCNN.from_architecture(names, in_channels, num_classes, cell_size=cell_size)
+    return KPFCNN.from_architecture(
+        names, in_channels, num_classes, cell_size=cell_size, width=width
+    )
 
 
 def kpfcnn_s3dis_deform_light(
-    in_channels: int = 5, num_classes: int = 13, cell_size: float = 0.03
+    in_channels: int = 5, num_classes: int = 13, cell_size: float = 0.03, *, width: int = 128
 ) -> KPFCNN:
     """Published "Deform_Light": the two coarsest levels deform; 66.7 mIoU on S3DIS area 5."""
     names = _stages(rigid=[1, 3, 3, 1, 0], deformable=[0, 0, 0, 2, 3])
-    return KPFCNN.from_architecture(names, in_channels, num_classes, cell_size=cell_size)
+    return KPFCNN.from_architecture(
+        names, in_channels, num_classes, cell_size=cell_size, width=width
+    )
 
 
 def kpfcnn_s3dis_deform(
-    in_channels: int = 5, num_classes: int = 13, cell_size: float = 0.03
+    in_channels: int = 5, num_classes: int = 13, cell_size: float = 0.03, *, width: int = 128
 ) -> KPFCNN:
     """Published "Deform_KPFCNN": three levels deform, 6 cells wide; 67.3 mIoU on S3DIS area 5."""
     names = _stages(rigid=[1, 3, 1, 0, 0], deformable=[0, 0, 2, 3, 3])
     return KPFCNN.from_architecture(
-        names, in_channels, num_classes, cell_size=cell_size, deform_radius=6.0
+        names, in_channels, num_classes, cell_size=cell_size, width=width, deform_radius=6.0
     )
 
 
@@ -50,6 +60,59 @@ def kpcnn_modelnet40(in_channels: int = 1, num_classes: int = 40, cell_size: flo
     return KPCNN.from_architecture(
         names, in_channels, num_classes, cell_size=cell_size, batch_norm_momentum=0.05
     )
+
+
+_LARGE = (3, 3, 9, 12, 3)
+
+
+def kpconvx_s(
+    in_channels: int = 5, num_classes: int = 13, cell_size: float = 0.04, **options: Any
+) -> KPNeXt:
+    """Published "KPConvX-S" of S3DIS: 11.44 M parameters. ``options`` are those of KPNeXt."""
+    return KPNeXt(in_channels, num_classes, cell_size=cell_size, **options)
+
+
+def kpconvx_l(
+    in_channels: int = 5, num_classes: int = 13, cell_size: float = 0.04, **options: Any
+) -> KPNeXt:
+    """Published "KPConvX-L": 18.29 M parameters; 73.5 mIoU on S3DIS area 5."""
+    return KPNeXt(in_channels, num_classes, cell_size=cell_size, **{"blocks": _LARGE, **options})
+
+
+def kpconvd_l(
+    in_channels: int = 5, num_classes: int = 13, cell_size: float = 0.04, **options: Any
+) -> KPNeXt:
+    """Published "KPConvD-L": no attention, 7.83 M parameters; 72.3 mIoU on S3DIS area 5."""
+    return kpconvx_l(in_channels, num_classes, cell_size, **{"attention_groups": 0, **options})
+
+
+def kpconvx_l_scanobjectnn(
+    in_channels: int = 4, num_classes: int = 15, cell_size: float = 0.019, **options: Any
+) -> KPNeXt:
+    """Published ScanObjectNN classifier "KPConvX-L": 12.39 M parameters; 89.1 % accuracy.
+
+    It was trained with sigma = -2.1, whatever the cell size: influences grow with the distance.
+    """
+    published = {
+        "task": "classification",
+        "blocks": _LARGE,
+        "attention_groups": 8,
+        "scaling": 2.0,
+        "sigma": 2.1 / cell_size,
+        "influence": "growing",
+    }
+    return KPNeXt(in_channels, num_classes, cell_size=cell_size, **{**published, **options})
+
+
+def kpconvd_l_scanobjectnn(
+    in_channels: int = 4, num_classes: int = 15, cell_size: float = 0.019, **options: Any
+) -> KPNeXt:
+    """Published ScanObjectNN classifier "KPConvD-L": 7.15 M parameters; 89.7 % accuracy.
+
+    Its influences grow, as those of :func:`kpconvx_l_scanobjectnn`.
+    """
+    options = {"attention_groups": 0, **options}
+    return kpconvx_l_scanobjectnn(in_channels, num_classes, cell_size, **options)
 
 
 def kpfcnn_small(

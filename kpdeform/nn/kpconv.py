@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args, overload
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kpdeform import kernel_points as dispositions
@@ -13,15 +15,18 @@ from kpdeform import ops
 from kpdeform.nn.offsets import num_offset_channels, split_offsets
 from kpdeform.ops.kpconv import Aggregation, Influence
 
+LayerInfluence = Literal["linear", "gaussian", "constant", "growing"]
+"""The influences of the ops, and "growing": 1 + d / sigma, for weights trained with sigma < 0."""
+
 
 class Deformation(NamedTuple):
     """What one deformable layer did, for :func:`kpdeform.nn.deformation_loss` and for pictures.
 
     Attributes:
         kernel_points: ``(M, K, D)``, deformed positions relative to each query, in the cloud's
-            unit.
+            unit; ``(M, G, K, D)`` for a layer with G > 1 offset groups.
         distances: ``(M, K)``, squared distance from each deformed kernel point to the nearest
-            neighbour of its query; 0 for a query without neighbours.
+            neighbour of its query; 0 for a query without neighbours. ``(M, G, K)`` with groups.
         sigma: Reach of the layer's kernel points.
     """
 
@@ -46,10 +51,16 @@ class KPConv(nn.Module):
         sigma: Reach of a kernel point, in the cloud's unit.
         kernel_size: K.
         dimension: D, 2 or 3.
-        influence: "linear", "gaussian" or "constant".
+        influence: "linear", "gaussian", "constant", or "growing": 1 + d / sigma, up to d = 4 sigma.
+            That is what the published code computes for a negative sigma, with which some weights
+            were trained.
         aggregation: "sum", or "closest" to give each neighbour to its nearest kernel point only.
         groups: Channel groups; divides C and O.
         bias: Adds a learned ``(O,)``.
+        normalize_density: Divides by the number of neighbours whose features add up to more than 0
+            (at least 1) before the bias, as Easy-KPConv, vision3d and GeoTransformer do.
+        kernel_points: ``(K, D)`` in the cloud's unit, to be used as they are instead of a table;
+            they decide ``kernel_size`` and ``dimension``.
         generator: Source of the rotation; torch's global generator when None. Weights always use
             the global one.
 
@@ -82,26 +93,31 @@ class KPConv(nn.Module):
         sigma: float,
         kernel_size: int = 15,
         dimension: int = 3,
-        influence: Influence = "linear",
+        influence: LayerInfluence = "linear",
         aggregation: Aggregation = "sum",
         groups: int = 1,
         bias: bool = False,
+        normalize_density: bool = False,
+        kernel_points: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        _check_arguments(in_channels, out_channels, radius, sigma, groups)
-        _check_choice("influence", influence, get_args(Influence))
-        _check_choice("aggregation", aggregation, get_args(Aggregation))
+        check_arguments("KPConv", in_channels, out_channels, radius, sigma, groups)
+        check_choice("KPConv", "influence", influence, get_args(LayerInfluence))
+        check_choice("KPConv", "aggregation", aggregation, get_args(Aggregation))
+        if kernel_points is None:
+            table = dispositions.load(kernel_size, dimension)
+            kernel_points = dispositions.place(table, radius, generator)
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.radius, self.sigma = float(radius), float(sigma)
-        self.kernel_size, self.dimension, self.groups = kernel_size, dimension, groups
-        self.influence: Influence = influence
+        self.radius, self.sigma, self.groups = float(radius), float(sigma), groups
+        self.kernel_size, self.dimension = kernel_points.shape
+        self.influence: LayerInfluence = influence
         self.aggregation: Aggregation = aggregation
-        self.weight = nn.Parameter(torch.empty(kernel_size, in_channels // groups, out_channels))
+        self.normalize_density = normalize_density
+        shape = (self.kernel_size, in_channels // groups, out_channels)
+        self.weight = nn.Parameter(torch.empty(shape))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
-        table = dispositions.load(kernel_size, dimension).double()
-        rotated = self.radius * table @ dispositions.random_rotation(dimension, generator)
-        self.register_buffer("kernel_points", rotated.to(self.weight))
+        self.register_buffer("kernel_points", kernel_points.to(self.weight).clone())
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -136,20 +152,28 @@ class KPConv(nn.Module):
         offsets: Tensor | None,
         modulations: Tensor | None,
     ) -> Tensor:
-        y = ops.kpconv(
-            queries,
-            points,
-            neighbors,
-            features,
-            self.kernel_points,
-            self.weight,
-            self.sigma,
-            offsets=offsets,
-            modulations=modulations,
-            influence=self.influence,
-            aggregation=self.aggregation,
-            groups=self.groups,
-        )
+        def convolve(influence: Influence, sigma: float) -> Tensor:
+            return ops.kpconv(
+                queries,
+                points,
+                neighbors,
+                features,
+                self.kernel_points,
+                self.weight,
+                sigma,
+                offsets=offsets,
+                modulations=modulations,
+                influence=influence,
+                aggregation=self.aggregation,
+                groups=self.groups,
+            )
+
+        y = with_influence(convolve, self.influence, self.sigma)
+        return self._finish(y, neighbors, features)
+
+    def _finish(self, y: Tensor, neighbors: Tensor, features: Tensor) -> Tensor:
+        if self.normalize_density:
+            y = y / _positive_neighbors(neighbors, features).to(y.dtype)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def extra_repr(self) -> str:
@@ -164,6 +188,7 @@ class KPConv(nn.Module):
             ("aggregation", self.aggregation, "sum"),
             ("groups", self.groups, 1),
             ("bias", self.bias is not None, False),
+            ("normalize_density", self.normalize_density, False),
         ]
         return text + "".join(
             f", {name}={value}" for name, value, usual in defaults if value != usual
@@ -194,14 +219,16 @@ class DeformKPConv(KPConv):
         groups: Channel groups of the convolution; the offset head always sees all channels.
         bias: Adds a learned ``(O,)``.
         modulated: Predicts modulations too.
+        offset_groups: G; each of G equal groups of input channels deforms, and is modulated, on its
+            own.
         generator: Source of both rotations.
 
     Raises:
-        ValueError: As :class:`KPConv`.
+        ValueError: As :class:`KPConv`, or offset_groups does not divide the input channels.
 
     Source: Thomas et al. 2019, arXiv:1904.08889, Eq. 4-5.
     Deviation: the published PyTorch code starts ``offset_conv`` with non-zero weights
-        (:func:`kpdeform.nn.published_init_` restores that).
+        (:func:`kpdeform.nn.published_init_` restores that), and has one offset group.
 
     Example:
         >>> import torch
@@ -215,6 +242,8 @@ class DeformKPConv(KPConv):
         >>> deformation.kernel_points.shape
         torch.Size([100, 15, 3])
     """
+
+    influence: Influence
 
     def __init__(
         self,
@@ -230,8 +259,10 @@ class DeformKPConv(KPConv):
         groups: int = 1,
         bias: bool = False,
         modulated: bool = False,
+        offset_groups: int = 1,
         generator: torch.Generator | None = None,
     ) -> None:
+        check_choice("DeformKPConv", "influence", influence, get_args(Influence))
         super().__init__(
             in_channels,
             out_channels,
@@ -245,10 +276,15 @@ class DeformKPConv(KPConv):
             bias=bias,
             generator=generator,
         )
-        self.modulated = modulated
+        if offset_groups < 1 or in_channels % offset_groups:
+            raise ValueError(
+                f"DeformKPConv: offset_groups={offset_groups} does not divide "
+                f"in_channels={in_channels}"
+            )
+        self.modulated, self.offset_groups = modulated, offset_groups
         self.offset_conv = KPConv(
             in_channels,
-            num_offset_channels(kernel_size, dimension, modulated),
+            num_offset_channels(kernel_size, dimension, modulated, offset_groups),
             radius=radius,
             sigma=sigma,
             kernel_size=kernel_size,
@@ -310,57 +346,81 @@ class DeformKPConv(KPConv):
         # Positions keep their precision under autocast, whatever the head computes in.
         head = self.offset_conv(queries, points, neighbors, features).to(queries.dtype)
         offsets, modulations = split_offsets(
-            head + self.offset_bias, self.kernel_size, self.dimension, self.sigma, self.modulated
+            head + self.offset_bias,
+            self.kernel_size,
+            self.dimension,
+            self.sigma,
+            self.modulated,
+            self.offset_groups,
         )
-        y = self._convolve(queries, points, neighbors, features, offsets, modulations)
+        if modulations is not None and self.offset_groups > 1:
+            modulations = modulations.transpose(1, 2)  # (M, G, K) to (M, K, G)
         if not return_deformation:
-            return y
-        distances = ops.kernel_point_distances(
-            queries, points, neighbors, self.kernel_points, self.sigma, offsets=offsets
+            return self._convolve(queries, points, neighbors, features, offsets, modulations)
+        y, distances = ops.kpconv(
+            queries,
+            points,
+            neighbors,
+            features,
+            self.kernel_points,
+            self.weight,
+            self.sigma,
+            offsets=offsets,
+            modulations=modulations,
+            influence=self.influence,
+            aggregation=self.aggregation,
+            groups=self.groups,
+            return_distances=True,
         )
+        y = self._finish(y, neighbors, features)
         return y, Deformation(self.kernel_points + offsets, distances, self.sigma)
 
     def extra_repr(self) -> str:
         """Shows every argument that is not at its default."""
-        return super().extra_repr() + (", modulated=True" if self.modulated else "")
+        groups = f", offset_groups={self.offset_groups}" if self.offset_groups > 1 else ""
+        return super().extra_repr() + (", modulated=True" if self.modulated else "") + groups
 
 
-def published_init_(module: nn.Module) -> None:
-    """Draws the weights of one KPConv as KPConv-PyTorch does; for ``model.apply(published_init_)``.
+def with_influence(
+    convolve: Callable[[Influence, float], Tensor], influence: LayerInfluence, sigma: float
+) -> Tensor:
+    """Calls ``convolve(influence, sigma)``, twice for the influence that the ops do not have.
 
-    Uniform in ±1/√(C·O), offset heads included, whose offsets are then not zero at the start. Batch
-    normalisation hides the scale of the output but not that of the steps: the smaller the weights,
-    the faster they turn for one learning rate. Use it to repeat a published training; without
-    normalisation, activations shrink from layer to layer.
-
-    Args:
-        module: Changed in place when it is a :class:`KPConv`, else left alone.
+    1 + d/sigma = 5 - 4 (1 - d/(4 sigma)), exactly so for d < 4 sigma.
     """
-    if isinstance(module, KPConv):
-        bound = 1 / math.sqrt(module.weight.shape[1] * module.weight.shape[2])
-        nn.init.uniform_(module.weight, -bound, bound)
+    if influence != "growing":
+        return convolve(influence, sigma)
+    return 5 * convolve("constant", sigma) - 4 * convolve("linear", 4 * sigma)
 
 
-def _check_arguments(
-    in_channels: int, out_channels: int, radius: float, sigma: float, groups: int
+def _positive_neighbors(neighbors: Tensor, features: Tensor) -> Tensor:
+    """How many neighbours have features that add up to more than 0, at least 1. (M, 1)."""
+    positive = F.pad(features.sum(1) > 0, (0, 1))  # the last row is that of N and of -1
+    return positive[neighbors.long()].sum(1, keepdim=True).clamp_min(1)
+
+
+def check_arguments(
+    layer: str, in_channels: int, out_channels: int, radius: float, sigma: float, groups: int
 ) -> None:
+    """Raises ValueError naming the layer, the argument and what it got."""
     for name, value in [
         ("in_channels", in_channels),
         ("out_channels", out_channels),
         ("groups", groups),
     ]:
         if value < 1:
-            raise ValueError(f"KPConv: {name} is {value}; it must be at least 1")
+            raise ValueError(f"{layer}: {name} is {value}; it must be at least 1")
     for name, length in [("radius", radius), ("sigma", sigma)]:
         if not (0 < length < math.inf):
-            raise ValueError(f"KPConv: {name} is {length}; it must be a positive length")
+            raise ValueError(f"{layer}: {name} is {length}; it must be a positive length")
     if in_channels % groups or out_channels % groups:
         raise ValueError(
-            f"KPConv: groups={groups} does not divide both in_channels={in_channels} "
+            f"{layer}: groups={groups} does not divide both in_channels={in_channels} "
             f"and out_channels={out_channels}"
         )
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+def check_choice(layer: str, name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises ValueError naming the layer, the argument and what it got."""
     if value not in choices:
-        raise ValueError(f"KPConv: {name} is {value!r}; use one of {choices}")
+        raise ValueError(f"{layer}: {name} is {value!r}; use one of {choices}")

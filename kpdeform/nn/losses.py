@@ -35,8 +35,8 @@ def deformation_loss(
 
     Returns:
         Scalar; 0 for no layers. Differentiable in ``kernel_points`` and ``distances``; two kernel
-        points that coincide get gradient 0 from each other. A query without neighbours has no
-        fitting loss.
+        points that coincide get gradient 0 from each other; those of different groups do not see
+        each other. A query without neighbours has no fitting loss.
 
     Source: Thomas et al. 2019, arXiv:1904.08889, Eq. 6-8, with the constants of the published code
         (factor 2, threshold 1.2, mean over kernel points, sum over layers).
@@ -60,9 +60,9 @@ def _repulsion(points: Tensor, extent: float) -> Tensor:
     # cdist defines the gradient of a zero distance as zero; the direct mode keeps small distances
     # exact.
     distance = torch.cdist(points, points.detach(), compute_mode="donot_use_mm_for_euclid_dist")
-    overlap = (distance - extent).clamp(max=0) ** 2  # (M, K, K)
-    itself = torch.eye(points.shape[1], dtype=torch.bool, device=points.device)
-    return overlap.masked_fill(itself, 0).sum(2)  # (M, K)
+    overlap = (distance - extent).clamp(max=0) ** 2  # (M, K, K) or (M, G, K, K)
+    itself = torch.eye(points.shape[-2], dtype=torch.bool, device=points.device)
+    return overlap.masked_fill(itself, 0).sum(-1)
 
 
 def _mean(values: Tensor) -> Tensor:

@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 
+MaskActivation = Literal["2sigmoid", "sigmoid"]
 
-def num_offset_channels(kernel_size: int, dimension: int, modulated: bool) -> int:
+
+def num_offset_channels(kernel_size: int, dimension: int, modulated: bool, groups: int = 1) -> int:
     """Channels an offset head must produce: D per kernel point, one more when modulated."""
-    return kernel_size * (dimension + int(modulated))
+    return groups * kernel_size * (dimension + int(modulated))
 
 
 def split_offsets(
-    head: Tensor, kernel_size: int, dimension: int, scale: float, modulated: bool
+    head: Tensor,
+    kernel_size: int,
+    dimension: int,
+    scale: float,
+    modulated: bool,
+    groups: int = 1,
+    mask_activation: MaskActivation = "2sigmoid",
+    dim: int = -1,
 ) -> tuple[Tensor, Tensor | None]:
     r"""Splits the channels of an offset head into offsets and modulations.
 
-    .. math:: \Delta = scale \cdot head_{[:KD]}, \qquad mod = 2\,\mathrm{sigmoid}(head_{[KD:]})
+    .. math:: \Delta = scale \cdot head_{[:GKD]}, \qquad mod = 2\,\mathrm{sigmoid}(head_{[GKD:]})
 
     A head of zeros gives offsets 0 and modulations 1: the rigid convolution.
 
     Args:
-        head: ``(..., K * D)``, or ``(..., K * D + K)`` when modulated; kernel point outermost, then
-            axis.
+        head: ``(..., G * K * D)``, or ``(..., G * K * (D + 1))`` when modulated; group outermost,
+            then kernel point, then axis.
         kernel_size: K.
         dimension: D.
-        scale: Length that a head value of 1 stands for; sigma for points.
-        modulated: Whether the last K channels are modulations.
+        scale: Length that a head value of 1 stands for; sigma for points, 1 pixel for images.
+        modulated: Whether the last G * K channels are modulations.
+        groups: G, groups of channels that deform each on their own.
+        mask_activation: "2sigmoid", or "sigmoid", under which a head of zeros halves everything.
+        dim: Dimension of the channels; 1 for images that are channels first.
 
     Returns:
         Offsets ``(..., K, D)`` in the unit of ``scale`` and modulations ``(..., K)`` in (0, 2), or
-        None.
+        None; with more than one group, ``(..., G, K, D)`` and ``(..., G, K)``. K and D stand where
+        the channels stood.
 
     Source: Thomas et al. 2019, arXiv:1904.08889, section 3.2; Zhu et al. 2019, arXiv:1811.11168
         (modulation).
@@ -40,6 +55,25 @@ def split_offsets(
         >>> offsets.shape, modulations.unique().tolist()
         (torch.Size([4, 15, 3]), [1.0])
     """
-    num_coordinates = kernel_size * dimension
-    offsets = scale * head[..., :num_coordinates].unflatten(-1, (kernel_size, dimension))
-    return offsets, 2 * torch.sigmoid(head[..., num_coordinates:]) if modulated else None
+    grid = (kernel_size,) if groups == 1 else (groups, kernel_size)
+    taps = groups * kernel_size
+    offsets = scale * head.narrow(dim, 0, taps * dimension).unflatten(dim, (*grid, dimension))
+    if not modulated:
+        return offsets, None
+    mask = head.narrow(dim, taps * dimension, taps).unflatten(dim, grid)
+    return offsets, activate_mask(mask, mask_activation)
+
+
+def activate_mask(head: Tensor, mask_activation: MaskActivation) -> Tensor:
+    """Modulations out of a head: twice the sigmoid starts at 1, the sigmoid alone at 1/2."""
+    mask = torch.sigmoid(head)
+    return 2 * mask if mask_activation == "2sigmoid" else mask
+
+
+def check_mask_activation(layer: str, mask_activation: str) -> None:
+    """Raises ValueError when it is neither."""
+    if mask_activation not in get_args(MaskActivation):
+        raise ValueError(
+            f"{layer}: mask_activation must be one of {get_args(MaskActivation)}, "
+            f"got {mask_activation!r}"
+        )

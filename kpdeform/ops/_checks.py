@@ -14,6 +14,13 @@ INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 def tensor(op: str, name: str, value: Any, dtypes: tuple[torch.dtype, ...], dim: int) -> None:
     """``value`` is a tensor of one of ``dtypes`` with ``dim`` dimensions."""
+    of_type(op, name, value, dtypes)
+    if value.dim() != dim:
+        raise ValueError(f"{op}: {name} must have {dim} dimensions, got shape {tuple(value.shape)}")
+
+
+def of_type(op: str, name: str, value: Any, dtypes: tuple[torch.dtype, ...]) -> None:
+    """``value`` is a tensor of one of ``dtypes``."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{op}: {name} must be a torch.Tensor, got {type(value).__name__}")
     if value.dtype not in dtypes:
@@ -21,8 +28,6 @@ def tensor(op: str, name: str, value: Any, dtypes: tuple[torch.dtype, ...], dim:
         raise TypeError(
             f"{op}: {name} must be {allowed}, got {str(value.dtype).removeprefix('torch.')}"
         )
-    if value.dim() != dim:
-        raise ValueError(f"{op}: {name} must have {dim} dimensions, got shape {tuple(value.shape)}")
 
 
 def positions(op: str, name: str, value: Any) -> None:

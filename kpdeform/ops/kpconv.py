@@ -132,10 +132,9 @@ def kpconv(
         torch.Size([100, 32])
     """
     features, weight = _autocast(features, weight)
-    _check_positions("kpconv", queries, points, neighbors, kernel_points, offsets)
+    _check_positions("kpconv", queries, points, neighbors, kernel_points)
     _check_features(points, features, weight, kernel_points, groups)
-    _check_modulations("kpconv", queries, kernel_points, modulations)
-    _check_groups("kpconv", features, offsets, modulations)
+    _check_groups("kpconv", queries, kernel_points, features.shape[1], offsets, modulations)
     _check_sigma("kpconv", sigma)
     op = torch.ops.kpdeform.kpconv_with_distances if return_distances else torch.ops.kpdeform.kpconv
     return call(
@@ -190,7 +189,8 @@ def kernel_point_distances(
         tensor([[0.0625],
                 [0.5625]])
     """
-    _check_positions("kernel_point_distances", queries, points, neighbors, kernel_points, offsets)
+    _check_positions("kernel_point_distances", queries, points, neighbors, kernel_points)
+    _check_groups("kernel_point_distances", queries, kernel_points, 0, offsets, None)
     _check_sigma("kernel_point_distances", sigma)
     return call(
         torch.ops.kpdeform.kernel_point_distances.default,
@@ -230,7 +230,6 @@ def _check_positions(
     points: Tensor,
     neighbors: Tensor,
     kernel_points: Tensor,
-    offsets: Tensor | None,
 ) -> None:
     if queries.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"{op}: queries must be float32 or float64, got {queries.dtype}")
@@ -250,18 +249,8 @@ def _check_positions(
         )
     if neighbors.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"{op}: neighbors must be int32 or int64, got {neighbors.dtype}")
-    if offsets is not None:
-        expected = (queries.shape[0], *kernel_points.shape)
-        grouped = offsets.dim() == 4 and offsets.shape[1] > 0
-        if (offsets[:, 0] if grouped else offsets).shape != expected:
-            raise ValueError(
-                f"{op}: offsets must be (M, K, D) = {expected}, or (M, G, K, D), "
-                f"got {tuple(offsets.shape)}"
-            )
-    others = {"points": points, "kernel_points": kernel_points, "offsets": offsets}
-    for name, other in others.items():
-        if other is not None:
-            _checks.alike(op, name, other, "queries", queries)
+    for name, other in (("points", points), ("kernel_points", kernel_points)):
+        _checks.alike(op, name, other, "queries", queries)
     if neighbors.device != queries.device:
         raise ValueError(
             f"{op}: neighbors is on {neighbors.device} but queries is on {queries.device}"
@@ -302,38 +291,40 @@ def _check_features(
             )
 
 
-def _check_modulations(
-    op: str, queries: Tensor, kernel_points: Tensor, modulations: Tensor | None
-) -> None:
-    if modulations is None:
-        return
-    expected = (queries.shape[0], kernel_points.shape[0])
-    grouped = modulations.dim() == 3 and modulations.shape[2] > 0
-    if modulations.shape[: 2 if grouped else None] != expected:
-        raise ValueError(
-            f"{op}: modulations must be (M, K) = {expected}, or (M, K, G), "
-            f"got {tuple(modulations.shape)}"
-        )
-    _checks.alike(op, "modulations", modulations, "queries", queries)
-
-
 def _check_groups(
-    op: str, features: Tensor, offsets: Tensor | None, modulations: Tensor | None
+    op: str,
+    queries: Tensor,
+    kernel_points: Tensor,
+    channels: int,
+    offsets: Tensor | None,
+    modulations: Tensor | None,
 ) -> None:
-    """Groups of offsets and of modulations: one or G, where G divides the channels."""
-    sizes = {}
-    if offsets is not None and offsets.dim() == 4:
-        sizes["offsets"] = offsets.shape[1]
-    if modulations is not None and modulations.dim() == 3:
-        sizes["modulations"] = modulations.shape[2]
-    for name, size in sizes.items():
-        if features.shape[1] % size:
+    """Groups of channels: one or G for offsets and modulations, where G divides the channels."""
+    num_queries, num_kernel = queries.shape[0], kernel_points.shape[0]
+    shapes = {
+        "offsets": (offsets, 1, (num_queries, *kernel_points.shape), "(M, K, D) or (M, G, K, D)"),
+        "modulations": (modulations, 2, (num_queries, num_kernel), "(M, K) or (M, K, G)"),
+    }
+    groups = {}
+    for name, (tensor, axis, expected, words) in shapes.items():
+        if tensor is None:
+            continue
+        shape = list(tensor.shape)
+        if tensor.dim() == len(expected) + 1:
+            groups[name] = shape.pop(axis)
+            if groups[name] < 1 or channels % groups[name]:
+                raise ValueError(
+                    f"{op}: the groups of {name} must divide the {channels} channels of features, "
+                    f"got {groups[name]}"
+                )
+        if tuple(shape) != expected:
             raise ValueError(
-                f"{op}: {name} has {size} groups, which do not divide the {features.shape[1]} "
-                "channels of features"
+                f"{op}: {name} must be {words} with {expected} but for the groups, "
+                f"got {tuple(tensor.shape)}"
             )
-    if len({size for size in sizes.values() if size > 1}) > 1:
-        raise ValueError(f"{op}: offsets and modulations must have as many groups, got {sizes}")
+        _checks.alike(op, name, tensor, "queries", queries)
+    if len(set(groups.values())) > 1:
+        raise ValueError(f"{op}: offsets and modulations must have one number of groups: {groups}")
 
 
 # ---- fakes and autograd

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kpdeform.ops import _checks
 from kpdeform.ops._call import call
+from kpdeform.ops._transposed import transposed_neighbors
 from kpdeform.ops.kpconv import (
     _AGGREGATIONS,
     _HALF,
@@ -19,6 +20,7 @@ from kpdeform.ops.kpconv import (
     Aggregation,
     Influence,
     _autocast,
+    _check_groups,
     _check_positions,
     _check_sigma,
     _choice,
@@ -97,9 +99,9 @@ def kpconv_depthwise(
     """
     op = "kpconv_depthwise"
     features, weight = _autocast(features, weight)
-    _check_positions(op, queries, points, neighbors, kernel_points, None)
+    _check_positions(op, queries, points, neighbors, kernel_points)
     _check_features(points, features, weight, kernel_points)
-    _check_groups(queries, kernel_points, features.shape[1], offsets, modulations)
+    _check_groups(op, queries, kernel_points, features.shape[1], offsets, modulations)
     _check_sigma(op, sigma)
     return call(
         torch.ops.kpdeform.kpconv_depthwise.default,
@@ -137,40 +139,6 @@ def _check_features(
         raise ValueError(
             f"kpconv_depthwise: features is on {features.device} but points is on {points.device}"
         )
-
-
-def _check_groups(
-    queries: Tensor,
-    kernel_points: Tensor,
-    channels: int,
-    offsets: Tensor | None,
-    modulations: Tensor | None,
-) -> None:
-    op, num_queries, num_kernel = "kpconv_depthwise", queries.shape[0], kernel_points.shape[0]
-    shapes = {
-        "offsets": (offsets, 1, (num_queries, *kernel_points.shape), "(M, K, D) or (M, G, K, D)"),
-        "modulations": (modulations, 2, (num_queries, num_kernel), "(M, K) or (M, K, G)"),
-    }
-    groups = {}
-    for name, (tensor, axis, expected, words) in shapes.items():
-        if tensor is None:
-            continue
-        shape = list(tensor.shape)
-        if tensor.dim() == len(expected) + 1:
-            groups[name] = shape.pop(axis)
-            if groups[name] < 1 or channels % groups[name]:
-                raise ValueError(
-                    f"{op}: the groups of {name} must divide the {channels} channels of features, "
-                    f"got {groups[name]}"
-                )
-        if tuple(shape) != expected:
-            raise ValueError(
-                f"{op}: {name} must be {words} with {expected} but for the groups, "
-                f"got {tuple(tensor.shape)}"
-            )
-        _checks.alike(op, name, tensor, "queries", queries)
-    if len(set(groups.values())) > 1:
-        raise ValueError(f"{op}: offsets and modulations must have one number of groups: {groups}")
 
 
 # ---- fakes and autograd
@@ -215,9 +183,11 @@ def _depthwise_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _depthwise_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     *tensors, offsets, modulations = ctx.saved_tensors
     sigma, influence, aggregation = ctx.options
+    _, points, neighbors, *_ = tensors
     wanted = [ctx.needs_input_grad[i] for i in (3, 5, 7, 8)]
+    table = transposed_neighbors(neighbors, points.shape[0]) if wanted[0] else (None, None)
     grads = torch.ops.kpdeform.kpconv_depthwise_backward.default(
-        grad, *tensors, sigma, offsets, modulations, influence, aggregation, None, None, *wanted
+        grad, *tensors, sigma, offsets, modulations, influence, aggregation, *table, *wanted
     )
     features, weight, of_offsets, of_modulations = (
         g if w else None for g, w in zip(grads, wanted, strict=True)

@@ -118,6 +118,51 @@ def knn_neighbors(
     return call(torch.ops.kpdeform.knn_neighbors.default, queries, points, k, *lengths)
 
 
+def level_tables(
+    points: Tensor,
+    lengths: Tensor,
+    radius: float,
+    max_neighbors: int | None,
+    coarse: tuple[Tensor, Tensor] | None,
+    pool_radius: float,
+    fine: tuple[Tensor, Tensor] | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """All tables into one level of a pyramid; on the CPU they share one index of its points.
+
+    Args:
+        points: Points of the level, ``(N, D)``.
+        lengths: Points of each cloud, ``(B,)`` int64.
+        radius: Reach of the points among each other.
+        max_neighbors: Keep only this many, the nearest, of either reach.
+        coarse: Points and lengths of the level above, if there is one.
+        pool_radius: Reach of the points of the level above.
+        fine: Points and lengths of the level below, if there is one.
+
+    Returns:
+        ``radius_neighbors(points, points)``, ``radius_neighbors(coarse, points)`` and
+        ``knn_neighbors(fine, points, 1)``, bit for bit; ``(0, 0)`` in the place of what is missing.
+    """
+    if points.device.type == "cpu":
+        return call(
+            torch.ops.kpdeform.level_tables.default,
+            points.detach().contiguous(), lengths, radius, max_neighbors,
+            *(coarse or (None, None)), pool_radius, *(fine or (None, None)),
+        )  # fmt: skip
+    neighbors = radius_neighbors(
+        points, points, radius,
+        query_lengths=lengths, point_lengths=lengths, max_neighbors=max_neighbors,
+    )  # fmt: skip
+    pools = upsamples = neighbors.new_empty((0, 0))
+    if coarse is not None:
+        pools = radius_neighbors(
+            coarse[0], points, pool_radius,
+            query_lengths=coarse[1], point_lengths=lengths, max_neighbors=max_neighbors,
+        )  # fmt: skip
+    if fine is not None:
+        upsamples = knn_neighbors(fine[0], points, 1, query_lengths=fine[1], point_lengths=lengths)
+    return neighbors, pools, upsamples
+
+
 def _check_clouds(op: str, queries: Tensor, points: Tensor) -> None:
     _checks.positions(op, "queries", queries)
     _checks.positions(op, "points", points)
@@ -170,3 +215,18 @@ def _knn_neighbors_fake(
     queries: Tensor, points: Tensor, k: int, query_lengths: Tensor, point_lengths: Tensor
 ) -> Tensor:
     return queries.new_empty((queries.shape[0], k), dtype=_index_dtype(points.shape[0]))
+
+
+@torch.library.register_fake("kpdeform::level_tables")
+def _level_tables_fake(
+    points: Tensor, lengths: Tensor, radius: float, max_neighbors: int | None,
+    coarse: Tensor | None, coarse_lengths: Tensor | None, pool_radius: float,
+    fine: Tensor | None, fine_lengths: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    def table(queries: Tensor | None, width: int | torch.SymInt | None = None) -> Tensor:
+        if queries is None:
+            return points.new_empty((0, 0), dtype=torch.int32)
+        width = torch.library.get_ctx().new_dynamic_size() if width is None else width
+        return points.new_empty((queries.shape[0], width), dtype=_index_dtype(points.shape[0]))
+
+    return table(points), table(coarse), table(fine, 1)

@@ -26,13 +26,19 @@ def kpconv(
     influence: str = "linear",
     aggregation: str = "sum",
     groups: int = 1,
-) -> Tensor:
+    return_distances: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """Twin of :func:`kpdeform.ops.kpconv`."""
     sampled = sample(
         queries, points, neighbors, features, kernel_points, sigma,
         offsets, modulations, influence, aggregation,
     )  # fmt: skip
-    return _combine(sampled, weight, groups)
+    y = _combine(sampled, weight, groups)
+    if not return_distances:
+        return y
+    return y, kernel_point_distances(
+        queries, points, neighbors, kernel_points, sigma, offsets=offsets
+    )
 
 
 def kernel_point_distances(
@@ -45,6 +51,12 @@ def kernel_point_distances(
     offsets: Tensor | None = None,
 ) -> Tensor:
     """Twin of :func:`kpdeform.ops.kernel_point_distances`."""
+    if offsets is not None and offsets.dim() == 4:
+        groups = [
+            kernel_point_distances(queries, points, neighbors, kernel_points, sigma, offsets=moved)
+            for moved in offsets.unbind(1)
+        ]
+        return torch.stack(groups, 1)  # (M, G, K)
     rows, occupied = _occupied_rows(neighbors, points.shape[0])
     if neighbors.shape[1] == 0:
         return queries.new_zeros(queries.shape[0], kernel_points.shape[0])

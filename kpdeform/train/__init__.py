@@ -11,9 +11,10 @@ from kpdeform.train.evaluation import (
     write_prediction,
     write_scores,
 )
+from kpdeform.train.losses import lovasz_softmax
 from kpdeform.train.metrics import Scores, scores
 from kpdeform.train.model_config import ModelConfig
-from kpdeform.train.optimizers import AdamWRecipe, Recipe, SGDRecipe
+from kpdeform.train.optimizers import AdamWRecipe, AdamWStepRecipe, Recipe, SGDRecipe
 from kpdeform.train.predictor import Predictor
 from kpdeform.train.segment import segment_file
 from kpdeform.train.tasks import ClassificationTask, SegmentationTask
@@ -22,6 +23,7 @@ from kpdeform.train.trainer import TrainerConfig, checkpoint_to_resume, make_tra
 
 __all__ = [
     "AdamWRecipe",
+    "AdamWStepRecipe",
     "ClassificationTask",
     "ModelConfig",
     "Predictor",
@@ -35,6 +37,7 @@ __all__ = [
     "TrainerConfig",
     "checkpoint_to_resume",
     "confusion_matrix",
+    "lovasz_softmax",
     "make_trainer",
     "predict_scene",
     "progress_bar",

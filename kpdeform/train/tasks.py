@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from kpdeform._optional import require
 from kpdeform.nn import deformation_loss
 from kpdeform.train.loading import LabelledBatch
+from kpdeform.train.losses import lovasz_softmax
 from kpdeform.train.metrics import scores
 from kpdeform.train.optimizers import AdamWRecipe, Recipe
 
@@ -24,7 +25,7 @@ _SCORES = ("mean_iou", "overall_accuracy", "mean_accuracy")
 
 
 class _Task(lightning.LightningModule):
-    """Cross entropy plus deformation loss, trained by a recipe, scored by a confusion matrix."""
+    """Cross entropy plus further losses, trained by a recipe, scored by a confusion matrix."""
 
     shown_score: str  # the score that says which checkpoint is best
 
@@ -35,6 +36,7 @@ class _Task(lightning.LightningModule):
         optimizer: Recipe | None = None,
         class_weights: Literal["none", "sqrt_inverse"] = "none",
         label_smoothing: float = 0.0,
+        lovasz_weight: float = 0.0,
         deformation_weight: float = 1.0,
     ) -> None:
         super().__init__()
@@ -43,6 +45,7 @@ class _Task(lightning.LightningModule):
         self.recipe = optimizer or AdamWRecipe()
         self.balance_classes = class_weights == "sqrt_inverse"
         self.label_smoothing = label_smoothing
+        self.lovasz_weight = lovasz_weight
         self.deformation_weight = deformation_weight
         self.register_buffer("class_weights", torch.ones(len(self.class_names)))
         self.confusion = torchmetrics.classification.MulticlassConfusionMatrix(
@@ -60,6 +63,8 @@ class _Task(lightning.LightningModule):
         entropy = self._cross_entropy(logits, labels)
         deformation = deformation_loss(deformations)
         loss = entropy + self.deformation_weight * deformation
+        if self.lovasz_weight > 0:
+            loss = loss + self.lovasz_weight * lovasz_softmax(logits, labels)
         if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
             right = (logits.detach().argmax(1) == labels)[labels >= 0]
             values = {
@@ -100,7 +105,8 @@ class _Task(lightning.LightningModule):
         steps = self.trainer.max_steps
         if steps <= 0:
             steps = self.trainer.estimated_stepping_batches
-        optimizer, factor, interval = self.recipe.build(self.model, int(steps))
+        fused = self.trainer.precision == "32-true"  # else Lightning refuses to clip gradients
+        optimizer, factor, interval = self.recipe.build(self.model, int(steps), fused)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {
             "optimizer": optimizer,
@@ -128,7 +134,8 @@ class SegmentationTask(_Task):
     """Training of a model that labels every point.
 
     The loss is the cross entropy over labelled points (label -1 is ignored) plus
-    :func:`kpdeform.nn.deformation_loss` of what the deformable layers returned.
+    :func:`kpdeform.nn.deformation_loss` of what the deformable layers returned and, when asked for,
+    :func:`kpdeform.train.lovasz_softmax`.
 
     Args:
         model: ``model(pyramid, features) -> (logits (N, classes), deformations)``.
@@ -137,10 +144,11 @@ class SegmentationTask(_Task):
         class_weights: "sqrt_inverse" weights the classes of the cross entropy by the square root of
             their inverse frequency in the training scenes.
         label_smoothing: Share of the target spread evenly over all classes.
+        lovasz_weight: Factor on the Lovász-Softmax loss.
         deformation_weight: Factor on the deformation loss.
 
     Under DDP the cross entropy is averaged over the points of all ranks, so its gradient equals
-    that of one process on the joined batch; the deformation loss is the mean of the ranks' losses.
+    that of one process on the joined batch; the other losses are the mean of the ranks' losses.
 
     Validation counts thinned points crop by crop, overlaps included: that is cheap, and what
     ``val/mean_iou`` says. Scores at full resolution come from :func:`kpdeform.train.predict_scene`.
@@ -161,6 +169,7 @@ class ClassificationTask(_Task):
         class_weights: "sqrt_inverse" weights the classes of the cross entropy by the square root of
             their inverse frequency among the training clouds.
         label_smoothing: Share of the target spread evenly over all classes.
+        lovasz_weight: Factor on the Lovász-Softmax loss.
         deformation_weight: Factor on the deformation loss.
     """
 

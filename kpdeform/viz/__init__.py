@@ -9,6 +9,13 @@ from kpdeform.viz.camera import Camera
 from kpdeform.viz.capture import LayerDeformation, capture_deformations
 from kpdeform.viz.choice import Choice, choose_queries
 from kpdeform.viz.colors import by_height, by_label
+from kpdeform.viz.grids import (
+    GridDeformation,
+    capture_grids,
+    draw_grid,
+    render_grids,
+    sampled_positions,
+)
 from kpdeform.viz.scene import ITEMS, KernelScene, kernel_scene
 from kpdeform.viz.sheet import contact_sheet, render
 from kpdeform.viz.window import Browser, show
@@ -18,14 +25,19 @@ __all__ = [
     "Browser",
     "Camera",
     "Choice",
+    "GridDeformation",
     "KernelScene",
     "LayerDeformation",
     "by_height",
     "by_label",
     "capture_deformations",
+    "capture_grids",
     "choose_queries",
     "contact_sheet",
+    "draw_grid",
     "kernel_scene",
     "render",
+    "render_grids",
+    "sampled_positions",
     "show",
 ]

@@ -26,8 +26,9 @@ class LayerDeformation:
         queries: ``(M, D)``.
         points: ``(N, D)``, what the layer reads.
         neighbors: ``(M, H)`` rows of ``points``; N or -1 is an empty slot.
-        rigid: ``(K, D)`` kernel points before deformation, relative to a query.
-        deformation: Kernel points after it, as the layer returned them.
+        rigid: ``(K, D)`` kernel points before deformation, relative to a query; those of all offset
+            groups one after the other.
+        deformation: Kernel points after it, as the layer returned them, groups likewise.
     """
 
     name: str
@@ -137,5 +138,7 @@ def _layer(
 ) -> LayerDeformation:
     level = next(i for i, points in enumerate(pyramid.points) if points is inputs[0])
     queries, points, neighbors = (tensor.cpu() for tensor in inputs)
-    moved = Deformation(*(x.cpu() if isinstance(x, Tensor) else x for x in deformation))
-    return LayerDeformation(name, level, queries, points, neighbors, rigid.detach().cpu(), moved)
+    kernel_points, distances, sigma = deformation
+    moved = Deformation(kernel_points.flatten(1, -2).cpu(), distances.flatten(1).cpu(), sigma)
+    rigid = rigid.detach().cpu().repeat(moved.kernel_points.shape[1] // len(rigid), 1)
+    return LayerDeformation(name, level, queries, points, neighbors, rigid, moved)

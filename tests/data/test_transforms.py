@@ -166,6 +166,26 @@ def test_color_drop():
     assert torch.equal(sample.features, before)
 
 
+def test_auto_contrast_stretches_every_colour_to_the_whole_range():
+    sample = sample_of(np.ones((50, 3)), np.ones((50, 3)))
+    sample.features[:, sample.columns("red", "green", "blue")] *= 0.5
+    sample.features[:, sample.columns("blue")] = 0.3
+    before = sample.features.clone()
+    shares = []
+    for seed in range(200):
+        changed = transforms.AutoContrast(1.0)(sample, generator(seed))
+        np.testing.assert_array_equal(column(changed, "nx", "ny", "nz"), 1)
+        np.testing.assert_array_equal(column(changed, "blue"), 0.3)
+        old, new = column(sample, "red")[:, 0], column(changed, "red")[:, 0]
+        stretched = (old - old.min()) / (old.max() - old.min())
+        share = (new - old)[0] / (stretched - old)[0]
+        np.testing.assert_allclose(new, old + share * (stretched - old))
+        shares.append(share)
+    assert 0 <= min(shares) < 0.05 and 0.95 < max(shares) <= 1
+    assert torch.equal(sample.features, before)
+    assert transforms.AutoContrast(0.0)(sample, generator()) is sample
+
+
 @pytest.mark.parametrize("transform", GEOMETRIC, ids=lambda t: type(t).__name__)
 def test_same_generator_same_sample_and_the_given_one_is_untouched(transform):
     sample = sample_of(*np.random.default_rng(0).normal(size=(2, 9, 3)))
@@ -176,7 +196,8 @@ def test_same_generator_same_sample_and_the_given_one_is_untouched(transform):
 
 
 def test_samples_without_colours_normals_or_points():
-    augment = transforms.Compose([*GEOMETRIC, transforms.Jitter(0.1), transforms.ColorDrop(1.0)])
+    colors = [transforms.ColorDrop(1.0), transforms.AutoContrast(1.0)]
+    augment = transforms.Compose([*GEOMETRIC, transforms.Jitter(0.1), *colors])
     for n in (0, 1):
         sample = augment(Sample(torch.rand(n, 3), torch.ones(n, 1), ("ones",)), generator())
         assert sample.points.shape == (n, 3) and (sample.features == 1).all()
@@ -192,6 +213,7 @@ def test_samples_without_colours_normals_or_points():
         lambda: transforms.RandomFlip("x", 1.5),
         lambda: transforms.Jitter(-1.0),
         lambda: transforms.ColorDrop(-0.1),
+        lambda: transforms.AutoContrast(1.1),
     ],
 )
 def test_bad_arguments_are_refused(make):

@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from kpdeform import kernel_points
-from kpdeform.kernel_points.__main__ import COMMITTED
-from kpdeform.kernel_points.load import TABLES, table_path
+from kpdeform.kernel_points.__main__ import COMMITTED, COMMITTED_SHELLS
+from kpdeform.kernel_points.load import TABLES, shells_path, table_path
 
 
 # Larger ones take seconds and come from the same code.
@@ -15,7 +15,9 @@ def test_the_generator_still_makes_the_committed_table(case):
 
 
 def test_every_table_is_of_a_known_case():
-    assert {path.name for path in TABLES.iterdir()} == {table_path(*c).name for c in COMMITTED}
+    known = [table_path(*case) for case in COMMITTED]
+    known += [shells_path(*case) for case in COMMITTED_SHELLS]
+    assert {path.name for path in TABLES.iterdir()} == {path.name for path in known}
 
 
 @pytest.mark.parametrize("case", COMMITTED, ids=str)
@@ -46,9 +48,44 @@ def test_a_size_without_a_table_is_generated():
     assert kernel_points.generate(1).tolist() == [[0.0, 0.0, 0.0]]
 
 
+def test_the_shell_generator_still_makes_the_committed_table():
+    # The larger one takes 15 seconds and comes from the same code.
+    made = kernel_points.generate_shells((1, 14))
+    np.testing.assert_allclose(made, kernel_points.load_shells((1, 14)), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "shells, dimension",
+    [((1,), 3), ((1,), 2), ((1, 6), 2), ((1, 6), 3), ((1, 3, 5), 3), ((1, 14, 28), 3)],
+    ids=str,
+)
+def test_shells_are_spread_over_their_spheres(shells, dimension):
+    points = kernel_points.load_shells(shells, dimension)
+    assert points.shape == (sum(shells), dimension) and points.dtype == torch.float32
+    expected = np.repeat(2 * np.arange(len(shells)) / (2 * len(shells) - 1), shells)
+    np.testing.assert_allclose(points.norm(dim=1), expected, atol=1e-6)
+    for shell, radius in zip(points.split(list(shells)), np.unique(expected), strict=True):
+        if len(shell) > 1:  # half of what points in a hexagonal packing of the sphere would have
+            packed = 2 * np.pi / len(shell) if dimension == 2 else np.sqrt(14.5 / len(shell))
+            assert float(torch.pdist(shell).min()) > 0.5 * radius * packed
+
+
+def test_six_points_on_a_shell_make_an_octahedron():
+    distances = torch.pdist(kernel_points.load_shells((1, 6))[1:]) / (2 / 3)
+    assert np.isclose(distances, 2**0.5, rtol=1e-3).sum() == 12
+
+
+def test_placed_kernel_points_are_the_table_turned_and_scaled():
+    table = kernel_points.load(15)
+    placed = kernel_points.place(table, 0.5)
+    torch.testing.assert_close(torch.pdist(placed), 0.5 * torch.pdist(table.double()))
+    assert not torch.allclose(placed, 0.5 * table.double())
+
+
 def test_load_gives_a_fresh_tensor():
-    kernel_points.load(15).zero_()
-    assert kernel_points.load(15).abs().sum() > 0
+    for load in (kernel_points.load, kernel_points.load_shells):
+        load().zero_()
+        assert load().abs().sum() > 0
 
 
 def test_another_seed_gives_another_table():
@@ -89,6 +126,12 @@ def test_rotations_are_uniform(dimension):
 def test_bad_arguments_are_named(arguments, text):
     with pytest.raises(ValueError, match=text):
         kernel_points.load(*arguments)
+
+
+@pytest.mark.parametrize("shells", [(), (2, 14), (1, 0, 3)], ids=str)
+def test_bad_shells_are_named(shells):
+    with pytest.raises(ValueError, match="shells is"):
+        kernel_points.load_shells(shells)
 
 
 def test_a_rotation_of_four_dimensions_is_refused():

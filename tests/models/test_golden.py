@@ -1,12 +1,12 @@
-"""A whole KPFCNN against the numbers of the original implementation."""
+"""A whole KPFCNN and a KPNeXt against the numbers of the original implementations."""
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from kpdeform.data.pyramid import Pyramid
-from kpdeform.models import KPFCNN, load_weights
+from kpdeform.data import PointBatch, Pyramid, build_pyramid
+from kpdeform.models import KPFCNN, KPNeXt, load_weights
 from kpdeform.nn import deformation_loss
 from tests.tolerances import GOLDEN, assert_close
 
@@ -72,3 +72,39 @@ def test_evaluation_agrees_with_the_original(golden):
     with torch.no_grad():
         logits, _ = model.eval()(pyramid, features)
     assert_close(logits, golden["y_eval"], GOLDEN)
+
+
+@pytest.fixture(scope="module")
+def kpnext(shared):
+    golden = np.load(shared / "golden" / "kpnext_small_KPConvD.npz")
+    model = KPNeXt(5, 13, cell_size=0.04, blocks=(2, 2, 2), width=32, attention_groups=0)
+    report = load_weights(model, section(golden, "state"))
+    assert report.source == "kpconvx" and set(report.matched) == set(section(golden, "state"))
+    return golden, model.eval()
+
+
+def levels(golden, name: str) -> list[torch.Tensor]:
+    files = sorted(file for file in golden.files if file.startswith(f"pyramid/{name}."))
+    return [torch.from_numpy(golden[file]) for file in files]
+
+
+def test_kpnext_agrees_with_the_original(kpnext):
+    golden, model = kpnext
+    pyramid = Pyramid(*(levels(golden, field) for field in Pyramid._fields))
+    with torch.no_grad():
+        logits, deformations = model(pyramid, torch.from_numpy(golden["pyramid/features"]))
+    assert_close(logits, golden["y_eval"], GOLDEN)
+    assert deformations == []
+
+
+def test_our_pyramid_of_kpnext_is_that_of_the_original(kpnext):
+    golden, model = kpnext
+    points, lengths = (levels(golden, name)[0] for name in ("points", "lengths"))
+    batch = PointBatch(points, torch.from_numpy(golden["pyramid/features"]), lengths)
+    pyramid = build_pyramid(batch, model.pyramid_spec)
+    assert [n.tolist() for n in pyramid.lengths] == [n.tolist() for n in levels(golden, "lengths")]
+    assert torch.equal(pyramid.neighbors[0], levels(golden, "neighbors")[0].int())
+    with torch.no_grad():
+        logits, _ = model(pyramid, batch.features)
+    # Cells are numbered in another order, and kNN ties of coarse levels may fall the other way.
+    assert (logits - torch.from_numpy(golden["y_eval"])).abs().median() < 1e-5

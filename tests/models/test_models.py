@@ -1,8 +1,11 @@
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from kpdeform import models
+from kpdeform.data import PointBatch, build_pyramid
 from kpdeform.nn import deformation_loss
 from tests.clouds import pyramid_of
 
@@ -67,6 +70,41 @@ def test_a_training_step_reaches_every_parameter(name, deformable):
     (F.cross_entropy(logits, target) + deformation_loss(deformations)).backward()
     for key, parameter in model.named_parameters():
         assert parameter.grad.isfinite().all() and parameter.grad.abs().max() > 0, key
+
+
+@pytest.mark.parametrize("deformable", [False, True], ids=["rigid", "deformable"])
+def test_a_training_step_has_the_same_bits_for_one_and_two_threads(deformable):
+    model = models.kpfcnn_small(3, 5, 0.1, width=32, deformable=deformable)
+    for name, parameter in model.named_parameters():
+        if "offset" in name:  # kernels that deform
+            torch.nn.init.normal_(parameter, std=0.05)
+    start, lengths = copy.deepcopy(model.state_dict()), torch.tensor([2500, 0, 1500])
+    points = torch.rand(4000, 3) * torch.tensor([5.0, 4.0, 0.2])
+    cloud = PointBatch(points, torch.randn(4000, 3), lengths, torch.arange(4000) % 5)
+    threads, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            model.load_state_dict(start)
+            results.append(training_step(model, cloud))
+    finally:
+        torch.set_num_threads(threads)
+    one, two = results
+    assert [name for name in one if not torch.equal(one[name], two[name])] == []
+
+
+def training_step(model, cloud) -> dict[str, torch.Tensor]:
+    """All that a step makes: loss, logits, deformations, gradients, the state behind it."""
+    logits, deformations = model(build_pyramid(cloud, model.pyramid_spec), cloud.features)
+    loss = F.cross_entropy(logits, cloud.labels) + deformation_loss(deformations)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    made = {"loss": loss.detach(), "logits": logits.detach()}
+    made |= {f"distances {i}": d.distances.detach() for i, d in enumerate(deformations)}
+    made |= {f"gradient of {name}": p.grad.clone() for name, p in model.named_parameters()}
+    return made | {name: value.clone() for name, value in model.state_dict().items()}
 
 
 def test_deformations_belong_to_the_levels_the_encoder_names():

@@ -74,6 +74,22 @@ def test_unary_and_bias():
     assert nn.Unary(8, 3, activation=False)(x).min() < -0.2
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm_adds_a_residual_and_activates(training):
+    norm, x, residual = nn.BatchNorm(4).train(training), torch.randn(30, 4), torch.randn(30, 4)
+    expected = F.batch_norm(x, torch.zeros(4), torch.ones(4), training=training) + residual
+    torch.testing.assert_close(norm(x, residual, 0.2), F.leaky_relu(expected, 0.2))
+
+
+def test_a_block_takes_any_norm():
+    points, neighbors, features = cloud()
+    block = nn.ResnetBlock(8, 16, conv(4), norm=torch.nn.LayerNorm)
+    x = block.conv(points, points, neighbors, block.unary1(features))
+    x = block.unary2.norm(block.unary2.linear(F.leaky_relu(block.norm(x), 0.1)))
+    expected = F.leaky_relu(x + block.shortcut(features), 0.1)
+    torch.testing.assert_close(block(points, points, neighbors, features)[0], expected)
+
+
 def test_simple_block():
     points, neighbors, features = cloud()
     block = nn.SimpleBlock(conv(8))
@@ -130,6 +146,21 @@ def test_nearest_upsample_takes_the_first_column():
     rows = torch.tensor([[2, 0], [3, 1], [4, 4]])
     y = nn.NearestUpsample()(features, rows)
     torch.testing.assert_close(y, torch.stack([features[2], features[3], torch.zeros(3)]))
+
+
+def test_upsample_unary_is_unary_of_what_is_upsampled_and_the_skip():
+    coarse, skip = torch.randn(4, 3, requires_grad=True), torch.randn(9, 2, requires_grad=True)
+    rows = torch.tensor([[2], [3], [4], [0], [1], [1], [1], [2], [0]])  # 4 is empty
+    block, unary = nn.UpsampleUnary(3, 2, 6), nn.Unary(5, 6)
+    unary.load_state_dict(block.state_dict())
+    expected = unary(torch.cat([nn.NearestUpsample()(coarse, rows), skip], 1))
+    y = block(coarse, rows, skip)
+    torch.testing.assert_close(y, expected)
+    leaves, grad = (coarse, skip), torch.randn(9, 6)
+    ours = torch.autograd.grad(y, [*leaves, *block.parameters()], grad)
+    theirs = torch.autograd.grad(expected, [*leaves, *unary.parameters()], grad)
+    for a, e in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, e)
 
 
 def test_global_average_of_an_empty_cloud_is_zero():

@@ -42,3 +42,33 @@ def test_deformation_and_its_loss_agree_with_the_original(shared):
     assert_close(deformation.kernel_points, golden["out/deformed_KP"], GOLDEN)
     assert_close(deformation.distances, golden["out/min_d2"], GOLDEN)
     assert_close(nn.deformation_loss([deformation]), golden["out/reg"], GOLDEN)
+
+
+KPCONVX = {
+    "KPConvD": lambda: nn.KPConvD(32, radius=0.25, sigma=0.25),
+    "KPConvD_const": lambda: nn.KPConvD(32, radius=0.25, sigma=0.25, influence="constant"),
+    "KPConvX_g8": lambda: nn.KPConvX(32, radius=0.25, sigma=0.25, attention_groups=8),
+    "KPConv_depth_nearest": lambda: nn.KPConv(
+        32, 32, radius=0.25, sigma=0.25, kernel_size=43, aggregation="closest", groups=32
+    ),
+}
+
+
+@pytest.mark.parametrize("case", KPCONVX)
+def test_depthwise_layer_agrees_with_the_original(shared, case):
+    golden = np.load(shared / "golden" / f"kpconvx_{case}.npz")
+    state = {k.removeprefix("state/"): golden[k] for k in golden.files if k.startswith("state/")}
+    layer = KPCONVX[case]()
+    report = load_weights(layer, state)
+    assert report.source == "kpconvx"
+    q, s, inds, x = (torch.from_numpy(golden[name]) for name in ("q", "s", "inds", "x"))
+    y = layer(q, s, inds, x.requires_grad_())
+    assert_close(y, golden["out/y"], GOLDEN)
+    y.backward(torch.from_numpy(golden["out/grad_out"]))
+    assert_close(x.grad, golden["out/grad_x"], GOLDEN)
+    gradients = {k.removeprefix("out/grads/"): golden[k] for k in golden.files if "/grads/" in k}
+    parameters = dict(layer.named_parameters())
+    assert {report.matched[name] for name in gradients} == set(parameters)
+    for name, gradient in gradients.items():
+        found = parameters[report.matched[name]].grad.view(gradient.shape)
+        assert_close(found, gradient, GOLDEN, name)

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
-from kpdeform import kernel_points, nn
+from kpdeform import kernel_points, nn, ops, reference
 from tests.clouds import neighbors_of
 from tests.oracles import kpconv as oracle
 
@@ -60,6 +61,112 @@ def test_a_new_deformable_layer_equals_the_rigid_one(aggregation, modulated):
     layer.load_state_dict(rigid.state_dict(), strict=False)
     inputs = inputs_of(radius=2 * RADIUS)
     torch.testing.assert_close(layer(*inputs), rigid(*inputs), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+@pytest.mark.parametrize("modulated", [False, True])
+def test_offset_groups_deform_their_channels_alone(modulated, dimension):
+    layer = make(modulated=modulated, offset_groups=2, dimension=dimension, kernel_size=9).double()
+    deformed(layer)
+    queries, points, neighbors, features = inputs_of(
+        24, radius=0.5, dtype=torch.float64, dimension=dimension
+    )
+    y, deformation = layer(queries, points, neighbors, features, return_deformation=True)
+    single = make(modulated=modulated, dimension=dimension, kernel_size=9, channels=(2, 6)).double()
+    single.kernel_points.copy_(layer.kernel_points)
+    head = layer.offset_conv(queries, points, neighbors, features) + layer.offset_bias
+    parts = head[:, : 18 * dimension].chunk(2, dim=1), head[:, 18 * dimension :].chunk(2, dim=1)
+    expected = torch.zeros(())
+    for group, (offsets, modulations) in enumerate(zip(*parts, strict=True)):
+        channels = slice(2 * group, 2 * group + 2)
+        offsets = SIGMA * offsets.unflatten(1, (9, dimension))
+        expected = expected + ops.kpconv(
+            queries, points, neighbors, features[:, channels], layer.kernel_points,
+            layer.weight[:, channels], SIGMA, offsets=offsets,
+            modulations=2 * modulations.sigmoid() if modulated else None,
+        )  # fmt: skip
+        torch.testing.assert_close(
+            deformation.kernel_points[:, group], layer.kernel_points + offsets
+        )
+        distances = ops.kernel_point_distances(
+            queries, points, neighbors, layer.kernel_points, SIGMA, offsets=offsets
+        )
+        torch.testing.assert_close(deformation.distances[:, group], distances)
+    torch.testing.assert_close(y, expected)
+    loss = sum(
+        nn.deformation_loss([nn.Deformation(p, d, SIGMA)])
+        for p, d in zip(deformation.kernel_points.unbind(1), deformation.distances.unbind(1),
+                        strict=True)
+    )  # fmt: skip
+    torch.testing.assert_close(nn.deformation_loss([deformation]), loss / 2)
+
+
+@pytest.mark.parametrize("aggregation", ["sum", "closest"])
+def test_new_offset_groups_equal_the_rigid_layer(aggregation):
+    rigid = make(nn.KPConv, aggregation=aggregation)
+    layer = make(aggregation=aggregation, modulated=True, offset_groups=4)
+    layer.load_state_dict(rigid.state_dict(), strict=False)
+    inputs = inputs_of(radius=2 * RADIUS)
+    torch.testing.assert_close(layer(*inputs), rigid(*inputs), rtol=1e-6, atol=1e-6)
+    layer(*inputs).square().sum().backward()
+    assert all(p.grad.abs().max() > 0 for p in layer.parameters())
+
+
+def test_density_normalisation_counts_neighbours_with_positive_features():
+    layer = make(nn.KPConv, normalize_density=True, bias=True)
+    torch.nn.init.normal_(layer.bias)
+    queries, points, neighbors, features = inputs_of()
+    neighbors[0], neighbors[1, 1:] = -1, len(points)
+    y = layer(queries, points, neighbors, features) - layer.bias
+    layer.normalize_density = False
+    plain = layer(queries, points, neighbors, features) - layer.bias
+    for m, row in enumerate(neighbors.tolist()):
+        found = [n for n in row if 0 <= n < len(points)]
+        count = max(1, sum(bool(features[n].sum() > 0) for n in found))
+        torch.testing.assert_close(y[m], plain[m] / count)
+
+
+def test_growing_influence_is_that_of_a_negative_sigma():
+    layer = make(nn.KPConv, influence="growing", aggregation="closest").double()
+    queries, points, neighbors, features = inputs_of(dtype=torch.float64)
+    expected = reference.kpconv(
+        queries, points, neighbors, features, layer.kernel_points, layer.weight, -SIGMA,
+        aggregation="closest",
+    )  # fmt: skip
+    torch.testing.assert_close(layer(queries, points, neighbors, features), expected)
+
+
+def test_given_kernel_points_are_used_as_they_are():
+    given = torch.randn(11, 2)
+    layer = make(nn.KPConv, kernel_points=given)
+    assert torch.equal(layer.kernel_points, given)
+    assert (layer.kernel_size, layer.dimension, layer.weight.shape[0]) == (11, 2, 11)
+    given.zero_()
+    assert layer.kernel_points.abs().min() > 0
+    assert layer(*inputs_of(dimension=2)).shape == (40, 6)
+
+
+@pytest.mark.parametrize("kind", [nn.KPConv, nn.DeformKPConv])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_planar_layer_agrees_with_one_in_space(kind, groups):
+    """A cloud in the plane z = 0 with kernel points in it: two dimensions or three, one result."""
+    flat = make(kind, dimension=2, kernel_size=9, groups=groups).double()
+    deep = make(kind, kernel_size=9, groups=groups).double()
+    with torch.no_grad():
+        deep.weight.copy_(flat.weight)
+        deep.kernel_points.copy_(F.pad(flat.kernel_points, (0, 1)))
+        if kind is nn.DeformKPConv:
+            deformed(flat)
+            deep.offset_conv.kernel_points.copy_(F.pad(flat.offset_conv.kernel_points, (0, 1)))
+            for ours, theirs in [(deep.offset_conv.weight, flat.offset_conv.weight),
+                                 (deep.offset_bias, flat.offset_bias)]:  # fmt: skip
+                padded = F.pad(theirs.unflatten(-1, (9, 2)), (0, 1))  # no offset along z
+                ours.copy_(padded.flatten(-2))
+    inputs = inputs_of(dimension=2, dtype=torch.float64)
+    queries, points = (F.pad(t, (0, 1)) for t in inputs[:2])
+    torch.testing.assert_close(flat(*inputs), deep(queries, points, *inputs[2:]))
+    flat(*inputs).square().sum().backward()
+    assert all(p.grad.abs().max() > 0 for p in flat.parameters())
 
 
 @pytest.mark.parametrize("kind", [nn.KPConv, nn.DeformKPConv])

@@ -17,6 +17,12 @@ def run_elsewhere(function, tmp_path, **environment):
         f"import pickle; from {function.__module__} import {function.__name__} as f;"
         f"pickle.dump(f(), open({str(result)!r}, 'wb'))"
     )
+    run_code(code, **environment)
+    return pickle.loads(result.read_bytes())
+
+
+def run_code(code, **environment):
+    """Runs Python code in a fresh process; fails if it does."""
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     subprocess.run(
         [sys.executable, "-c", code],
@@ -24,4 +30,3 @@ def run_elsewhere(function, tmp_path, **environment):
         cwd=ROOT,
         check=True,
     )
-    return pickle.loads(result.read_bytes())

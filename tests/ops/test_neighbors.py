@@ -1,6 +1,8 @@
 """The ladder of DESIGN section 8 for radius_neighbors and knn_neighbors."""
 
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kpdeform import ops, reference
-from tests.ops.isa import NARROWER_SETS, run_elsewhere
+from tests.ops.isa import NARROWER_SETS, run_code, run_elsewhere
 from tests.oracles import neighbors as oracle
 
 FLOATS = [torch.float32, torch.float64]
@@ -331,6 +333,46 @@ def test_same_bits_for_every_instruction_set(tmp_path):
             assert np.array_equal(a, b), name
 
 
+# ---- threads and memory
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in /proc")
+def test_one_thread_is_one_thread():
+    """As in a worker of a DataLoader: no thread is started by itself."""
+    code = (
+        "import os, torch; from tests.ops.test_neighbors import surface; from kpdeform import ops;"
+        "torch.set_num_threads(1); points = surface(100_000);"
+        "before = len(os.listdir('/proc/self/task'));"
+        "ops.radius_neighbors(points, points, 0.01); ops.knn_neighbors(points, points, 4);"
+        "ops.grid_subsample(points, 0.01);"
+        "assert len(os.listdir('/proc/self/task')) == before"
+    )
+    run_code(code)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_no_memory_is_an_error(threads):
+    """Whichever allocation fails: an exception, not the end of the process."""
+    code = (
+        "import resource, torch; from tests.ops.test_neighbors import surface;"
+        "from kpdeform import ops; from pathlib import Path;"
+        f"torch.set_num_threads({threads}); points = surface(200_000); failures = 0;"
+        "used = int(Path('/proc/self/statm').read_text().split()[0]) * 4096\n"
+        "calls = (lambda: ops.radius_neighbors(points, points, 0.02, max_neighbors=40),"
+        "         lambda: ops.knn_neighbors(points, points, 8),"
+        "         lambda: ops.grid_subsample(points, 0.01))\n"
+        "calls[0]()\n"
+        "for extra in range(0, 60, 2):\n"
+        "    resource.setrlimit(resource.RLIMIT_AS, (used + (extra << 20), -1))\n"
+        "    for call in calls:\n"
+        "        try: call()\n"
+        "        except (RuntimeError, MemoryError): failures += 1\n"
+        "assert failures > 3"
+    )
+    run_code(code)
+
+
 # ---- the op as PyTorch sees it
 
 
@@ -341,6 +383,10 @@ def test_opcheck(limit):
     torch.library.opcheck(torch.ops.kpdeform.radius_neighbors.default, args)
     args = (points, points, 3, lengths, lengths)
     torch.library.opcheck(torch.ops.kpdeform.knn_neighbors.default, args)
+    coarse = (points[::4].contiguous(), torch.tensor([5, 10]))
+    for above, below in ((coarse, coarse), (coarse, (None, None)), ((None, None), coarse)):
+        args = (points, lengths, 0.3, limit, *above, 0.4, *below)
+        torch.library.opcheck(torch.ops.kpdeform.level_tables.default, args)
 
 
 def test_compiles_without_a_graph_break():

@@ -8,6 +8,7 @@ import torch
 
 from kpdeform import ops, reference
 from kpdeform.ops import pooling
+from tests.ops.isa import NARROWER_SETS, run_elsewhere
 from tests.oracles import pooling as oracle
 from tests.tolerances import RELATIVE, assert_close
 
@@ -161,6 +162,25 @@ def test_same_bits_for_any_number_of_threads(dtype, channels):
                 assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
     finally:
         torch.set_num_threads(threads)
+
+
+def all_modes():
+    """What every mode gives, for processes with other instruction sets."""
+    results = []
+    for channels in (1, 70, 129):
+        features, neighbors = case(300, 200, 17, channels, torch.float32)
+        features[7] = torch.nan
+        for reduce, shadow_zero in MODES:
+            options = {"shadow_zero": shadow_zero}
+            results += value_and_grad(ops.neighbor_pool, features, neighbors, reduce, **options)
+    return results
+
+
+@pytest.mark.parametrize("isa", NARROWER_SETS)
+def test_every_instruction_set(isa, tmp_path):
+    elsewhere = run_elsewhere(all_modes, tmp_path, KPDEFORM_MAX_ISA=isa)
+    for a, e in zip(elsewhere, all_modes(), strict=True):
+        torch.testing.assert_close(a, e, rtol=0, atol=0, equal_nan=True)
 
 
 def test_second_derivative_is_refused_by_name():

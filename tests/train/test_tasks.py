@@ -1,6 +1,7 @@
 from itertools import pairwise
 from types import SimpleNamespace
 
+import lightning.pytorch as lightning
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,7 +9,14 @@ from torch import nn
 
 from kpdeform.data import PointBatch, build_pyramid
 from kpdeform.nn import deformation_loss
-from kpdeform.train import AdamWRecipe, ClassificationTask, SegmentationTask, SGDRecipe
+from kpdeform.train import (
+    AdamWRecipe,
+    AdamWStepRecipe,
+    ClassificationTask,
+    SegmentationTask,
+    SGDRecipe,
+    lovasz_softmax,
+)
 from kpdeform.train.loading import LabelledBatch
 from tests.toy import TINY
 
@@ -64,10 +72,10 @@ def test_a_batch_without_labels_has_no_cross_entropy_and_finite_gradients():
     assert all(p.grad is None or p.grad.isfinite().all() for p in task.parameters())
 
 
-@pytest.mark.parametrize("recipe", [SGDRecipe(lr=0.5), AdamWRecipe(lr=0.5)])
-def test_offset_parameters_form_a_group_with_a_tenth_of_the_learning_rate(recipe):
+@pytest.mark.parametrize("kind", [SGDRecipe, AdamWRecipe, AdamWStepRecipe])
+def test_offset_parameters_form_a_group_with_a_tenth_of_the_learning_rate(kind):
     model = tiny_model()
-    optimizer = recipe.build(model, 100).optimizer
+    optimizer = kind(lr=0.5).build(model, 100).optimizer
     of_offsets = {id(p) for name, p in model.named_parameters() if "offset" in name}
     others, offsets = optimizer.param_groups
     assert {id(p) for p in offsets["params"]} == of_offsets and of_offsets
@@ -88,6 +96,92 @@ def test_adamw_warms_up_and_ends_low():
     assert max(factors) == factors[100] == 1 and factors[-1] == pytest.approx(0.01, rel=1e-3)
     assert all(a < b for a, b in pairwise(factors[:101]))
     assert all(a > b for a, b in pairwise(factors[100:]))
+
+
+def test_adamw_by_steps_rises_stays_and_falls():
+    made = AdamWStepRecipe(start=0.01, warmup_epochs=10, plateau_epochs=5, epochs_per_tenth=20)
+    made = made.build(nn.Linear(1, 1), 0)
+    assert made.interval == "epoch"
+    factors = [made.factor(epoch) for epoch in (0, 5, 10, 15, 35, 55)]
+    assert factors == pytest.approx([0.01, 0.1, 1, 1, 0.1, 0.01])
+
+
+def jaccard_loss(predicted, labels, label):
+    """1 - intersection / union of one class, counted."""
+    hit, truth = predicted == label, labels == label
+    return 1 - float((hit & truth).sum()) / float((hit | truth).sum())
+
+
+def test_lovasz_of_hard_predictions_is_the_jaccard_loss():
+    labels, predicted = torch.randint(0, 4, (2, 60))
+    labels[labels == 3] = 0  # a class that does not occur does not count
+    logits = 200.0 * F.one_hot(predicted, 4)
+    expected = sum(jaccard_loss(predicted, labels, label) for label in range(3)) / 3
+    assert float(lovasz_softmax(logits, labels)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_lovasz_of_soft_predictions_follows_its_definition():
+    logits = torch.randn(12, 3, dtype=torch.float32, requires_grad=True)
+    labels = torch.randint(0, 3, (12,))
+    probabilities, losses = logits.detach().softmax(1), []
+    for label in labels.unique().tolist():
+        errors = ((labels == label).float() - probabilities[:, label]).abs()
+        order, loss, before = errors.argsort(descending=True), 0.0, 0.0
+        for i in range(12):  # Delta_J of the set of the i + 1 largest errors
+            wrong = torch.zeros(12, dtype=torch.bool)
+            wrong[order[: i + 1]] = True
+            truth = labels == label
+            now = float(wrong.sum()) / float((truth | wrong).sum())
+            loss, before = loss + float(errors[order[i]]) * (now - before), now
+        losses.append(loss)
+    found = lovasz_softmax(logits, labels)
+    assert float(found.detach()) == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    found.backward()
+    assert logits.grad.isfinite().all() and logits.grad.abs().max() > 0
+
+
+def test_lovasz_ignores_what_has_no_label():
+    logits, labels = torch.randn(40, 3), torch.randint(0, 3, (40,))
+    labels[::3] = -1
+    kept = labels >= 0
+    torch.testing.assert_close(
+        lovasz_softmax(logits, labels), lovasz_softmax(logits[kept], labels[kept])
+    )
+    assert float(lovasz_softmax(logits, torch.full((40,), -1))) == 0
+    assert float(lovasz_softmax(logits[:0], labels[:0])) == 0
+
+
+def test_lovasz_is_added_when_asked_for():
+    model = tiny_model().eval()
+    batch = tiny_batch(model, torch.randint(-1, 3, (300,)))
+    without, with_it = (
+        logged_step(SegmentationTask(model, "abc", lovasz_weight=weight).eval(), batch)[0]
+        for weight in (0.0, 0.5)
+    )
+    logits, _ = model(batch.pyramid, batch.batch.features)
+    torch.testing.assert_close(with_it - without, 0.5 * lovasz_softmax(logits, batch.batch.labels))
+
+
+@pytest.mark.parametrize("precision, fused", [("32-true", True), ("bf16-mixed", None)])
+@pytest.mark.parametrize("recipe", [SGDRecipe(), AdamWRecipe()], ids=["sgd", "adamw"])
+def test_optimizers_are_fused_where_gradients_can_be_clipped_all_the_same(recipe, precision, fused):
+    task = SegmentationTask(tiny_model(), "abc", recipe)
+    before = [p.detach().clone() for p in task.parameters()]
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_steps=2,
+        precision=precision,
+        gradient_clip_val=1.0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    batches = [tiny_batch(task.model, torch.randint(3, (200,)))] * 2
+    trainer.fit(task, torch.utils.data.DataLoader(batches, batch_size=None))
+    assert trainer.optimizers[0].param_groups[0]["fused"] is fused
+    changed = [not torch.equal(a, b) for a, b in zip(before, task.parameters(), strict=True)]
+    assert sum(changed) > 0.9 * len(changed)
 
 
 def test_classification_scores_clouds():

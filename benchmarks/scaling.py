@@ -1,0 +1,90 @@
+"""Time per point from 10,000 to 10,000,000 points: rooms that grow with their number of points."""
+
+import argparse
+import functools
+import math
+import statistics
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from benchmarks import measure
+from benchmarks.clouds import room
+from kpdeform import ops
+
+CELL = 0.04
+RADIUS = 2.5 * CELL
+RAW_PER_CELL = 3.6  # points of the raw scan per occupied cell
+
+
+def raw_scan(num_points: int) -> Tensor:
+    """As dense as the room of 1,000,000 points, in random order."""
+    return room(num_points, scale=math.sqrt(num_points / 1e6))
+
+
+def thinned_scan(num_points: int) -> Tensor:
+    """About ``num_points`` points, one per cell, in cell order."""
+    return ops.grid_subsample(raw_scan(round(RAW_PER_CELL * num_points)), CELL).points
+
+
+# What is measured: how a cloud of about so many points is made, and what is done with it.
+Case = tuple[Callable[[int], Tensor], Callable[[Tensor], object]]
+CASES: dict[str, Case] = {
+    "grid_subsample": (raw_scan, lambda p: ops.grid_subsample(p, CELL)),
+    "radius_neighbors, 40 nearest": (
+        thinned_scan,
+        lambda p: ops.radius_neighbors(p, p, RADIUS, max_neighbors=40),
+    ),
+    "floor: write that table": (
+        thinned_scan,
+        lambda p: torch.full((len(p), 40), len(p), dtype=torch.int32),
+    ),
+    "knn_neighbors, k = 16": (thinned_scan, lambda p: ops.knn_neighbors(p, p, 16)),
+    # kpconv comes here: a case whose cloud is thinned_scan
+}
+
+
+def nanoseconds_per_point(num_points: int, repeats: int) -> dict[str, tuple[float, float]]:
+    """Median wall and CPU time of every case."""
+    clouds = {make: make(num_points) for make in {make for make, _ in CASES.values()}}
+    found = {}
+    for name, (make, function) in CASES.items():
+        points = clouds[make]
+        times = measure.interleaved({name: functools.partial(function, points)}, repeats)[name]
+        wall, cpu = (1e6 * statistics.median(t) / len(points) for t in times)
+        found[name] = wall, cpu
+        print(f"{num_points:,} points: {name}: {wall:.0f} ns wall, {cpu:.0f} ns CPU", flush=True)
+    return found
+
+
+def table(sizes: list[int], repeats: int) -> str:
+    """One row per case; the last column says how flat: largest to smallest CPU time."""
+    lines = [
+        "### nanoseconds per point, wall (CPU)",
+        "",
+        " | ".join(["| points", *(f"{size:,}" for size in sizes), "CPU: largest / smallest |"]),
+        "|---" * (len(sizes) + 2) + "|",
+    ]
+    columns = [nanoseconds_per_point(size, repeats) for size in sizes]
+    for name in CASES:
+        cells = ["{:.0f} ({:.0f})".format(*column[name]) for column in columns]
+        cpu = [column[name][1] for column in columns]
+        lines.append(" | ".join([f"| {name}", *cells, f"{max(cpu) / min(cpu):.2f} |"]))
+    text = "\n".join([*lines, ""])
+    print(text)
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10**e for e in (4, 5, 6, 7)])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    measure.write("scaling", ("torch",), [table(options.sizes, options.repeats)])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+// batch_norm and its gradient on the CPU. Contract: batch_norm.h.
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "common.h"
+#include "norm/batch_norm.h"
+
+namespace kpdeform {
+namespace {
+
+// Calls body with a value of the tensor's type.
+template <typename Body>
+void with_float(const Tensor& tensor, const Body& body) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float:
+      return body(float{});
+    case ScalarType::Double:
+      return body(double{});
+    default:
+      fail_check("features must be float32 or float64");
+  }
+}
+
+// The rows of a matrix in blocks, whatever the number of threads.
+struct Blocks {
+  int64_t rows, channels;
+  int64_t size() const { return std::max<int64_t>(64, (rows + 1023) / 1024); }
+  int64_t count() const { return (rows + size() - 1) / size(); }
+
+  // body(block, first row, rows)
+  template <typename Body>
+  void each(const Body& body) const {
+    const int64_t grain = std::max<int64_t>(1, 16384 / std::max<int64_t>(1, size() * channels));
+    parallel_chunks(count(), grain, [&](int64_t begin, int64_t end) {
+      for (int64_t block = begin; block < end; ++block)
+        body(block, block * size(), std::min(size(), rows - block * size()));
+    });
+  }
+
+  // Adds up what body(first row, rows, sums) writes into `columns` sums per block.
+  template <typename Body>
+  std::vector<double> sum(int64_t columns, const Body& body) const {
+    std::vector<double> parts(count() * columns);
+    each([&](int64_t block, int64_t first, int64_t n) {
+      body(first, n, parts.data() + block * columns);
+    });
+    std::vector<double> sums(columns);
+    for (int64_t block = 0; block < count(); ++block)
+      for (int64_t c = 0; c < columns; ++c) sums[c] += parts[block * columns + c];
+    return sums;
+  }
+};
+
+// Mean and biased variance of every channel.
+template <typename F>
+void measure(const F* x, const Blocks& blocks, F* mean, F* variance) {
+  const int64_t channels = blocks.channels;
+  // Deviations from the first row: large coordinates lose nothing to cancellation.
+  const std::vector<double> sums =
+      blocks.sum(2 * channels, [&](int64_t first, int64_t rows, double* part) {
+        KPDEFORM_DISPATCH(sum_deviations, x + first * channels, rows, channels, x, part);
+      });
+  for (int64_t c = 0; c < channels; ++c) {
+    const double shift = sums[c] / blocks.rows;
+    const double square = sums[channels + c] / blocks.rows - shift * shift;
+    mean[c] = static_cast<F>(x[c] + shift);
+    variance[c] = static_cast<F>(square < 0 ? 0.0 : square);  // NaN stays
+  }
+}
+
+// sqrt(variance + eps) of every channel, upside down.
+template <typename F>
+std::vector<F> inverse_deviations(const F* variance, int64_t channels, double eps) {
+  std::vector<F> result(channels);
+  for (int64_t c = 0; c < channels; ++c)
+    result[c] = static_cast<F>(1 / std::sqrt(static_cast<double>(variance[c]) + eps));
+  return result;
+}
+
+void check_rows(const Tensor& tensor, const Tensor& like, const char* name) {
+  KPDEFORM_CHECK(tensor.is_cpu() && tensor.is_contiguous() && tensor.dim() == 2 &&
+                     tensor.size(0) == like.size(0) && tensor.size(1) == like.size(1) &&
+                     tensor.scalar_type() == like.scalar_type(),
+                 name, " must be contiguous (N, C) on the CPU, of the features' dtype");
+}
+
+void check_columns(const Tensor& tensor, const Tensor& features, const char* name) {
+  KPDEFORM_CHECK(tensor.is_cpu() && tensor.is_contiguous() && tensor.dim() == 1 &&
+                     tensor.size(0) == features.size(1) &&
+                     tensor.scalar_type() == features.scalar_type(),
+                 name, " must be contiguous (C,) on the CPU, of the features' dtype");
+}
+
+std::tuple<Tensor, Tensor, Tensor> batch_norm(Tensor features, Tensor weight, Tensor bias,
+                                              std::optional<Tensor> given_mean,
+                                              std::optional<Tensor> given_variance,
+                                              std::optional<Tensor> residual, double eps,
+                                              double slope) {
+  KPDEFORM_CHECK(features.dim() == 2, "features must be (N, C)");
+  check_rows(features, features, "features");
+  check_columns(weight, features, "weight");
+  check_columns(bias, features, "bias");
+  if (residual) check_rows(*residual, features, "residual");
+  const bool given = given_mean && given_variance;
+  if (given) {
+    check_columns(*given_mean, features, "mean");
+    check_columns(*given_variance, features, "variance");
+  }
+  KPDEFORM_CHECK(given || features.size(0) > 0, "features has no rows to take statistics of");
+  const Blocks blocks{features.size(0), features.size(1)};
+  const int64_t channels = blocks.channels;
+  Tensor out = torch::stable::new_empty(features, {blocks.rows, channels});
+  Tensor mean = torch::stable::new_empty(features, {channels});
+  Tensor variance = torch::stable::new_empty(features, {channels});
+  with_float(features, [&](auto f) {
+    using F = decltype(f);
+    const F* x = features.const_data_ptr<F>();
+    F *m = mean.mutable_data_ptr<F>(), *v = variance.mutable_data_ptr<F>();
+    if (given) {
+      std::copy_n(given_mean->const_data_ptr<F>(), channels, m);
+      std::copy_n(given_variance->const_data_ptr<F>(), channels, v);
+    } else {
+      measure(x, blocks, m, v);
+    }
+    std::vector<F> scale = inverse_deviations(v, channels, eps);
+    for (int64_t c = 0; c < channels; ++c) scale[c] *= weight.const_data_ptr<F>()[c];
+    const NormColumns<F> columns{m, scale.data(), bias.const_data_ptr<F>()};
+    const F* added = residual ? residual->const_data_ptr<F>() : nullptr;
+    F* y = out.mutable_data_ptr<F>();
+    blocks.each([&](int64_t, int64_t first, int64_t rows) {
+      const int64_t at = first * channels;
+      KPDEFORM_DISPATCH(normalize, x + at, added ? added + at : nullptr, rows, channels, columns,
+                        static_cast<F>(slope), y + at);
+    });
+  });
+  return {out, mean, variance};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_backward(Tensor grad, Tensor out,
+                                                               Tensor features, Tensor weight,
+                                                               Tensor mean, Tensor variance,
+                                                               double eps, double slope, bool given,
+                                                               bool residual_wanted) {
+  KPDEFORM_CHECK(features.dim() == 2, "features must be (N, C)");
+  check_rows(features, features, "features");
+  check_rows(grad, features, "grad");
+  check_rows(out, features, "out");
+  check_columns(weight, features, "weight");
+  check_columns(mean, features, "mean");
+  check_columns(variance, features, "variance");
+  const Blocks blocks{features.size(0), features.size(1)};
+  const int64_t rows = blocks.rows, channels = blocks.channels;
+  const bool activated = slope != 1;
+  Tensor of_features = torch::stable::new_empty(features, {rows, channels});
+  Tensor of_weight = torch::stable::new_empty(features, {channels});
+  Tensor of_bias = torch::stable::new_empty(features, {channels});
+  Tensor of_residual =
+      torch::stable::new_empty(features, {residual_wanted && activated ? rows : 0, channels});
+  with_float(features, [&](auto f) {
+    using F = decltype(f);
+    const F *x = features.const_data_ptr<F>(), *y = out.const_data_ptr<F>();
+    const F *m = mean.const_data_ptr<F>(), *w = weight.const_data_ptr<F>();
+    F* result = of_features.mutable_data_ptr<F>();
+    // The gradient of what the activation took in: in the place that one of the results has.
+    F* inner = residual_wanted ? of_residual.mutable_data_ptr<F>() : result;
+    const F* g = activated ? inner : grad.const_data_ptr<F>();
+    const std::vector<double> sums =
+        blocks.sum(2 * channels, [&](int64_t first, int64_t n, double* part) {
+          const int64_t at = first * channels;
+          if (activated)
+            KPDEFORM_DISPATCH(through_activation, grad.const_data_ptr<F>() + at, y + at,
+                              n * channels, static_cast<F>(slope), inner + at);
+          KPDEFORM_DISPATCH(sum_gradients, g + at, x + at, n, channels, m, part);
+        });
+    const std::vector<F> inverse = inverse_deviations(variance.const_data_ptr<F>(), channels, eps);
+    std::vector<F> scale(channels), shift(channels), tilt(channels);
+    for (int64_t c = 0; c < channels; ++c) {
+      const double of_normal = sums[channels + c] * inverse[c];
+      of_bias.mutable_data_ptr<F>()[c] = static_cast<F>(sums[c]);
+      of_weight.mutable_data_ptr<F>()[c] = static_cast<F>(of_normal);
+      scale[c] = w[c] * inverse[c];
+      if (given) continue;  // constants: they pass nothing on
+      shift[c] = static_cast<F>(-scale[c] * sums[c] / rows);
+      tilt[c] = static_cast<F>(-scale[c] * inverse[c] * of_normal / rows);
+    }
+    const NormColumns<F> columns{m, scale.data(), shift.data()};
+    blocks.each([&](int64_t, int64_t first, int64_t n) {
+      const int64_t at = first * channels;
+      KPDEFORM_DISPATCH(combine_gradients, g + at, x + at, n, channels, columns, tilt.data(),
+                        result + at);
+    });
+  });
+  return {of_features, of_weight, of_bias, of_residual};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(kpdeform, CPU, m) {
+  m.impl("batch_norm", TORCH_BOX(&batch_norm));
+  m.impl("batch_norm_backward", TORCH_BOX(&batch_norm_backward));
+}
+
+}  // namespace kpdeform

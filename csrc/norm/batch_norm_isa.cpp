@@ -1,0 +1,115 @@
+#include "norm/batch_norm.h"
+
+// Loops over a few rows at once that compilers turn into vectors; pointers of one loop never
+// overlap but for a result that replaces its own input.
+namespace kpdeform::KPDEFORM_ISA {
+namespace {
+
+constexpr int64_t kTogether = 4;  // rows whose terms are added before they meet the sum in memory
+
+// sums[c] += first(r, c), sums[C + c] += second(r, c) over all rows r.
+template <typename Terms>
+inline void add_rows(int64_t rows, int64_t channels, double* sums, const Terms& terms) {
+  double* __restrict first = sums;
+  double* __restrict second = sums + channels;
+  for (int64_t c = 0; c < 2 * channels; ++c) sums[c] = 0;
+  int64_t row = 0;
+  for (; row + kTogether <= rows; row += kTogether) {
+#pragma GCC ivdep
+    for (int64_t c = 0; c < channels; ++c) {
+      double one[kTogether], two[kTogether];
+      for (int64_t i = 0; i < kTogether; ++i) terms((row + i) * channels + c, c, one[i], two[i]);
+      first[c] += (one[0] + one[1]) + (one[2] + one[3]);
+      second[c] += (two[0] + two[1]) + (two[2] + two[3]);
+    }
+  }
+  for (; row < rows; ++row) {
+#pragma GCC ivdep
+    for (int64_t c = 0; c < channels; ++c) {
+      double one, two;
+      terms(row * channels + c, c, one, two);
+      first[c] += one;
+      second[c] += two;
+    }
+  }
+}
+
+template <typename F>
+void sum_deviations_of(const F* x, int64_t rows, int64_t channels, const F* mean, double* sums) {
+  add_rows(rows, channels, sums, [=](int64_t i, int64_t c, double& one, double& two) {
+    one = double(x[i]) - double(mean[c]);
+    two = one * one;
+  });
+}
+
+template <typename F>
+void sum_gradients_of(const F* grad, const F* x, int64_t rows, int64_t channels, const F* mean,
+                      double* sums) {
+  add_rows(rows, channels, sums, [=](int64_t i, int64_t c, double& one, double& two) {
+    one = double(grad[i]);
+    two = double(grad[i] * (x[i] - mean[c]));
+  });
+}
+
+template <typename F, bool kResidual>
+void normalize_rows(const F* __restrict x, const F* __restrict residual, int64_t rows,
+                    int64_t channels, const NormColumns<F>& columns, F slope, F* __restrict out) {
+  const F *__restrict mean = columns.mean, *__restrict scale = columns.scale,
+                      *__restrict shift = columns.shift;
+  for (int64_t row = 0; row < rows; ++row, x += channels, out += channels) {
+    for (int64_t c = 0; c < channels; ++c) {
+      F z = scale[c] * (x[c] - mean[c]) + shift[c];
+      if constexpr (kResidual) z += residual[c];
+      out[c] = z > 0 ? z : slope * z;
+    }
+    if constexpr (kResidual) residual += channels;
+  }
+}
+
+template <typename F>
+void combine(const F* grad, const F* __restrict x, int64_t rows, int64_t channels,
+             const NormColumns<F>& columns, const F* __restrict slope, F* result) {
+  const F *__restrict mean = columns.mean, *__restrict scale = columns.scale,
+                      *__restrict shift = columns.shift;
+  for (int64_t row = 0; row < rows; ++row, x += channels, grad += channels, result += channels) {
+#pragma GCC ivdep
+    for (int64_t c = 0; c < channels; ++c)
+      result[c] = scale[c] * grad[c] + (slope[c] * (x[c] - mean[c]) + shift[c]);
+  }
+}
+
+template <typename F>
+void activate_backward(const F* __restrict grad, const F* __restrict out, int64_t count, F slope,
+                       F* __restrict result) {
+  for (int64_t i = 0; i < count; ++i) result[i] = out[i] > 0 ? grad[i] : slope * grad[i];
+}
+
+}  // namespace
+
+#define KPDEFORM_NORM(F)                                                                         \
+  void sum_deviations(const F* x, int64_t rows, int64_t channels, const F* mean, double* sums) { \
+    sum_deviations_of(x, rows, channels, mean, sums);                                            \
+  }                                                                                              \
+  void normalize(const F* x, const F* residual, int64_t rows, int64_t channels,                  \
+                 const NormColumns<F>& columns, F slope, F* out) {                               \
+    if (residual != nullptr)                                                                     \
+      normalize_rows<F, true>(x, residual, rows, channels, columns, slope, out);                 \
+    else                                                                                         \
+      normalize_rows<F, false>(x, residual, rows, channels, columns, slope, out);                \
+  }                                                                                              \
+  void through_activation(const F* grad, const F* out, int64_t count, F slope, F* result) {      \
+    activate_backward(grad, out, count, slope, result);                                          \
+  }                                                                                              \
+  void sum_gradients(const F* grad, const F* x, int64_t rows, int64_t channels, const F* mean,   \
+                     double* sums) {                                                             \
+    sum_gradients_of(grad, x, rows, channels, mean, sums);                                       \
+  }                                                                                              \
+  void combine_gradients(const F* grad, const F* x, int64_t rows, int64_t channels,              \
+                         const NormColumns<F>& columns, const F* slope, F* result) {             \
+    combine(grad, x, rows, channels, columns, slope, result);                                    \
+  }
+KPDEFORM_NORM(float)
+KPDEFORM_NORM(double)
+#undef KPDEFORM_NORM
+
+}  // namespace kpdeform::KPDEFORM_ISA

@@ -1,0 +1,331 @@
+"""KPNeXt: the network of KPConvD and KPConvX, for points or for whole clouds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from kpdeform import kernel_points as dispositions
+from kpdeform.data.pyramid import Pyramid, PyramidSpec
+from kpdeform.models.encoder import check_inputs
+from kpdeform.nn import (
+    BatchNorm,
+    Bias,
+    Deformation,
+    GlobalAverage,
+    InterpolateUnary,
+    KPConv,
+    KPConvD,
+    KPConvX,
+    MultiShortcutBlock,
+    NeighborMax,
+    SimpleBlock,
+    Unary,
+    UpsampleUnary,
+)
+from kpdeform.nn.blocks import Norm
+from kpdeform.nn.kpconv import LayerInfluence
+from kpdeform.nn.kpconvx import AttentionActivation
+from kpdeform.ops.kpconv import Aggregation
+
+Task = Literal["segmentation", "classification"]
+Pooling = Literal["grid", "conv"]
+
+_NEIGHBORS = (12, 16, 20)  # of the first levels; the last number goes on
+
+
+class KPNeXt(nn.Module):
+    """A stem, ever coarser levels of :class:`kpdeform.nn.MultiShortcutBlock`, and a head.
+
+    The defaults are those of the published S3DIS network KPConvX-S. Lengths count in cells of the
+    level a block works on.
+
+    Args:
+        in_channels: Input features per point.
+        num_classes: Number of logits, per point or per cloud.
+        cell_size: Grid cell of level 0, in the cloud's unit.
+        task: "segmentation" has a decoder and labels points; "classification" labels clouds.
+        blocks: Blocks per level.
+        width: Channels of level 0.
+        width_scaling: Channels of a level over those of the one before, rounded up to 16.
+        attention_groups: As in :class:`kpdeform.nn.KPConvX`; 0 makes every layer a KPConvD.
+        attention_level: First level whose encoder has attention; the decoder has it everywhere.
+        activation: Of the attention.
+        group_norm: Normalises the modulations of the attention.
+        radius: Radius of the ball of kernel points.
+        sigma: Reach of a kernel point; ``radius`` when None.
+        scaling: Grid cell of a level over that of the one before.
+        max_neighbors: Nearest neighbours that a layer sees, per level; 12, 16, 20, 20, ... when
+            None.
+        shells: Kernel points per shell.
+        dimension: D, 2 or 3.
+        influence: As in :class:`kpdeform.nn.KPConvD`.
+        aggregation: Of the stem and of pooling convolutions; depthwise layers take the closest
+            kernel point.
+        pooling: "grid" takes the maximum over a grid cell and goes back to the cell, and the last
+            block of a level widens to the next; "conv" convolves to the next level, and goes back
+            by interpolation between three points.
+        share_kernel_points: All depthwise layers of a level have the same kernel points.
+        decoder_blocks: A block after every step of the decoder.
+        upcut: As in :class:`kpdeform.nn.MultiShortcutBlock`.
+        drop_path: Probability that a cloud skips the last block; it grows linearly from 0.
+        layer_scale: As in :class:`kpdeform.nn.MultiShortcutBlock`.
+        dropout: Of the head for classification.
+        batch_norm_momentum: Share of the new statistics in the running ones.
+        size_decides: As in :class:`kpdeform.nn.KPConvX`.
+        generator: Source of the kernel points' rotations; torch's global generator when None.
+
+    Attributes:
+        pyramid_spec: What :func:`kpdeform.data.build_pyramid` needs to know for this model.
+
+    Raises:
+        ValueError: An argument is outside the above.
+
+    Source: Thomas et al. 2024, arXiv:2405.13194, section 4 and Fig. 4.
+
+    Example:
+        >>> model = KPNeXt(5, 13, cell_size=0.04)
+        >>> model.pyramid_spec.max_neighbors
+        (12, 16, 20, 20, 20)
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        *,
+        cell_size: float,
+        task: Task = "segmentation",
+        blocks: Sequence[int] = (2, 2, 2, 8, 2),
+        width: int = 64,
+        width_scaling: float = 1.41,
+        attention_groups: int = 4,
+        attention_level: int = 1,
+        activation: AttentionActivation = "sigmoid",
+        group_norm: bool = True,
+        radius: float = 2.1,
+        sigma: float | None = None,
+        scaling: float = 2.2,
+        max_neighbors: Sequence[int] | None = None,
+        shells: Sequence[int] = (1, 14, 28),
+        dimension: int = 3,
+        influence: LayerInfluence = "linear",
+        aggregation: Aggregation = "closest",
+        pooling: Pooling = "grid",
+        share_kernel_points: bool = True,
+        decoder_blocks: bool = True,
+        upcut: bool = False,
+        drop_path: float = 0.3,
+        layer_scale: float | None = None,
+        dropout: float = 0.4,
+        batch_norm_momentum: float = 0.1,
+        size_decides: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        _check(task, pooling, blocks)
+        self.in_channels, self.task, self.pools_grid = in_channels, task, pooling == "grid"
+        self.pyramid_spec = _pyramid_spec(
+            len(blocks), cell_size, radius, scaling, max_neighbors, self.pools_grid
+        )
+        make = _Parts(
+            spec=self.pyramid_spec,
+            radius=radius,
+            sigma=radius if sigma is None else sigma,
+            table=dispositions.load_shells(shells, dimension),
+            shared=share_kernel_points,
+            generator=generator,
+            influence=influence,
+            aggregation=aggregation,
+            norm=partial(BatchNorm, momentum=batch_norm_momentum),
+            attention={
+                "attention_groups": attention_groups,
+                "activation": activation,
+                "group_norm": group_norm,
+                "size_decides": size_decides,
+            },
+            block={"upcut": upcut, "layer_scale": layer_scale},
+        )
+        widths = [_round_up(width * width_scaling**level) for level in range(len(blocks))]
+        wider = widths[1:] if self.pools_grid else widths[:-1]  # what leaves a level
+        drops = torch.linspace(0, drop_path, sum(blocks)).split(list(blocks))
+        self.stem = make.dense(in_channels, widths[0], 0)
+        self.encoder = nn.ModuleList(
+            make.stage(level, width, out, level >= attention_level, drops[level].tolist())
+            for level, (width, out) in enumerate(zip(widths, [*wider, widths[-1]], strict=True))
+        )
+        self.pooling = nn.ModuleList(
+            NeighborMax() if self.pools_grid else make.dense(width, coarse, level)
+            for level, (width, coarse) in enumerate(pairwise(widths))
+        )
+        if task == "classification":
+            self.average = GlobalAverage()
+            self.head = nn.Sequential(
+                Unary(widths[-1], 256, norm=Bias), nn.Dropout(dropout), nn.Linear(256, num_classes)
+            )
+            return
+        self.decoder_unary = nn.ModuleList(
+            (UpsampleUnary if self.pools_grid else InterpolateUnary)(
+                coarse, skip, width, norm=make.norm
+            )
+            for width, coarse, skip in zip(widths, widths[1:], wider, strict=False)
+        )
+        self.decoder_layer = nn.ModuleList(
+            make.block_at(level, width, width, attention=True)
+            for level, width in enumerate(widths[:-1])
+            if decoder_blocks
+        )
+        self.head = nn.Sequential(
+            Unary(widths[0], widths[0], norm=make.norm), nn.Linear(widths[0], num_classes)
+        )
+
+    def forward(self, pyramid: Pyramid, features: Tensor) -> tuple[Tensor, list[Deformation]]:
+        """Labels every point, or every cloud.
+
+        Args:
+            pyramid: As :attr:`pyramid_spec` asks for.
+            features: ``(N_0, C)``.
+
+        Returns:
+            Logits ``(N_0, classes)`` or ``(B, classes)``, and an empty list: no layer deforms.
+
+        Raises:
+            ValueError: The pyramid has too few levels, or features do not fit it.
+        """
+        check_inputs(pyramid, features, self.pyramid_spec.num_levels, self.in_channels)
+        points, tables = pyramid.points, pyramid.neighbors
+        x, _ = self.stem(points[0], points[0], tables[0], features)
+        skips: list[Tensor] = []
+        for level, blocks in enumerate(self.encoder):
+            upcut = None
+            for block in blocks:
+                x, upcut = block(points[level], tables[level], x, pyramid.lengths[level], upcut)
+            if level < len(self.pooling):
+                skips.append(x)
+                x = self._pool(pyramid, level, x)
+        if self.task == "classification":
+            return self.head(self.average(x, pyramid.lengths[len(self.encoder) - 1])), []
+        for level in reversed(range(len(skips))):
+            x = self._upsample(pyramid, level, x, skips[level])
+            if len(self.decoder_layer) > 0:
+                block = self.decoder_layer[level]
+                x, _ = block(points[level], tables[level], x, pyramid.lengths[level])
+        return self.head(x), []
+
+    def _pool(self, pyramid: Pyramid, level: int, features: Tensor) -> Tensor:
+        pool, table = self.pooling[level], pyramid.pools[level]
+        if self.pools_grid:
+            return pool(features, table)
+        x, _ = pool(pyramid.points[level + 1], pyramid.points[level], table, features)
+        return x
+
+    def _upsample(self, pyramid: Pyramid, level: int, features: Tensor, skip: Tensor) -> Tensor:
+        unary, table = self.decoder_unary[level], pyramid.upsamples[level]
+        if self.pools_grid:
+            return unary(features, table, skip)
+        fine, coarse = pyramid.points[level : level + 2]
+        return unary(features, table, skip, fine, coarse)
+
+
+@dataclass
+class _Parts:
+    """Makes the layers of one network; lengths in cells of the level they work on."""
+
+    spec: PyramidSpec
+    radius: float
+    sigma: float
+    table: Tensor
+    shared: bool
+    generator: torch.Generator | None
+    influence: LayerInfluence
+    aggregation: Aggregation
+    norm: Norm
+    attention: dict[str, Any]
+    block: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        levels = range(self.spec.num_levels)
+        self.of_level = [self._place(level) for level in levels] if self.shared else None
+
+    def _place(self, level: int) -> Tensor:
+        return dispositions.place(self.table, self.radius * self.spec.step(level), self.generator)
+
+    def dense(self, in_channels: int, out_channels: int, level: int) -> SimpleBlock:
+        step = self.spec.step(level)
+        conv = KPConv(
+            in_channels,
+            out_channels,
+            radius=self.radius * step,
+            sigma=self.sigma * step,
+            influence=self.influence,
+            aggregation=self.aggregation,
+            kernel_points=self._place(level),
+        )
+        return SimpleBlock(conv, norm=self.norm)
+
+    def block_at(
+        self, level: int, channels: int, out_channels: int, attention: bool, drop_path: float = 0.0
+    ) -> MultiShortcutBlock:
+        step = self.spec.step(level)
+        attends = attention and self.attention["attention_groups"] != 0
+        conv = (partial(KPConvX, **self.attention) if attends else KPConvD)(
+            channels,
+            radius=self.radius * step,
+            sigma=self.sigma * step,
+            influence=self.influence,
+            kernel_points=self.of_level[level] if self.of_level else self._place(level),
+        )
+        return MultiShortcutBlock(
+            conv, out_channels, norm=self.norm, drop_path=drop_path, **self.block
+        )
+
+    def stage(
+        self, level: int, channels: int, out_channels: int, attention: bool, drops: list[float]
+    ) -> nn.ModuleList:
+        """Blocks of a level; the last one has the channels that leave it."""
+        outs = [channels] * (len(drops) - 1) + [out_channels]
+        return nn.ModuleList(
+            self.block_at(level, channels, out, attention, drop)
+            for out, drop in zip(outs, drops, strict=True)
+        )
+
+
+def _check(task: str, pooling: str, blocks: Sequence[int]) -> None:
+    for name, value, choices in [("task", task, Task), ("pooling", pooling, Pooling)]:
+        if value not in get_args(choices):
+            raise ValueError(f"KPNeXt: {name} is {value!r}; use one of {get_args(choices)}")
+    if len(blocks) == 0 or min(blocks) < 1:
+        raise ValueError(f"KPNeXt: every level needs a block, got blocks={list(blocks)}")
+
+
+def _round_up(channels: float) -> int:
+    return math.ceil((channels - 0.1) / 16) * 16
+
+
+def _pyramid_spec(
+    num_levels: int,
+    cell_size: float,
+    radius: float,
+    scaling: float,
+    max_neighbors: Sequence[int] | None,
+    grid: bool,
+) -> PyramidSpec:
+    if max_neighbors is None:
+        max_neighbors = [_NEIGHBORS[min(level, 2)] for level in range(num_levels)]
+    return PyramidSpec(
+        cell_size=cell_size,
+        num_levels=num_levels,
+        conv_radius=radius,
+        max_neighbors=tuple(max_neighbors),
+        scaling=scaling,
+        knn=True,
+        partition=grid,
+        upsample_neighbors=1 if grid else 3,
+    )

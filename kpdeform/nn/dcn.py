@@ -1,0 +1,244 @@
+"""DCNv3 and DCNv4 layers: channels-last images, one factor per tap and group, no dense kernel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from kpdeform import ops
+
+
+class DCNv3(nn.Module):
+    """DCNv3: linear projections around :func:`kpdeform.ops.dcnv3`.
+
+    A depthwise convolution, a layer norm and a GELU look at the input (``offset_branch``), and
+    ``offset_head``, a linear layer that starts at zero, makes the offsets and, through a softmax
+    over the taps of each group, the masks. With zero weights every output is the mean of the taps.
+
+    Args:
+        channels: C, in and out.
+        kernel_size: An odd number.
+        stride: The output has ``ceil(H / stride)`` rows; padding is "same".
+        dilation: Spacing of the taps.
+        groups: G, a divisor of C.
+        offset_scale: Factor of every position, seen from the middle tap.
+        head_kernel_size: Of the depthwise convolution, an odd number; ``kernel_size`` when None.
+        remove_center: Leave the middle tap out.
+        center_feature_scale: Blend the input's projection back in, by a learned share per group.
+
+    Raises:
+        ValueError: A number is out of range.
+
+    Source: Wang et al. 2023, arXiv:2211.05778, section 3.1; layers of InternImage.
+    Deviation: InternImage's head always has stride 1, so its module cannot stride; this one can.
+
+    Example:
+        >>> import torch
+        >>> from kpdeform import nn
+        >>> nn.DCNv3(32, groups=4)(torch.rand(2, 14, 14, 32)).shape
+        torch.Size([2, 14, 14, 32])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 4,
+        offset_scale: float = 1.0,
+        *,
+        head_kernel_size: int | None = None,
+        remove_center: bool = False,
+        center_feature_scale: bool = False,
+    ) -> None:
+        super().__init__()
+        head_kernel_size = kernel_size if head_kernel_size is None else head_kernel_size
+        _check("DCNv3", channels, groups, stride, dilation, kernel_size, head_kernel_size)
+        self.channels, self.kernel_size, self.stride = channels, kernel_size, stride
+        self.dilation, self.groups, self.offset_scale = dilation, groups, offset_scale
+        self.remove_center = remove_center
+        self.num_taps = groups * (kernel_size**2 - int(remove_center))
+        self.input_proj = nn.Linear(channels, channels)
+        self.output_proj = nn.Linear(channels, channels)
+        self.offset_branch = nn.ModuleDict(
+            {
+                "conv": _depthwise(channels, head_kernel_size, stride),
+                "norm": nn.LayerNorm(channels, eps=1e-6),
+            }
+        )
+        self.offset_head = nn.Linear(channels, 3 * self.num_taps)
+        self.center_scale = nn.Linear(channels, groups) if center_feature_scale else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws new projections; offsets are zero again."""
+        _reset([self.input_proj, self.output_proj], [self.offset_head, self.center_scale])
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Samples and projects.
+
+        Args:
+            input: ``(B, H, W, C)``.
+
+        Returns:
+            ``(B, ceil(H / stride), ceil(W / stride), C)``.
+        """
+        x = self.input_proj(input)
+        seen = self.offset_branch["conv"](input.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        seen = nn.functional.gelu(self.offset_branch["norm"](seen))
+        offset, logits = self.offset_head(seen).split([2 * self.num_taps, self.num_taps], -1)
+        mask = logits.unflatten(-1, (self.groups, -1)).softmax(-1).flatten(-2)
+        y = ops.dcnv3(
+            x, offset, mask.to(offset.dtype), self.kernel_size, self.stride,
+            self.dilation * (self.kernel_size // 2), self.dilation, self.groups,
+            self.offset_scale, self.remove_center,
+        )  # fmt: skip
+        if self.center_scale is not None:
+            share = torch.sigmoid(self.center_scale(seen))
+            share = share.repeat_interleave(self.channels // self.groups, -1)
+            y = y * (1 - share) + x[:, :: self.stride, :: self.stride] * share
+        return self.output_proj(y)
+
+
+class DCNv4(nn.Module):
+    """DCNv4: DCNv3 with unbounded masks and a lighter head; see :func:`kpdeform.ops.dcnv4`.
+
+    ``offset_head``, a linear layer that starts at zero, makes offsets and masks in one tensor, out
+    of the input or of a depthwise convolution of it. With zero weights the output is
+    ``output_proj``'s bias.
+
+    Args:
+        channels: C, in and out.
+        kernel_size: An odd number.
+        stride: The output has ``ceil(H / stride)`` rows; padding is "same".
+        dilation: Spacing of the taps.
+        groups: G, a divisor of C.
+        offset_scale: Factor of every position, seen from the middle tap.
+        head_kernel_size: Of the depthwise convolution in front of the head; none when None.
+        remove_center: Leave the middle tap out.
+        pointwise: Own ``value_proj`` and ``output_proj``.
+        output_bias: Give ``output_proj`` a bias.
+
+    Raises:
+        ValueError: A number is out of range.
+
+    Source: Xiong et al. 2024, arXiv:2401.06197.
+    Deviation: the published kernel reads the wrong image for some shapes, and needs C / G to be a
+        multiple of 16; this one takes any shape.
+
+    Example:
+        >>> import torch
+        >>> from kpdeform import nn
+        >>> nn.DCNv4(32, groups=4)(torch.rand(2, 14 * 14, 32)).shape
+        torch.Size([2, 196, 32])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int = 3,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 4,
+        offset_scale: float = 1.0,
+        *,
+        head_kernel_size: int | None = None,
+        remove_center: bool = False,
+        pointwise: bool = True,
+        output_bias: bool = True,
+    ) -> None:
+        super().__init__()
+        _check("DCNv4", channels, groups, stride, dilation, kernel_size, head_kernel_size or 1)
+        self.channels, self.kernel_size, self.stride = channels, kernel_size, stride
+        self.dilation, self.groups, self.offset_scale = dilation, groups, offset_scale
+        self.remove_center = remove_center
+        num_taps = groups * (kernel_size**2 - int(remove_center))
+        self.value_proj = nn.Linear(channels, channels) if pointwise else None
+        self.output_proj = nn.Linear(channels, channels, bias=output_bias) if pointwise else None
+        self.offset_conv = (
+            _depthwise(channels, head_kernel_size, stride) if head_kernel_size else None
+        )
+        self.offset_head = nn.Linear(channels, -(-3 * num_taps // 8) * 8)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws new projections; offsets and masks are zero again."""
+        _reset([self.value_proj, self.output_proj], [self.offset_head])
+
+    def forward(self, input: Tensor, shape: tuple[int, int] | None = None) -> Tensor:
+        """Samples and projects.
+
+        Args:
+            input: ``(B, H, W, C)``, or ``(B, H * W, C)``.
+            shape: (H, W) of an input of the second kind; square when None.
+
+        Returns:
+            ``(B, ceil(H / stride), ceil(W / stride), C)``, flattened like the input.
+
+        Raises:
+            ValueError: ``shape`` does not fit.
+        """
+        image = _unflatten(input, shape)
+        x = image if self.value_proj is None else self.value_proj(image)
+        if self.offset_conv is None:
+            seen = image[:, :: self.stride, :: self.stride]
+        else:
+            seen = self.offset_conv(image.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        y = ops.dcnv4(
+            x, self.offset_head(seen), self.kernel_size, self.stride,
+            self.dilation * (self.kernel_size // 2), self.dilation, self.groups,
+            self.offset_scale, self.remove_center,
+        )  # fmt: skip
+        y = y if self.output_proj is None else self.output_proj(y)
+        return y if input.dim() == 4 else y.flatten(1, 2)
+
+
+def _reset(projections: list[nn.Linear | None], zeros: list[nn.Linear | None]) -> None:
+    for layer in projections:
+        if layer is not None:
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    for layer in zeros:
+        for parameter in () if layer is None else layer.parameters():
+            nn.init.zeros_(parameter)
+
+
+def _depthwise(channels: int, kernel_size: int, stride: int) -> nn.Conv2d:
+    return nn.Conv2d(
+        channels, channels, kernel_size, stride, padding=kernel_size // 2, groups=channels
+    )
+
+
+def _unflatten(input: Tensor, shape: tuple[int, int] | None) -> Tensor:
+    if input.dim() == 4:
+        return input
+    if shape is None:
+        side = round(input.shape[1] ** 0.5)
+        shape = (side, side)
+    if shape[0] * shape[1] != input.shape[1]:
+        raise ValueError(
+            f"DCNv4: input {tuple(input.shape)} has {input.shape[1]} pixels, which are not the "
+            f"{shape[0]} x {shape[1]} of shape; give shape=(H, W)"
+        )
+    return input.unflatten(1, shape)
+
+
+def _check(
+    layer: str,
+    channels: int,
+    groups: int,
+    stride: int,
+    dilation: int,
+    kernel_size: int,
+    head_kernel_size: int,
+) -> None:
+    if groups < 1 or channels < 1 or channels % groups:
+        raise ValueError(f"{layer}: groups={groups} must divide channels={channels}")
+    for name, number in (("stride", stride), ("dilation", dilation)):
+        if number < 1:
+            raise ValueError(f"{layer}: {name} must be at least 1, got {number}")
+    for name, number in (("kernel_size", kernel_size), ("head_kernel_size", head_kernel_size)):
+        if number < 1 or number % 2 == 0:
+            raise ValueError(f"{layer}: {name} must be odd, got {number}")

@@ -1,0 +1,195 @@
+"""Deformable convolution layer for images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kpdeform import _geometry, ops
+from kpdeform._geometry import Padding
+from kpdeform.nn.offsets import (
+    MaskActivation,
+    check_mask_activation,
+    num_offset_channels,
+    split_offsets,
+)
+
+
+class DeformConv2d(nn.Module):
+    """Deformable convolution of images; see :func:`kpdeform.ops.deform_conv2d` for the maths.
+
+    ``offset_conv``, an ordinary convolution with the same kernel, stride, padding and dilation,
+    predicts the offsets and, with ``modulated``, a factor per tap. Its weight and bias start at
+    zero, so the layer starts as the ordinary convolution. With ``offset_head=False`` there is no
+    such head, and ``forward`` takes offsets from outside: torchvision's layer, with the same
+    parameters.
+
+    ``weight`` ``(O, C / groups, kh, kw)`` and ``bias`` ``(O,)`` start as in
+    :class:`torch.nn.Conv2d`.
+
+    Args:
+        in_channels: C.
+        out_channels: O.
+        kernel_size: One number or (kh, kw).
+        stride: One number or (vertical, horizontal).
+        padding: One number, (vertical, horizontal), (top, left, bottom, right), "same" or "valid".
+        dilation: One number or (vertical, horizontal).
+        groups: Channel groups of the convolution; divides C and O.
+        bias: Adds a learned ``(O,)``.
+        offset_groups: Groups of input channels with offsets of their own; divides C.
+        modulated: Predicts masks too (DCNv2).
+        mask_activation: "2sigmoid" starts masks at 1; "sigmoid", as in the paper and in mmcv, at
+            1/2.
+        offset_head: Own ``offset_conv``.
+
+    Raises:
+        ValueError: A number is not positive, or groups do not divide channels.
+
+    Source: Dai et al. 2017, arXiv:1703.06211, section 2.1; Zhu et al. 2019, arXiv:1811.11168,
+        section 3.1.
+    Deviation: masks start at 1, not at 1/2; ``mask_activation="sigmoid"`` is the published one.
+
+    Example:
+        >>> import torch
+        >>> from kpdeform import nn
+        >>> layer = nn.DeformConv2d(8, 16, 3, padding=1, modulated=True)
+        >>> layer(torch.rand(2, 8, 32, 32)).shape
+        torch.Size([2, 16, 32, 32])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: Padding = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        offset_groups: int = 1,
+        modulated: bool = False,
+        mask_activation: MaskActivation = "2sigmoid",
+        offset_head: bool = True,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        for what, number in (("groups", groups), ("offset_groups", offset_groups)):
+            if number < 1 or in_channels < 1 or in_channels % number:
+                raise ValueError(
+                    f"{name}: {what} must divide in_channels={in_channels}, got {number}"
+                )
+        if out_channels < 1 or out_channels % groups:
+            raise ValueError(f"{name}: groups={groups} must divide out_channels={out_channels}")
+        check_mask_activation(name, mask_activation)
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.kernel_size = _geometry.pair(name, "kernel_size", kernel_size)
+        self.stride = _geometry.pair(name, "stride", stride)
+        self.dilation = _geometry.pair(name, "dilation", dilation)
+        self.padding = _geometry.sides(
+            name, padding, self.kernel_size, self.stride, self.dilation
+        )  # top, left, bottom, right
+        self.groups, self.offset_groups, self.modulated = groups, offset_groups, modulated
+        self.mask_activation: MaskActivation = mask_activation
+        self.weight = nn.Parameter(
+            torch.empty(out_channels, in_channels // groups, *self.kernel_size)
+        )
+        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
+        self.offset_conv = (
+            nn.Conv2d(
+                in_channels,
+                num_offset_channels(self.num_taps, 2, modulated),
+                self.kernel_size,
+                self.stride,
+                dilation=self.dilation,
+            )
+            if offset_head
+            else None
+        )
+        self.reset_parameters()
+
+    @property
+    def num_taps(self) -> int:
+        """Taps of all offset groups."""
+        return self.offset_groups * self.kernel_size[0] * self.kernel_size[1]
+
+    def reset_parameters(self) -> None:
+        """Draws new weights and makes the layer an ordinary convolution again."""
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if self.bias is not None:
+            bound = 1 / math.sqrt(self.weight[0].numel())
+            nn.init.uniform_(self.bias, -bound, bound)
+        if self.offset_conv is not None:
+            nn.init.zeros_(self.offset_conv.weight)
+            assert self.offset_conv.bias is not None
+            nn.init.zeros_(self.offset_conv.bias)
+
+    def offsets(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the head predicts.
+
+        Args:
+            input: ``(B, C, H, W)`` or ``(C, H, W)``.
+
+        Returns:
+            Offsets ``(B, OG * 2 * kh * kw, oh, ow)`` in pixels, ordered as
+            :func:`kpdeform.ops.deform_conv2d` takes them, and masks
+            ``(B, OG * kh * kw, oh, ow)`` or None.
+
+        Raises:
+            ValueError: The layer has no head.
+        """
+        if self.offset_conv is None:
+            raise ValueError("DeformConv2d: offset_head is False, so forward needs an offset")
+        top, left, bottom, right = self.padding
+        head = self.offset_conv(F.pad(input, (left, right, top, bottom)))
+        offset, mask = split_offsets(
+            head, self.num_taps, 2, 1.0, self.modulated, self.mask_activation, dim=-3
+        )
+        return offset.flatten(-4, -3), mask
+
+    def forward(
+        self, input: Tensor, offset: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """Convolves.
+
+        Args:
+            input: ``(B, C, H, W)`` or ``(C, H, W)``.
+            offset: ``(B, OG * 2 * kh * kw, oh, ow)``; used instead of the head's.
+            mask: ``(B, OG * kh * kw, oh, ow)``, only with ``offset``.
+
+        Returns:
+            ``(B, O, oh, ow)`` or ``(O, oh, ow)``, memory format of ``input``.
+
+        Raises:
+            ValueError: The layer has no head and got no offset, or a mask came without one.
+        """
+        if offset is None:
+            if mask is not None:
+                raise ValueError("DeformConv2d: a mask from outside needs an offset from outside")
+            offset, mask = self.offsets(input)
+        return ops.deform_conv2d(
+            input, offset, self.weight, self.bias, self.stride, self.padding, self.dilation, mask
+        )
+
+    def extra_repr(self) -> str:
+        """Shows every argument that is not at its default."""
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
+        defaults = [
+            ("stride", self.stride, (1, 1)),
+            ("padding", self.padding, (0, 0, 0, 0)),
+            ("dilation", self.dilation, (1, 1)),
+            ("groups", self.groups, 1),
+            ("bias", self.bias is not None, True),
+            ("offset_groups", self.offset_groups, 1),
+            ("modulated", self.modulated, False),
+            ("mask_activation", self.mask_activation, "2sigmoid"),
+            ("offset_head", self.offset_conv is not None, True),
+        ]
+        return text + "".join(
+            f", {name}={value}" for name, value, usual in defaults if value != usual
+        )

@@ -1,0 +1,437 @@
+"""Deformable convolution of images: DCNv1 and v2 (dense, grouped), DCNv3 and v4 (depthwise).
+
+The native contract is csrc/sampling/deform_conv2d.h.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kpdeform import _geometry
+from kpdeform import _library as _library
+from kpdeform._geometry import Padding, ShapeError
+from kpdeform.ops import _checks, layouts
+from kpdeform.ops._autograd import gradient_like, refuse_second_derivative
+from kpdeform.ops._call import call
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def deform_conv2d(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: Padding = 0,
+    dilation: int | Sequence[int] = 1,
+    mask: Tensor | None = None,
+) -> Tensor:
+    r"""Deformable convolution of images (DCNv1), modulated when ``mask`` is given (DCNv2).
+
+    .. math::
+        y(s) = \sum_{k} m_k(s)\, W_k\, x(\mathrm{stride} \cdot s - \mathrm{padding}
+               + \mathrm{dilation} \cdot k + \Delta_k(s)) + b
+
+    with x read bilinearly and 0 outside the image, so that it fades out over one pixel around it.
+    Signature, layouts and results are torchvision's. Positions are computed in float32 (float64 for
+    float64 input) whatever the dtype of ``input``; a position that is NaN samples 0. An image in
+    channels-last memory is read in place and gives a result in channels-last memory. No column
+    buffer is made. As many groups as input and output channels are computed without a matrix
+    product.
+
+    Under autocast, weight and bias take the dtype of ``input``.
+
+    Args:
+        input: x, ``(B, C, H, W)`` or ``(C, H, W)``, float32, float64, float16 or bfloat16.
+        offset: Delta in pixels, ``(B, OG * 2 * kh * kw, oh, ow)``: offset groups outermost, taps
+            row by row, y then x. OG is inferred; input channel c moves with group c // (C / OG).
+            float64 for float64 input, else float32 or half precision.
+        weight: W, ``(O, C / groups, kh, kw)`` of the input's dtype; groups is inferred.
+        bias: b, ``(O,)``.
+        stride: One number or (vertical, horizontal).
+        padding: One number, (vertical, horizontal), (top, left, bottom, right), "same" or "valid".
+        dilation: One number or (vertical, horizontal).
+        mask: m, ``(B, OG * kh * kw, oh, ow)``, any real numbers; dtypes as ``offset``.
+
+    Returns:
+        ``(B, O, oh, ow)`` or ``(O, oh, ow)``, dtype and memory format of ``input``; differentiable
+        in every tensor, once. At whole positions the gradient of ``offset`` is the slope to the
+        right.
+
+    Raises:
+        ValueError: Shapes or devices disagree with the above; a RuntimeError too, as in
+            torchvision.
+        TypeError: A dtype is not supported.
+
+    Source: Dai et al. 2017, arXiv:1703.06211, Eq. 2-4; Zhu et al. 2019, arXiv:1811.11168, Eq. 1.
+
+    Deviation: the papers leave the border and the slope at whole positions open; these are
+        torchvision's.
+
+    Example:
+        >>> import torch
+        >>> from kpdeform import ops
+        >>> image, weight = torch.rand(2, 8, 32, 32), torch.rand(16, 8, 3, 3)
+        >>> offset = torch.zeros(2, 2 * 9, 32, 32)
+        >>> y = ops.deform_conv2d(image, offset, weight, padding="same")
+        >>> torch.allclose(y, torch.nn.functional.conv2d(image, weight, padding=1), atol=1e-5)
+        True
+    """
+    op = "deform_conv2d"
+    _check_dimensions(op, input, offset, weight, mask)
+    batched = input.dim() == 4
+    if not batched:
+        input, offset = input[None], offset[None]
+        mask = None if mask is None else mask[None]
+    if torch.is_autocast_enabled(input.device.type):
+        weight, bias = weight.to(input.dtype), None if bias is None else bias.to(input.dtype)
+    kernel = (weight.shape[2], weight.shape[3])
+    stride = _geometry.pair(op, "stride", stride)
+    dilation = _geometry.pair(op, "dilation", dilation)
+    padding = _geometry.sides(op, padding, kernel, stride, dilation)
+    _check_weight(op, input, weight, bias)
+    size = _geometry.output_size(input.shape[2:], kernel, stride, padding, dilation)
+    offset_groups = _check_offset(op, input, offset, mask, kernel, size)
+
+    taps = (offset_groups, kernel[0] * kernel[1])
+    y = _convolve(
+        input.movedim(1, -1),
+        offset.movedim(1, -1).unflatten(-1, (*taps, 2)),
+        weight,
+        None if mask is None else mask.movedim(1, -1).unflatten(-1, taps),
+        (stride, padding, dilation),
+    )
+    y = (y if bias is None else y + bias).movedim(-1, 1)
+    if not _geometry.is_channels_last(input):
+        y = y.contiguous()
+    return y if batched else y[0]
+
+
+def dcnv3(
+    input: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    kernel_size: int | Sequence[int] = 3,
+    stride: int | Sequence[int] = 1,
+    padding: Padding = 1,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    offset_scale: float = 1.0,
+    remove_center: bool = False,
+) -> Tensor:
+    r"""Core of DCNv3: every group of channels is a weighted sum of its own samples.
+
+    .. math::
+        y_g(s) = \sum_p m_{gp}(s)\, x_g(c(s) + \lambda\,(k_p - \bar k + \Delta_{gp}(s)))
+
+    with the kernel's middle tap at c(s), taps :math:`k_p - \bar k` counted from it, dilation
+    included, and :math:`\lambda` the ``offset_scale``. No weights beyond m, which DCNv3 takes from
+    a softmax over the taps and DCNv4 leaves unbounded. Layouts are those of InternImage.
+
+    Args:
+        input: x, ``(B, H, W, C)``, float32, float64, float16 or bfloat16.
+        offset: Delta, ``(B, oh, ow, G * P * 2)``: groups outermost, taps column by column (down the
+            first column first), x then y. P is ``kh * kw``, one less without the centre.
+        mask: m, ``(B, oh, ow, G * P)``.
+        kernel_size: One number or (kh, kw).
+        stride: One number or (vertical, horizontal).
+        padding: As :func:`deform_conv2d`.
+        dilation: One number or (vertical, horizontal).
+        groups: G, a divisor of C.
+        offset_scale: lambda.
+        remove_center: Leave the middle tap of an odd kernel out.
+
+    Returns:
+        ``(B, oh, ow, C)``, dtype of ``input``; differentiable in every tensor, once.
+
+    Raises:
+        ValueError: Shapes or devices disagree with the above; a RuntimeError too.
+        TypeError: A dtype is not supported.
+
+    Source: Wang et al. 2023, arXiv:2211.05778, Eq. 2.
+
+    Example:
+        >>> import torch
+        >>> from kpdeform import ops
+        >>> image = torch.rand(1, 8, 8, 16)
+        >>> offset, mask = torch.zeros(1, 8, 8, 4 * 9 * 2), torch.full((1, 8, 8, 4 * 9), 1 / 9)
+        >>> ops.dcnv3(image, offset, mask, groups=4).shape
+        torch.Size([1, 8, 8, 16])
+    """
+    return _aggregate(
+        "dcnv3", input, offset, mask, kernel_size, stride, padding, dilation, groups, offset_scale,
+        remove_center,
+    )  # fmt: skip
+
+
+def dcnv4(
+    input: Tensor,
+    offset_mask: Tensor,
+    kernel_size: int | Sequence[int] = 3,
+    stride: int | Sequence[int] = 1,
+    padding: Padding = 1,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    offset_scale: float = 1.0,
+    remove_center: bool = False,
+) -> Tensor:
+    """Core of DCNv4: that of :func:`dcnv3` on offsets and masks in one tensor.
+
+    Args:
+        input: ``(B, H, W, C)``.
+        offset_mask: ``(B, oh, ow, at least G * 3 * P)``: for each group its 2 * P offsets, then its
+            P masks; the rest is padding (DCNv4 fills up to a multiple of 8).
+        kernel_size: As :func:`dcnv3`, like all that follows.
+        stride: One number or (vertical, horizontal).
+        padding: As :func:`deform_conv2d`.
+        dilation: One number or (vertical, horizontal).
+        groups: G, a divisor of C.
+        offset_scale: Factor of every position, seen from the middle tap.
+        remove_center: Leave the middle tap of an odd kernel out.
+
+    Returns:
+        ``(B, oh, ow, C)``, dtype of ``input``; differentiable in both tensors, once.
+
+    Raises:
+        ValueError: Shapes or devices disagree with the above; a RuntimeError too.
+        TypeError: A dtype is not supported.
+
+    Source: Xiong et al. 2024, arXiv:2401.06197.
+
+    Example:
+        >>> import torch
+        >>> from kpdeform import ops
+        >>> ops.dcnv4(torch.rand(1, 8, 8, 16), torch.zeros(1, 8, 8, 112), groups=4).shape
+        torch.Size([1, 8, 8, 16])
+    """
+    kernel_h, kernel_w = _geometry.pair("dcnv4", "kernel_size", kernel_size)
+    taps = kernel_h * kernel_w - int(remove_center)
+    if offset_mask.dim() != 4 or offset_mask.shape[-1] < groups * 3 * taps:
+        raise ShapeError(
+            f"dcnv4: offset_mask must be (B, oh, ow, at least groups * 3 * taps = "
+            f"{groups * 3 * taps}), got {tuple(offset_mask.shape)}"
+        )
+    offset, mask = layouts.split_dcnv4(offset_mask, groups, taps)
+    return _aggregate(
+        "dcnv4", input, offset, mask, kernel_size, stride, padding, dilation, groups, offset_scale,
+        remove_center,
+    )  # fmt: skip
+
+
+def _aggregate(
+    op: str,
+    input: Tensor,
+    offset: Tensor,
+    mask: Tensor,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int],
+    padding: Padding,
+    dilation: int | Sequence[int],
+    groups: int,
+    offset_scale: float,
+    remove_center: bool,
+) -> Tensor:
+    _checks.tensor(op, "input", input, _checks.FLOATS, 4)
+    kernel = _geometry.pair(op, "kernel_size", kernel_size)
+    stride = _geometry.pair(op, "stride", stride)
+    dilation = _geometry.pair(op, "dilation", dilation)
+    padding = _geometry.sides(op, padding, kernel, stride, dilation)
+    if remove_center and not (kernel[0] % 2 and kernel[1] % 2):
+        raise ShapeError(f"{op}: remove_center needs a kernel with a middle tap, got {kernel}")
+    _check_groups(op, "groups", groups, input.shape[3])
+    size = _geometry.output_size(input.shape[1:3], kernel, stride, padding, dilation)
+    taps = kernel[0] * kernel[1] - int(remove_center)
+    for name, tensor, each in (("offset", offset, 2), ("mask", mask, 1)):
+        expected = (input.shape[0], *size, groups * taps * each)
+        if tuple(tensor.shape) != expected:
+            raise ShapeError(f"{op}: {name} must be {expected}, got {tuple(tensor.shape)}")
+        _check_coordinates(op, name, tensor, input)
+
+    spread = offset.unflatten(-1, (groups, taps, 2)).flip(-1)  # y, x
+    spread = layouts.rows_first(spread, kernel, remove_center, -2)
+    if offset_scale != 1:
+        middle = [d * (k - 1) // 2 for k, d in zip(kernel, dilation, strict=True)]
+        from_middle = [
+            (i * dilation[0] - middle[0], j * dilation[1] - middle[1])
+            for i in range(kernel[0])
+            for j in range(kernel[1])
+        ]
+        spread = offset_scale * spread + (offset_scale - 1) * spread.new_tensor(from_middle)
+    weights = layouts.rows_first(mask.unflatten(-1, (groups, taps)), kernel, remove_center, -1)
+    ones = input.new_ones(input.shape[3], 1, *kernel)
+    return _convolve(input, spread, ones, weights, (stride, padding, dilation))
+
+
+def _convolve(
+    image: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    mask: Tensor | None,
+    geometry: tuple[Sequence[int], Sequence[int], Sequence[int]],
+) -> Tensor:
+    """Calls the native op that fits ``weight``, which is ``(O, C / groups, kh, kw)``.
+
+    Args:
+        image: ``(B, H, W, C)``.
+        offset: ``(B, oh, ow, OG, K, 2)``, y then x.
+        weight: Dense, grouped or depthwise.
+        mask: ``(B, oh, ow, OG, K)``.
+        geometry: Stride, padding on four sides, dilation.
+
+    Returns:
+        ``(B, oh, ow, O)``.
+    """
+    position = torch.float64 if image.dtype == torch.float64 else torch.float32
+    offset, mask = offset.to(position), None if mask is None else mask.to(position)
+    taps_first = weight.permute(2, 3, 1, 0)  # (kh, kw, C / groups, O)
+    if weight.shape[1] == 1 and weight.shape[0] == image.shape[3]:
+        op, taps_first = torch.ops.kpdeform.deform_conv2d_depthwise.default, taps_first.squeeze(2)
+    else:
+        op = torch.ops.kpdeform.deform_conv2d.default
+    return call(op, image, offset, taps_first, mask, *geometry)
+
+
+# ---- checks
+
+
+def _check_dimensions(
+    op: str, input: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None
+) -> None:
+    given = {"input": input, "offset": offset, "weight": weight}
+    for name, tensor in (given if mask is None else {**given, "mask": mask}).items():
+        _checks.of_type(op, name, tensor, _checks.FLOATS)
+        if tensor.dim() != (4 if name == "weight" or input.dim() != 3 else 3):
+            raise ShapeError(
+                f"{op}: weight must have 4 dimensions, and input, offset and mask either all "
+                f"(B, channels, height, width) or all (channels, height, width); {name} is "
+                f"{tuple(tensor.shape)}"
+            )
+
+
+def _check_weight(op: str, input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    outputs, group_in = weight.shape[:2]
+    if min(weight.shape[1:]) < 1:
+        raise ShapeError(f"{op}: weight must not be empty, got {tuple(weight.shape)}")
+    groups = input.shape[1] // group_in
+    if groups * group_in != input.shape[1] or groups == 0 or outputs % groups:
+        raise ShapeError(
+            f"{op}: weight must be (O, C / groups, kh, kw) with groups a divisor of O and of the "
+            f"{input.shape[1]} channels of input, got {tuple(weight.shape)}"
+        )
+    if bias is not None and tuple(bias.shape) != (outputs,):
+        raise ShapeError(f"{op}: bias must be ({outputs},), got {tuple(bias.shape)}")
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor is not None:
+            _checks.alike(op, name, tensor, "input", input)
+
+
+def _check_offset(
+    op: str,
+    input: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    kernel: tuple[int, int],
+    size: tuple[int, int],
+) -> int:
+    """Number of offset groups."""
+    taps = kernel[0] * kernel[1]
+    groups = offset.shape[1] // (2 * taps)
+    if groups * 2 * taps != offset.shape[1] or groups == 0:
+        raise ShapeError(
+            f"{op}: the shape of the offset tensor at dimension 1 is not valid; it must be a "
+            f"multiple of 2 * weight.shape[2] * weight.shape[3] = {2 * taps}, got {offset.shape[1]}"
+        )
+    _check_groups(op, "offset groups", groups, input.shape[1])
+    if mask is not None and mask.shape[1] != groups * taps:
+        raise ShapeError(
+            f"{op}: mask.shape[1] is not valid; it must be offset.shape[1] / 2 = {groups * taps}, "
+            f"got {mask.shape[1]}"
+        )
+    if size[0] < 1 or size[1] < 1:
+        raise ShapeError(
+            f"{op}: input {tuple(input.shape)} is smaller than the kernel; the output would be "
+            f"{size}"
+        )
+    expected = (input.shape[0], *size)
+    for name, tensor in (("offset", offset), ("mask", mask)):
+        if tensor is None:
+            continue
+        if (tensor.shape[0], *tensor.shape[2:]) != expected:
+            raise ShapeError(
+                f"{op}: the shape of the {name} tensor does not fit the output: it must be "
+                f"{(expected[0], tensor.shape[1], *size)}, got {tuple(tensor.shape)}"
+            )
+        _check_coordinates(op, name, tensor, input)
+    return groups
+
+
+def _check_groups(op: str, name: str, groups: int, channels: int) -> None:
+    if groups < 1 or channels % groups:
+        raise ShapeError(f"{op}: {name} must divide the {channels} channels of input, got {groups}")
+
+
+def _check_coordinates(op: str, name: str, tensor: Tensor, input: Tensor) -> None:
+    allowed = (torch.float64,) if input.dtype == torch.float64 else (torch.float32, *_HALF)
+    if tensor.dtype not in allowed:
+        raise TypeError(
+            f"{op}: {name} must be {' or '.join(map(str, allowed))} for input of {input.dtype}, "
+            f"got {tensor.dtype}"
+        )
+    if tensor.device != input.device:
+        raise ValueError(f"{op}: {name} is on {tensor.device} but input is on {input.device}")
+
+
+# ---- fakes and autograd, the same for both ops
+
+
+def _fake(
+    input: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None,
+    stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int],
+) -> Tensor:  # fmt: skip
+    kernel = (weight.shape[0], weight.shape[1])
+    size = _geometry.output_size(input.shape[1:3], kernel, stride, padding, dilation)
+    torch._check(offset.shape[0] == input.shape[0])
+    torch._check(offset.shape[1] == size[0])
+    torch._check(offset.shape[2] == size[1])
+    return input.new_empty(*offset.shape[:3], weight.shape[-1])
+
+
+def _backward_fake(
+    grad: Tensor, input: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None,
+    stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int],
+    input_wanted: bool, offset_wanted: bool, weight_wanted: bool, mask_wanted: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    return (
+        gradient_like(input_wanted, input, input),
+        gradient_like(offset_wanted, offset, offset),
+        gradient_like(weight_wanted, weight, weight),
+        gradient_like(mask_wanted, mask, offset),
+    )
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:4])
+    ctx.geometry = inputs[4:]
+
+
+def _register(name: str) -> None:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        wanted = ctx.needs_input_grad[:4]
+        op = getattr(torch.ops.kpdeform, f"{name}_backward").default
+        grads = op(grad, *ctx.saved_tensors, *ctx.geometry, *wanted)
+        found = (g if w else None for g, w in zip(grads, wanted, strict=True))
+        return (*found, None, None, None)
+
+    torch.library.register_fake(f"kpdeform::{name}", _fake)
+    torch.library.register_fake(f"kpdeform::{name}_backward", _backward_fake)
+    torch.library.register_autograd(f"kpdeform::{name}", backward, setup_context=_setup)
+    refuse_second_derivative(name)
+
+
+_register("deform_conv2d")
+_register("deform_conv2d_depthwise")

@@ -1,0 +1,287 @@
+"""Deformable pooling of boxes on images, plain and position-sensitive.
+
+The native contract is csrc/sampling/deform_roi_pool.h.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kpdeform import _geometry
+from kpdeform import _library as _library
+from kpdeform._geometry import ShapeError
+from kpdeform.ops import _checks
+from kpdeform.ops._autograd import gradient_like, refuse_second_derivative
+from kpdeform.ops._call import call
+
+_ALIGNED, _POSITION_SENSITIVE = 0, 1  # sampling rules, the numbers native code knows
+
+
+def deform_roi_pool(
+    input: Tensor,
+    rois: Tensor,
+    offset: Tensor | None = None,
+    output_size: int | Sequence[int] = 7,
+    spatial_scale: float = 1.0,
+    sampling_ratio: int = 0,
+    gamma: float = 0.1,
+    mask: Tensor | None = None,
+) -> Tensor:
+    r"""Mean of bilinear samples in every bin of every box, each bin moved by its own offset.
+
+    .. math::
+        y_r(i, j) = m_r(i, j) \frac{1}{n} \sum_{a} x(\mathrm{bin}_r(i, j)_a
+                    + \gamma\, \Delta_r(i, j) \circ (w_r, h_r))
+
+    A box's edges are multiplied by ``spatial_scale`` and moved by half a pixel, without rounding. A
+    sample up to one pixel outside the map takes the value at its border, further outside 0. Without
+    offsets this is torchvision's ``roi_align(aligned=True)``. Positions are computed in float32
+    (float64 for float64 input).
+
+    Args:
+        input: x, ``(B, C, H, W)`` float32, float64, float16 or bfloat16.
+        rois: ``(R, 5)``: image number, x1, y1, x2, y2 in the unit of the original image.
+        offset: Delta, ``(R, 2, ph, pw)``: x then y, as fractions of the box's size.
+        output_size: Bins, one number or (ph, pw).
+        spatial_scale: Pixels of ``input`` per unit of ``rois``.
+        sampling_ratio: Samples per bin each way; 0 for about one per pixel.
+        gamma: Factor of the offsets.
+        mask: m, ``(R, 1, ph, pw)``, multiplies the pooled values.
+
+    Returns:
+        ``(R, C, ph, pw)``, dtype and memory format of ``input``; differentiable in input, offset
+        and mask, once; not in rois. At whole positions the gradient of ``offset`` is the slope to
+        the right; where a sample is held at the border it is 0.
+
+    Raises:
+        ValueError: Shapes, devices or an image number disagree with the above.
+        TypeError: A dtype is not supported.
+
+    Source: Dai et al. 2017, arXiv:1703.06211, Eq. 5 and 6; conventions of mmcv.
+
+    Deviation: mmcv's offset gradient is wrong for samples between the border and one pixel outside;
+        this one is the derivative.
+
+    Example:
+        >>> import torch
+        >>> from kpdeform import ops
+        >>> image = torch.arange(64.0).reshape(1, 1, 8, 8)
+        >>> box = torch.tensor([[0.0, 2.0, 2.0, 6.0, 6.0]])
+        >>> ops.deform_roi_pool(image, box, output_size=2).squeeze()
+        tensor([[22.5000, 24.5000],
+                [38.5000, 40.5000]])
+    """
+    op = "deform_roi_pool"
+    bins = _geometry.pair(op, "output_size", output_size)
+    _check(op, input, rois, offset, mask, bins)
+    if offset is not None and tuple(offset.shape) != (rois.shape[0], 2, *bins):
+        raise ShapeError(
+            f"{op}: offset must be {(rois.shape[0], 2, *bins)}, got {tuple(offset.shape)}"
+        )
+    if not isinstance(sampling_ratio, int) or sampling_ratio < 0:
+        raise ValueError(f"{op}: sampling_ratio must be a whole number >= 0, got {sampling_ratio}")
+    image, edges = _split(input, rois)
+    first, last = (e * spatial_scale - 0.5 for e in edges)  # (R, 2), y then x
+    size = last - first
+    shifts = None if offset is None else _shifts(offset[:, None], bins, gamma * size)
+    rows = input.movedim(1, -1)[..., None, None, :]  # (B, H, W, 1, 1, C)
+    boxes = torch.cat([image, first, size], 1)
+    pooled = call(
+        torch.ops.kpdeform.deform_roi_pool.default, rows, boxes, shifts, bins, sampling_ratio,
+        _ALIGNED,
+    )  # fmt: skip
+    return _finish(pooled, mask, input)
+
+
+def deform_ps_roi_pool(
+    input: Tensor,
+    rois: Tensor,
+    offset: Tensor | None = None,
+    output_size: int | Sequence[int] = 7,
+    spatial_scale: float = 1.0,
+    group_size: int | None = None,
+    samples_per_part: int = 4,
+    gamma: float = 0.1,
+    mask: Tensor | None = None,
+) -> Tensor:
+    r"""Position-sensitive deformable pooling: every bin reads channels of its own.
+
+    The map holds ``group_size``² channels per output channel, one for each cell of a box. Bin (i,
+    j) is the mean of samples of the channel of its cell, moved by the offset of its part and of the
+    output channel's class. Edges of boxes are rounded, the last pixel included; sub-bins are
+    sampled at their top left corner; samples more than half a pixel outside the map are left out of
+    the mean, and the others are held inside. ``group_size=1`` without offsets pools all channels
+    alike.
+
+    Args:
+        input: ``(B, D * group_size**2, H, W)`` float32, float64, float16 or bfloat16.
+        rois: ``(R, 5)``: image number, x1, y1, x2, y2 in the unit of the original image.
+        offset: ``(R, 2 * classes, parts, parts)``: for every class x then y, as fractions of the
+            box's size. classes divides D; output channel d moves with class d // (D / classes).
+        output_size: Bins, one number or (ph, pw).
+        spatial_scale: Pixels of ``input`` per unit of ``rois``.
+        group_size: Cells of a box each way; as many as bins when None.
+        samples_per_part: Samples per bin each way.
+        gamma: Factor of the offsets, ``trans_std`` in MXNet.
+        mask: ``(R, 1, ph, pw)``, multiplies the pooled values.
+
+    Returns:
+        ``(R, D, ph, pw)``, dtype and memory format of ``input``; differentiable in input, offset
+        and mask, once; not in rois.
+
+    Raises:
+        ValueError: Shapes, devices or an image number disagree with the above.
+        TypeError: A dtype is not supported.
+
+    Source: Dai et al. 2017, arXiv:1703.06211, section 2.2; MXNet's DeformablePSROIPooling.
+
+    Deviation: MXNet's offset gradient is 0 at whole positions; this one is the slope to the right.
+
+    Example:
+        >>> import torch
+        >>> from kpdeform import ops
+        >>> maps = torch.arange(8.0).reshape(1, 8, 1, 1).expand(1, 8, 16, 16)
+        >>> box = torch.tensor([[0.0, 2.0, 2.0, 9.0, 9.0]])
+        >>> ops.deform_ps_roi_pool(maps, box, output_size=2)[0, 1]
+        tensor([[4., 5.],
+                [6., 7.]])
+    """
+    op = "deform_ps_roi_pool"
+    bins = _geometry.pair(op, "output_size", output_size)
+    _check(op, input, rois, offset, mask, bins)
+    if group_size is None and bins[0] != bins[1]:
+        raise ValueError(f"{op}: give group_size where output_size is not square, got {bins}")
+    group = _checks.count(op, "group_size", bins[0] if group_size is None else group_size)
+    outputs, rest = input.shape[1] // group**2, input.shape[1] % group**2
+    if rest:
+        raise ShapeError(
+            f"{op}: input must have a multiple of group_size**2 = {group**2} channels, "
+            f"got {input.shape[1]}"
+        )
+    samples = _checks.count(op, "samples_per_part", samples_per_part)
+    image, edges = _split(input, rois)
+    rounded = [e.sign() * (e.abs() + 0.5).floor() for e in edges]  # halves away from 0
+    first, last = rounded[0] * spatial_scale - 0.5, (rounded[1] + 1) * spatial_scale - 0.5
+    size = (last - first).clamp_min(0.1)
+    shifts = None
+    if offset is not None:
+        classes = _num_classes(op, offset, rois, outputs)
+        shifts = _shifts(offset.unflatten(1, (classes, 2)), bins, gamma * size)
+    rows = input.unflatten(1, (outputs, group, group)).permute(0, 4, 5, 2, 3, 1)
+    boxes = torch.cat([image, first, size], 1)
+    pooled = call(
+        torch.ops.kpdeform.deform_roi_pool.default, rows, boxes, shifts, bins, samples,
+        _POSITION_SENSITIVE,
+    )  # fmt: skip
+    return _finish(pooled, mask, input)
+
+
+def _split(input: Tensor, rois: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Image number ``(R, 1)`` and first and last edges ``(R, 2)``, y then x, as positions."""
+    rois = rois.detach().to(torch.float64 if input.dtype == torch.float64 else torch.float32)
+    return rois[:, :1], (rois[:, [2, 1]], rois[:, [4, 3]])
+
+
+def _shifts(offset: Tensor, bins: tuple[int, int], scale: Tensor) -> Tensor:
+    """Shift of every bin in pixels.
+
+    ``(R, classes, 2, parts, parts)``, x then y in units of ``scale`` ``(R, 2)``, becomes
+    ``(R, ph, pw, classes, 2)``, y then x.
+    """
+    if offset.shape[3:] != bins:
+        row, column = (
+            torch.arange(n, device=offset.device) * parts // n
+            for n, parts in zip(bins, offset.shape[3:], strict=True)
+        )
+        offset = offset[..., row[:, None], column]
+    scale = scale.nan_to_num(0, 0, 0)  # such boxes pool 0 wherever their bins are moved
+    return offset.permute(0, 3, 4, 1, 2).flip(-1).to(scale.dtype) * scale[:, None, None, None]
+
+
+def _finish(pooled: Tensor, mask: Tensor | None, input: Tensor) -> Tensor:
+    """``(R, ph, pw, C)`` to the memory format of ``input``, times the mask."""
+    pooled = pooled.movedim(-1, 1)
+    if not _geometry.is_channels_last(input):
+        pooled = pooled.contiguous()
+    return pooled if mask is None else pooled * mask.to(pooled.dtype)
+
+
+# ---- checks
+
+
+def _check(
+    op: str,
+    input: Tensor,
+    rois: Tensor,
+    offset: Tensor | None,
+    mask: Tensor | None,
+    bins: tuple[int, int],
+) -> None:
+    _checks.tensor(op, "input", input, _checks.FLOATS, 4)
+    _checks.tensor(op, "rois", rois, _checks.FLOATS, 2)
+    if rois.shape[1] != 5:
+        raise ShapeError(f"{op}: rois must be (R, 5), got {tuple(rois.shape)}")
+    if mask is not None and tuple(mask.shape) != (rois.shape[0], 1, *bins):
+        raise ShapeError(f"{op}: mask must be {(rois.shape[0], 1, *bins)}, got {tuple(mask.shape)}")
+    for name, tensor in (("rois", rois), ("offset", offset), ("mask", mask)):
+        if tensor is None:
+            continue
+        _checks.of_type(op, name, tensor, _checks.FLOATS)
+        if tensor.device != input.device:
+            raise ValueError(f"{op}: {name} is on {tensor.device} but input is on {input.device}")
+
+
+def _num_classes(op: str, offset: Tensor, rois: Tensor, outputs: int) -> int:
+    fits = offset.dim() == 4 and offset.shape[0] == rois.shape[0] and offset.shape[1] >= 2
+    classes, rest = divmod(offset.shape[1], 2) if fits else (1, 1)
+    if rest or outputs % classes or min(offset.shape[2:]) < 1:
+        raise ShapeError(
+            f"{op}: offset must be ({rois.shape[0]}, 2 * classes, parts, parts) with classes a "
+            f"divisor of the {outputs} output channels, got {tuple(offset.shape)}"
+        )
+    return classes
+
+
+# ---- fakes and autograd
+
+
+@torch.library.register_fake("kpdeform::deform_roi_pool")
+def _deform_roi_pool_fake(
+    input: Tensor, boxes: Tensor, shifts: Tensor | None,
+    output_size: Sequence[int], samples: int, rule: int,
+) -> Tensor:  # fmt: skip
+    return input.new_empty(boxes.shape[0], *output_size, input.shape[-1])
+
+
+@torch.library.register_fake("kpdeform::deform_roi_pool_backward")
+def _deform_roi_pool_backward_fake(
+    grad: Tensor, input: Tensor, boxes: Tensor, shifts: Tensor | None,
+    output_size: Sequence[int], samples: int, rule: int, input_wanted: bool, shifts_wanted: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return (
+        gradient_like(input_wanted, input, input),
+        gradient_like(shifts_wanted, shifts, boxes),
+    )
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:3])
+    ctx.options = inputs[3:]
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    wanted = (ctx.needs_input_grad[0], ctx.needs_input_grad[2])
+    of_input, of_shifts = torch.ops.kpdeform.deform_roi_pool_backward.default(
+        grad, *ctx.saved_tensors, *ctx.options, *wanted
+    )
+    return (
+        of_input if wanted[0] else None, None, of_shifts if wanted[1] else None, None, None, None
+    )  # fmt: skip
+
+
+torch.library.register_autograd("kpdeform::deform_roi_pool", _backward, setup_context=_setup)
+refuse_second_derivative("deform_roi_pool")

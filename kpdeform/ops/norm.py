@@ -1,0 +1,144 @@
+"""Batch normalisation of rows."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kpdeform import _library as _library
+from kpdeform.ops import _checks
+from kpdeform.ops._call import call
+
+
+def batch_norm(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    mean: Tensor | None = None,
+    variance: Tensor | None = None,
+    residual: Tensor | None = None,
+    eps: float = 1e-5,
+    slope: float = 1.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Batch normalisation, then a residual and LeakyReLU, in one pass over memory.
+
+    .. math:: y_{nc} = \mathrm{act}\left(
+              w_c \frac{f_{nc} - \mu_c}{\sqrt{\sigma^2_c + \epsilon}} + b_c + r_{nc}\right),
+              \quad \mathrm{act}(z) = \max(z, 0) + slope \cdot \min(z, 0)
+
+    Sums over rows are exact to the dtype of ``features`` and have the same bits for any number of
+    threads. CPU only: PyTorch's own kernels do this elsewhere.
+
+    Args:
+        features: f, ``(N, C)`` float32 or float64.
+        weight: w, ``(C,)``, same dtype as features.
+        bias: b, ``(C,)``.
+        mean: μ, ``(C,)``; taken from the rows of ``features`` when None, which needs two of them.
+        variance: σ², ``(C,)``; given with ``mean`` or not at all. Without, the biased one.
+        residual: r, ``(N, C)``.
+        eps: ε, at least 0.
+        slope: Of the LeakyReLU, at least 0; 1 means no activation.
+
+    Returns:
+        y ``(N, C)``, μ and σ² ``(C,)``. y is differentiable in features, weight, bias and residual,
+        once, also through statistics that were not given; given ones are constants.
+
+    Raises:
+        ValueError: Shapes, devices, numbers or the number of rows disagree with the above.
+        TypeError: A dtype is not supported.
+
+    Source: Ioffe and Szegedy 2015, arXiv:1502.03167, Algorithm 1.
+
+    Example:
+        >>> features = torch.tensor([[1.0], [3.0]])
+        >>> y, mean, variance = batch_norm(features, torch.ones(1), torch.zeros(1), eps=0.0)
+        >>> y.flatten().tolist(), mean.item(), variance.item()
+        ([-1.0, 1.0], 2.0, 1.0)
+    """
+    op = "batch_norm"
+    _checks.tensor(op, "features", features, (torch.float32, torch.float64), 2)
+    columns = {"weight": weight, "bias": bias, "mean": mean, "variance": variance}
+    shapes = {name: (features.shape[1],) for name in columns} | {"residual": features.shape}
+    for name, value in {**columns, "residual": residual}.items():
+        if value is None:
+            continue
+        _checks.alike(op, name, value, "features", features)
+        if value.shape != shapes[name]:
+            raise ValueError(
+                f"{op}: {name} must be {tuple(shapes[name])}, got {tuple(value.shape)}"
+            )
+    if (mean is None) != (variance is None):
+        raise ValueError(f"{op}: mean and variance must be given together")
+    if mean is None and features.shape[0] < 2:
+        raise ValueError(f"{op}: a variance needs 2 rows of features, got {features.shape[0]}")
+    for name, number in (("eps", eps), ("slope", slope)):
+        if not 0 <= number < math.inf:
+            raise ValueError(f"{op}: {name} must be finite and at least 0, got {number}")
+    tensors = (features, weight, bias, mean, variance, residual)
+    return call(
+        torch.ops.kpdeform.batch_norm.default,
+        *(None if tensor is None else tensor.contiguous() for tensor in tensors),
+        float(eps),
+        float(slope),
+    )
+
+
+@torch.library.register_fake("kpdeform::batch_norm")
+def _batch_norm_fake(
+    features: Tensor, weight: Tensor, bias: Tensor, mean: Tensor | None, variance: Tensor | None,
+    residual: Tensor | None, eps: float, slope: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    channels = features.shape[1]
+    return (
+        features.new_empty(features.shape),
+        features.new_empty(channels),
+        features.new_empty(channels),
+    )
+
+
+@torch.library.register_fake("kpdeform::batch_norm_backward")
+def _batch_norm_backward_fake(
+    grad: Tensor, out: Tensor, features: Tensor, weight: Tensor, mean: Tensor, variance: Tensor,
+    eps: float, slope: float, given: bool, residual_wanted: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    rows, channels = features.shape
+    return (
+        features.new_empty((rows, channels)),
+        features.new_empty(channels),
+        features.new_empty(channels),
+        features.new_empty((rows if residual_wanted and slope != 1 else 0, channels)),
+    )
+
+
+def _batch_norm_setup(
+    ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]
+) -> None:
+    features, weight, _, mean, _, _, ctx.eps, ctx.slope = inputs
+    ctx.given = mean is not None
+    out, used_mean, used_variance = output
+    ctx.mark_non_differentiable(used_mean, used_variance)
+    ctx.save_for_backward(out, features, weight, used_mean, used_variance)
+
+
+def _batch_norm_backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    residual_wanted = ctx.needs_input_grad[5]
+    features, weight, bias, residual = torch.ops.kpdeform.batch_norm_backward.default(
+        grad.contiguous(), *ctx.saved_tensors, ctx.eps, ctx.slope, ctx.given, residual_wanted
+    )
+    if ctx.slope == 1:
+        residual = grad
+    return features, weight, bias, None, None, residual if residual_wanted else None, None, None
+
+
+def _refuse_second_derivative(ctx: Any, *grads: Tensor) -> None:
+    raise RuntimeError("batch_norm can be differentiated once, not twice")
+
+
+torch.library.register_autograd(
+    "kpdeform::batch_norm", _batch_norm_backward, setup_context=_batch_norm_setup
+)
+torch.library.register_autograd("kpdeform::batch_norm_backward", _refuse_second_derivative)

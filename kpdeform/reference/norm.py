@@ -1,0 +1,28 @@
+"""Batch normalisation, formula by formula."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def batch_norm(
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    mean: Tensor | None = None,
+    variance: Tensor | None = None,
+    residual: Tensor | None = None,
+    eps: float = 1e-5,
+    slope: float = 1.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Twin of :func:`kpdeform.ops.batch_norm`."""
+    if mean is None or variance is None:
+        mean = features.mean(0)
+        variance = (features - mean).square().mean(0)
+    y = (features - mean) * torch.rsqrt(variance + eps) * weight + bias
+    if residual is not None:
+        y = y + residual
+    return F.leaky_relu(y, slope), mean.detach(), variance.detach()

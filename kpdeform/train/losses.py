@@ -1,0 +1,46 @@
+"""Losses beside the cross entropy."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def lovasz_softmax(logits: Tensor, labels: Tensor) -> Tensor:
+    r"""Lovász-Softmax loss: a surrogate of 1 - mean IoU that can be differentiated.
+
+    Per class c that occurs, the errors :math:`e_i = |[y_i = c] - p_{ic}|` are sorted in descending
+    order and weighted by how much each adds to the Jaccard loss of the errors before it.
+
+    Args:
+        logits: ``(N, classes)`` float.
+        labels: Classes 0, 1, ..., ``(N,)`` int64; rows with -1 do not count.
+
+    Returns:
+        Scalar in [0, 1], the mean over the classes that occur; 0 if no row is labelled.
+
+    Source: Berman et al. 2018, arXiv:1705.08790, Algorithm 1 and Eq. 9-11.
+
+    Example:
+        >>> import torch
+        >>> labels = torch.tensor([0, 0, 1, -1])
+        >>> right = 1000.0 * F.one_hot(labels.clamp(min=0), 2)
+        >>> lovasz_softmax(right, labels), lovasz_softmax(-right, labels)
+        (tensor(0.), tensor(1.))
+    """
+    labelled = labels >= 0
+    probabilities = logits[labelled].float().softmax(1)  # (P, classes)
+    truth = F.one_hot(labels[labelled], logits.shape[1]).to(probabilities)
+    errors, order = (truth - probabilities).abs().sort(dim=0, descending=True, stable=True)
+    losses = (errors * _jaccard_steps(truth.gather(0, order))).sum(0)
+    occurs = truth.sum(0) > 0
+    return (losses * occurs).sum() / occurs.sum().clamp(min=1)
+
+
+def _jaccard_steps(truth: Tensor) -> Tensor:
+    """What every row adds to the Jaccard loss when the rows up to it are wrong. (P, classes)."""
+    total = truth.sum(0)
+    intersection = total - truth.cumsum(0)
+    union = total + (1 - truth).cumsum(0)
+    jaccard = 1 - intersection / union.clamp(min=1)
+    return jaccard.diff(dim=0, prepend=jaccard.new_zeros(1, truth.shape[1]))

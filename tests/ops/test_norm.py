@@ -1,0 +1,250 @@
+"""The ladder of DESIGN section 8 for batch_norm."""
+
+import pytest
+import torch
+
+from kpdeform import ops, reference
+from tests.ops.isa import NARROWER_SETS, run_elsewhere
+from tests.oracles import norm as oracle
+from tests.tolerances import assert_close
+
+NAMES = ("features", "weight", "bias", "residual")
+KINDS = [  # statistics given, residual, slope
+    pytest.param(False, False, 1.0, id="plain"),
+    pytest.param(False, False, 0.1, id="leaky"),
+    pytest.param(False, True, 0.1, id="residual"),
+    pytest.param(False, True, 1.0, id="linear residual"),
+    pytest.param(True, True, 0.1, id="given"),
+    pytest.param(True, False, 0.0, id="given, relu"),
+]
+
+
+def case(rows=30, channels=5, dtype=torch.float64, given=False, residual=True, seed=0):
+    """Arguments by name, without the numbers."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    args = {"features": 3 * random(rows, channels) + 2, "weight": random(channels)}
+    args["bias"] = random(channels)
+    args["residual"] = random(rows, channels) if residual else None
+    args["mean"] = random(channels) if given else None
+    args["variance"] = random(channels).square() if given else None
+    return args
+
+
+def upstream_of(shape):
+    """A gradient whose sums do not cancel."""
+    generator = torch.Generator().manual_seed(1)
+    return 0.5 + torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def values_and_grads(function, args, **numbers):
+    """All outputs, and the gradients of ``NAMES`` as far as they are there."""
+    leaves = {n: args[n].detach().clone().requires_grad_() for n in NAMES if args[n] is not None}
+    out, mean, variance = function(**{**args, **leaves}, **numbers)
+    grads = torch.autograd.grad(out, list(leaves.values()), upstream_of(out.shape).to(out))
+    assert not mean.requires_grad and not variance.requires_grad
+    return [out.detach(), mean, variance, *grads]
+
+
+@pytest.mark.parametrize(("given", "residual", "slope"), KINDS)
+def test_agrees_with_the_oracle_in_value_and_gradients(given, residual, slope):
+    args = case(9, 3, given=given, residual=residual)
+    actual = values_and_grads(ops.batch_norm, args, slope=slope)
+    names = ("features", "weight", "bias", "residual")
+    arrays = [None if args[n] is None else args[n].numpy() for n in names]
+    statistics = (args["mean"].numpy(), args["variance"].numpy()) if given else None
+    expected = oracle.batch_norm(*arrays, 1e-5, slope, statistics)
+    assert_close(actual[0], expected)
+    gradients = oracle.gradients(
+        upstream_of(expected.shape).numpy(), *arrays, 1e-5, slope, statistics
+    )
+    for a, e in zip(actual[3:], gradients[: 4 if residual else 3], strict=True):
+        assert_close(a, e)
+        assert a.abs().max() > 0
+
+
+@pytest.mark.parametrize(("given", "residual", "slope"), KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("rows", "channels"), [(4, 1), (300, 16), (67, 70), (5000, 3)])
+def test_agrees_with_the_twin(given, residual, slope, dtype, rows, channels):
+    args = case(rows, channels, dtype, given, residual)
+    actual = values_and_grads(ops.batch_norm, args, slope=slope, eps=0.01)
+    expected = values_and_grads(reference.batch_norm, args, slope=slope, eps=0.01)
+    for a, e in zip(actual, expected, strict=True):
+        assert a.dtype == dtype
+        assert_close(a, e)
+
+
+@pytest.mark.parametrize(("given", "residual", "slope"), KINDS)
+def test_gradcheck(given, residual, slope):
+    args = case(7, 2, given=given, residual=residual)
+    leaves = [args[n].requires_grad_() for n in NAMES if args[n] is not None]
+
+    def run(*tensors):
+        named = dict(zip([n for n in NAMES if args[n] is not None], tensors, strict=True))
+        return ops.batch_norm(**{**args, **named}, slope=slope)[0]
+
+    assert ops.batch_norm(**args)[0].abs().min() > 1e-3  # away from the kink
+    torch.autograd.gradcheck(run, leaves)
+
+
+def test_the_slope_counts_at_zero():
+    args = case(4, 1, given=True, residual=False)
+    args |= {"features": args["mean"].expand(4, 1), "bias": torch.zeros(1, dtype=torch.float64)}
+    *_, of_bias = values_and_grads(ops.batch_norm, args, slope=0.25)
+    assert_close(of_bias, 0.25 * upstream_of((4, 1)).sum(0))
+
+
+def test_statistics_are_exact_far_from_zero():
+    args = case(20_000, 8, torch.float32, residual=False)
+    args["features"] = args["features"] + 10_000
+    _, mean, variance = ops.batch_norm(**args)
+    exact = args["features"].double()
+    torch.testing.assert_close(mean.double(), exact.mean(0), rtol=1e-7, atol=0)
+    torch.testing.assert_close(variance.double(), exact.var(0, correction=0), rtol=1e-6, atol=0)
+
+
+def test_rows_may_change_places():
+    args, order = case(40, 6), torch.randperm(40)
+    permuted = args | {n: args[n][order] for n in ("features", "residual")}
+    assert_close(
+        ops.batch_norm(**permuted, slope=0.1)[0], ops.batch_norm(**args, slope=0.1)[0][order]
+    )
+
+
+@pytest.mark.parametrize(("rows", "channels"), [(0, 4), (1, 4), (0, 0), (5, 0)])
+def test_small_and_empty_shapes(rows, channels):
+    args = case(rows, channels, given=True)
+    actual = values_and_grads(ops.batch_norm, args, slope=0.1)
+    expected = values_and_grads(reference.batch_norm, args, slope=0.1)
+    for a, e in zip(actual, expected, strict=True):
+        assert_close(a, e)
+
+
+def test_nan_is_not_swallowed():
+    args = case(residual=False)
+    args["features"][3, 1] = torch.nan
+    out = ops.batch_norm(**args, slope=0.1)[0]
+    assert out[:, 1].isnan().all() and not out[:, 0].isnan().any()
+
+
+def test_non_contiguous_input_and_gradient():
+    args = case()
+    expected = values_and_grads(ops.batch_norm, args, slope=0.1)
+    for name in ("features", "residual"):
+        args[name] = args[name].t().contiguous().t()
+    actual = values_and_grads(ops.batch_norm, args, slope=0.1)
+    assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("rows", "channels"), [(70_000, 3), (3000, 64), (130, 1000)])
+def test_same_bits_for_any_number_of_threads(dtype, rows, channels):
+    args = case(rows, channels, dtype)
+    threads = torch.get_num_threads()
+    try:
+        results = []
+        for count in (1, 2, 3, 7):
+            torch.set_num_threads(count)
+            results.append(values_and_grads(ops.batch_norm, args, slope=0.1))
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def all_kinds():
+    """What every kind gives, for processes with other instruction sets."""
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        for kind in KINDS:
+            given, residual, slope = kind.values
+            args = case(77, 21, dtype, given, residual)
+            results += values_and_grads(ops.batch_norm, args, slope=slope)
+    return results
+
+
+@pytest.mark.parametrize("isa", NARROWER_SETS)
+def test_every_instruction_set(isa, tmp_path):
+    for a, e in zip(
+        run_elsewhere(all_kinds, tmp_path, KPDEFORM_MAX_ISA=isa), all_kinds(), strict=True
+    ):
+        assert_close(a, e)
+
+
+def test_second_derivative_is_refused_by_name():
+    args = case()
+    args["features"].requires_grad_()
+    (grad,) = torch.autograd.grad(
+        ops.batch_norm(**args)[0].square().sum(), args["features"], create_graph=True
+    )
+    with pytest.raises(RuntimeError, match="batch_norm can be differentiated once"):
+        grad.sum().backward()
+
+
+@pytest.mark.parametrize(("given", "residual", "slope"), KINDS)
+def test_opcheck(given, residual, slope):
+    args = case(given=given, residual=residual)
+    order = ("features", "weight", "bias", "mean", "variance", "residual")
+    for requires_grad in (False, True):
+        for name in NAMES:
+            if args[name] is not None:
+                args[name].requires_grad_(requires_grad)
+        tensors = [args[name] for name in order]
+        torch.library.opcheck(torch.ops.kpdeform.batch_norm.default, (*tensors, 1e-5, slope))
+    plain = {n: t.detach() for n, t in case(given=True).items()}
+    tensors = [plain[n] for n in ("residual", "residual", "features", "weight", "mean", "variance")]
+    torch.library.opcheck(
+        torch.ops.kpdeform.batch_norm_backward.default, (*tensors, 1e-5, slope, given, residual)
+    )
+
+
+def test_compiles_once_for_every_size():
+    graphs = []
+
+    def count_graphs(module, inputs):
+        graphs.append(module)
+        return module.forward
+
+    @torch.compile(fullgraph=True, backend=count_graphs, dynamic=True)
+    def norm(args):
+        return ops.batch_norm(**args, slope=0.1)[0]
+
+    for rows in (20, 31, 57):
+        args = case(rows)
+        assert torch.equal(norm(args), ops.batch_norm(**args, slope=0.1)[0])
+    assert len(graphs) == 1
+
+
+@pytest.mark.parametrize(("given", "residual", "slope"), KINDS)
+def test_gradient_through_compile(given, residual, slope):
+    args = case(given=given, residual=residual)
+    compiled = torch.compile(ops.batch_norm, fullgraph=True, backend="aot_eager")
+    actual = values_and_grads(compiled, args, slope=slope)
+    for a, e in zip(actual, values_and_grads(ops.batch_norm, args, slope=slope), strict=True):
+        assert_close(a, e)
+
+
+BAD = [
+    ({"features": [1]}, TypeError, "features must be a torch.Tensor, got list"),
+    ({"features": torch.zeros(4, 2).half()}, TypeError, "features must be float32, .*got float16"),
+    ({"features": torch.zeros(4)}, ValueError, "features must have 2 dimensions"),
+    ({"features": torch.zeros(1, 2)}, ValueError, "needs 2 rows of features, got 1"),
+    ({"weight": torch.zeros(3)}, ValueError, r"weight must be \(2,\), got \(3,\)"),
+    ({"bias": torch.zeros(2).double()}, TypeError, "bias is .*float64 but features is .*float32"),
+    ({"bias": torch.zeros(2, device="meta")}, ValueError, "bias is on meta"),
+    ({"residual": torch.zeros(3, 2)}, ValueError, r"residual must be \(4, 2\), got \(3, 2\)"),
+    ({"mean": torch.zeros(2)}, ValueError, "mean and variance must be given together"),
+    ({"eps": -1.0}, ValueError, "eps must be finite and at least 0, got -1"),
+    ({"slope": float("nan")}, ValueError, "slope must be finite and at least 0, got nan"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "text"), BAD, ids=lambda x: str(x)[:30])
+def test_bad_input_is_named(change, error, text):
+    good = {"features": torch.zeros(4, 2), "weight": torch.ones(2), "bias": torch.zeros(2)}
+    with pytest.raises(error, match=text):
+        ops.batch_norm(**{**good, **change})
