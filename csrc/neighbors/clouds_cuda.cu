@@ -65,7 +65,7 @@ __device__ void widen(Extent& extent, const Word* low, const Word* high) {
 // whose threads end in one cloud widens that once.
 template <typename T>
 __global__ void extents_kernel(const T* points, int64_t rows, int dims, const int64_t* offsets,
-                               int64_t num_clouds, Extent* extents) {
+                               int64_t num_clouds, Extent* extents, int64_t* bad_rows) {
   constexpr int64_t kStretch = 4096;
   for (int64_t begin = blockIdx.x * kStretch; begin < rows; begin += gridDim.x * kStretch) {
     const int64_t end = begin + kStretch < rows ? begin + kStretch : rows;
@@ -77,7 +77,10 @@ __global__ void extents_kernel(const T* points, int64_t rows, int dims, const in
     reset();
     for (int64_t row = begin + threadIdx.x; row < end; row += blockDim.x) {
       const T* x = points + row * dims;
-      if (!is_finite(x, dims)) continue;
+      if (!is_finite(x, dims)) {
+        atomicAdd(reinterpret_cast<Word*>(bad_rows), Word{1});
+        continue;
+      }
       if (cloud < 0 || row >= offsets[cloud + 1]) {
         if (cloud >= 0) widen(extents[cloud], low, high);
         reset();
@@ -108,7 +111,7 @@ __global__ void extents_kernel(const T* points, int64_t rows, int dims, const in
 }
 
 // Cells that begin at multiples of `cell`, one more on every side.
-__device__ double rows_grid(const Extent& extent, double cell, CloudGrid& grid) {
+__device__ double rows_grid(const Extent& extent, double cell, CloudGrid& grid, bool& far) {
   grid.cell = cell;
   double cells = 1;
   for (int d = 0; d < 3; ++d) {
@@ -117,6 +120,7 @@ __device__ double rows_grid(const Extent& extent, double cell, CloudGrid& grid) 
     grid.origin[d] = first - 1;
     grid.size[d] = int64_t(last - first) + 3;
     cells *= last - first + 3;
+    far |= first <= -kLastCellNumber || last >= kLastCellNumber;
   }
   return cells;
 }
@@ -144,9 +148,11 @@ __global__ void grids_kernel(const Extent* extents, int64_t num_clouds, CellOrde
     } else if (order == CellOrder::kMorton) {
       morton_grid(extents[b], axis_bits, grid);
     } else {
-      double cell = wanted, cells = rows_grid(extents[b], cell, grid);
+      bool far = false;
+      double cell = wanted, cells = rows_grid(extents[b], cell, grid, far);
       for (; may_grow && !(cells <= most_cells); cell *= 2)
-        cells = rows_grid(extents[b], 2 * cell, grid);
+        cells = rows_grid(extents[b], 2 * cell, grid, far);
+      if (far) findings->far_cells = 1;
       // An ordered number of a double that is not negative: all bits but the sign.
       atomicMax(reinterpret_cast<Word*>(&findings->most_cells), ordered(cells) & ~(Word{1} << 63));
     }
@@ -176,17 +182,14 @@ __device__ uint64_t key_of(const T* x, int dims, int64_t cloud, int64_t num_clou
 template <typename T>
 __global__ void keys_kernel(const T* points, int64_t rows, int dims, const int64_t* offsets,
                             int64_t num_clouds, const CloudGrid* grids, CellOrder order, int bits,
-                            uint64_t* keys, uint32_t* values, int64_t* bad_rows) {
+                            uint64_t* keys, uint32_t* values) {
   for (int64_t row = global_thread(); row < rows; row += num_threads_of_grid()) {
     const T* x = points + row * dims;
     values[row] = uint32_t(row);
     keys[row] = uint64_t(num_clouds) << bits;
-    if (is_finite(x, dims)) {
-      const int64_t cloud = cloud_of(offsets, num_clouds, row);
-      keys[row] = key_of(x, dims, cloud, num_clouds, grids[cloud], order, bits);
-    } else {
-      atomicAdd(reinterpret_cast<Word*>(bad_rows), Word{1});
-    }
+    if (!is_finite(x, dims)) continue;
+    const int64_t cloud = cloud_of(offsets, num_clouds, row);
+    keys[row] = key_of(x, dims, cloud, num_clouds, grids[cloud], order, bits);
   }
 }
 
@@ -235,14 +238,15 @@ void check_findings(const Findings& found, int64_t num_queries, int64_t num_poin
 }
 
 DeviceClouds make_clouds(const OnDevice& device, const Tensor& points, const Tensor& lengths,
-                         const char* argument, const Tensor& findings) {
+                         Role role, const Tensor& findings) {
+  const char* argument = role == Role::kPoints ? "points" : "queries";
+  Findings* found = mutable_data<Findings>(findings);
   KPDEFORM_CHECK(
       points.dim() == 2 && (points.size(1) == 2 || points.size(1) == 3) &&
           (points.scalar_type() == ScalarType::Float || points.scalar_type() == ScalarType::Double),
       argument, " must be (N, 2) or (N, 3), float32 or float64");
   KPDEFORM_CHECK(points.size(0) < std::numeric_limits<uint32_t>::max(),
-                 "more than 4294967294 rows "
-                 "in one call; search cloud by cloud");
+                 "more than 4294967294 rows in one call; search cloud by cloud");
   KPDEFORM_CHECK(lengths.dim() == 1 && lengths.scalar_type() == ScalarType::Long, argument,
                  ": lengths must be (B,) int64");
   const Tensor counts = torch::stable::contiguous(
@@ -256,13 +260,14 @@ DeviceClouds make_clouds(const OnDevice& device, const Tensor& points, const Ten
       scratch(points, std::max<int64_t>(num_clouds, 1) * int64_t(sizeof(Extent)))};
   Extent* extents = mutable_data<Extent>(clouds.extents);
   device.launch(offsets_kernel, 1, 1, data<int64_t>(counts), num_clouds, points.size(0),
-                mutable_data<int64_t>(clouds.offsets), extents, mutable_data<Findings>(findings));
+                mutable_data<int64_t>(clouds.offsets), extents, found);
   if (num_clouds == 0) return clouds;
   with_positions(points, [&](auto t) {
     using T = decltype(t);
     device.launch(extents_kernel<T>, divide_up(points.size(0), 4096), kBlock,
                   data<T>(clouds.points), points.size(0), clouds.dims(),
-                  data<int64_t>(clouds.offsets), num_clouds, extents);
+                  data<int64_t>(clouds.offsets), num_clouds, extents,
+                  role == Role::kPoints ? &found->bad_points : &found->bad_queries);
   });
   return clouds;
 }
@@ -288,27 +293,24 @@ Tensor make_grids(const OnDevice& device, const DeviceClouds& clouds, CellOrder 
 }
 
 KeysAndValues sort_rows(const OnDevice& device, const DeviceClouds& clouds, const Tensor& grids,
-                        CellOrder order, int bits, Role role, const Tensor& findings) {
+                        CellOrder order, int bits) {
   const int64_t rows = clouds.size();
   const KeysAndValues pairs{torch::stable::new_empty(clouds.points, {rows}, ScalarType::Long),
                             torch::stable::new_empty(clouds.points, {rows}, ScalarType::Int)};
-  Findings* found = mutable_data<Findings>(findings);
-  int64_t* bad_rows = role == Role::kPoints ? &found->bad_points : &found->bad_queries;
   with_positions(clouds.points, [&](auto t) {
     using T = decltype(t);
     device.launch(keys_kernel<T>, divide_up(rows, kBlock), kBlock, data<T>(clouds.points), rows,
                   clouds.dims(), data<int64_t>(clouds.offsets), clouds.count(),
                   data<CloudGrid>(grids), order, bits, mutable_data<uint64_t>(pairs.keys),
-                  mutable_data<uint32_t>(pairs.values), bad_rows);
+                  mutable_data<uint32_t>(pairs.values));
   });
   return sort_by_key(device, pairs, bits + std::bit_width(uint64_t(clouds.count())));
 }
 
 SortedClouds sort_clouds(const OnDevice& device, const DeviceClouds& clouds, const Tensor& grids,
-                         CellOrder order, Role role, const Tensor& findings) {
+                         CellOrder order) {
   const int64_t rows = clouds.size();
-  const KeysAndValues sorted =
-      sort_rows(device, clouds, grids, order, cell_bits(clouds.count()), role, findings);
+  const KeysAndValues sorted = sort_rows(device, clouds, grids, order, cell_bits(clouds.count()));
   SortedClouds result{sorted.keys, clouds.points};
   with_positions(clouds.points, [&](auto t) {
     using T = decltype(t);

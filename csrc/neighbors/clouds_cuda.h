@@ -15,7 +15,10 @@ struct Findings {
   int64_t most_neighbors;
   int64_t bad_points, bad_queries;  // rows with NaN or infinite coordinates
   int64_t bad_lengths;
-  double most_cells;  // of a cloud, for grids that may not grow
+  // Of grids that may not grow: cells of the largest cloud, whether some are beyond
+  // kLastCellNumber.
+  double most_cells;
+  int64_t far_cells;
 };
 
 // Clouds as given, and what the device knows of them.
@@ -58,8 +61,9 @@ void check_findings(const Findings& found, int64_t num_queries, int64_t num_poin
 
 enum class Role { kPoints, kQueries };
 
+// Counts bad rows as the role says.
 DeviceClouds make_clouds(const OnDevice& device, const Tensor& points, const Tensor& lengths,
-                         const char* argument, const Tensor& findings);
+                         Role role, const Tensor& findings);
 
 // Bits of a key below the cloud, and of one axis in Morton order.
 int cell_bits(int64_t num_clouds);
@@ -72,13 +76,12 @@ Tensor make_grids(const OnDevice& device, const DeviceClouds& clouds, CellOrder 
                   bool may_grow, const Tensor& findings);
 
 // Keys and rows by the cells of `grids`, ascending rows in a cell; a cloud's keys take `bits` bits.
-// Counts bad rows as the role says.
 KeysAndValues sort_rows(const OnDevice& device, const DeviceClouds& clouds, const Tensor& grids,
-                        CellOrder order, int bits, Role role, const Tensor& findings);
+                        CellOrder order, int bits);
 
 // The same with cell_bits() bits, and the points in that order.
 SortedClouds sort_clouds(const OnDevice& device, const DeviceClouds& clouds, const Tensor& grids,
-                         CellOrder order, Role role, const Tensor& findings);
+                         CellOrder order);
 
 // ---- device
 

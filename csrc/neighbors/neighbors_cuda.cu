@@ -31,19 +31,18 @@ class Problem {
     KPDEFORM_CHECK(query_lengths.numel() == point_lengths.numel(),
                    "query_lengths and point_lengths differ in length");
     findings_ = make_findings(device_, points);
-    points_ = make_clouds(device_, points, point_lengths, "points", findings_);
+    points_ = make_clouds(device_, points, point_lengths, Role::kPoints, findings_);
     same_ =
         queries.const_data_ptr() == points.const_data_ptr() && queries.size(0) == points.size(0) &&
         (query_lengths.const_data_ptr() == point_lengths.const_data_ptr() || points_.count() == 1);
-    queries_ = same_ ? points_ : make_clouds(device_, queries, query_lengths, "queries", findings_);
+    queries_ =
+        same_ ? points_ : make_clouds(device_, queries, query_lengths, Role::kQueries, findings_);
   }
 
   void sort(CellOrder order, double cell) {
     grids_ = make_grids(device_, points_, order, cell, true, findings_);
-    sorted_points_ = sort_clouds(device_, points_, grids_, order, Role::kPoints, findings_);
-    sorted_queries_ =
-        same_ ? sorted_points_
-              : sort_clouds(device_, queries_, grids_, order, Role::kQueries, findings_);
+    sorted_points_ = sort_clouds(device_, points_, grids_, order);
+    sorted_queries_ = same_ ? sorted_points_ : sort_clouds(device_, queries_, grids_, order);
   }
 
   SearchArguments<T> arguments() const {
