@@ -6,6 +6,7 @@
 // no neighbours.
 #include <cmath>
 #include <limits>
+#include <tuple>
 
 #include "neighbors.h"
 #include "search_cuda.h"
@@ -161,11 +162,31 @@ Tensor knn_neighbors(const Tensor& queries, const Tensor& points, int64_t k,
              : knn_typed<float>(queries, points, k, query_lengths, point_lengths);
 }
 
+// One table after the other: an index is cheap here.
+std::tuple<Tensor, Tensor, Tensor> level_tables(const Tensor& points, const Tensor& lengths,
+                                                double radius, std::optional<int64_t> max_neighbors,
+                                                MaybeTensor coarse, MaybeTensor coarse_lengths,
+                                                double pool_radius, MaybeTensor fine,
+                                                MaybeTensor fine_lengths) {
+  KPDEFORM_CHECK(coarse.has_value() == coarse_lengths.has_value() &&
+                     fine.has_value() == fine_lengths.has_value(),
+                 "coarse and fine need lengths");
+  const Tensor neighbors =
+      radius_neighbors(points, points, radius, lengths, lengths, max_neighbors);
+  const Tensor none = torch::stable::new_empty(neighbors, {0, 0});
+  return {neighbors,
+          coarse.has_value() ? radius_neighbors(*coarse, points, pool_radius, *coarse_lengths,
+                                                lengths, max_neighbors)
+                             : none,
+          fine.has_value() ? knn_neighbors(*fine, points, 1, *fine_lengths, lengths) : none};
+}
+
 }  // namespace
 
 KPDEFORM_CUDA_LIBRARY(m) {
   m.impl("radius_neighbors", TORCH_BOX(&radius_neighbors));
   m.impl("knn_neighbors", TORCH_BOX(&knn_neighbors));
+  m.impl("level_tables", TORCH_BOX(&level_tables));
 }
 
 }  // namespace kpdeform
