@@ -35,7 +35,11 @@ def conv_arguments(num_queries, num_points, slots, channels, outputs, kernel, dt
 )
 def test_sites_with_more_than_shared_memory_holds(influence, num_points, slots, kernel):
     arguments = conv_arguments(50, num_points, slots, 9, 5, kernel)
-    leaves = {3: arguments[3], 5: arguments[5], "offsets": 0.1 * torch.randn(50, kernel, 3).double()}
+    leaves = {
+        3: arguments[3],
+        5: arguments[5],
+        "offsets": 0.1 * torch.randn(50, kernel, 3).double(),
+    }
     results = []
     for op in (ops.kpconv, reference.kpconv):
         grad = {n: t.clone().requires_grad_() for n, t in leaves.items()}
