@@ -50,7 +50,8 @@ def row(name: str, num_points: int, repeats: int, dtype: torch.dtype, **sizes: i
     bare = 1e6 * statistics.median(times["product"].wall) / len(sampled)
     cpu = 1e6 * statistics.median(times["kpconv"].cpu) / sites
     near = float((args[2] < sites).sum(1).float().mean())
-    text = f"| {name} | {sites:,} | {near:.1f} | {ours:,.0f} | {cpu:,.0f} | {bare:,.0f} | {ours / bare:.2f} |"
+    times_text = f"{ours:,.0f} | {cpu:,.0f} | {bare:,.0f} | {ours / bare:.2f}"
+    text = f"| {name} | {sites:,} | {near:.1f} | {times_text} |"
     print(text, flush=True)
     return text
 
