@@ -19,7 +19,7 @@ SCATTER_WHEELS = $${XDG_CACHE_HOME:-$$HOME/.cache}/kpdeform/wheels
 
 DEMO := runs/demo
 
-.PHONY: help demo test test-slow lint format install system clean
+.PHONY: help demo test test-slow gpu-check cuda-registers lint format install system clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -75,6 +75,14 @@ test: $(VENV)/.everything system ## every test but the slow ones; ragged reducti
 
 test-slow: $(VENV)/.everything system ## the slow tests
 	@$(RUN) -m pytest -m slow
+
+# Without a package registry: PYTHON has torch with CUDA, pytest and the build tools.
+gpu-check: ## on a machine with a GPU: build, tests, compute-sanitizer, benchmarks
+	@PYTHON=$(PYTHON) scripts/gpu_check.sh
+
+cuda-registers: $(VENV)/.everything ## registers and spills of the CUDA kernels (benchmarks/results/registers.md)
+	@$(RUN) scripts/cuda_registers.py "$$(find build -name _C_cuda.so | head -n 1)" > benchmarks/results/registers.md
+	@cat benchmarks/results/registers.md
 
 lint: $(VENV)/.everything ## ruff, mypy, clang-format: what pre-commit runs
 	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check .

@@ -8,6 +8,13 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # for deterministic algorithms
+
+if "KPDEFORM_SHIM" in os.environ:  # the CUDA implementation on the CPU: tests/native/shim.py
+    import kpdeform.ops  # noqa: F401  first the library whose kernels are replaced
+
+    torch.ops.load_library(os.environ["KPDEFORM_SHIM"])
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:

@@ -1,6 +1,7 @@
 // Contract of deformable pooling of boxes. All else cites it.
 //
-//   out[r,i,j,c] = 1/n * sum of n bilinear samples of input[b, :, :, gi, gj, c] in bin (i, j) of box r
+//   out[r,i,j,c] = 1/n * sum of n bilinear samples of input[b, :, :, gi, gj, c] in bin (i, j) of
+//   box r
 //
 // 1. Boxes. boxes[r] = (b, top, left, height, width) in pixels; b outside [0, B) is an error. Bin
 //    (i, j) starts at top + i * height/ph + shifts[r,i,j,g,0], left + j * width/pw +

@@ -1,5 +1,6 @@
 // kernel_point_distances on CUDA. Contract: kpconv.h section 7. One thread per (query, group,
-// kernel point); the threads of a query read the same neighbours. Bound: instructions, M*H*K distances.
+// kernel point); the threads of a query read the same neighbours. Bound: instructions, M*H*K
+// distances.
 #include "kpconv_launch_cuda.h"
 
 namespace kpdeform {
@@ -51,8 +52,7 @@ __global__ void distances_backward_kernel(const PointsSampler<P> sampler, int64_
     const auto nearest = nearest_source(sampler, i);
 #pragma unroll
     for (int d = 0; d < PointsSampler<P>::kDim; ++d)
-      if (d < sampler.dim)
-        grad_offsets[i * sampler.dim + d] = P(-2) * grad[i] * nearest.vector[d];
+      if (d < sampler.dim) grad_offsets[i * sampler.dim + d] = P(-2) * grad[i] * nearest.vector[d];
   }
 }
 
@@ -96,8 +96,8 @@ Tensor distances_of(const OnDevice& device, const ConvInputs& in, const MaybeTen
   const int64_t count = in.num_queries() * in.offset_groups() * in.num_kernel_points();
   const bool grouped = offsets.has_value() && offsets->dim() == 4;
   const Tensor out =
-      grouped ? torch::stable::new_empty(in.queries, {in.num_queries(), in.offset_groups(),
-                                                      in.num_kernel_points()})
+      grouped ? torch::stable::new_empty(
+                    in.queries, {in.num_queries(), in.offset_groups(), in.num_kernel_points()})
               : torch::stable::new_empty(in.queries, {in.num_queries(), in.num_kernel_points()});
   with_positions(in.queries, [&](auto p) {
     using P = decltype(p);

@@ -236,10 +236,12 @@ Tensor kpconv(const Tensor& queries, const Tensor& points, const Tensor& neighbo
   return forward(device, in, shape, features, weight);
 }
 
-std::tuple<Tensor, Tensor> kpconv_with_distances(
-    const Tensor& queries, const Tensor& points, const Tensor& neighbors, const Tensor& features,
-    const Tensor& kernel_points, const Tensor& weight, double sigma, MaybeTensor offsets,
-    MaybeTensor modulations, int64_t influence, int64_t aggregation, int64_t groups) {
+std::tuple<Tensor, Tensor> kpconv_with_distances(const Tensor& queries, const Tensor& points,
+                                                 const Tensor& neighbors, const Tensor& features,
+                                                 const Tensor& kernel_points, const Tensor& weight,
+                                                 double sigma, MaybeTensor offsets,
+                                                 MaybeTensor modulations, int64_t influence,
+                                                 int64_t aggregation, int64_t groups) {
   const OnDevice device(features);
   const ConvInputs in = make_conv_inputs(queries, points, neighbors, kernel_points, sigma, offsets,
                                          modulations, influence, aggregation);

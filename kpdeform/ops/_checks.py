@@ -50,12 +50,18 @@ def alike(op: str, name: str, value: Tensor, other_name: str, other: Tensor) -> 
 def cloud_lengths(
     op: str, name: str, lengths: Tensor | None, rows_name: str, rows: Tensor
 ) -> Tensor:
-    """Checked ``(B,)`` int64 lengths on the CPU; one cloud of all rows when ``lengths`` is None."""
+    """``(B,)`` int64 lengths on the device of ``rows``; one cloud of all rows for None.
+
+    Lengths on a GPU are not looked at, which would wait for it: searches report bad ones at their
+    end, and nothing is read beyond the rows.
+    """
     if lengths is None:
-        return torch.full((1,), rows.shape[0], dtype=torch.int64)
+        return torch.full((1,), rows.shape[0], dtype=torch.int64, device=rows.device)
     tensor(op, name, lengths, (torch.int64,), 1)
     if torch.compiler.is_compiling():
         return lengths
+    if rows.is_cuda and lengths.is_cuda:
+        return lengths.to(rows.device).contiguous()
     lengths = lengths.cpu().contiguous()
     if (lengths < 0).any():
         raise ValueError(f"{op}: {name} must not be negative, got {lengths.tolist()}")
@@ -64,7 +70,7 @@ def cloud_lengths(
         raise ValueError(
             f"{op}: {name} adds up to {total} but {rows_name} has {rows.shape[0]} rows"
         )
-    return lengths
+    return lengths.to(rows.device)
 
 
 def positive(op: str, name: str, value: Any) -> float:

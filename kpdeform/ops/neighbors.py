@@ -129,6 +129,8 @@ def level_tables(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """All tables into one level of a pyramid; on the CPU they share one index of its points.
 
+    Lengths are on the device of the points.
+
     Args:
         points: Points of the level, ``(N, D)``.
         lengths: Points of each cloud, ``(B,)`` int64.
@@ -142,25 +144,11 @@ def level_tables(
         ``radius_neighbors(points, points)``, ``radius_neighbors(coarse, points)`` and
         ``knn_neighbors(fine, points, 1)``, bit for bit; ``(0, 0)`` in the place of what is missing.
     """
-    if points.device.type == "cpu":
-        return call(
-            torch.ops.kpdeform.level_tables.default,
-            points.detach().contiguous(), lengths, radius, max_neighbors,
-            *(coarse or (None, None)), pool_radius, *(fine or (None, None)),
-        )  # fmt: skip
-    neighbors = radius_neighbors(
-        points, points, radius,
-        query_lengths=lengths, point_lengths=lengths, max_neighbors=max_neighbors,
+    return call(
+        torch.ops.kpdeform.level_tables.default,
+        points.detach().contiguous(), lengths, radius, max_neighbors,
+        *(coarse or (None, None)), pool_radius, *(fine or (None, None)),
     )  # fmt: skip
-    pools = upsamples = neighbors.new_empty((0, 0))
-    if coarse is not None:
-        pools = radius_neighbors(
-            coarse[0], points, pool_radius,
-            query_lengths=coarse[1], point_lengths=lengths, max_neighbors=max_neighbors,
-        )  # fmt: skip
-    if fine is not None:
-        upsamples = knn_neighbors(fine[0], points, 1, query_lengths=fine[1], point_lengths=lengths)
-    return neighbors, pools, upsamples
 
 
 def _check_clouds(op: str, queries: Tensor, points: Tensor) -> None:

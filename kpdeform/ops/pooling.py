@@ -166,6 +166,9 @@ def segment_reduce(features: Tensor, lengths: Tensor, reduce: SegmentReduction =
     if not torch.compiler.is_compiling():
         _checks.cloud_lengths(op, "lengths", lengths, "features", features)
     lengths = lengths.to(features.device)
+    if lengths.is_cuda and not torch.compiler.is_compiling():  # not looked at, so cut to the rows
+        ends = lengths.clamp(min=0).cumsum(0).clamp(max=features.shape[0])
+        lengths = ends.diff(prepend=ends.new_zeros(1))
     half = features.dtype in (torch.float16, torch.bfloat16)
     rows = features.float() if half else features
     if _segment_csr is not None and not torch.compiler.is_compiling():

@@ -30,7 +30,7 @@ def grid_subsample(
         points: ``(N, D)`` float32 or float64, D in {2, 3}.
         cell_size: Edge of a cell > 0, in the unit of the coordinates.
         lengths: Points of each cloud, ``(B,)`` int64. Default: one cloud. Clouds of size 0 are
-            fine.
+            fine. The result's lengths are on the device of ``points``.
         features: ``(N, C)``, floating point; the result holds their mean.
         labels: ``(N,)``, whole numbers; the result holds the most frequent one, the lowest of
             equally frequent ones.

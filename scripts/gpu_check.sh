@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, in one command: build, tests, compute-sanitizer, benchmarks.
+# Works without a package registry: PYTHON has torch with CUDA, numpy, pytest, scikit-build-core,
+# cmake and ninja; nvcc is on the PATH. What is missing is named before anything is built.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-python3}
+RESULTS=${RESULTS:-benchmarks/results}
+
+say() { printf '\n== %s\n' "$*"; }
+stop() { printf 'gpu-check: %s\n' "$*" >&2; exit 1; }
+
+"$PYTHON" -c 'import torch' 2>/dev/null || stop "$PYTHON has no torch; set PYTHON=..."
+"$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' ||
+  stop "no GPU: torch.cuda.is_available() is False ($("$PYTHON" -c 'import torch; print(torch.__version__)'))"
+command -v nvcc >/dev/null || stop "nvcc is not on the PATH"
+for module in pytest numpy scikit_build_core; do
+  "$PYTHON" -c "import $module" 2>/dev/null || stop "$PYTHON has no $module"
+done
+
+ARCHITECTURE=$("$PYTHON" -c 'import torch; print("%d%d" % torch.cuda.get_device_capability())')
+say "building for sm_$ARCHITECTURE"
+TARGET=$(mktemp -d)
+trap 'rm -rf "$TARGET"' EXIT
+"$PYTHON" -m pip install --quiet --no-build-isolation --no-deps --no-index --target "$TARGET" \
+  -Ccmake.define.KPDEFORM_CUDA=ON -Ccmake.define.KPDEFORM_WERROR=ON \
+  -Ccmake.define.CMAKE_CUDA_ARCHITECTURES="$ARCHITECTURE" .
+[ -e "$TARGET/kpdeform/_C_cuda.so" ] || stop "the CUDA library was not built"
+# The installed package comes before the checkout: `-P` keeps the current folder off the path, and
+# tests and benchmarks are found through links beside the package.
+ln -s "$PWD/tests" "$PWD/benchmarks" "$TARGET/"
+run() { PYTHONPATH="$TARGET" "$PYTHON" -P "$@"; }
+test_options=(-m pytest -p no:cacheprovider --import-mode=importlib --rootdir "$PWD")
+
+say "tests on the GPU"
+run "${test_options[@]}" -m "cuda and not slow" tests
+
+if command -v compute-sanitizer >/dev/null; then
+  for tool in memcheck racecheck initcheck; do
+    say "compute-sanitizer $tool"
+    PYTHONPATH="$TARGET" PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" \
+      --error-exitcode 1 --kernel-regex kns=kpdeform --target-processes all \
+      "$PYTHON" -P "${test_options[@]}" -q -m cuda tests/native/test_cuda_device.py
+  done
+else
+  stop "compute-sanitizer is not on the PATH"
+fi
+
+say "benchmarks"
+run -m benchmarks.cuda --results "$RESULTS"

@@ -1,0 +1,36 @@
+"""The CUDA kernels and their launches, run on the CPU by csrc/cuda_shim.h, against the oracles."""
+
+import os
+import shutil
+
+import pytest
+
+from tests.native import shim
+
+pytestmark = [
+    pytest.mark.skipif(shutil.which(shim.COMPILE[0]) is None, reason="no C++ compiler"),
+    pytest.mark.skipif("KPDEFORM_SHIM" in os.environ, reason="this process runs on the shim"),
+]
+
+FILES = [
+    f"tests/ops/test_{name}.py"
+    for name in ("kpconv", "kpconv_depthwise", "neighbors", "pooling", "subsample")
+]
+# What is the CPU's own: it looks at every index first; its products depend on threads.
+NOT_CUDA = "not thread and not instruction and not isa and not bad_input and not compile"
+
+
+@pytest.mark.parametrize("order", ["forward", "reverse"])
+def test_ops_agree_with_their_oracles(order):
+    """Lanes run from first to last and from last to first: a missing barrier shows."""
+    chosen = "oracle" if order == "reverse" else "oracle or empty or int64 or half or outliers"
+    shim.run_tests(*FILES, "-k", f"({chosen}) and {NOT_CUDA}", KPDEFORM_SHIM_ORDER=order)
+
+
+def test_kernels_at_their_limits():
+    shim.run_tests("tests/native/cuda_limits.py")
+
+
+@pytest.mark.slow
+def test_every_op_test():
+    shim.run_tests(*FILES, "-k", NOT_CUDA)
