@@ -162,8 +162,8 @@ def test_the_random_geometries_cover_what_matters():
 @pytest.mark.parametrize("mask", [False, True], ids=["plain", "modulated"])
 @pytest.mark.parametrize("contiguous", [True, False], ids=["contiguous", "strided"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_torchvisions_geometry(batch, mask, contiguous, dtype, device):
-    case = make_case(batch, mask=mask, dtype=dtype, device=device)
+def test_torchvisions_geometry(batch, mask, contiguous, dtype):
+    case = make_case(batch, mask=mask, dtype=dtype)
     if not contiguous:
         case = case.changed(
             lambda t: t.transpose(-1, 0).contiguous().transpose(-1, 0) if t.dim() > 1 else t
@@ -186,8 +186,8 @@ def test_torchvisions_geometry(batch, mask, contiguous, dtype, device):
     ids=str,
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_agrees_with_the_twin(sizes, dtype, device):
-    case = make_case(**sizes, dtype=dtype, device=device)
+def test_agrees_with_the_twin(sizes, dtype):
+    case = make_case(**sizes, dtype=dtype)
     assert_agree(case.values_and_grads(), case.values_and_grads(reference.deform_conv2d))
 
 

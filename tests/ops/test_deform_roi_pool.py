@@ -81,7 +81,7 @@ def _rest(values: dict) -> dict:
     return {n: values[n] for n in ("offset", "mask", "boxes", "dtype", "device")}
 
 
-def _make(name, channels, size, bins, offsets, parts, options, offset, mask, boxes, dtype, device):
+def _make(name, channels, size, bins, offsets, parts, options, offset, mask, boxes, dtype):
     rois = torch.tensor(boxes, dtype=torch.float64).reshape(-1, 5)
     made = {
         "input": torch.randn(2, channels, *size),
@@ -137,8 +137,8 @@ def test_agrees_with_the_oracle_in_value_and_every_gradient(make):
 @pytest.mark.parametrize("kind", MAKERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("mask", [False, True], ids=["unmodulated", "modulated"])
-def test_agrees_with_the_twin(kind, dtype, mask, device):
-    case = MAKERS[kind](mask=mask, size=(19, 23), scale=2.0, dtype=dtype, device=device)
+def test_agrees_with_the_twin(kind, dtype, mask):
+    case = MAKERS[kind](mask=mask, size=(19, 23), scale=2.0, dtype=dtype)
     assert_agree(case.values_and_grads(), case.values_and_grads(reference))
 
 
@@ -244,8 +244,8 @@ def test_only_the_gradients_asked_for_are_computed(kind, wanted):
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-def test_no_boxes(kind, device):
-    case = MAKERS[kind](boxes=[], device=device)
+def test_no_boxes(kind):
+    case = MAKERS[kind](boxes=[])
     found = case.values_and_grads()
     assert found["out"].shape[0] == 0
     assert torch.equal(found["grad_input"], torch.zeros_like(case.input))
