@@ -62,7 +62,6 @@ def upstream_of(out: Tensor) -> Tensor:
 def make_case(
     batch=2, channels=6, outputs=4, size=(7, 8), kernel=(3, 2), stride=(2, 1), padding=(1, 0),
     dilation=(2, 1), groups=2, offset_groups=3, mask=True, bias=True, dtype=torch.float64,
-    device="cpu",
 ) -> Case:  # fmt: skip
     """By default the geometry of torchvision's own tests."""
     sides = _geometry.sides("test", padding, kernel, stride, dilation)
@@ -75,7 +74,7 @@ def make_case(
         "bias": torch.randn(outputs) if bias else None,
         "mask": torch.randn(batch, taps, *size_out) if mask else None,
     }
-    moved = {n: None if t is None else t.to(device, dtype) for n, t in made.items()}
+    moved = {n: None if t is None else t.to(dtype) for n, t in made.items()}
     return Case(**moved, stride=stride, padding=padding, dilation=dilation)
 
 

@@ -52,7 +52,7 @@ def upstream_of(out: Tensor) -> Tensor:
 
 def make_plain(
     channels=5, size=(6, 7), bins=(2, 3), scale=0.7, ratio=0, gamma=0.3, offset=True, mask=False,
-    boxes=BOXES, dtype=torch.float64, device="cpu",
+    boxes=BOXES, dtype=torch.float64,
 ) -> Case:  # fmt: skip
     options = {
         "output_size": bins, "spatial_scale": scale, "sampling_ratio": ratio, "gamma": gamma
@@ -62,7 +62,7 @@ def make_plain(
 
 def make_sensitive(
     outputs=6, group=2, classes=3, size=(6, 7), bins=(2, 3), parts=3, scale=0.7, samples=3,
-    gamma=0.3, offset=True, mask=False, boxes=BOXES, dtype=torch.float64, device="cpu",
+    gamma=0.3, offset=True, mask=False, boxes=BOXES, dtype=torch.float64,
 ) -> Case:  # fmt: skip
     options = {
         "output_size": bins, "spatial_scale": scale, "group_size": group,
@@ -78,7 +78,7 @@ MAKERS = {"plain": make_plain, "sensitive": make_sensitive}
 
 
 def _rest(values: dict) -> dict:
-    return {n: values[n] for n in ("offset", "mask", "boxes", "dtype", "device")}
+    return {n: values[n] for n in ("offset", "mask", "boxes", "dtype")}
 
 
 def _make(name, channels, size, bins, offsets, parts, options, offset, mask, boxes, dtype):
@@ -89,7 +89,7 @@ def _make(name, channels, size, bins, offsets, parts, options, offset, mask, box
         "offset": torch.randn(len(rois), offsets, *parts) if offset else None,
         "mask": torch.randn(len(rois), 1, *bins) if mask else None,
     }
-    moved = {n: None if t is None else t.to(device, dtype) for n, t in made.items()}
+    moved = {n: None if t is None else t.to(dtype) for n, t in made.items()}
     return Case(**moved, options=options, name=name)
 
 
