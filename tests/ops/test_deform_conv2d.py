@@ -181,6 +181,9 @@ def test_torchvisions_geometry(batch, mask, contiguous, dtype):
         {"channels": 48, "outputs": 48, "groups": 48, "offset_groups": 3, "size": (20, 21)},
         {"kernel": (1, 1), "stride": (1, 1), "dilation": (1, 1)},
         {"kernel": (7, 5), "padding": (6, 2, 7, 1), "size": (9, 6)},
+        # The gradient of the image is made in several parts.
+        {"batch": 1, "channels": 24, "groups": 1, "offset_groups": 24, "size": (130, 131)},
+        {"channels": 24, "outputs": 24, "groups": 24, "offset_groups": 24, "size": (130, 131)},
     ],
     ids=str,
 )
