@@ -33,7 +33,9 @@ class Depthwise {
     return convolve(problem_.template plain<P, F>(features_), features_, problem_.num_sites());
   }
 
-  Tensor features_gradient(const Tensor& grad, const TransposedTable& table) const {
+  // table: what the problem's `transposed` takes.
+  template <typename Table>
+  Tensor features_gradient(const Tensor& grad, const Table& table) const {
     return convolve(problem_.template transposed<P, F>(grad, table), grad, features_.size(0));
   }
 
