@@ -22,7 +22,7 @@ from kpdeform import kernel_points, ops, reference
 
 CELL, CHANNELS, SLOTS = 0.03, 64, 35
 GOALS = {
-    "kpconv": "10x the twin, 2.5x the time of the bare product, 1/15 of the twin's memory, or better",
+    "kpconv": "at least 10x the twin, at most 2.5x the bare product, 1/15 of the twin's memory",
     "radius_neighbors": "at most 5 ms",
     "deform_conv2d": "at least 3x torchvision forward, and forward and backward",
 }  # on an H200

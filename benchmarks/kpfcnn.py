@@ -6,7 +6,6 @@ pass, cross entropy and deformation loss, backward pass, clipping and SGD, on on
 
 import argparse
 import multiprocessing
-import resource
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -33,7 +32,8 @@ from kpdeform.train.tiling import SortedCloud
 CLASSES = 13
 FEATURES = ("ones", "red", "green", "blue", "height")
 CELL = 0.03
-NETWORK_OPS = ("kpconv", "kernel_point_distances", "neighbor_pool", "segment_reduce", "batch_norm")
+POINT_OPS = ("kpconv", "kernel_point_distances", "neighbor_pool", "segment_reduce")
+NETWORK_OPS = (*POINT_OPS, "batch_norm")
 PYRAMID_OPS = ("radius_neighbors", "knn_neighbors", "grid_subsample")
 
 
@@ -53,9 +53,9 @@ def twins(names: tuple[str, ...]) -> Iterator[None]:
 class Training:
     """A model and all that a step of its training needs."""
 
-    def __init__(self, num_points: int) -> None:
+    def __init__(self, batch: PointBatch) -> None:
         torch.manual_seed(0)
-        self.batch = crop(num_points)
+        self.batch = batch
         self.model = make_model([self.batch])
         self.optimizer = SGDRecipe().build(self.model, 1000, fused=True).optimizer
 
@@ -79,6 +79,7 @@ class Training:
 
 def crop(num_points: int) -> PointBatch:
     """A sphere of a room at 3 cm with colours and labels."""
+    torch.manual_seed(0)
     points = ops.grid_subsample(room(2_000_000), CELL).points
     batch = spheres(points, 1, num_points)
     features = torch.rand(num_points, len(FEATURES))
@@ -95,11 +96,12 @@ def make_model(batches: list[PointBatch]) -> KPFCNN:
 
 def step_table(num_points: int, repeats: int) -> str:
     """A whole step, and the share of the pyramid in it."""
-    training = Training(num_points)
+    training = Training(crop(num_points))
     spec = training.model.pyramid_spec
     cases = {
         "step": training.step,
         "step, twins in the network": partial(training.step, NETWORK_OPS),
+        "step, twins but for batch_norm": partial(training.step, POINT_OPS),
         "pyramid alone": lambda: build_pyramid(training.batch, spec),
     }
     pyramid = build_pyramid(training.batch, spec)
@@ -111,8 +113,8 @@ def step_table(num_points: int, repeats: int) -> str:
 
 
 def whole_twin_table(num_points: int) -> str:
-    """A step in which the twins build the pyramid too: brute force, so measured once."""
-    training = Training(num_points)
+    """A step in which the twins build the pyramid too: brute force, minutes; only on request."""
+    training = Training(crop(num_points))
     cases = {
         "step": training.step,
         "step, twins in network and pyramid": partial(training.step, NETWORK_OPS + PYRAMID_OPS),
@@ -125,7 +127,7 @@ def whole_twin_table(num_points: int) -> str:
 
 def shares_table(num_points: int, steps: int = 5) -> str:
     """What a step spends its time on."""
-    training = Training(num_points)
+    training = Training(crop(num_points))
     for _ in range(3):
         training.step()
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
@@ -189,9 +191,9 @@ def inference_table(num_points: int, num_tiles: int, repeats: int, crop_points: 
     network = predictor(crop_points)
     with tempfile.TemporaryDirectory() as name:
         cloud = cloud_in(Path(name), num_points)
-        chosen = [tile_of(cloud, t) for t in spread(len(cloud.cells), num_tiles)]
-        points = sum(len(p) for p, _ in chosen)
-        everything = sum(len(tile_of(cloud, t)[0]) for t in range(len(cloud.cells)))
+        sizes = [len(tile_of(cloud, tile)[0]) for tile in range(len(cloud.cells))]
+        chosen = [tile_of(cloud, tile) for tile in typical(sizes, num_tiles)]
+        points, everything = sum(len(p) for p, _ in chosen), sum(sizes)
 
         def few(replaced: tuple[str, ...]) -> None:
             with twins(replaced):
@@ -212,9 +214,12 @@ def inference_table(num_points: int, num_tiles: int, repeats: int, crop_points: 
         return text + "\n" + measure.table(title, {"predict_cloud": whole}, 1)
 
 
-def spread(count: int, chosen: int) -> list[int]:
-    """Some of ``count`` tiles, evenly spread."""
-    return np.linspace(0, count - 1, min(chosen, count)).round().astype(int).tolist()
+def typical(sizes: list[int], chosen: int) -> list[int]:
+    """The tiles that points evenly spread over all tiles lie in, from small tiles to large."""
+    order = np.argsort(sizes, kind="stable")
+    ends = np.cumsum(np.array(sizes)[order])
+    picked = np.searchsorted(ends, (np.arange(chosen) + 0.5) * ends[-1] / chosen, side="right")
+    return order[picked].tolist()
 
 
 def tile_of(cloud: SortedCloud, tile: int) -> tuple[np.ndarray, np.ndarray]:
@@ -228,22 +233,28 @@ def tile_of(cloud: SortedCloud, tile: int) -> tuple[np.ndarray, np.ndarray]:
 # ---- memory
 
 
-def growth(num_points: int, threads: int, replaced: tuple[str, ...]) -> float:
+def growth(batch: PointBatch, threads: int, replaced: tuple[str, ...]) -> float:
     """Peak resident memory of two steps beyond what is there before, in MB."""
     torch.set_num_threads(threads)
-    training = Training(num_points)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    training = Training(batch)
+    before = peak_memory()
     for _ in range(2):
         training.step(replaced)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return peak_memory() - before
+
+
+def peak_memory() -> float:
+    """Largest resident memory of this process so far, in MB; Linux."""
+    status = Path("/proc/self/status").read_text()  # getrusage would count the parent's, too
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def memory_lines(num_points: int) -> str:
     """Peak memory of native ops and twins, each in a process of its own."""
-    sizes = []
+    sizes, batch = [], crop(num_points)
     for replaced in ((), NETWORK_OPS):
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            sizes.append(pool.apply(growth, (num_points, torch.get_num_threads(), replaced)))
+            sizes.append(pool.apply(growth, (batch, torch.get_num_threads(), replaced)))
     text = (
         f"Growth of the peak resident memory in two steps (gradients and momenta included): "
         f"{sizes[0]:.0f} MB, with twins in the network {sizes[1]:.0f} MB.\n"
@@ -275,7 +286,8 @@ def main() -> None:
     if options.only:
         parts[options.only]()
         return
-    measure.write("kpfcnn", ["torch", "kpdeform"], [part() for part in parts.values()])
+    texts = [parts[name]() for name in ("step", "shares", "inference", "memory")]
+    measure.write("kpfcnn", ["torch", "kpdeform"], texts)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,9 @@ def row(name: str, num_points: int, repeats: int, dtype: torch.dtype, **sizes: i
     ours = 1e6 * statistics.median(times["kpconv"].wall) / sites
     bare = 1e6 * statistics.median(times["product"].wall) / len(sampled)
     cpu = 1e6 * statistics.median(times["kpconv"].cpu) / sites
-    text = f"| {name} | {sites:,} | {ours:,.0f} | {cpu:,.0f} | {bare:,.0f} | {ours / bare:.2f} |"
+    near = float((args[2] < sites).sum(1).float().mean())
+    times_text = f"{ours:,.0f} | {cpu:,.0f} | {bare:,.0f} | {ours / bare:.2f}"
+    text = f"| {name} | {sites:,} | {near:.1f} | {times_text} |"
     print(text, flush=True)
     return text
 
@@ -58,8 +60,8 @@ def sweep(num_points: int, largest: int, repeats: int) -> str:
     """The whole table."""
     single, half = torch.float32, torch.bfloat16
     lines = [
-        "| | sites | ns per site | CPU ns | bare product ns | ratio |",
-        "|---|---|---|---|---|---|",
+        "| | sites | neighbours | ns per site | CPU ns | bare product ns | ratio |",
+        "|---|---|---|---|---|---|---|",
     ]
     for dtype in (single, half):
         name = str(dtype).removeprefix("torch.")

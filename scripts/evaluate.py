@@ -44,7 +44,7 @@ def evaluate(
         out: Folder for scores.json, confusion.png and the predictions.
         split: Split of the data set.
         votes: Predictions averaged for each tile, each with the cloud turned further.
-        tile_size: Side of a tile in the scenes' unit, or inf for whole scenes at once; as wide as
+        tile_size: Side of a tile in the scenes' unit, or .inf for whole scenes at once; as wide as
             the training crops by default.
         overlap: Share of a tile that it has in common with the next one, up to 0.5.
         predictions: Format of the labelled clouds, if any.

@@ -25,9 +25,9 @@
 // Layouts, contiguous rows: queries (M,D) points (N,D) neighbors (M,H) int32|int64 features (N,C)
 // kernel_points (K,D) weight (K, C/groups, O) or (K,C) offsets (M,K,D) modulations (M,K)
 // out (M,O) or (M,C). features, weight, out: the positions' type, or float16|bfloat16 with float32.
-// Transposed table: starts (N+1) int64, members int32|int64; the queries of point n, ascending, are
-// members[starts[n]], ..., members[starts[n+1] - 1].
-// Same input, same output bits for any number of threads.
+// Transposed table: starts (N+1) int64, members (M*H) int32|int64; the queries of point n,
+// ascending, are members[starts[n]], ..., members[starts[n+1] - 1]; from starts[N] on members are
+// -1. Same input, same output bits for any number of threads.
 #pragma once
 
 namespace kpdeform {

@@ -172,6 +172,7 @@ std::tuple<Tensor, Tensor> transpose_neighbors(const Tensor& neighbors, int64_t 
     count_queries(index, num_queries, width, num_points, first);
     const auto list = [&](auto* target) {
       list_queries(index, num_queries, width, 0, num_points, first, next.get(), target);
+      std::fill(target + first[num_points], target + num_queries * width, -1);
     };
     wide ? list(mutable_data<int64_t>(members)) : list(mutable_data<int32_t>(members));
   });

@@ -10,13 +10,14 @@
 namespace kpdeform {
 namespace {
 
-// keys[i]: the point in slot i, N for an empty one; values[i]: its query.
+// keys[i]: the point in slot i, N for an empty one; values[i]: its query, -1 for an empty one.
 __global__ void slots_kernel(Indices neighbors, int64_t slots, int64_t width, int64_t num_points,
                              uint64_t* keys, uint32_t* values) {
   for (int64_t i = global_thread(); i < slots; i += num_threads_of_grid()) {
     const int64_t n = neighbors[i];
-    keys[i] = uint64_t(n < 0 || n > num_points ? num_points : n);
-    values[i] = uint32_t(i / width);
+    const bool occupied = n >= 0 && n < num_points;
+    keys[i] = uint64_t(occupied ? n : num_points);
+    values[i] = occupied ? uint32_t(i / width) : uint32_t(-1);
   }
 }
 

@@ -20,11 +20,13 @@ from kpdeform.models.presets import (
     kpfcnn_s3dis_light,
     kpfcnn_small,
 )
+from kpdeform.models.unet import ImageUNet
 
 __all__ = [
     "KPCNN",
     "KPFCNN",
     "Encoder",
+    "ImageUNet",
     "KPNeXt",
     "LoadReport",
     "kpcnn_modelnet40",

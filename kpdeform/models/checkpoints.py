@@ -121,8 +121,9 @@ def load_weights(
         for ours, theirs in names_of(model, LAYOUTS[source]).items()
     }
     idle = _idle(model, state, source)
+    state = {theirs: to_ours(tensor) for theirs, tensor in state.items()}
     _check(model, state, wanted, idle, source)
-    model.load_state_dict({ours: to_ours(state[theirs]) for ours, theirs in wanted.items()})
+    model.load_state_dict({ours: state[theirs] for ours, theirs in wanted.items()})
     switches = _switch(model, source)
     return LoadReport(source, {theirs: ours for ours, theirs in wanted.items()}, idle, switches)
 
@@ -218,7 +219,7 @@ def _check(
     problems += [
         f"other shape: {theirs} {tuple(state[theirs].shape)}, in the model {ours} {shapes[ours]}"
         for ours, theirs in wanted.items()
-        if theirs in state and tuple(to_ours(state[theirs]).shape) != shapes[ours]
+        if theirs in state and tuple(state[theirs].shape) != shapes[ours]
     ]
     if problems:
         hints = [hint for pattern, hint in _HINTS if any(re.match(pattern, p) for p in problems)]

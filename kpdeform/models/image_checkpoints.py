@@ -89,7 +89,7 @@ def load_image_weights(
         >>> load_image_weights(layer, mmcv).matched["conv_offset.bias"]
         'offset_conv.bias'
     """
-    state = _state_dict(path_or_dict)
+    state, _ = _state_dict(path_or_dict)
     made: dict[str, Tensor] = {}
     matched: dict[str, str] = {}
     for name, layer, alias in _aliases_of(model):
@@ -105,9 +105,9 @@ def load_image_weights(
     rest = {key: tensor for key, tensor in state.items() if key not in matched}
     matched.update({key: key for key in rest})
     made.update(rest)
-    _check(model, made, {key: key for key in made}, "image layers")
+    _check(model, made, {key: key for key in model.state_dict()}, (), "image layers")
     model.load_state_dict(made)
-    return LoadReport("image layers", matched)
+    return LoadReport("image layers", matched, (), {})
 
 
 def _aliases_of(model: nn.Module) -> Iterator[tuple[str, nn.Module, _Alias]]:

@@ -148,7 +148,13 @@ class DeformConv2d(nn.Module):
         top, left, bottom, right = self.padding
         head = self.offset_conv(F.pad(input, (left, right, top, bottom)))
         offset, mask = split_offsets(
-            head, self.num_taps, 2, 1.0, self.modulated, self.mask_activation, dim=-3
+            head,
+            self.num_taps,
+            2,
+            1.0,
+            self.modulated,
+            mask_activation=self.mask_activation,
+            dim=-3,
         )
         return offset.flatten(-4, -3), mask
 

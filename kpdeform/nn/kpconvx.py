@@ -263,13 +263,12 @@ class KPConvX(KPConvD):
         Raises:
             ValueError: ``in_place`` with other than one query per point.
         """
-        same_size = queries.shape[0] == features.shape[0]
-        if in_place and not same_size:
+        if in_place and queries.shape[0] != features.shape[0]:
             raise ValueError(
                 f"KPConvX: in_place needs one query per point, got {queries.shape[0]} queries and "
                 f"{features.shape[0]} rows of features"
             )
-        if in_place or (self.size_decides and same_size):
+        if in_place or (self.size_decides and queries.shape[0] == features.shape[0]):
             nearest = features
         else:
             nearest = ops.neighbor_pool(features, neighbors, "nearest")

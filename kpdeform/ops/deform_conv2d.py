@@ -17,6 +17,7 @@ from kpdeform._geometry import Padding, ShapeError
 from kpdeform.ops import _checks, layouts
 from kpdeform.ops._autograd import gradient_like, refuse_second_derivative
 from kpdeform.ops._call import call
+from kpdeform.ops._torchscript import scriptable
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -106,7 +107,8 @@ def deform_conv2d(
         None if mask is None else mask.movedim(1, -1).unflatten(-1, taps),
         (stride, padding, dilation),
     )
-    y = (y if bias is None else y + bias).movedim(-1, 1)
+    y = y.movedim(-1, 1)
+    y = y if bias is None else y + bias[:, None, None]
     if not _geometry.is_channels_last(input):
         y = y.contiguous()
     return y if batched else y[0]
@@ -435,3 +437,8 @@ def _register(name: str) -> None:
 
 _register("deform_conv2d")
 _register("deform_conv2d_depthwise")
+scriptable(
+    deform_conv2d,
+    "(Tensor input, Tensor offset, Tensor weight, Tensor? bias=None, int[2] stride=1, "
+    "int[2] padding=0, int[2] dilation=1, Tensor? mask=None) -> Tensor",
+)

@@ -11,6 +11,12 @@ from kpdeform.train.evaluation import (
     write_prediction,
     write_scores,
 )
+from kpdeform.train.images import (
+    ImageBatch,
+    ImageFolder,
+    ImageFolderDataModule,
+    ImageSegmentationTask,
+)
 from kpdeform.train.losses import lovasz_softmax
 from kpdeform.train.metrics import Scores, scores
 from kpdeform.train.model_config import ModelConfig
@@ -25,6 +31,10 @@ __all__ = [
     "AdamWRecipe",
     "AdamWStepRecipe",
     "ClassificationTask",
+    "ImageBatch",
+    "ImageFolder",
+    "ImageFolderDataModule",
+    "ImageSegmentationTask",
     "ModelConfig",
     "Predictor",
     "Recipe",

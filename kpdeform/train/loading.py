@@ -77,15 +77,15 @@ class _RankShare(Sampler):
         return self.num_batches
 
 
-class ResumableLoader(DataLoader):
+class PlannedLoader(DataLoader):
     """Loader over planned epochs whose position can be saved and restored in the middle of one.
 
     Each pass is one epoch; batches are shared out to the ranks in turn. Lightning stores
     :meth:`state_dict` in its checkpoints.
 
     Args:
-        source: The planned data set.
-        spec: Levels and radii of the model.
+        batches: Data set whose items are whole batches, by (epoch, index).
+        num_batches: Batches of an epoch.
         rank: This process.
         world_size: Number of processes.
         num_workers: Loader processes; 0 builds batches in the training process.
@@ -94,8 +94,8 @@ class ResumableLoader(DataLoader):
 
     def __init__(
         self,
-        source: PlannedBatches,
-        spec: PyramidSpec,
+        batches: Dataset,
+        num_batches: int,
         *,
         rank: int = 0,
         world_size: int = 1,
@@ -103,16 +103,16 @@ class ResumableLoader(DataLoader):
         pin_memory: bool = False,
     ) -> None:
         super().__init__(
-            PyramidBatches(source, spec),
+            batches,
             batch_size=None,
-            sampler=_RankShare(len(source), rank, world_size),
+            sampler=_RankShare(num_batches, rank, world_size),
             num_workers=num_workers,
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
             generator=torch.Generator(),  # or each epoch would draw from the model's random numbers
         )
 
-    def __iter__(self) -> Iterator[LabelledBatch]:
+    def __iter__(self) -> Iterator[Any]:
         share = self.sampler
         if share.position >= len(share):
             share.epoch, share.position = share.epoch + 1, 0
@@ -127,3 +127,16 @@ class ResumableLoader(DataLoader):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues after the batches that :meth:`state_dict` counted."""
         self.sampler.epoch, self.sampler.position = state["epoch"], state["position"]
+
+
+class ResumableLoader(PlannedLoader):
+    """:class:`PlannedLoader` of point batches with pyramids.
+
+    Args:
+        source: The planned data set.
+        spec: Levels and radii of the model.
+        options: Of :class:`PlannedLoader`.
+    """
+
+    def __init__(self, source: PlannedBatches, spec: PyramidSpec, **options: Any) -> None:
+        super().__init__(PyramidBatches(source, spec), len(source), **options)

@@ -56,10 +56,14 @@ class _Task(lightning.LightningModule):
         """Logits and deformations of the model for a batch."""
         return self.model(batch.pyramid, batch.batch.features)
 
+    def labels(self, batch: LabelledBatch) -> Tensor:
+        """One label per row of the logits; -1 where there is none."""
+        return batch.batch.labels
+
     def training_step(self, batch: LabelledBatch, batch_idx: int) -> Tensor:
         """Loss of one batch."""
         logits, deformations = self(batch)
-        labels = batch.batch.labels
+        labels = self.labels(batch)
         entropy = self._cross_entropy(logits, labels)
         deformation = deformation_loss(deformations)
         loss = entropy + self.deformation_weight * deformation
@@ -80,7 +84,7 @@ class _Task(lightning.LightningModule):
     def validation_step(self, batch: LabelledBatch, batch_idx: int) -> None:
         """Counts the predictions of one batch."""
         logits, _ = self(batch)
-        self.confusion.update(logits.float(), batch.batch.labels)
+        self.confusion.update(logits.float(), self.labels(batch))
 
     def on_validation_epoch_end(self) -> None:
         """Logs IoU and accuracies over everything the epoch counted, on all ranks together."""

@@ -189,8 +189,9 @@ def test_compiles_whole(kind):
     layer = make(kind)
     compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
     for size in (30, 45):
-        inputs = inputs_of(size)
-        torch.testing.assert_close(compiled(*inputs), layer(*inputs))
+        for strided in (False, True):
+            inputs = inputs_of(size, strided=strided)
+            torch.testing.assert_close(compiled(*inputs), layer(*inputs))
 
 
 def test_repr_shows_what_is_not_usual():

@@ -438,6 +438,22 @@ def test_compiled_training_step():
         assert_close(actual, expected)
 
 
+def scripted_call(x, offset, weight, bias, mask, stride: tuple[int, int], padding: tuple[int, int],
+                  dilation: tuple[int, int]):  # fmt: skip
+    return ops.deform_conv2d(
+        x, offset, weight, bias, stride=stride, padding=padding, dilation=dilation, mask=mask
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_torchscript_can_call_it():
+    case = make_case()
+    scripted = torch.jit.script(scripted_call)
+    values = (case.input, case.offset, case.weight, case.bias, case.mask)
+    out = scripted(*values, case.stride, case.padding, case.dilation)
+    assert torch.equal(out, case.run())
+
+
 @pytest.mark.parametrize("groups", [2, 48], ids=["grouped", "depthwise"])
 def test_same_bits_for_any_number_of_threads(groups):
     case = make_case(

@@ -163,7 +163,9 @@ def test_lovasz_is_added_when_asked_for():
 
 
 @pytest.mark.parametrize("precision, fused", [("32-true", True), ("bf16-mixed", None)])
-@pytest.mark.parametrize("recipe", [SGDRecipe(), AdamWRecipe()], ids=["sgd", "adamw"])
+@pytest.mark.parametrize(
+    "recipe", [SGDRecipe(), AdamWRecipe(), AdamWStepRecipe()], ids=["sgd", "adamw", "steps"]
+)
 def test_optimizers_are_fused_where_gradients_can_be_clipped_all_the_same(recipe, precision, fused):
     task = SegmentationTask(tiny_model(), "abc", recipe)
     before = [p.detach().clone() for p in task.parameters()]

@@ -1,0 +1,23 @@
+"""TorchScript, for code that scripts a call of one of torchvision's functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+_library = torch.library.Library("kpdeform", "FRAGMENT")
+
+
+def scriptable(function: Callable[..., Any], schema: str) -> None:
+    """Lets ``torch.jit.script`` call ``function``, which it cannot compile, as an operator.
+
+    Args:
+        function: A Python function of tensors and numbers.
+        schema: Its signature as an operator's, without the name.
+    """
+    name = f"scripted_{function.__name__}"
+    _library.define(name + schema)
+    _library.impl(name, function, "CompositeImplicitAutograd")
+    torch.jit._builtins._register_builtin(function, f"kpdeform::{name}")

@@ -1,0 +1,202 @@
+"""Training on folders of images with label images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from kpdeform._optional import require
+from kpdeform.train.loading import PlannedLoader
+from kpdeform.train.tasks import SegmentationTask
+
+lightning = require("lightning.pytorch", "train")
+
+
+class ImageBatch(NamedTuple):
+    """Images (B, 3, H, W) in [-1, 1] and labels (B, H, W), -1 where there is none."""
+
+    images: Tensor
+    labels: Tensor
+
+
+class ImageFolder(Dataset):
+    """Pairs of image files; one item is an image ``(3, H, W)`` and its labels ``(H, W)``.
+
+    Args:
+        images: Colour images.
+        labels: Label images of the same sizes: one whole number per pixel.
+        class_numbers: For every class, the numbers that stand for it; all others are not labelled.
+    """
+
+    def __init__(
+        self, images: list[Path], labels: list[Path], class_numbers: list[list[int]]
+    ) -> None:
+        self.images, self.labels = images, labels
+        self.class_of = np.full(65536, -1, np.int64)
+        for number, members in enumerate(class_numbers):
+            self.class_of[members] = number
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        pillow = require("PIL.Image", "train")
+        with pillow.open(self.images[index]) as file:
+            pixels = np.array(file.convert("RGB"))
+        with pillow.open(self.labels[index]) as file:
+            numbers = np.array(file)
+        if numbers.shape != pixels.shape[:2]:
+            raise ValueError(
+                f"{self.labels[index]} has shape {numbers.shape}, its image {pixels.shape[:2]}"
+            )
+        image = torch.from_numpy(pixels).movedim(-1, 0).float() / 127.5 - 1
+        return image, torch.from_numpy(self.class_of[numbers])
+
+
+class ImageBatches(Dataset):
+    """Random batches of a folder, flipped and brightened at random; the key is (epoch, index).
+
+    Args:
+        folder: Where images come from.
+        batch_size: Images of a batch.
+        seed: With the key, decides everything random.
+    """
+
+    def __init__(self, folder: ImageFolder, batch_size: int, seed: int) -> None:
+        self.folder, self.batch_size, self.seed = folder, batch_size, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> ImageBatch:
+        rng = np.random.default_rng((self.seed, *key))
+        chosen = rng.integers(len(self.folder), size=self.batch_size)
+        return stack([self._changed(*self.folder[int(i)], rng) for i in chosen])
+
+    def _changed(
+        self, image: Tensor, labels: Tensor, rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        if rng.random() < 0.5:
+            image, labels = image.flip(2), labels.flip(1)
+        tint = torch.tensor(rng.uniform(-0.1, 0.1, (3, 1, 1)), dtype=image.dtype)
+        return float(rng.uniform(0.8, 1.2)) * image + tint, labels
+
+
+def stack(items: list[tuple[Tensor, Tensor]]) -> ImageBatch:
+    """Joins images of one size to a batch."""
+    return ImageBatch(*map(torch.stack, zip(*items, strict=True)))
+
+
+class ImageFolderDataModule(lightning.LightningDataModule):
+    """Batches out of a folder that holds an image and a label image for every name.
+
+    Args:
+        root: The folder; images all have one size.
+        classes: For every class name, the numbers that stand for it in label images, for example
+            ``{table: [1], thing: [2, 3]}``. Pixels with other numbers are not labelled.
+        image_suffix: What the name of an image ends with.
+        label_suffix: The same for label images.
+        num_val: So many images, the last by name, are for validation.
+        batch_size: Images per step.
+        batches_per_epoch: Steps of an epoch.
+        seed: Seed of the order and of the changes.
+        num_workers: Loader processes.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        classes: dict[str, list[int]],
+        image_suffix: str = "_rgb.png",
+        label_suffix: str = "_label.png",
+        num_val: int = 1,
+        batch_size: int = 4,
+        batches_per_epoch: int = 100,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.classes, self.seed = classes, seed
+        self.batch_size, self.batches_per_epoch = batch_size, batches_per_epoch
+        self.num_workers = num_workers
+        images = sorted(Path(root).glob(f"*{image_suffix}"))
+        labels = [i.with_name(i.name.removesuffix(image_suffix) + label_suffix) for i in images]
+        missing = [str(path) for path in labels if not path.exists()]
+        if missing or len(images) <= num_val:
+            raise FileNotFoundError(
+                f"{root} must hold more than num_val={num_val} files *{image_suffix}, each with "
+                f"its *{label_suffix}; found {len(images)} images, missing labels: {missing[:5]}"
+            )
+        numbers = list(classes.values())
+        last = len(images) - num_val
+        self.train_set = ImageFolder(images[:last], labels[:last], numbers)
+        self.val_set = ImageFolder(images[last:], labels[last:], numbers)
+        self._train_loader: PlannedLoader | None = None
+        self._position: dict[str, int] | None = None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return tuple(self.classes)
+
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint says of the data."""
+        return {"class_names": list(self.classes)}
+
+    def class_counts(self) -> Tensor:
+        """Labelled training pixels per class, ``(classes,)`` float64."""
+        counts = torch.zeros(len(self.classes), dtype=torch.float64)
+        for _, labels in (self.train_set[i] for i in range(len(self.train_set))):
+            counts += torch.bincount(labels[labels >= 0], minlength=len(counts))
+        return counts
+
+    def train_dataloader(self) -> PlannedLoader:
+        """This rank's share of the random batches."""
+        self._train_loader = PlannedLoader(
+            ImageBatches(self.train_set, self.batch_size, self.seed),
+            self.batches_per_epoch,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+            num_workers=self.num_workers,
+        )
+        if self._position is not None:
+            self._train_loader.load_state_dict(self._position)
+        return self._train_loader
+
+    def val_dataloader(self) -> DataLoader:
+        """This rank's share of the validation images."""
+        share = range(self.trainer.global_rank, len(self.val_set), self.trainer.world_size)
+        return DataLoader(
+            self.val_set,
+            self.batch_size,
+            sampler=list(share),
+            collate_fn=stack,
+            num_workers=self.num_workers,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position in the epoch, for the checkpoint."""
+        return {"position": self._train_loader and self._train_loader.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continues at the position of a checkpoint."""
+        self._position = state_dict["position"]
+
+
+class ImageSegmentationTask(SegmentationTask):
+    """Training of a model that labels every pixel; options as :class:`SegmentationTask`.
+
+    Args:
+        model: ``model(images (B, 3, H, W)) -> logits (B, classes, H, W)``.
+        class_names: Names of the classes, in the order of the logits.
+    """
+
+    def forward(self, batch: ImageBatch) -> tuple[Tensor, list[Any]]:
+        """Logits of every pixel ``(B * H * W, classes)``; no deformations to be regularised."""
+        return self.model(batch.images).movedim(1, -1).flatten(0, 2), []
+
+    def labels(self, batch: ImageBatch) -> Tensor:
+        """Labels ``(B * H * W,)``."""
+        return batch.labels.flatten()
