@@ -9,8 +9,9 @@
 namespace kpdeform {
 
 template <int kLanes, int kVector, typename Sampler, typename F>
-void launch_weight(const OnDevice& device, const EngineArguments<Sampler, F>& args,
-                   int64_t partials) {
+void launch_weight(const OnDevice& device, EngineArguments<Sampler, F> args, int64_t partials) {
+  args.stage = std::min(args.stage, 64);
+  args.capacity = args.stage + 64;
   const int num_kernel_points = args.sampler.num_kernel_points;
   const int64_t spans = divide_up(args.channels / args.slices, kLanes * kVector) * args.slices;
   const int64_t lists =

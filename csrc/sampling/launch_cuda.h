@@ -27,7 +27,6 @@ EngineArguments<Sampler, F> make_arguments(const Sampler& sampler, const Tensor&
   args.slices = int(slices);
   args.sites = sites;
   args.stage = int(std::clamp<int64_t>(divide_up(sources, 8) * 8, 8, kMostStaged));
-  args.capacity = args.stage + 128;
   return args;
 }
 
@@ -53,14 +52,21 @@ inline int64_t common_width(int64_t channels, int64_t groups, int64_t slices) {
   return std::gcd(channels / groups, channels / slices);
 }
 
-// Launches one of the engine's kernels that give kLanes threads to a virtual site.
+// Launches one of the engine's kernels that give kLanes threads to a virtual site. Where the
+// sources of a site are many, they are staged in parts that leave room for some blocks on a
+// multiprocessor.
 template <int kLanes, bool kWithSlope, typename Sampler, typename F>
 void launch_engine(const OnDevice& device, void (*kernel)(EngineArguments<Sampler, F>),
-                   const EngineArguments<Sampler, F>& args) {
-  constexpr int64_t kSites = kThreads / kLanes;
-  const int64_t shared = kSites * SiteLists<Sampler, kLanes, kWithSlope>::bytes(
-                                      args.stage, args.capacity, args.sampler.num_kernel_points);
-  device.launch(kernel, {divide_up(args.sites, kSites), args.slices}, kThreads, shared, args);
+                   EngineArguments<Sampler, F> args) {
+  constexpr int64_t kSites = kThreads / kLanes, kMostShared = 72 << 10;
+  constexpr int kRoom = kWithSlope ? 64 : 128;  // entries beyond those of one kernel point
+  const auto shared = [&] {
+    args.capacity = args.stage + kRoom;
+    return kSites * SiteLists<Sampler, kLanes, kWithSlope>::bytes(args.stage, args.capacity,
+                                                                  args.sampler.num_kernel_points);
+  };
+  while (shared() > kMostShared && args.stage > 8) args.stage = std::max(8, args.stage / 16 * 8);
+  device.launch(kernel, {divide_up(args.sites, kSites), args.slices}, kThreads, shared(), args);
 }
 
 // Calls body(P, F) with values of the types of positions and features, which have been checked.
