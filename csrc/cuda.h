@@ -80,7 +80,9 @@ class OnDevice {
   void launch(void (*kernel)(Parameters...), Grid grid, int threads, int64_t shared,
               const Arguments&... arguments) const {
     constexpr int64_t kMostBlocks = 1 << 20, kMostLayers = 65535;
+    constexpr int64_t kMostShared = 99 << 10;  // of the devices with least of it, sm_86 and sm_89
     if (grid.x * grid.y * grid.z == 0) return;
+    KPDEFORM_CHECK(shared <= kMostShared, "too many kernel points for shared memory");
     KPDEFORM_CHECK(grid.y <= kMostLayers && grid.z <= kMostLayers, "too many groups or channels");
     const dim3 blocks(unsigned(std::min(grid.x, kMostBlocks)), unsigned(grid.y), unsigned(grid.z));
 #ifdef KPDEFORM_CUDA_SHIM

@@ -21,6 +21,7 @@
 namespace kpdeform {
 
 constexpr int kThreads = 128;
+constexpr uint32_t kNoRow = 0xffffffff;
 
 // Channels: `slices` virtual sites per site, each of which handles `slice_channels` channels.
 template <typename Sampler, typename F>
@@ -73,7 +74,7 @@ class SiteLists {
   __device__ int64_t open(int64_t site, int group) {
     site_ = site;
     group_ = group;
-    num_sources_ = sampler_.num_sources(site);
+    num_sources_ = sampler_.num_sources(site, group);
     staged_ = -1;
     return num_sources_;
   }
@@ -98,12 +99,13 @@ class SiteLists {
       for (int base = 0; base < count; base += kLanes) {
         const int i = base + lanes.lane;
         typename Sampler::Coefficient a{};
+        a.row = kNoRow;
         if (i < count) a = sampler_.template coefficient<kWithSlope>(place, sources_[i], k, group_);
-        const unsigned counts = lanes.ballot(a.value != P(0));
-        if (a.value != P(0)) {
+        const unsigned counts = lanes.ballot(a.row != kNoRow);
+        if (a.row != kNoRow) {
           const int at = used + __popc(counts & lanes.lanes_before());
           values[at] = a.value;
-          rows[at] = sources_[i].row;
+          rows[at] = a.row;
           if constexpr (kWithSlope) {
 #pragma unroll
             for (int d = 0; d < Sampler::kDim; ++d) slopes[at].by[d] = a.slope[d];
@@ -383,9 +385,9 @@ __global__ void __launch_bounds__(kThreads, 4)
           const P of_modulation = lists.lanes.sum(by_modulation);
           const P factor = sampler.site_factor(at.site, j, at.group);
           by_modulation = 0;
-          const int64_t pair = at.site * num_kernel_points + j;
           if (args.grad_modulations != nullptr && lists.lanes.lane == 0)
-            args.grad_modulations[pair * args.slices + at.group] = of_modulation;
+            args.grad_modulations[sampler.modulation_place(at.site, j, at.group, args.slices)] =
+                of_modulation;
 #pragma unroll
           for (int d = 0; d < Sampler::kDim; ++d) {
             const P of_offset = factor * lists.lanes.sum(by_offset[d]);

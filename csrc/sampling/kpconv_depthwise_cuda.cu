@@ -1,98 +1,11 @@
-// kpconv_depthwise on CUDA. Contract: kpconv.h. Kernels: engine_cuda.h. No S is made: a site's sums
-// stay in registers. Bound: memory; rows of features come from L2, one for each pair that counts.
-#include <numeric>
+// kpconv_depthwise on CUDA. Contract: kpconv.h. Kernels: engine_cuda.h; launches: depthwise_cuda.h.
 #include <tuple>
 
+#include "depthwise_cuda.h"
 #include "kpconv_launch_cuda.h"
 
 namespace kpdeform {
 namespace {
-
-template <int kLanes, int kVector, typename Sampler, typename F>
-void launch_weight(const OnDevice& device, const EngineArguments<Sampler, F>& args,
-                   int64_t partials) {
-  const int num_kernel_points = args.sampler.num_kernel_points;
-  const int64_t spans = divide_up(args.channels / args.slices, kLanes * kVector) * args.slices;
-  const int64_t lists =
-      SiteLists<Sampler, kLanes, false>::bytes(args.stage, args.capacity, num_kernel_points);
-  device.launch(
-      depthwise_weight_kernel<Sampler, F, kLanes, kVector>,
-      {partials, spans, divide_up(num_kernel_points, kRange)}, kWeightThreads,
-      depthwise_sums_bytes<typename Sampler::P, kVector>() + kWeightThreads / kLanes * lists, args);
-}
-
-template <typename P, typename F>
-class Depthwise {
- public:
-  Depthwise(const OnDevice& device, const ConvInputs& in, const Tensor& features,
-            const Tensor& weight)
-      : device_(device), in_(in), features_(features), weight_(weight) {}
-
-  Tensor forward() const { return convolve(make_sampler<P>(in_), features_, in_.num_queries()); }
-
-  Tensor features_gradient(const Tensor& grad, const TransposedTable& table) const {
-    return convolve(make_sampler<P>(in_, &table), grad, in_.num_points());
-  }
-
-  Tensor weight_gradient(const Tensor& grad) const {
-    constexpr int64_t kPartials = 512;  // fixed: sums do not depend on the device
-    auto args = arguments(make_sampler<P>(in_), features_);
-    args.grad = data<F>(grad);
-    const int64_t partials = std::min(args.sites, kPartials), channels = features_.size(1);
-    const Tensor partial =
-        torch::stable::new_empty(in_.queries, {partials, in_.num_kernel_points(), channels});
-    args.partial = mutable_data<P>(partial);
-    with_launch_shape<F>(slice_channels(), aligned(args.features) && aligned(args.grad),
-                         [&](auto lanes, auto vector) {
-                           launch_weight<lanes(), vector()>(device_, args, partials);
-                         });
-    const int64_t first = 0;
-    const Tensor sum =
-        torch::stable::sum(partial, torch::headeronly::IntHeaderOnlyArrayRef(&first, 1));
-    return torch::stable::to(sum, weight_.scalar_type());
-  }
-
-  void site_gradients(const Tensor& grad, P* grad_offsets, P* grad_modulations) const {
-    auto args = arguments(make_sampler<P>(in_), features_);
-    args.grad = data<F>(grad);
-    args.grad_offsets = grad_offsets;
-    args.grad_modulations = grad_modulations;
-    with_launch_shape<F>(
-        slice_channels(), aligned(args.features) && aligned(args.grad) && aligned(args.weight),
-        [&](auto lanes, auto vector) {
-          launch_engine<lanes(), true>(
-              device_, site_gradients_kernel<PointsSampler<P>, F, lanes(), vector(), true>, args);
-        });
-  }
-
- private:
-  using Arguments = EngineArguments<PointsSampler<P>, F>;
-
-  int64_t slice_channels() const { return features_.size(1) / in_.slices(); }
-
-  Arguments arguments(const PointsSampler<P>& sampler, const Tensor& rows) const {
-    auto args = make_arguments<P, F>(in_, sampler, rows, in_.slices());
-    args.weight = data<F>(weight_);
-    return args;
-  }
-
-  Tensor convolve(const PointsSampler<P>& sampler, const Tensor& rows, int64_t sites) const {
-    const Tensor out = torch::stable::new_empty(rows, {sites, rows.size(1)});
-    auto args = arguments(sampler, rows);
-    args.out = mutable_data<F>(out);
-    with_launch_shape<F>(
-        slice_channels(), aligned(args.features) && aligned(args.out) && aligned(args.weight),
-        [&](auto lanes, auto vector) {
-          launch_engine<lanes(), false>(
-              device_, depthwise_kernel<PointsSampler<P>, F, lanes(), vector()>, args);
-        });
-    return out;
-  }
-
-  const OnDevice& device_;
-  const ConvInputs& in_;
-  const Tensor features_, weight_;
-};
 
 Tensor kpconv_depthwise(const Tensor& queries, const Tensor& points, const Tensor& neighbors,
                         const Tensor& features, const Tensor& kernel_points, const Tensor& weight,
@@ -107,7 +20,8 @@ Tensor kpconv_depthwise(const Tensor& queries, const Tensor& points, const Tenso
   if (in.num_queries() == 0 || features.size(1) == 0)
     return torch::stable::new_zeros(features, {in.num_queries(), features.size(1)});
   return with_types(features, [&](auto p, auto f) {
-    return Depthwise<decltype(p), decltype(f)>(device, in, contiguous(features), contiguous(weight))
+    return Depthwise<PointsProblem, decltype(p), decltype(f)>(
+               device, PointsProblem{in}, contiguous(features), contiguous(weight))
         .forward();
   });
 }
@@ -144,7 +58,9 @@ FourTensors kpconv_depthwise_backward(const Tensor& grad, const Tensor& queries,
   return with_types(features, [&](auto p, auto f) -> FourTensors {
     using P = decltype(p);
     const Tensor upstream = contiguous(grad);
-    const Depthwise<P, decltype(f)> depthwise(device, in, contiguous(features), contiguous(weight));
+    const PointsProblem problem{in};
+    const Depthwise<PointsProblem, P, decltype(f)> depthwise(device, problem, contiguous(features),
+                                                             contiguous(weight));
     FourTensors grads{none, none, none_of_sites, none_of_sites};
     if (features_wanted)
       std::get<0>(grads) =

@@ -5,9 +5,8 @@
 #include <numeric>
 #include <tuple>
 
-#include "../cuda.h"
-#include "engine_cuda.h"
 #include "kpconv_check.h"
+#include "launch_cuda.h"
 #include "points_sampler_cuda.h"
 #include "transpose_neighbors_cuda.h"
 
@@ -92,73 +91,27 @@ PointsSampler<P> make_sampler(const ConvInputs& in, const TransposedTable* trans
   return sampler;
 }
 
-// Arguments that every kernel of the engine needs. The sizes depend on shapes alone.
-template <typename P, typename F>
-EngineArguments<PointsSampler<P>, F> make_arguments(const ConvInputs& in,
-                                                    const PointsSampler<P>& sampler,
-                                                    const Tensor& features, int64_t slices) {
-  constexpr int64_t kMostStaged = 128;
-  EngineArguments<PointsSampler<P>, F> args{};
-  args.sampler = sampler;
-  args.features = data<F>(features);
-  args.channels = args.group_channels = int(features.size(1));
-  args.slices = int(slices);
-  const bool transposed = sampler.starts != nullptr;
-  args.sites = transposed ? in.num_points() : in.num_queries();
-  // Transposed, a site has this many sources on average; few have more than twice as many.
-  const int64_t sources =
-      transposed ? 2 * divide_up(in.neighbors.numel(), std::max<int64_t>(args.sites, 1))
-                 : sampler.width;
-  args.stage = int(std::clamp<int64_t>(divide_up(sources, 8) * 8, 8, kMostStaged));
-  args.capacity = args.stage + 128;
-  return args;
-}
+// What the combiners ask for a sampler.
+struct PointsProblem {
+  const ConvInputs& in;
 
-inline bool aligned(const void* pointer) {
-  return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
-}
+  int64_t num_sites() const { return in.num_queries(); }
+  int64_t num_kernel_points() const { return in.num_kernel_points(); }
+  int64_t slices() const { return in.slices(); }
+  const Tensor& positions() const { return in.queries; }
 
-// Calls body(lanes, vector) with compile-time numbers: 16-byte reads where `channels` (all that a
-// pack must not straddle) and pointers allow them, a warp per site where that fills it.
-template <typename F, typename Body>
-void with_launch_shape(int64_t channels, bool is_aligned, const Body& body) {
-  constexpr int kWide = 16 / sizeof(F);
-  using std::integral_constant;
-  if (!is_aligned || channels % kWide != 0)
-    return body(integral_constant<int, 8>{}, integral_constant<int, 1>{});
-  if (channels >= 32 * kWide)
-    return body(integral_constant<int, 32>{}, integral_constant<int, kWide>{});
-  body(integral_constant<int, 8>{}, integral_constant<int, kWide>{});
-}
-
-// The largest width that divides all of these.
-inline int64_t common_width(int64_t channels, int64_t groups, int64_t slices) {
-  return std::gcd(channels / groups, channels / slices);
-}
-
-// Launches one of the engine's kernels that give kLanes threads to a virtual site.
-template <int kLanes, bool kWithSlope, typename Sampler, typename F>
-void launch_engine(const OnDevice& device, void (*kernel)(EngineArguments<Sampler, F>),
-                   const EngineArguments<Sampler, F>& args) {
-  constexpr int64_t kSites = kThreads / kLanes;
-  const int64_t shared = kSites * SiteLists<Sampler, kLanes, kWithSlope>::bytes(
-                                      args.stage, args.capacity, args.sampler.num_kernel_points);
-  device.launch(kernel, {divide_up(args.sites, kSites), args.slices}, kThreads, shared, args);
-}
-
-// Calls body(P, F) with values of the types of positions and features, which have been checked.
-template <typename Body>
-auto with_types(const Tensor& features, const Body& body) {
-  switch (features.scalar_type()) {
-    case ScalarType::Double:
-      return body(double{}, double{});
-    case ScalarType::Half:
-      return body(float{}, Half{});
-    case ScalarType::BFloat16:
-      return body(float{}, BFloat16{});
-    default:
-      return body(float{}, float{});
+  // Arguments of the engine's kernels: sites are queries, `rows` are gathered.
+  template <typename P, typename F>
+  auto plain(const Tensor& rows) const {
+    return make_arguments<F>(make_sampler<P>(in), rows, in.num_queries(), in.neighbors.size(1),
+                             slices());
   }
-}
+  // Sites are points.
+  template <typename P, typename F>
+  auto transposed(const Tensor& rows, const TransposedTable& table) const {
+    return make_arguments<F>(make_sampler<P>(in, &table), rows, in.num_points(),
+                             expected_sources(in.neighbors.numel(), in.num_points()), slices());
+  }
+};
 
 }  // namespace kpdeform

@@ -7,12 +7,10 @@
 // group (of offsets, of modulations, or of both).
 #pragma once
 
-#include "../cuda.h"
+#include "engine_cuda.h"
 #include "points_math.h"
 
 namespace kpdeform {
-
-constexpr uint32_t kNoRow = 0xffffffff;
 
 template <typename P_>
 struct PointsSampler {
@@ -43,14 +41,15 @@ struct PointsSampler {
   struct Place {
     P x[kDim];
   };
-  // A coefficient and its derivative by the offset.
+  // A coefficient, its row of features and its derivative by the offset. kNoRow: does not count.
   struct Coefficient {
     P value;
+    uint32_t row;
     P slope[kDim];
   };
 
   __device__ bool transposed() const { return starts != nullptr; }
-  __device__ int64_t num_sources(int64_t site) const {
+  __device__ int64_t num_sources(int64_t site, int) const {
     return transposed() ? starts[site + 1] - starts[site] : width;
   }
 
@@ -117,11 +116,17 @@ struct PointsSampler {
     return transposed() ? P(1) : modulation(site, k, group);
   }
 
-  // The coefficient of a source for kernel point k; 0 if it does not count.
+  // Where the gradient of a modulation stands that the kernel leaves one of per slice.
+  __device__ int64_t modulation_place(int64_t site, int k, int group, int slices) const {
+    return (site * num_kernel_points + k) * slices + group;
+  }
+
+  // The coefficient of a source for kernel point k.
   template <bool kWithSlope>
   __device__ Coefficient coefficient(const Place& place, const Source& source, int k,
                                      int group) const {
     Coefficient a{};
+    a.row = kNoRow;
     if (source.row == kNoRow || (aggregation == kClosest && source.closest != k)) return a;
     P v[kDim];
     const P squared = difference(place, source, k, group, v);
@@ -139,6 +144,7 @@ struct PointsSampler {
       a.value = P(1);
     }
     if (transposed()) a.value *= modulation(source.row, k, group);
+    if (a.value != P(0)) a.row = source.row;
     if constexpr (kWithSlope) {
 #pragma unroll
       for (int d = 0; d < kDim; ++d) a.slope[d] = slope * v[d];

@@ -21,12 +21,6 @@ __global__ void slots_kernel(Indices neighbors, int64_t slots, int64_t width, in
   }
 }
 
-__global__ void starts_kernel(const uint64_t* keys, int64_t slots, int64_t num_points,
-                              int64_t* starts) {
-  for (int64_t n = global_thread(); n <= num_points; n += num_threads_of_grid())
-    starts[n] = lower_bound(keys, 0, slots, uint64_t(n));
-}
-
 }  // namespace
 
 TransposedTable transpose_table(const OnDevice& device, const Tensor& neighbors,
@@ -41,10 +35,7 @@ TransposedTable transpose_table(const OnDevice& device, const Tensor& neighbors,
                 num_points, mutable_data<uint64_t>(pairs.keys),
                 mutable_data<uint32_t>(pairs.values));
   const KeysAndValues sorted = sort_by_key(device, pairs, std::bit_width(uint64_t(num_points)));
-  const Tensor starts = torch::stable::new_empty(neighbors, {num_points + 1}, ScalarType::Long);
-  device.launch(starts_kernel, divide_up(num_points + 1, kBlock), kBlock,
-                data<uint64_t>(sorted.keys), slots, num_points, mutable_data<int64_t>(starts));
-  return {starts, sorted.values};
+  return {key_starts(device, sorted.keys, num_points), sorted.values};
 }
 
 namespace {

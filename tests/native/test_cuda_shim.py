@@ -14,10 +14,20 @@ pytestmark = [
 
 FILES = [
     f"tests/ops/test_{name}.py"
-    for name in ("kpconv", "kpconv_depthwise", "neighbors", "pooling", "subsample")
+    for name in (
+        "kpconv",
+        "kpconv_depthwise",
+        "deform_conv2d",
+        "deform_roi_pool",
+        "neighbors",
+        "pooling",
+        "subsample",
+    )
 ]
 # What is the CPU's own: it looks at every index first; its products depend on threads.
-NOT_CUDA = "not thread and not instruction and not isa and not bad_input and not compile"
+NOT_CUDA = (
+    "not thread and not instruction and not isa and not bad_input and not compile and not guards"
+)
 
 
 @pytest.mark.parametrize("order", ["forward", "reverse"])
