@@ -89,9 +89,7 @@ struct BoxesProblem {
     return input.size(0) * input.size(1) * input.size(2) * input.size(3) * input.size(4);
   }
   int64_t num_sites() const { return boxes.size(0) * bins[0] * bins[1]; }
-  int64_t num_kernel_points() const { return 1; }
   int64_t slices() const { return shifts.has_value() ? shifts->size(3) : 1; }
-  const Tensor& positions() const { return boxes; }
   bool empty() const { return input.numel() == 0 || num_sites() == 0; }
 
   Tensor rows() const { return torch::stable::view(input, {num_rows(), channels()}); }
