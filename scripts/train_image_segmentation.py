@@ -1,7 +1,7 @@
 r"""Trains a network with deformable convolutions that labels every pixel of an image.
 
     python scripts/train_image_segmentation.py \
-        --config scripts/configs/mosd_images.yaml --run runs/mosd_images
+        --config scripts/configs/images/mosd.yaml --run runs/mosd_images
 
 The data is a folder with pairs of files, an image and a label image. The run's folder gets
 config.yaml, git_hash.txt, metrics.csv, TensorBoard files, last.ckpt, best.ckpt where validation is

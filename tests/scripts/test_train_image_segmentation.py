@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 
-from tests.toy import run_script
+from tests.toy import ROOT, run_script
 
 pillow = pytest.importorskip("PIL.Image")
 
@@ -53,3 +53,24 @@ def test_missing_label_images_are_named(folder):
     with pytest.raises(SystemExit) as stop:
         run_script(*options(folder, "--max_steps", 1))
     assert "3_label.png" in str(stop.value)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "scripts/configs/images").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_recipes_are_valid(path):
+    """Parsed against the signatures, without the data."""
+    from jsonargparse import ArgumentParser
+
+    from kpdeform.models import ImageUNet
+    from kpdeform.train import ImageFolderDataModule, ImageSegmentationTask, TrainerConfig
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--max_steps", type=int)
+    parser.add_class_arguments(ImageFolderDataModule, "data")
+    parser.add_class_arguments(ImageUNet, "model", skip={"in_channels", "num_classes"})
+    parser.add_class_arguments(
+        ImageSegmentationTask, "task", skip={"model", "class_names"}, instantiate=False
+    )
+    parser.add_class_arguments(TrainerConfig, "trainer")
+    assert parser.parse_path(path).max_steps > 0

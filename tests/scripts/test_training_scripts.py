@@ -13,6 +13,11 @@ from tests.toy import ROOT, run_python, run_script, toy_scene
 SCRIPTS = {
     "train_segmentation.py": ["--run=missing/run", "--data.root=missing", "--data.cell_size=1"],
     "train_classification.py": ["--run=missing/run", "--data.root=missing", "--data.cell_size=1"],
+    "train_image_segmentation.py": [
+        "--run=missing/run",
+        "--data.root=missing",
+        "--data.classes={thing: [1]}",
+    ],
     "evaluate.py": ["--checkpoint=missing/a.ckpt", "--data=missing", "--out=missing/out"],
     "segment_cloud.py": ["missing/a.laz", "missing/b.laz", "--checkpoint=missing/a.ckpt"],
     "visualize_kernels.py": ["--checkpoint=missing/a.ckpt", "--data=missing"],
