@@ -80,7 +80,12 @@ def table(title: str, cases: Cases, repeats: int) -> str:
     return text
 
 
-def write(name: str, packages: Iterable[str], tables: Iterable[str]) -> None:
+def write(
+    name: str,
+    packages: Iterable[str],
+    tables: Iterable[str],
+    note: str = "the functions run in turn; ratios are of medians, to the first row",
+) -> None:
     """Writes results/<name>-<threads>t.md: where, how and what was measured."""
     versions = [f"{package} {metadata.version(package)}" for package in packages if _has(package)]
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
@@ -92,7 +97,7 @@ def write(name: str, packages: Iterable[str], tables: Iterable[str]) -> None:
         f" load average {load}",
         f"* Python {platform.python_version()}, {', '.join(versions)}",
         "* " + ", ".join(f"{name}={os.environ.get(name, 'unset')}" for name in ENVIRONMENT),
-        "* the functions run in turn; ratios are of medians, to the first row",
+        f"* {note}",
         "",
     ]
     RESULTS.mkdir(exist_ok=True)

@@ -5,12 +5,14 @@ import functools
 import math
 import statistics
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from benchmarks import measure
 from benchmarks.clouds import room
+from kpdeform import kernel_points as tables_of_kernel_points
 from kpdeform import ops
 
 CELL = 0.04
@@ -28,8 +30,37 @@ def thinned_scan(num_points: int) -> Tensor:
     return ops.grid_subsample(raw_scan(round(RAW_PER_CELL * num_points)), CELL).points
 
 
+class Layer(NamedTuple):
+    """A cloud with what a convolution of 16 to 16 channels needs."""
+
+    points: Tensor
+    neighbors: Tensor
+    features: Tensor
+
+    def __len__(self) -> int:
+        """Number of points, as of a cloud."""
+        return len(self.points)
+
+    def convolve(self) -> Tensor:
+        """One rigid kpconv, forward."""
+        generator = torch.Generator().manual_seed(0)
+        kernel_points = RADIUS * torch.as_tensor(tables_of_kernel_points.load(15, 3)).float()
+        weight = torch.randn(15, 16, 16, generator=generator)
+        return ops.kpconv(
+            self.points, self.points, self.neighbors, self.features, kernel_points, weight,
+            1.2 * CELL,
+        )  # fmt: skip
+
+
+def layer_scan(num_points: int) -> Layer:
+    """The thinned scan with its 40 nearest neighbours and 16 features."""
+    points = thinned_scan(num_points)
+    neighbors = ops.radius_neighbors(points, points, RADIUS, max_neighbors=40)
+    return Layer(points, neighbors, torch.randn(len(points), 16))
+
+
 # What is measured: how a cloud of about so many points is made, and what is done with it.
-Case = tuple[Callable[[int], Tensor], Callable[[Tensor], object]]
+Case = tuple[Callable[[int], Any], Callable[[Any], object]]
 CASES: dict[str, Case] = {
     "grid_subsample": (raw_scan, lambda p: ops.grid_subsample(p, CELL)),
     "radius_neighbors, 40 nearest": (
@@ -41,16 +72,17 @@ CASES: dict[str, Case] = {
         lambda p: torch.full((len(p), 40), len(p), dtype=torch.int32),
     ),
     "knn_neighbors, k = 16": (thinned_scan, lambda p: ops.knn_neighbors(p, p, 16)),
-    # kpconv comes here: a case whose cloud is thinned_scan
+    "kpconv, 16 to 16 channels": (layer_scan, Layer.convolve),
 }
 
 
 def nanoseconds_per_point(num_points: int, repeats: int) -> dict[str, tuple[float, float]]:
     """Median wall and CPU time of every case."""
-    clouds = {make: make(num_points) for make in {make for make, _ in CASES.values()}}
-    found = {}
-    for name, (make, function) in CASES.items():
-        points = clouds[make]
+    found, made, points = {}, None, None
+    for name, (make, function) in CASES.items():  # cases of one kind of cloud stand together
+        if make is not made:
+            points = None  # not two large clouds at a time
+            made, points = make, make(num_points)
         times = measure.interleaved({name: functools.partial(function, points)}, repeats)[name]
         wall, cpu = (1e6 * statistics.median(t) / len(points) for t in times)
         found[name] = wall, cpu

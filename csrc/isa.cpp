@@ -9,6 +9,7 @@ namespace {
 Isa supported() {
 #ifdef KPDEFORM_X86
   __builtin_cpu_init();
+  if (!__builtin_cpu_supports("f16c")) return Isa::base;
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
     return Isa::avx512;

@@ -534,6 +534,31 @@ int64_t listing_bytes(const View& view) {
 }
 
 template <typename View>
+void row_ranges(const View& view, int64_t size, int64_t begin, int64_t end, uint32_t* lowest,
+                uint32_t* highest, char* workspace) {
+  with_sampler(view, true, workspace, [&](auto& sampler) {
+    for (int64_t block = begin; block < end; ++block) {
+      uint32_t low = UINT32_MAX, high = 0;
+      const int64_t stop =
+          (block + 1) * size < view.num_sites() ? (block + 1) * size : view.num_sites();
+      for (int64_t site = block * size; site < stop; ++site) {
+        for_each_load(sampler, site, [&](bool) {
+          for (int64_t g = 0; g < view.num_groups(); ++g) {
+            const auto pairs = sampler.list(g);
+            for (int i = 0; i < pairs.count; ++i) {
+              low = pairs.rows[i] < low ? pairs.rows[i] : low;
+              high = pairs.rows[i] > high ? pairs.rows[i] : high;
+            }
+          }
+        });
+      }
+      lowest[block] = low;
+      highest[block] = high;
+    }
+  });
+}
+
+template <typename View>
 void count_pairs(const View& view, int64_t low, int64_t high, int64_t begin, int64_t end,
                  int64_t* counts, char* workspace) {
   for_each_pair(view, low, high, begin, end, workspace,
@@ -616,6 +641,7 @@ void min_squared_distances_backward(const PointsView<T>& view, const T* grad, in
   template int64_t depthwise_bytes(const View&, int64_t);
 #define KPDEFORM_INSTANTIATE_TABLE(View)                                                         \
   template int64_t listing_bytes(const View&);                                                   \
+  template void row_ranges(const View&, int64_t, int64_t, int64_t, uint32_t*, uint32_t*, char*); \
   template void count_pairs(const View&, int64_t, int64_t, int64_t, int64_t, int64_t*, char*);   \
   template void list_pairs(const View&, int64_t, int64_t, int64_t, int64_t, int64_t*, uint32_t*, \
                            int32_t*, View::Number*, char*);

@@ -165,6 +165,11 @@ struct SiteGradients {
                           int64_t end, char* workspace);                                           \
   template <typename View>                                                                         \
   int64_t listing_bytes(const View& view);                                                         \
+  /* The lowest and the highest row that sites of block b, [b * size, (b + 1) * size), take, for   \
+   * blocks [begin, end); a block that takes none has lowest > highest; listing_bytes */           \
+  template <typename View>                                                                         \
+  void row_ranges(const View& view, int64_t size, int64_t begin, int64_t end, uint32_t* lowest,    \
+                  uint32_t* highest, char* workspace);                                             \
   /* Counts the pairs of sites [begin, end) that take rows [low, high), in                         \
    * counts[((row - low) * groups + g) * K + k]; listing_bytes */                                  \
   template <typename View>                                                                         \

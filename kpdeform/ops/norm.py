@@ -31,7 +31,7 @@ def batch_norm(
               \quad \mathrm{act}(z) = \max(z, 0) + slope \cdot \min(z, 0)
 
     Sums over rows are exact to the dtype of ``features`` and have the same bits for any number of
-    threads. CPU only: PyTorch's own kernels do this elsewhere.
+    threads on the CPU. Elsewhere PyTorch's own operations do this one after the other.
 
     Args:
         features: f, ``(N, C)`` float32 or float64.
@@ -79,12 +79,28 @@ def batch_norm(
         if not 0 <= number < math.inf:
             raise ValueError(f"{op}: {name} must be finite and at least 0, got {number}")
     tensors = (features, weight, bias, mean, variance, residual)
+    if features.device.type != "cpu":
+        return _step_by_step(*tensors, eps, slope)
     return call(
         torch.ops.kpdeform.batch_norm.default,
         *(None if tensor is None else tensor.contiguous() for tensor in tensors),
         float(eps),
         float(slope),
     )
+
+
+def _step_by_step(
+    features: Tensor, weight: Tensor, bias: Tensor, mean: Tensor | None, variance: Tensor | None,
+    residual: Tensor | None, eps: float, slope: float,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    if mean is None or variance is None:
+        mean, variance = features.mean(0), features.var(0, unbiased=False)
+    y = (features - mean) * (weight * torch.rsqrt(variance + eps)) + bias
+    if residual is not None:
+        y = y + residual
+    if slope != 1:
+        y = torch.where(y > 0, y, slope * y)
+    return y, mean.detach(), variance.detach()
 
 
 @torch.library.register_fake("kpdeform::batch_norm")

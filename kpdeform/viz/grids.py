@@ -126,8 +126,11 @@ def draw_grid(
             *rigid.unbind(-1), *moved.unbind(-1), color=color, angles="xy", scale_units="xy",
             scale=1, width=0.006, alpha=0.9,
         )  # fmt: skip
-        axes.scatter(*rigid.unbind(-1), s=6, facecolors="none", edgecolors=color, linewidths=0.6)
-        axes.scatter(*deformed.unbind(-1), s=18 * strength, color=color)
+        axes.scatter(*rigid.unbind(-1), s=5, facecolors="none", edgecolors=color, linewidths=0.6)
+        axes.scatter(*deformed.unbind(-1), s=8 * strength, color=color)
+    height, width = picture.shape[-2:]
+    margin = max(height, width) / 5
+    axes.set(xlim=(-margin, width + margin), ylim=(height + margin, -margin))
     axes.set_axis_off()
 
 

@@ -52,7 +52,7 @@ def upstream_of(out: Tensor) -> Tensor:
 
 def make_plain(
     channels=5, size=(6, 7), bins=(2, 3), scale=0.7, ratio=0, gamma=0.3, offset=True, mask=False,
-    boxes=BOXES, dtype=torch.float64, device="cpu",
+    boxes=BOXES, dtype=torch.float64,
 ) -> Case:  # fmt: skip
     options = {
         "output_size": bins, "spatial_scale": scale, "sampling_ratio": ratio, "gamma": gamma
@@ -62,7 +62,7 @@ def make_plain(
 
 def make_sensitive(
     outputs=6, group=2, classes=3, size=(6, 7), bins=(2, 3), parts=3, scale=0.7, samples=3,
-    gamma=0.3, offset=True, mask=False, boxes=BOXES, dtype=torch.float64, device="cpu",
+    gamma=0.3, offset=True, mask=False, boxes=BOXES, dtype=torch.float64,
 ) -> Case:  # fmt: skip
     options = {
         "output_size": bins, "spatial_scale": scale, "group_size": group,
@@ -78,10 +78,10 @@ MAKERS = {"plain": make_plain, "sensitive": make_sensitive}
 
 
 def _rest(values: dict) -> dict:
-    return {n: values[n] for n in ("offset", "mask", "boxes", "dtype", "device")}
+    return {n: values[n] for n in ("offset", "mask", "boxes", "dtype")}
 
 
-def _make(name, channels, size, bins, offsets, parts, options, offset, mask, boxes, dtype, device):
+def _make(name, channels, size, bins, offsets, parts, options, offset, mask, boxes, dtype):
     rois = torch.tensor(boxes, dtype=torch.float64).reshape(-1, 5)
     made = {
         "input": torch.randn(2, channels, *size),
@@ -89,7 +89,7 @@ def _make(name, channels, size, bins, offsets, parts, options, offset, mask, box
         "offset": torch.randn(len(rois), offsets, *parts) if offset else None,
         "mask": torch.randn(len(rois), 1, *bins) if mask else None,
     }
-    moved = {n: None if t is None else t.to(device, dtype) for n, t in made.items()}
+    moved = {n: None if t is None else t.to(dtype) for n, t in made.items()}
     return Case(**moved, options=options, name=name)
 
 
@@ -137,8 +137,8 @@ def test_agrees_with_the_oracle_in_value_and_every_gradient(make):
 @pytest.mark.parametrize("kind", MAKERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("mask", [False, True], ids=["unmodulated", "modulated"])
-def test_agrees_with_the_twin(kind, dtype, mask, device):
-    case = MAKERS[kind](mask=mask, size=(19, 23), scale=2.0, dtype=dtype, device=device)
+def test_agrees_with_the_twin(kind, dtype, mask):
+    case = MAKERS[kind](mask=mask, size=(19, 23), scale=2.0, dtype=dtype)
     assert_agree(case.values_and_grads(), case.values_and_grads(reference))
 
 
@@ -244,8 +244,8 @@ def test_only_the_gradients_asked_for_are_computed(kind, wanted):
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-def test_no_boxes(kind, device):
-    case = MAKERS[kind](boxes=[], device=device)
+def test_no_boxes(kind):
+    case = MAKERS[kind](boxes=[])
     found = case.values_and_grads()
     assert found["out"].shape[0] == 0
     assert torch.equal(found["grad_input"], torch.zeros_like(case.input))

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from kpdeform import ops, reference
+from kpdeform.ops import norm
 from tests.ops.isa import NARROWER_SETS, run_elsewhere
 from tests.oracles import norm as oracle
 from tests.tolerances import assert_close
@@ -64,6 +65,15 @@ def test_agrees_with_the_oracle_in_value_and_gradients(given, residual, slope):
     for a, e in zip(actual[3:], gradients[: 4 if residual else 3], strict=True):
         assert_close(a, e)
         assert a.abs().max() > 0
+
+
+@pytest.mark.parametrize(("given", "residual", "slope"), KINDS)
+def test_what_other_devices_run_agrees_with_the_twin(given, residual, slope):
+    args = case(30, 5, given=given, residual=residual)
+    actual = values_and_grads(norm._step_by_step, args, slope=slope, eps=0.01)
+    expected = values_and_grads(reference.batch_norm, args, slope=slope, eps=0.01)
+    for a, e in zip(actual, expected, strict=True):
+        assert_close(a, e)
 
 
 @pytest.mark.parametrize(("given", "residual", "slope"), KINDS)
