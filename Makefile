@@ -81,7 +81,7 @@ gpu-check: ## on a machine with a GPU: build, tests, compute-sanitizer, benchmar
 	@PYTHON=$(PYTHON) scripts/gpu_check.sh
 
 cuda-registers: $(VENV)/.everything ## registers and spills of the CUDA kernels (benchmarks/results/registers.md)
-	@$(RUN) scripts/cuda_registers.py "$$(find build -name _C_cuda.so | head -n 1)" > benchmarks/results/registers.md
+	@$(RUN) scripts/cuda_registers.py > benchmarks/results/registers.md
 	@cat benchmarks/results/registers.md
 
 lint: $(VENV)/.everything ## ruff, mypy, clang-format: what pre-commit runs

@@ -1,58 +1,64 @@
 #!/usr/bin/env python3
-"""Prints registers, stack (where spills go) and shared memory of every CUDA kernel, as Markdown.
+"""Prints registers, stack and spills of every CUDA kernel, as Markdown.
 
-    python scripts/cuda_registers.py build/.../_C_cuda.so --architecture sm_80
+    python scripts/cuda_registers.py --architecture sm_80
 
-Needs cuobjdump and cu++filt of the CUDA toolkit.
+Compiles csrc for one architecture with `-Xptxas -v`: about two minutes. Needs nvcc and c++filt.
 """
 
 import argparse
 import re
 import subprocess
+import sys
 from pathlib import Path
 
-FUNCTION = re.compile(r"Function (\S+):\s*\n?\s*REG:(\d+) STACK:(\d+) SHARED:(\d+)")
+import torch
+
+CSRC = Path(__file__).resolve().parents[1] / "csrc"
+KERNEL = re.compile(
+    r"Compiling entry function '(\w+)'.*?"
+    r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads.*?"
+    r"Used (\d+) registers",
+    re.DOTALL,
+)
 
 
 def main() -> None:
     """Reads the command line and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("library", type=Path)
     parser.add_argument("--architecture", default="sm_80")
     options = parser.parse_args()
-    rows = usage(options.library, options.architecture)
     print(f"# Registers of the CUDA kernels, {options.architecture}\n")
-    print(f"* command: `python scripts/cuda_registers.py {options.library}`")
-    print(f"* compiler: {compiler()}")
-    print("* stack holds what was spilled, and arrays that are indexed at run time\n")
-    print("| kernel | registers | stack bytes |\n|---|---|---|")
-    for name, registers, stack in rows:
-        print(f"| `{name}` | {registers} | {stack} |")
+    print(f"* command: `python scripts/cuda_registers.py {' '.join(sys.argv[1:])}`")
+    print(f"* compiler: {compiler()}\n")
+    print("| file | kernel | registers | stack | spilled |\n|---|---|---|---|---|")
+    for source in sorted(CSRC.glob("*/*_cuda.cu")):
+        for name, registers, stack, spilled in kernels(source, options.architecture):
+            print(f"| {source.stem} | `{name}` | {registers} | {stack} | {spilled} |", flush=True)
 
 
-def usage(library: Path, architecture: str) -> list[tuple[str, int, int]]:
-    """Name, registers and bytes of stack of every kernel of ours."""
-    command = ["cuobjdump", "-res-usage", "-arch", architecture, str(library)]
-    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    found = FUNCTION.findall(text)
-    names = "\n".join(name for name, *_ in found)
-    plain = subprocess.run(["cu++filt"], input=names, check=True, capture_output=True, text=True)
+def kernels(source: Path, architecture: str) -> list[tuple[str, int, int, int]]:
+    """Name, registers, bytes of stack and bytes spilled of the kernels of a file that are ours."""
+    include = Path(torch.__file__).parent / "include"
+    command = [
+        "nvcc", "-O3", "-std=c++20", "--expt-relaxed-constexpr", "-Xptxas", "-v", "-cubin",
+        f"-arch={architecture}", "-DTORCH_TARGET_VERSION=0x020a000000000000", "-isystem",
+        str(include), "-I", str(CSRC), str(source), "-o", "/dev/null",
+    ]  # fmt: skip
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stderr
     rows = []
-    for name, (_, registers, stack, _) in zip(plain.stdout.splitlines(), found, strict=True):
-        if "kpdeform" in name:
-            rows.append((shorten(name), int(registers), int(stack)))
+    for mangled, stack, stores, loads, registers in KERNEL.findall(text):
+        name = plain(mangled)
+        if "kpdeform" in mangled and "cub" not in name:
+            rows.append((name, int(registers), int(stack), int(stores) + int(loads)))
     return sorted(rows)
 
 
-def shorten(name: str) -> str:
-    """Leaves kernel and template arguments."""
-    name = re.sub(
-        r"\(anonymous namespace\)::|<unnamed>::|kpdeform::|c10::|torch::headeronly::", "", name
-    )
-    name = re.sub(r"\((int|bool)\)", "", name)
-    return name.removeprefix("void ").split(">(")[0].split("(")[0].rstrip(">") + (
-        ">" if "<" in name else ""
-    )
+def plain(mangled: str) -> str:
+    """The kernel and its template arguments."""
+    name = subprocess.run(["c++filt", mangled], check=True, capture_output=True, text=True).stdout
+    name = re.sub(r"\(anonymous namespace\)::|kpdeform::|c10::", "", name.strip())
+    return name.removeprefix("void ").split("(")[0]
 
 
 def compiler() -> str:

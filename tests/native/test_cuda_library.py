@@ -25,7 +25,7 @@ torch.ops.load_library(sys.argv[1])
 for name in sorted(torch._C._dispatch_get_all_op_names()):
     if name.startswith("kpdeform::"):
         op = name.removeprefix("kpdeform::").split(".")[0]
-        print(op, torch._C._dispatch_has_kernel_for_dispatch_key(name, "CUDA"))
+        print(op, torch._C._dispatch_has_computed_kernel_for_dispatch_key(name, "CUDA"))
 """
 STUB = 'extern "C" int aoti_torch_get_current_cuda_stream(int, void**) { return 1; }'
 
