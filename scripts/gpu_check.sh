@@ -34,7 +34,7 @@ test_options=(-m pytest -p no:cacheprovider --import-mode=importlib --rootdir "$
 
 say "tests on the GPU"
 # Files that need what the machine lacks (hypothesis, scipy) are left out by name.
-mapfile -t files < <(find tests -name 'test_*.py' -exec grep -lE '\(.*\bdevice\b|mark\.cuda' {} + | sort)
+mapfile -t files < <(find tests -name 'test_*.py' -exec grep -lwE 'device|cuda' {} + | sort)
 for module in hypothesis scipy open3d lightning laspy; do
   "$PYTHON" -c "import $module" 2>/dev/null && continue
   mapfile -t without < <(grep -lE "^(import|from) $module" "${files[@]}" || true)

@@ -188,3 +188,26 @@ def test_bad_coordinates_are_counted():
     with pytest.raises(ValueError, match="lengths must"):
         lengths = torch.tensor([4], device="cuda")
         ops.grid_subsample(points.nan_to_num(), 0.1, lengths=lengths)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_image_ops_agree_with_the_cpu(dtype):
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.rand(*shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    boxes = torch.tensor([[0, 1.0, 2.0, 9.0, 11.0], [1, 0.5, 0.5, 4.0, 12.5]], dtype=dtype)
+    image, offset, mask = draw(2, 8, 13, 11), 4 * draw(2, 36, 13, 11) - 2, draw(2, 18, 13, 11)
+    weight, shift = draw(6, 8, 3, 3), draw(2, 2, 3, 3)
+    results = []
+    for device in ("cpu", "cuda"):
+        leaves = [t.detach().to(device).requires_grad_() for t in (image, offset, weight, mask)]
+        out = ops.deform_conv2d(leaves[0], leaves[1], leaves[2], None, 1, 1, 1, leaves[3])
+        pooled = ops.deform_roi_pool(leaves[0], boxes.to(device), shift.to(device), 3)
+        upstream = torch.linspace(-1, 1, out.numel(), dtype=dtype).view(out.shape).to(device)
+        loss = (out * upstream).sum() + pooled.square().sum()
+        results.append([out, pooled, *torch.autograd.grad(loss, leaves)])
+    exact = [t.detach().double() for t in results[0]]
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-11
+    assert max(relative_errors([t.detach() for t in results[1]], exact)) < tolerance
