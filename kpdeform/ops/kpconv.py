@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kpdeform import _library as _library
 from kpdeform.ops import _checks
+from kpdeform.ops._autograd import gradient_like, refuse_second_derivative
 from kpdeform.ops._call import call
 from kpdeform.ops._transposed import transposed_neighbors
 
@@ -364,14 +365,11 @@ def _kpconv_backward_fake(
     starts: Tensor | None, members: Tensor | None,
     features_wanted: bool, weight_wanted: bool, offsets_wanted: bool, modulations_wanted: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    def gradient(wanted: bool, of: Tensor | None, like: Tensor) -> Tensor:
-        return like.new_empty(of.shape if wanted and of is not None else (0,))
-
     return (
-        gradient(features_wanted, features, features),
-        gradient(weight_wanted, weight, weight),
-        gradient(offsets_wanted, offsets, queries),
-        gradient(modulations_wanted, modulations, queries),
+        gradient_like(features_wanted, features, features),
+        gradient_like(weight_wanted, weight, weight),
+        gradient_like(offsets_wanted, offsets, queries),
+        gradient_like(modulations_wanted, modulations, queries),
     )
 
 
@@ -459,14 +457,5 @@ torch.library.register_autograd(
 )
 
 
-def _refuse_second_derivative(name: str) -> None:
-    def refuse(ctx: Any, *grads: Tensor) -> None:
-        raise RuntimeError(
-            f"{name} can be differentiated once, not twice; detach its gradient before using it"
-        )
-
-    torch.library.register_autograd(f"kpdeform::{name}_backward", refuse)
-
-
-_refuse_second_derivative("kpconv")
-_refuse_second_derivative("kernel_point_distances")
+refuse_second_derivative("kpconv")
+refuse_second_derivative("kernel_point_distances")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kpdeform.ops import _checks
+from kpdeform.ops._autograd import gradient_like, refuse_second_derivative
 from kpdeform.ops._call import call
 from kpdeform.ops._transposed import transposed_neighbors
 from kpdeform.ops.kpconv import (
@@ -24,7 +25,6 @@ from kpdeform.ops.kpconv import (
     _check_positions,
     _check_sigma,
     _choice,
-    _refuse_second_derivative,
 )
 
 
@@ -163,14 +163,11 @@ def _depthwise_backward_fake(
     starts: Tensor | None, members: Tensor | None,
     features_wanted: bool, weight_wanted: bool, offsets_wanted: bool, modulations_wanted: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    def gradient(wanted: bool, of: Tensor | None, like: Tensor) -> Tensor:
-        return like.new_empty(of.shape if wanted and of is not None else (0,))
-
     return (
-        gradient(features_wanted, features, features),
-        gradient(weight_wanted, weight, weight),
-        gradient(offsets_wanted, offsets, queries),
-        gradient(modulations_wanted, modulations, queries),
+        gradient_like(features_wanted, features, features),
+        gradient_like(weight_wanted, weight, weight),
+        gradient_like(offsets_wanted, offsets, queries),
+        gradient_like(modulations_wanted, modulations, queries),
     )
 
 
@@ -198,4 +195,4 @@ def _depthwise_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 torch.library.register_autograd(
     "kpdeform::kpconv_depthwise", _depthwise_backward, setup_context=_depthwise_setup
 )
-_refuse_second_derivative("kpconv_depthwise")
+refuse_second_derivative("kpconv_depthwise")

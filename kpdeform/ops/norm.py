@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kpdeform import _library as _library
 from kpdeform.ops import _checks
+from kpdeform.ops._autograd import refuse_second_derivative
 from kpdeform.ops._call import call
 
 
@@ -150,11 +151,7 @@ def _batch_norm_backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | N
     return features, weight, bias, None, None, residual if residual_wanted else None, None, None
 
 
-def _refuse_second_derivative(ctx: Any, *grads: Tensor) -> None:
-    raise RuntimeError("batch_norm can be differentiated once, not twice")
-
-
 torch.library.register_autograd(
     "kpdeform::batch_norm", _batch_norm_backward, setup_context=_batch_norm_setup
 )
-torch.library.register_autograd("kpdeform::batch_norm_backward", _refuse_second_derivative)
+refuse_second_derivative("batch_norm")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kpdeform import _library as _library
 from kpdeform.ops import _checks
+from kpdeform.ops._autograd import refuse_second_derivative
 from kpdeform.ops._call import call
 
 try:
@@ -123,14 +124,10 @@ def _neighbor_pool_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor |
     return grad_features, None, None, None
 
 
-def _refuse_second_derivative(ctx: Any, *grads: Tensor) -> None:
-    raise RuntimeError("neighbor_pool can be differentiated once, not twice")
-
-
 torch.library.register_autograd(
     "kpdeform::neighbor_pool", _neighbor_pool_backward, setup_context=_neighbor_pool_setup
 )
-torch.library.register_autograd("kpdeform::neighbor_pool_backward", _refuse_second_derivative)
+refuse_second_derivative("neighbor_pool")
 
 
 def segment_reduce(features: Tensor, lengths: Tensor, reduce: SegmentReduction = "mean") -> Tensor:
