@@ -9,9 +9,9 @@
 
 namespace kpdeform {
 
-// starts (count + 1): queries of point first + i are members[starts[i]], ..., members[starts[i + 1]
-// - 1], ascending. Calls for_each(n, i) on all threads' shares of the points, each of which scans
-// the whole table: that is cheap beside what scattered counters of every thread would cost.
+// Calls body(i, m) for every slot of query m that holds point first + i < first + count, query after
+// query. Each thread scans the whole table for its share of the points: that is cheap beside what
+// scattered counters of every thread would cost.
 template <typename Index, typename Body>
 void for_each_entry(const Index* neighbors, int64_t num_queries, int64_t width, int64_t first,
                     int64_t count, const Body& body) {
@@ -28,6 +28,7 @@ void for_each_entry(const Index* neighbors, int64_t num_queries, int64_t width, 
   });
 }
 
+// starts (num_points + 1): how many queries points 0 to n - 1 have.
 template <typename Index>
 void count_queries(const Index* neighbors, int64_t num_queries, int64_t width, int64_t num_points,
                    int64_t* starts) {
@@ -37,7 +38,8 @@ void count_queries(const Index* neighbors, int64_t num_queries, int64_t width, i
   for (int64_t i = 0; i < num_points; ++i) starts[i + 1] += starts[i];
 }
 
-// Lists the queries of points [first, first + count), whose starts are given.
+// Lists the queries of points [first, first + count), whose starts are given: those of point first +
+// i are members[starts[i] - starts[0]], ..., ascending. `next` has room for count numbers.
 template <typename Index, typename Member>
 void list_queries(const Index* neighbors, int64_t num_queries, int64_t width, int64_t first,
                   int64_t count, const int64_t* starts, int64_t* next, Member* members) {
