@@ -9,9 +9,9 @@
 
 namespace kpdeform {
 
-// Calls body(i, m) for every slot of query m that holds point first + i < first + count, query after
-// query. Each thread scans the whole table for its share of the points: that is cheap beside what
-// scattered counters of every thread would cost.
+// Calls body(i, m) for every slot of query m that holds point first + i < first + count, query
+// after query. Each thread scans the whole table for its share of the points: that is cheap beside
+// what scattered counters of every thread would cost.
 template <typename Index, typename Body>
 void for_each_entry(const Index* neighbors, int64_t num_queries, int64_t width, int64_t first,
                     int64_t count, const Body& body) {
@@ -38,8 +38,8 @@ void count_queries(const Index* neighbors, int64_t num_queries, int64_t width, i
   for (int64_t i = 0; i < num_points; ++i) starts[i + 1] += starts[i];
 }
 
-// Lists the queries of points [first, first + count), whose starts are given: those of point first +
-// i are members[starts[i] - starts[0]], ..., ascending. `next` has room for count numbers.
+// Lists the queries of points [first, first + count), whose starts are given: those of point first
+// + i are members[starts[i] - starts[0]], ..., ascending. `next` has room for count numbers.
 template <typename Index, typename Member>
 void list_queries(const Index* neighbors, int64_t num_queries, int64_t width, int64_t first,
                   int64_t count, const int64_t* starts, int64_t* next, Member* members) {
