@@ -108,7 +108,7 @@ template <typename View, typename F, typename T>
 void sites_backward(const View& view, int64_t num_sites, const DenseShape& shape, const F* features,
                     const F* grad, const T* weight, T* grad_weight,
                     const SiteGradients<T>& gradients) {
-  const Scratch<T> packed = pack_backward(shape, weight);
+  const Scratch<T> packed = gradients.any() ? pack_backward(shape, weight) : Scratch<T>(0);
   const int64_t bytes = KPDEFORM_DISPATCH(dense_bytes, view, shape);
   const int64_t super_sites =
       std::clamp<int64_t>(kSuperTileBytes / int64_t(sizeof(T)) / shape.row(), 64, 1024);

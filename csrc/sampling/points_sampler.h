@@ -390,7 +390,7 @@ class PointsSampler {
   uint32_t *rows_, *numbers_;          // of the loaded sources; 0, 1, 2, ...
   T* y_[3];                            // their positions relative to the query
   T *scratch_, *smallest_, *closest_;  // a number of every source; see classify
-  T* positions_;                       // see set_group
+  T* positions_;                       // see select
   int32_t *begins_, *kernels_;         // see Pairs
   uint32_t *listed_rows_, *slots_;     // of every pair: row, number of the source
   T *coefficients_, *modulated_;       // see Pairs
