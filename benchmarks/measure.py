@@ -89,10 +89,11 @@ def write(
     """Writes results/<name>-<threads>t.md: where, how and what was measured."""
     versions = [f"{package} {metadata.version(package)}" for package in packages if _has(package)]
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    module = Path(sys.argv[0]).stem
     head = [
         f"# {name}",
         "",
-        f"* command: `{' '.join(['python -m', f'benchmarks.{name}', *sys.argv[1:]])}`",
+        f"* command: `{' '.join(['python -m', f'benchmarks.{module}', *sys.argv[1:]])}`",
         f"* processor: {_processor()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads;"
         f" load average {load}",
         f"* Python {platform.python_version()}, {', '.join(versions)}",
