@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks import measure
@@ -51,12 +52,12 @@ def twins(names: tuple[str, ...]) -> Iterator[None]:
 
 
 class Training:
-    """A model and all that a step of its training needs."""
+    """A model, the deformable KPFCNN if not given, and all that a step of its training needs."""
 
-    def __init__(self, batch: PointBatch) -> None:
+    def __init__(self, batch: PointBatch, model: nn.Module | None = None) -> None:
         torch.manual_seed(0)
         self.batch = batch
-        self.model = make_model([self.batch])
+        self.model = model or make_model([self.batch])
         self.optimizer = SGDRecipe().build(self.model, 1000, fused=True).optimizer
 
     def step(self, replaced: tuple[str, ...] = (), pyramid: Pyramid | None = None) -> None:
@@ -77,10 +78,10 @@ class Training:
                 self.optimizer.zero_grad()
 
 
-def crop(num_points: int) -> PointBatch:
-    """A sphere of a room at 3 cm with colours and labels."""
+def crop(num_points: int, cell_size: float = CELL) -> PointBatch:
+    """A sphere of a room, thinned, with colours and labels."""
     torch.manual_seed(0)
-    points = ops.grid_subsample(room(2_000_000), CELL).points
+    points = ops.grid_subsample(room(2_000_000), cell_size).points
     batch = spheres(points, 1, num_points)
     features = torch.rand(num_points, len(FEATURES))
     return PointBatch(batch.points, features, batch.lengths, torch.randint(CLASSES, (num_points,)))
@@ -96,12 +97,18 @@ def make_model(batches: list[PointBatch]) -> KPFCNN:
 
 def step_table(num_points: int, repeats: int) -> str:
     """A whole step, and the share of the pyramid in it."""
-    training = Training(crop(num_points))
+    return step_table_of(Training(crop(num_points)), NETWORK_OPS, POINT_OPS, repeats)
+
+
+def step_table_of(
+    training: Training, network_ops: tuple[str, ...], point_ops: tuple[str, ...], repeats: int
+) -> str:
+    """Times of a step, with all ops of the network replaced and with batch_norm kept."""
     spec = training.model.pyramid_spec
     cases = {
         "step": training.step,
-        "step, twins in the network": partial(training.step, NETWORK_OPS),
-        "step, twins but for batch_norm": partial(training.step, POINT_OPS),
+        "step, twins in the network": partial(training.step, network_ops),
+        "step, twins but for batch_norm": partial(training.step, point_ops),
         "pyramid alone": lambda: build_pyramid(training.batch, spec),
     }
     pyramid = build_pyramid(training.batch, spec)
