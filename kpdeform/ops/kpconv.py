@@ -6,6 +6,7 @@ The native contract is csrc/sampling/kpconv.h.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, Literal, overload
 
 import torch
@@ -134,7 +135,8 @@ def kpconv(
     """
     features, weight = _autocast(features, weight)
     _check_positions("kpconv", queries, points, neighbors, kernel_points)
-    _check_features(points, features, weight, kernel_points, groups)
+    _check_features("kpconv", points, features, weight)
+    _check_weight(features, weight, kernel_points, groups)
     _check_groups("kpconv", queries, kernel_points, features.shape[1], offsets, modulations)
     _check_sigma("kpconv", sigma)
     op = torch.ops.kpdeform.kpconv_with_distances if return_distances else torch.ops.kpdeform.kpconv
@@ -258,14 +260,25 @@ def _check_positions(
         )
 
 
-def _check_features(
-    points: Tensor, features: Tensor, weight: Tensor, kernel_points: Tensor, groups: int
-) -> None:
+def _check_features(op: str, points: Tensor, features: Tensor, weight: Tensor) -> None:
     if features.dim() != 2 or features.shape[0] != points.shape[0]:
         raise ValueError(
-            f"kpconv: features must have one row per point, ({points.shape[0]}, C), "
+            f"{op}: features must have one row per point, ({points.shape[0]}, C), "
             f"got {tuple(features.shape)}"
         )
+    if features.dtype != points.dtype and not (
+        features.dtype in _HALF and points.dtype == torch.float32
+    ):
+        raise TypeError(
+            f"{op}: features must be {points.dtype} like points, or float16/bfloat16 with "
+            f"float32 points, got {features.dtype}"
+        )
+    if features.device != points.device:
+        raise ValueError(f"{op}: features is on {features.device} but points is on {points.device}")
+    _checks.alike(op, "weight", weight, "features", features)
+
+
+def _check_weight(features: Tensor, weight: Tensor, kernel_points: Tensor, groups: int) -> None:
     if groups < 1 or features.shape[1] % groups:
         raise ValueError(
             f"kpconv: groups must divide the {features.shape[1]} channels of features, got {groups}"
@@ -276,20 +289,6 @@ def _check_features(
             f"kpconv: weight must be (K, C / groups, O) = ({expected[0]}, {expected[1]}, O) with O "
             f"divisible by groups = {groups}, got {tuple(weight.shape)}"
         )
-    if features.dtype != points.dtype and not (
-        features.dtype in _HALF and points.dtype == torch.float32
-    ):
-        raise TypeError(
-            f"kpconv: features must be {points.dtype} like points, or float16/bfloat16 with "
-            f"float32 points, got {features.dtype}"
-        )
-    if weight.dtype != features.dtype:
-        raise TypeError(f"kpconv: weight is {weight.dtype} but features is {features.dtype}")
-    for name, tensor in (("features", features), ("weight", weight)):
-        if tensor.device != points.device:
-            raise ValueError(
-                f"kpconv: {name} is on {tensor.device} but points is on {points.device}"
-            )
 
 
 def _check_groups(
@@ -357,14 +356,13 @@ def _kpconv_with_distances_fake(
     return out, _distances_like(queries, kernel_points, offsets)
 
 
-@torch.library.register_fake("kpdeform::kpconv_backward")
-def _kpconv_backward_fake(
+def _backward_fake(
     grad: Tensor, queries: Tensor, points: Tensor, neighbors: Tensor, features: Tensor,
     kernel_points: Tensor, weight: Tensor, sigma: float, offsets: Tensor | None,
-    modulations: Tensor | None, influence: int, aggregation: int, groups: int,
-    starts: Tensor | None, members: Tensor | None,
-    features_wanted: bool, weight_wanted: bool, offsets_wanted: bool, modulations_wanted: bool,
+    modulations: Tensor | None, *rest: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """The backward op of a dense or depthwise convolution; its last arguments are the flags."""
+    features_wanted, weight_wanted, offsets_wanted, modulations_wanted = rest[-4:]
     return (
         gradient_like(features_wanted, features, features),
         gradient_like(weight_wanted, weight, weight),
@@ -373,35 +371,35 @@ def _kpconv_backward_fake(
     )
 
 
-def _kpconv_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    *tensors, sigma, offsets, modulations, influence, aggregation, groups = inputs
-    ctx.save_for_backward(*tensors, offsets, modulations)
-    ctx.options = (sigma, influence, aggregation, groups)
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    """Six tensors, sigma, offsets, modulations, and the options of a convolution."""
+    ctx.save_for_backward(*inputs[:6], *inputs[7:9])
+    ctx.sigma, ctx.options = inputs[6], inputs[9:]
     ctx.set_materialize_grads(False)
 
 
-def _kpconv_backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+def _backward(name: str, ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Gradients of the inputs of a convolution, by the backward op of that name."""
     if grad is None:
-        return (None,) * 12
+        return (None,) * (9 + len(ctx.options))
     *tensors, offsets, modulations = ctx.saved_tensors
     _, points, neighbors, *_ = tensors
-    sigma, influence, aggregation, groups = ctx.options
     wanted = [ctx.needs_input_grad[i] for i in (3, 5, 7, 8)]
     table = transposed_neighbors(neighbors, points.shape[0]) if wanted[0] else (None, None)
-    grads = torch.ops.kpdeform.kpconv_backward.default(
-        grad, *tensors, sigma, offsets, modulations, influence, aggregation, groups, *table, *wanted
+    grads = getattr(torch.ops.kpdeform, name).default(
+        grad, *tensors, ctx.sigma, offsets, modulations, *ctx.options, *table, *wanted
     )
     features, weight, of_offsets, of_modulations = (
         g if w else None for g, w in zip(grads, wanted, strict=True)
     )
-    rest = (of_offsets, of_modulations, None, None, None)
-    return None, None, None, features, None, weight, None, *rest
+    options = (None,) * len(ctx.options)
+    return None, None, None, features, None, weight, None, of_offsets, of_modulations, *options
 
 
 def _kpconv_with_distances_backward(
     ctx: Any, grad: Tensor | None, grad_distances: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    grads = list(_kpconv_backward(ctx, grad))
+    grads = list(_backward("kpconv_backward", ctx, grad))
     if grad_distances is not None and ctx.needs_input_grad[7]:
         queries, points, neighbors, _, kernel_points, _, offsets, _ = ctx.saved_tensors
         by_distances = torch.ops.kpdeform.kernel_point_distances_backward.default(
@@ -411,9 +409,12 @@ def _kpconv_with_distances_backward(
     return tuple(grads)
 
 
-torch.library.register_autograd("kpdeform::kpconv", _kpconv_backward, setup_context=_kpconv_setup)
+torch.library.register_fake("kpdeform::kpconv_backward", _backward_fake)
 torch.library.register_autograd(
-    "kpdeform::kpconv_with_distances", _kpconv_with_distances_backward, setup_context=_kpconv_setup
+    "kpdeform::kpconv", partial(_backward, "kpconv_backward"), setup_context=_setup
+)
+torch.library.register_autograd(
+    "kpdeform::kpconv_with_distances", _kpconv_with_distances_backward, setup_context=_setup
 )
 
 

@@ -5,26 +5,27 @@ The native contract is csrc/sampling/kpconv.h.
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from kpdeform.ops import _checks
-from kpdeform.ops._autograd import gradient_like, refuse_second_derivative
+from kpdeform.ops._autograd import refuse_second_derivative
 from kpdeform.ops._call import call
-from kpdeform.ops._transposed import transposed_neighbors
 from kpdeform.ops.kpconv import (
     _AGGREGATIONS,
-    _HALF,
     _INFLUENCES,
     Aggregation,
     Influence,
     _autocast,
+    _backward,
+    _backward_fake,
+    _check_features,
     _check_groups,
     _check_positions,
     _check_sigma,
     _choice,
+    _setup,
 )
 
 
@@ -100,7 +101,10 @@ def kpconv_depthwise(
     op = "kpconv_depthwise"
     features, weight = _autocast(features, weight)
     _check_positions(op, queries, points, neighbors, kernel_points)
-    _check_features(points, features, weight, kernel_points)
+    _check_features(op, points, features, weight)
+    expected = (kernel_points.shape[0], features.shape[1])
+    if weight.shape != expected:
+        raise ValueError(f"{op}: weight must be (K, C) = {expected}, got {tuple(weight.shape)}")
     _check_groups(op, queries, kernel_points, features.shape[1], offsets, modulations)
     _check_sigma(op, sigma)
     return call(
@@ -109,36 +113,6 @@ def kpconv_depthwise(
         offsets, modulations, _choice("influence", influence, _INFLUENCES),
         _choice("aggregation", aggregation, _AGGREGATIONS),
     )  # fmt: skip
-
-
-# ---- checks
-
-
-def _check_features(
-    points: Tensor, features: Tensor, weight: Tensor, kernel_points: Tensor
-) -> None:
-    if features.dim() != 2 or features.shape[0] != points.shape[0]:
-        raise ValueError(
-            f"kpconv_depthwise: features must have one row per point, ({points.shape[0]}, C), "
-            f"got {tuple(features.shape)}"
-        )
-    expected = (kernel_points.shape[0], features.shape[1])
-    if weight.shape != expected:
-        raise ValueError(
-            f"kpconv_depthwise: weight must be (K, C) = {expected}, got {tuple(weight.shape)}"
-        )
-    if features.dtype != points.dtype and not (
-        features.dtype in _HALF and points.dtype == torch.float32
-    ):
-        raise TypeError(
-            f"kpconv_depthwise: features must be {points.dtype} like points, or float16/bfloat16 "
-            f"with float32 points, got {features.dtype}"
-        )
-    _checks.alike("kpconv_depthwise", "weight", weight, "features", features)
-    if features.device != points.device:
-        raise ValueError(
-            f"kpconv_depthwise: features is on {features.device} but points is on {points.device}"
-        )
 
 
 # ---- fakes and autograd
@@ -155,44 +129,10 @@ def _depthwise_fake(
     return features.new_empty(queries.shape[0], features.shape[1])
 
 
-@torch.library.register_fake("kpdeform::kpconv_depthwise_backward")
-def _depthwise_backward_fake(
-    grad: Tensor, queries: Tensor, points: Tensor, neighbors: Tensor, features: Tensor,
-    kernel_points: Tensor, weight: Tensor, sigma: float, offsets: Tensor | None,
-    modulations: Tensor | None, influence: int, aggregation: int,
-    starts: Tensor | None, members: Tensor | None,
-    features_wanted: bool, weight_wanted: bool, offsets_wanted: bool, modulations_wanted: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    return (
-        gradient_like(features_wanted, features, features),
-        gradient_like(weight_wanted, weight, weight),
-        gradient_like(offsets_wanted, offsets, queries),
-        gradient_like(modulations_wanted, modulations, queries),
-    )
-
-
-def _depthwise_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, sigma, offsets, modulations, influence, aggregation = inputs
-    ctx.save_for_backward(*tensors, offsets, modulations)
-    ctx.options = (sigma, influence, aggregation)
-
-
-def _depthwise_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    *tensors, offsets, modulations = ctx.saved_tensors
-    sigma, influence, aggregation = ctx.options
-    _, points, neighbors, *_ = tensors
-    wanted = [ctx.needs_input_grad[i] for i in (3, 5, 7, 8)]
-    table = transposed_neighbors(neighbors, points.shape[0]) if wanted[0] else (None, None)
-    grads = torch.ops.kpdeform.kpconv_depthwise_backward.default(
-        grad, *tensors, sigma, offsets, modulations, influence, aggregation, *table, *wanted
-    )
-    features, weight, of_offsets, of_modulations = (
-        g if w else None for g, w in zip(grads, wanted, strict=True)
-    )
-    return None, None, None, features, None, weight, None, of_offsets, of_modulations, None, None
-
-
+torch.library.register_fake("kpdeform::kpconv_depthwise_backward", _backward_fake)
 torch.library.register_autograd(
-    "kpdeform::kpconv_depthwise", _depthwise_backward, setup_context=_depthwise_setup
+    "kpdeform::kpconv_depthwise",
+    partial(_backward, "kpconv_depthwise_backward"),
+    setup_context=_setup,
 )
 refuse_second_derivative("kpconv_depthwise")
