@@ -22,8 +22,8 @@ class TrainerConfig:
     """Options of a training run that are not about model, data or optimizer.
 
     Args:
-        accelerator: "cpu", "gpu" or "auto"; a GPU needs CUDA kernels for every op, which are still
-            to come.
+        accelerator: "cpu", "gpu" or "auto"; a GPU needs the CUDA library, which is built where
+            nvcc is found.
         devices: How many processes, one per device; ``torchrun`` decides where it is used.
         precision: Lightning's precision: "32-true", "16-mixed" or "bf16-mixed".
         gradient_clip: Bound on the gradients, or null.
