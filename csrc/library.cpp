@@ -94,10 +94,11 @@ STABLE_TORCH_LIBRARY(kpdeform, m) {
   // norm/batch_norm.h
   m.def("batch_norm("
         "Tensor features, Tensor weight, Tensor bias, Tensor? mean, Tensor? variance, "
-        "Tensor? residual, float eps, float slope) -> (Tensor out, Tensor mean, Tensor variance)");
+        "Tensor? residual, float eps, float slope, SymInt groups) "
+        "-> (Tensor out, Tensor mean, Tensor variance)");
   m.def("batch_norm_backward("
         "Tensor grad, Tensor out, Tensor features, Tensor weight, Tensor mean, Tensor variance, "
-        "float eps, float slope, bool given, bool residual_wanted) "
+        "float eps, float slope, SymInt groups, bool given, bool residual_wanted) "
         "-> (Tensor, Tensor, Tensor, Tensor)");
 }
 // clang-format on

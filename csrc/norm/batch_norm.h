@@ -3,8 +3,10 @@
 // Contract (batch_norm; N rows of C channels, float32 or float64)
 //   out(n, c)   act(weight[c] (features(n, c) - mean[c]) / sqrt(variance[c] + eps) + bias[c] +
 //               residual(n, c)), act(z) = z > 0 ? z : slope z, slope >= 0; residual may be absent
-//   statistics  mean and biased variance of the N >= 2 rows, or those that are given, which count
-//               as constants in the gradient; returned in either case
+//   statistics  mean and biased variance over the rows of each of G groups of C/G neighbouring
+//               channels, N C/G >= 2 values (G = C: batch norm; G < C: group norm over all rows);
+//               or those that are given, which count as constants in the gradient. Returned in
+//               either case, for every channel
 //   arithmetic  sums are in float64, over blocks of rows that depend on N alone, block after block:
 //               the same bits for any number of threads. Everything else is in the features' dtype
 //   backward    of act'(0) = slope; where slope is 1, `out` is not read and the gradient of the

@@ -54,20 +54,28 @@ struct Blocks {
   }
 };
 
-// Mean and biased variance of every channel.
+// Mean and biased variance of the channels of every group, for each of its channels.
 template <typename F>
-void measure(const F* x, const Blocks& blocks, F* mean, F* variance) {
-  const int64_t channels = blocks.channels;
+void measure(const F* x, const Blocks& blocks, int64_t groups, F* mean, F* variance) {
+  const int64_t channels = blocks.channels, size = channels / groups;
   // Deviations from the first row: large coordinates lose nothing to cancellation.
   const std::vector<double> sums =
       blocks.sum(2 * channels, [&](int64_t first, int64_t rows, double* part) {
         KPDEFORM_DISPATCH(sum_deviations, x + first * channels, rows, channels, x, part);
       });
+  std::vector<double> means(channels), squares(channels);
   for (int64_t c = 0; c < channels; ++c) {
     const double shift = sums[c] / blocks.rows;
-    const double square = sums[channels + c] / blocks.rows - shift * shift;
-    mean[c] = static_cast<F>(x[c] + shift);
-    variance[c] = static_cast<F>(square < 0 ? 0.0 : square);  // NaN stays
+    means[c] = x[c] + shift;
+    squares[c] = sums[channels + c] / blocks.rows - shift * shift;
+  }
+  for (int64_t first = 0; first < channels; first += size) {
+    double middle = 0, square = 0;
+    for (int64_t c = first; c < first + size; ++c) middle += means[c] / size;
+    for (int64_t c = first; c < first + size; ++c)
+      square += (squares[c] + (means[c] - middle) * (means[c] - middle)) / size;
+    std::fill_n(mean + first, size, static_cast<F>(middle));
+    std::fill_n(variance + first, size, static_cast<F>(square < 0 ? 0.0 : square));  // NaN stays
   }
 }
 
@@ -94,11 +102,15 @@ void check_columns(const Tensor& tensor, const Tensor& features, const char* nam
                  name, " must be contiguous (C,) on the CPU, of the features' dtype");
 }
 
+void check_groups(const Tensor& features, int64_t groups) {
+  KPDEFORM_CHECK(groups > 0 && features.size(1) % groups == 0, "groups must divide the channels");
+}
+
 std::tuple<Tensor, Tensor, Tensor> batch_norm(Tensor features, Tensor weight, Tensor bias,
                                               std::optional<Tensor> given_mean,
                                               std::optional<Tensor> given_variance,
                                               std::optional<Tensor> residual, double eps,
-                                              double slope) {
+                                              double slope, int64_t groups) {
   KPDEFORM_CHECK(features.dim() == 2, "features must be (N, C)");
   check_rows(features, features, "features");
   check_columns(weight, features, "weight");
@@ -110,6 +122,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm(Tensor features, Tensor weight, Te
     check_columns(*given_variance, features, "variance");
   }
   KPDEFORM_CHECK(given || features.size(0) > 0, "features has no rows to take statistics of");
+  check_groups(features, groups);
   const Blocks blocks{features.size(0), features.size(1)};
   const int64_t channels = blocks.channels;
   Tensor out = torch::stable::new_empty(features, {blocks.rows, channels});
@@ -123,7 +136,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm(Tensor features, Tensor weight, Te
       std::copy_n(given_mean->const_data_ptr<F>(), channels, m);
       std::copy_n(given_variance->const_data_ptr<F>(), channels, v);
     } else {
-      measure(x, blocks, m, v);
+      measure(x, blocks, groups, m, v);
     }
     std::vector<F> scale = inverse_deviations(v, channels, eps);
     for (int64_t c = 0; c < channels; ++c) scale[c] *= weight.const_data_ptr<F>()[c];
@@ -139,11 +152,9 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm(Tensor features, Tensor weight, Te
   return {out, mean, variance};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_backward(Tensor grad, Tensor out,
-                                                               Tensor features, Tensor weight,
-                                                               Tensor mean, Tensor variance,
-                                                               double eps, double slope, bool given,
-                                                               bool residual_wanted) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_backward(
+    Tensor grad, Tensor out, Tensor features, Tensor weight, Tensor mean, Tensor variance,
+    double eps, double slope, int64_t groups, bool given, bool residual_wanted) {
   KPDEFORM_CHECK(features.dim() == 2, "features must be (N, C)");
   check_rows(features, features, "features");
   check_rows(grad, features, "grad");
@@ -151,6 +162,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_backward(Tensor grad, Tens
   check_columns(weight, features, "weight");
   check_columns(mean, features, "mean");
   check_columns(variance, features, "variance");
+  check_groups(features, groups);
   const Blocks blocks{features.size(0), features.size(1)};
   const int64_t rows = blocks.rows, channels = blocks.channels;
   const bool activated = slope != 1;
@@ -182,9 +194,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_backward(Tensor grad, Tens
       of_bias.mutable_data_ptr<F>()[c] = static_cast<F>(sums[c]);
       of_weight.mutable_data_ptr<F>()[c] = static_cast<F>(of_normal);
       scale[c] = w[c] * inverse[c];
-      if (given) continue;  // constants: they pass nothing on
-      shift[c] = static_cast<F>(-scale[c] * sums[c] / rows);
-      tilt[c] = static_cast<F>(-scale[c] * inverse[c] * of_normal / rows);
+    }
+    const int64_t size = channels / groups;
+    for (int64_t first = 0; !given && first < channels; first += size) {  // given: constants
+      double of_mean = 0, of_deviation = 0;
+      for (int64_t c = first; c < first + size; ++c) {
+        of_mean += scale[c] * sums[c] / (rows * size);
+        const double of_normal = sums[channels + c] * inverse[c];
+        of_deviation += scale[c] * inverse[c] * of_normal / (rows * size);
+      }
+      std::fill_n(shift.data() + first, size, static_cast<F>(-of_mean));
+      std::fill_n(tilt.data() + first, size, static_cast<F>(-of_deviation));
     }
     const NormColumns<F> columns{m, scale.data(), shift.data()};
     blocks.each([&](int64_t, int64_t first, int64_t n) {

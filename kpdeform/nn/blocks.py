@@ -87,15 +87,22 @@ class GroupNorm(nn.GroupNorm):
         >>> block = Unary(4, 64, norm=partial(GroupNorm, 8))
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, C)`` to ``(N, C)``."""
+    def forward(self, x: Tensor, residual: Tensor | None = None, slope: float = 1.0) -> Tensor:
+        """``(N, C)`` to ``(N, C)``: normalises, adds the residual, applies LeakyReLU."""
         rows = x.to(self.weight.dtype)
-        if x.shape[0] < 2:  # of one row and one channel per group there is no variance
-            rows = F.group_norm(rows, self.num_groups, eps=self.eps) if x.shape[0] else rows
-        else:  # the same sums as over the channels of a batch of sequences, without a transposition
-            grouped = rows.unflatten(1, (self.num_groups, -1))
-            rows = F.batch_norm(grouped, None, None, training=True, eps=self.eps).flatten(1)
-        return torch.addcmul(self.bias, rows, self.weight).to(x.dtype)
+        if x.shape[0] * (self.num_channels // self.num_groups) < 2:  # there is no variance
+            y = torch.addcmul(self.bias, torch.zeros_like(rows), self.weight)
+            return _activate(y.to(x.dtype), residual, slope)
+        y, _, _ = ops.batch_norm(
+            rows,
+            self.weight,
+            self.bias,
+            residual=None if residual is None else residual.to(rows.dtype),
+            eps=self.eps,
+            slope=slope,
+            groups=self.num_groups,
+        )
+        return y.to(x.dtype)
 
 
 class Bias(nn.Module):
@@ -339,7 +346,7 @@ def _normalize(
     norm: nn.Module, x: Tensor, residual: Tensor | None = None, slope: float = NEGATIVE_SLOPE
 ) -> Tensor:
     """Normalises, adds the residual and applies LeakyReLU, in one pass where the norm can."""
-    if isinstance(norm, BatchNorm):
+    if isinstance(norm, BatchNorm | GroupNorm):
         y: Tensor = norm(x, residual, slope)
         return y
     return _activate(norm(x), residual, slope)

@@ -24,6 +24,7 @@ def batch_norm(
     residual: Tensor | None = None,
     eps: float = 1e-5,
     slope: float = 1.0,
+    groups: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     r"""Batch normalisation, then a residual and LeakyReLU, in one pass over memory.
 
@@ -38,11 +39,13 @@ def batch_norm(
         features: f, ``(N, C)`` float32 or float64.
         weight: w, ``(C,)``, same dtype as features.
         bias: b, ``(C,)``.
-        mean: μ, ``(C,)``; taken from the rows of ``features`` when None, which needs two of them.
+        mean: μ, ``(C,)``; taken from the rows of ``features`` when None, which needs two values.
         variance: σ², ``(C,)``; given with ``mean`` or not at all. Without, the biased one.
         residual: r, ``(N, C)``.
         eps: ε, at least 0.
         slope: Of the LeakyReLU, at least 0; 1 means no activation.
+        groups: G groups of neighbouring channels have their statistics in common, over all rows:
+            group normalisation of a pack of clouds. Every channel is on its own when None.
 
     Returns:
         y ``(N, C)``, μ and σ² ``(C,)``. y is differentiable in features, weight, bias and residual,
@@ -52,7 +55,8 @@ def batch_norm(
         ValueError: Shapes, devices, numbers or the number of rows disagree with the above.
         TypeError: A dtype is not supported.
 
-    Source: Ioffe and Szegedy 2015, arXiv:1502.03167, Algorithm 1.
+    Source: Ioffe and Szegedy 2015, arXiv:1502.03167, Algorithm 1; Wu and He 2018,
+        arXiv:1803.08494, Eq. 7.
 
     Example:
         >>> features = torch.tensor([[1.0], [3.0]])
@@ -74,28 +78,37 @@ def batch_norm(
             )
     if (mean is None) != (variance is None):
         raise ValueError(f"{op}: mean and variance must be given together")
-    if mean is None and features.shape[0] < 2:
-        raise ValueError(f"{op}: a variance needs 2 rows of features, got {features.shape[0]}")
+    rows, channels = features.shape
+    groups = max(channels, 1) if groups is None else groups
+    if groups < 1 or channels % groups:
+        raise ValueError(f"{op}: groups must divide the {channels} channels, got {groups}")
+    if mean is None and rows * max(channels // groups, 1) < 2:
+        raise ValueError(f"{op}: a variance needs 2 rows of features, got {rows}")
     for name, number in (("eps", eps), ("slope", slope)):
         if not 0 <= number < math.inf:
             raise ValueError(f"{op}: {name} must be finite and at least 0, got {number}")
     tensors = (features, weight, bias, mean, variance, residual)
     if features.device.type != "cpu":
-        return _step_by_step(*tensors, eps, slope)
+        return _step_by_step(*tensors, eps, slope, groups)
     return call(
         torch.ops.kpdeform.batch_norm.default,
         *(None if tensor is None else tensor.contiguous() for tensor in tensors),
         float(eps),
         float(slope),
+        groups,
     )
 
 
 def _step_by_step(
     features: Tensor, weight: Tensor, bias: Tensor, mean: Tensor | None, variance: Tensor | None,
-    residual: Tensor | None, eps: float, slope: float,
+    residual: Tensor | None, eps: float, slope: float, groups: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     if mean is None or variance is None:
-        mean, variance = features.mean(0), features.var(0, unbiased=False)
+        grouped = features.unflatten(1, (groups, -1))
+        variance, mean = (
+            statistic.repeat_interleave(grouped.shape[2])
+            for statistic in torch.var_mean(grouped, (0, 2), correction=0)
+        )
     y = (features - mean) * (weight * torch.rsqrt(variance + eps)) + bias
     if residual is not None:
         y = y + residual
@@ -107,7 +120,7 @@ def _step_by_step(
 @torch.library.register_fake("kpdeform::batch_norm")
 def _batch_norm_fake(
     features: Tensor, weight: Tensor, bias: Tensor, mean: Tensor | None, variance: Tensor | None,
-    residual: Tensor | None, eps: float, slope: float,
+    residual: Tensor | None, eps: float, slope: float, groups: int,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     channels = features.shape[1]
     return (
@@ -120,7 +133,7 @@ def _batch_norm_fake(
 @torch.library.register_fake("kpdeform::batch_norm_backward")
 def _batch_norm_backward_fake(
     grad: Tensor, out: Tensor, features: Tensor, weight: Tensor, mean: Tensor, variance: Tensor,
-    eps: float, slope: float, given: bool, residual_wanted: bool,
+    eps: float, slope: float, groups: int, given: bool, residual_wanted: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     rows, channels = features.shape
     return (
@@ -134,7 +147,7 @@ def _batch_norm_backward_fake(
 def _batch_norm_setup(
     ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]
 ) -> None:
-    features, weight, _, mean, _, _, ctx.eps, ctx.slope = inputs
+    features, weight, _, mean, _, _, ctx.eps, ctx.slope, ctx.groups = inputs
     ctx.given = mean is not None
     out, used_mean, used_variance = output
     ctx.mark_non_differentiable(used_mean, used_variance)
@@ -144,11 +157,22 @@ def _batch_norm_setup(
 def _batch_norm_backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     residual_wanted = ctx.needs_input_grad[5]
     features, weight, bias, residual = torch.ops.kpdeform.batch_norm_backward.default(
-        grad.contiguous(), *ctx.saved_tensors, ctx.eps, ctx.slope, ctx.given, residual_wanted
-    )
+        grad.contiguous(), *ctx.saved_tensors, ctx.eps, ctx.slope, ctx.groups, ctx.given,
+        residual_wanted,
+    )  # fmt: skip
     if ctx.slope == 1:
         residual = grad
-    return features, weight, bias, None, None, residual if residual_wanted else None, None, None
+    return (
+        features,
+        weight,
+        bias,
+        None,
+        None,
+        residual if residual_wanted else None,
+        None,
+        None,
+        None,
+    )
 
 
 torch.library.register_autograd(

@@ -17,11 +17,14 @@ def batch_norm(
     residual: Tensor | None = None,
     eps: float = 1e-5,
     slope: float = 1.0,
+    groups: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Twin of :func:`kpdeform.ops.batch_norm`."""
     if mean is None or variance is None:
-        mean = features.mean(0)
-        variance = (features - mean).square().mean(0)
+        size = 1 if groups is None else features.shape[1] // groups
+        mean = features.mean(0).unflatten(0, (-1, size)).mean(1).repeat_interleave(size)
+        square = (features - mean).square().mean(0)
+        variance = square.unflatten(0, (-1, size)).mean(1).repeat_interleave(size)
     y = (features - mean) * torch.rsqrt(variance + eps) * weight + bias
     if residual is not None:
         y = y + residual

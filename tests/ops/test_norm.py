@@ -18,6 +18,12 @@ KINDS = [  # statistics given, residual, slope
     pytest.param(True, True, 0.1, id="given"),
     pytest.param(True, False, 0.0, id="given, relu"),
 ]
+GROUPED = [  # channels, groups, residual, slope
+    pytest.param(6, 2, False, 1.0, id="plain"),
+    pytest.param(6, 3, True, 0.1, id="leaky"),
+    pytest.param(4, 1, True, 1.0, id="one group"),
+    pytest.param(5, 5, False, 0.1, id="as many as channels"),
+]
 
 
 def case(rows=30, channels=5, dtype=torch.float64, given=False, residual=True, seed=0):
@@ -33,6 +39,11 @@ def case(rows=30, channels=5, dtype=torch.float64, given=False, residual=True, s
     args["mean"] = random(channels) if given else None
     args["variance"] = random(channels).square() if given else None
     return args
+
+
+def step_by_step(eps=1e-5, groups=None, **args):
+    """What devices other than the CPU run."""
+    return norm._step_by_step(**args, eps=eps, groups=groups or args["features"].shape[1])
 
 
 def upstream_of(shape):
@@ -67,10 +78,36 @@ def test_agrees_with_the_oracle_in_value_and_gradients(given, residual, slope):
         assert a.abs().max() > 0
 
 
+@pytest.mark.parametrize(("channels", "groups", "residual", "slope"), GROUPED)
+def test_groups_agree_with_the_oracle_in_value_and_gradients(channels, groups, residual, slope):
+    args = case(7, channels, residual=residual)
+    arrays = [None if args[n] is None else args[n].numpy() for n in NAMES]
+    expected = oracle.batch_norm(*arrays, 1e-5, slope, None, groups)
+    gradients = oracle.gradients(
+        upstream_of(expected.shape).numpy(), *arrays, 1e-5, slope, None, groups
+    )
+    for function in (ops.batch_norm, reference.batch_norm, step_by_step):
+        actual = values_and_grads(function, args, slope=slope, groups=groups)
+        assert_close(actual[0], expected)
+        for a, e in zip(actual[3:], gradients[: 4 if residual else 3], strict=True):
+            assert_close(a, e)
+
+
+@pytest.mark.parametrize(("rows", "channels", "groups"), [(5000, 24, 3), (1, 8, 2), (67, 688, 43)])
+def test_groups_agree_with_torch(rows, channels, groups):
+    args = case(rows, channels, torch.float32, residual=False)
+    actual = values_and_grads(ops.batch_norm, args, groups=groups)
+    x, weight, bias = (args[n].double().requires_grad_() for n in NAMES[:3])
+    y = torch.nn.functional.group_norm(x.t()[None], groups, weight, bias)[0].t()
+    expected = [y, *torch.autograd.grad(y, (x, weight, bias), upstream_of(y.shape))]
+    for a, e in zip([actual[0], *actual[3:]], expected, strict=True):
+        assert_close(a, e.float())
+
+
 @pytest.mark.parametrize(("given", "residual", "slope"), KINDS)
 def test_what_other_devices_run_agrees_with_the_twin(given, residual, slope):
     args = case(30, 5, given=given, residual=residual)
-    actual = values_and_grads(norm._step_by_step, args, slope=slope, eps=0.01)
+    actual = values_and_grads(step_by_step, args, slope=slope, eps=0.01)
     expected = values_and_grads(reference.batch_norm, args, slope=slope, eps=0.01)
     for a, e in zip(actual, expected, strict=True):
         assert_close(a, e)
@@ -204,11 +241,11 @@ def test_opcheck(given, residual, slope):
             if args[name] is not None:
                 args[name].requires_grad_(requires_grad)
         tensors = [args[name] for name in order]
-        torch.library.opcheck(torch.ops.kpdeform.batch_norm.default, (*tensors, 1e-5, slope))
+        torch.library.opcheck(torch.ops.kpdeform.batch_norm.default, (*tensors, 1e-5, slope, 5))
     plain = {n: t.detach() for n, t in case(given=True).items()}
     tensors = [plain[n] for n in ("residual", "residual", "features", "weight", "mean", "variance")]
     torch.library.opcheck(
-        torch.ops.kpdeform.batch_norm_backward.default, (*tensors, 1e-5, slope, given, residual)
+        torch.ops.kpdeform.batch_norm_backward.default, (*tensors, 1e-5, slope, 5, given, residual)
     )
 
 
@@ -250,6 +287,7 @@ BAD = [
     ({"mean": torch.zeros(2)}, ValueError, "mean and variance must be given together"),
     ({"eps": -1.0}, ValueError, "eps must be finite and at least 0, got -1"),
     ({"slope": float("nan")}, ValueError, "slope must be finite and at least 0, got nan"),
+    ({"groups": 3}, ValueError, "groups must divide the 2 channels, got 3"),
 ]
 
 
