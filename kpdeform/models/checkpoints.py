@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from os import PathLike
 from typing import Any, Literal, NamedTuple
 
@@ -21,7 +21,7 @@ from kpdeform.models.layouts import (
     to_ours,
     to_theirs,
 )
-from kpdeform.nn import DeformKPConv, KPConv
+from kpdeform.nn import DeformKPConv, KPConv, Unary
 from kpdeform.nn.blocks import NEGATIVE_SLOPE
 
 Source = Literal[
@@ -62,16 +62,22 @@ class LoadReport(NamedTuple):
         idle: Keys of the file that hold nothing: parameters of layers that the project makes but
             does not use.
         switches: Attributes of the model that were set to compute what the project computes.
+        ignored: Keys of the file that the model has but was told not to take.
     """
 
     source: str
     matched: dict[str, str]
     idle: tuple[str, ...] = ()
     switches: Mapping[str, Any] = {}
+    ignored: tuple[str, ...] = ()
 
 
 def load_weights(
-    model: nn.Module, path_or_dict: str | PathLike[str] | Mapping[str, Any], source: Source = "auto"
+    model: nn.Module,
+    path_or_dict: str | PathLike[str] | Mapping[str, Any],
+    source: Source = "auto",
+    *,
+    ignore: Sequence[str] = (),
 ) -> LoadReport:
     """Loads weights trained elsewhere; all of them, or nothing.
 
@@ -92,13 +98,17 @@ def load_weights(
             "torch-points3d" (layers), "easy-kpconv" and "geotransformer" (layers and blocks),
             "kpdeform", or "auto" to look at the keys. Open3D-ML's are those of KPConv-PyTorch; a
             file is told by its scheduler, a bare state dict needs the word.
+        ignore: Beginnings of keys of the model that keep their own weights, such as ``"head.1"``
+            to go on with another number of classes.
 
     Returns:
         Which key went where, and what was set.
 
     Raises:
         ValueError: Keys are missing or left over, or shapes differ; lists them all, says which
-            argument of the model they speak of, and changes nothing.
+            argument of the model they speak of, and changes nothing. The file is no checkpoint, or
+            ``ignore`` begins no key.
+        TypeError: ``path_or_dict`` is neither.
 
     Example:
         >>> from kpdeform import nn
@@ -120,12 +130,15 @@ def load_weights(
         ours: spelled.get(theirs, theirs)
         for ours, theirs in names_of(model, LAYOUTS[source]).items()
     }
+    ignored = _take_ignored(wanted, ignore)
     idle = _idle(model, state, source)
     state = {theirs: to_ours(tensor) for theirs, tensor in state.items()}
-    _check(model, state, wanted, idle, source)
-    model.load_state_dict({ours: state[theirs] for ours, theirs in wanted.items()})
+    _check(model, state, wanted, {*idle, *ignored}, source)
+    loaded = {ours: state[theirs] for ours, theirs in wanted.items()}
+    model.load_state_dict({**model.state_dict(), **loaded})
     switches = _switch(model, source)
-    return LoadReport(source, {theirs: ours for ours, theirs in wanted.items()}, idle, switches)
+    matched = {theirs: ours for ours, theirs in wanted.items()}
+    return LoadReport(source, matched, idle, switches, tuple(k for k in ignored if k in state))
 
 
 def save_weights(model: nn.Module, path: str | PathLike[str], target: Target) -> None:
@@ -137,6 +150,9 @@ def save_weights(model: nn.Module, path: str | PathLike[str], target: Target) ->
         model: A model or a single layer.
         path: File to write: a dict with the state under "model_state_dict".
         target: "kpconv-pytorch" for KPCNN, KPFCNN and their layers, "kpconvx" for KPNeXt and its.
+
+    Both projects count an empty slot of a strided shortcut as zeros: where a model was trained with
+    ``shadow_zero=False``, theirs gives slightly different numbers.
 
     Raises:
         ValueError: ``target`` is unknown, or has no place for a layer of the model.
@@ -168,8 +184,12 @@ def _state_dict(
     path_or_dict: str | PathLike[str] | Mapping[str, Any],
 ) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     content: Any = path_or_dict
+    if isinstance(content, (str, PathLike)):
+        content = _read(content)
     if not isinstance(content, Mapping):
-        content = torch.load(content, map_location="cpu", weights_only=True)
+        raise TypeError(
+            f"load_weights: a path or a dict of tensors is needed, got {type(content).__name__}"
+        )
     container = content
     if "state_dict" in content:  # Lightning puts the task's attribute name in front
         content = {
@@ -178,31 +198,52 @@ def _state_dict(
     for name in ("model_state_dict", "model"):
         if isinstance(content.get(name), Mapping):
             content = content[name]
-    if content and all(key.startswith("module.") for key in content):  # DistributedDataParallel
-        content = {key.removeprefix("module."): value for key, value in content.items()}
-    strangers = [k for k, v in content.items() if not isinstance(v, (Tensor, np.ndarray))]
+    strangers = [
+        key
+        for key, value in content.items()
+        if not (isinstance(key, str) and isinstance(value, (Tensor, np.ndarray)))
+    ]
     if strangers:
         raise ValueError(
             f"load_weights: no state dict found; {strangers[:5]} do not hold tensors. Pass the "
             "state dict itself, or a file with one under 'model_state_dict' or 'state_dict'"
         )
+    if content and all(key.startswith("module.") for key in content):  # DistributedDataParallel
+        content = {key.removeprefix("module."): value for key, value in content.items()}
+    content = {key.replace("_orig_mod.", ""): value for key, value in content.items()}  # compiled
     return {key: torch.as_tensor(value) for key, value in content.items()}, container
 
 
+def _read(path: str | PathLike[str]) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (EOFError, RuntimeError) as error:
+        raise ValueError(f"load_weights: {path} is damaged or no checkpoint: {error}") from error
+
+
+def _take_ignored(wanted: dict[str, str], ignore: Sequence[str]) -> list[str]:
+    """Takes out of ``wanted`` what is to be ignored; returns the names in the file."""
+    for start in ignore:
+        if not any(ours.startswith(start) for ours in wanted):
+            raise ValueError(f"load_weights: ignore: no key of the model begins with {start!r}")
+    return [wanted.pop(ours) for ours in list(wanted) if ours.startswith(tuple(ignore))]
+
+
 def _idle(model: nn.Module, state: Mapping[str, Tensor], source: str) -> tuple[str, ...]:
-    """Keys of the file for which the model has no place and that were never trained."""
-    return tuple(
+    """Keys of the file that no layer computes with: the loss's, and what was never trained."""
+    untrained = (
         key
         for key, untouched in idle_tensors(model, source).items()
         if key in state and torch.equal(state[key], untouched.to(state[key]))
     )
+    return (*untrained, *(key for key in LAYOUTS[source].idle if key in state))
 
 
 def _check(
     model: nn.Module,
     state: Mapping[str, Tensor],
     wanted: Mapping[str, str],
-    idle: tuple[str, ...],
+    unused: Collection[str],
     source: str,
 ) -> None:
     shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
@@ -214,7 +255,7 @@ def _check(
     problems += [
         f"not in the model: {theirs} {tuple(value.shape)}"
         for theirs, value in state.items()
-        if theirs not in wanted.values() and theirs not in idle
+        if theirs not in wanted.values() and theirs not in unused
     ]
     problems += [
         f"other shape: {theirs} {tuple(state[theirs].shape)}, in the model {ours} {shapes[ours]}"
@@ -252,6 +293,8 @@ def _refuse_foreign(model: nn.Module, target: str) -> None:
             problem = type(module).__name__
         elif isinstance(module, DeformKPConv) and module.offset_groups > 1:
             problem = "offset groups"
+        elif isinstance(module, Unary) and module.linear.bias is not None:
+            problem = "bias of a linear map"
         elif isinstance(module, KPConv):
             grouped = module.groups > 1 and not LAYOUTS[target].grouped_weights
             features = {
@@ -261,6 +304,5 @@ def _refuse_foreign(model: nn.Module, target: str) -> None:
             }
             problem = next((name for name, there in features.items() if there), None)
         if problem is not None:
-            raise ValueError(
-                f"save_weights: {target!r} has no {problem}, which {path or 'the layer'} has"
-            )
+            where = path or type(model).__name__
+            raise ValueError(f"save_weights: {target!r} has no {problem}, which {where} has")

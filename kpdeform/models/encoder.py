@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kpdeform.data.pyramid import Pyramid
 from kpdeform.models.architecture import BlockPlan, plan_encoder, plan_pyramid
 from kpdeform.nn import BatchNorm, Deformation, DeformKPConv, KPConv, ResnetBlock, SimpleBlock
+from kpdeform.nn.blocks import Norm
 from kpdeform.ops.kpconv import Aggregation, Influence
 
 
@@ -35,6 +36,7 @@ class Encoder(nn.Module):
         aggregation: "sum" or "closest".
         modulated: Deformable layers predict modulations too.
         batch_norm_momentum: Share of the new statistics in the running ones.
+        norm: Makes the normalisations, such as ``nn.Bias`` for none; batch norm when None.
         shadow_zero: Strided shortcuts count an empty slot as zeros; see
             :class:`kpdeform.nn.ResnetBlock`. Needed for published weights.
         generator: Source of the kernel points' rotations; torch's global generator when None.
@@ -67,6 +69,7 @@ class Encoder(nn.Module):
         aggregation: Aggregation = "sum",
         modulated: bool = False,
         batch_norm_momentum: float = 0.02,
+        norm: Norm | None = None,
         shadow_zero: bool = True,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -75,7 +78,7 @@ class Encoder(nn.Module):
         self.pyramid_spec = plan_pyramid(self.plans, cell_size, conv_radius, deform_radius)
         self.in_channels, self.out_channels = in_channels, self.plans[-1].out_channels
         self.skip_channels = [plan.in_channels for plan in self.plans if plan.strided]
-        norm = partial(BatchNorm, momentum=batch_norm_momentum)
+        norm = norm or partial(BatchNorm, momentum=batch_norm_momentum)
 
         def make_conv(plan: BlockPlan, in_channels: int, out_channels: int) -> KPConv:
             cell = cell_size * 2**plan.level

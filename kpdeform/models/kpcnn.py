@@ -53,7 +53,7 @@ class KPCNN(nn.Module):
             head_width: Channels of the head.
             **options: Further arguments of :class:`Encoder`: ``conv_radius``, ``deform_radius``,
                 ``extent``, ``kernel_size``, ``dimension``, ``influence``, ``aggregation``,
-                ``modulated``, ``batch_norm_momentum``, ``shadow_zero``, ``generator``.
+                ``modulated``, ``batch_norm_momentum``, ``norm``, ``shadow_zero``, ``generator``.
 
         Returns:
             The model.

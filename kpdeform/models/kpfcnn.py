@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kpdeform.data.pyramid import Pyramid, PyramidSpec
 from kpdeform.models.encoder import Encoder
 from kpdeform.nn import BatchNorm, Bias, Deformation, Unary, UpsampleUnary
+from kpdeform.nn.blocks import Norm
 
 
 class KPFCNN(nn.Module):
@@ -45,6 +46,7 @@ class KPFCNN(nn.Module):
         width: int = 128,
         head_width: int | None = None,
         batch_norm_momentum: float = 0.02,
+        norm: Norm | None = None,
         **options: Any,
     ) -> KPFCNN:
         """Builds the published network from its list of block names.
@@ -58,6 +60,7 @@ class KPFCNN(nn.Module):
             width: Channels of level 0.
             head_width: Channels of the head; ``width`` when None, half of it in Open3D-ML.
             batch_norm_momentum: Share of the new statistics in the running ones.
+            norm: Makes the normalisations, such as ``nn.Bias`` for none; batch norm when None.
             **options: Further arguments of :class:`Encoder`: ``conv_radius``, ``deform_radius``,
                 ``extent``, ``kernel_size``, ``dimension``, ``influence``, ``aggregation``,
                 ``modulated``, ``shadow_zero``, ``generator``.
@@ -76,13 +79,9 @@ class KPFCNN(nn.Module):
             (False, True)
         """
         first = names.index("nearest_upsample") if "nearest_upsample" in names else len(names)
+        norm = norm or partial(BatchNorm, momentum=batch_norm_momentum)
         encoder = Encoder(
-            names[:first],
-            in_channels,
-            cell_size=cell_size,
-            width=width,
-            batch_norm_momentum=batch_norm_momentum,
-            **options,
+            names[:first], in_channels, cell_size=cell_size, width=width, norm=norm, **options
         )
         skips = encoder.skip_channels[::-1]
         if list(names[first:]) != ["nearest_upsample", "unary"] * len(skips):
@@ -90,7 +89,6 @@ class KPFCNN(nn.Module):
                 f"architecture: {len(skips)} strided blocks need as many times 'nearest_upsample', "
                 f"'unary' at the end, got {list(names[first:])}"
             )
-        norm = partial(BatchNorm, momentum=batch_norm_momentum)
         widths = [
             encoder.out_channels,
             *(width * 2**level for level in reversed(range(len(skips)))),

@@ -31,7 +31,7 @@ from kpdeform.nn import (
     UpsampleUnary,
 )
 from kpdeform.nn.blocks import Norm
-from kpdeform.nn.kpconv import LayerInfluence
+from kpdeform.nn.kpconv import LayerInfluence, check_positive
 from kpdeform.nn.kpconvx import AttentionActivation
 from kpdeform.ops.kpconv import Aggregation
 
@@ -79,6 +79,7 @@ class KPNeXt(nn.Module):
         layer_scale: As in :class:`kpdeform.nn.MultiShortcutBlock`.
         dropout: Of the head for classification.
         batch_norm_momentum: Share of the new statistics in the running ones.
+        norm: Makes the normalisations, such as ``nn.Bias`` for none; batch norm when None.
         size_decides: As in :class:`kpdeform.nn.KPConvX`.
         generator: Source of the kernel points' rotations; torch's global generator when None.
 
@@ -126,11 +127,17 @@ class KPNeXt(nn.Module):
         layer_scale: float | None = None,
         dropout: float = 0.4,
         batch_norm_momentum: float = 0.1,
+        norm: Norm | None = None,
         size_decides: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         _check(task, pooling, blocks)
+        check_positive(
+            "KPNeXt", in_channels=in_channels, num_classes=num_classes, cell_size=cell_size,
+            width=width, width_scaling=width_scaling, radius=radius, sigma=sigma, scaling=scaling,
+            layer_scale=layer_scale,
+        )  # fmt: skip
         self.in_channels, self.task, self.pools_grid = in_channels, task, pooling == "grid"
         self.pyramid_spec = _pyramid_spec(
             len(blocks), cell_size, radius, scaling, max_neighbors, self.pools_grid
@@ -144,7 +151,7 @@ class KPNeXt(nn.Module):
             generator=generator,
             influence=influence,
             aggregation=aggregation,
-            norm=partial(BatchNorm, momentum=batch_norm_momentum),
+            norm=norm or partial(BatchNorm, momentum=batch_norm_momentum),
             attention={
                 "attention_groups": attention_groups,
                 "activation": activation,

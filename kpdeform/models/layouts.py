@@ -51,6 +51,7 @@ class Layout:
         switches: What :func:`kpdeform.models.load_weights` sets.
         grouped_weights: A KPConv's weight is ``(K, G, C/G, O/G)``, with one group as well.
         foreign: Types of module that the project does not have.
+        idle: Keys that a file may hold beside the layers: class weights of the loss.
     """
 
     names: Mapping[type[nn.Module], Names]
@@ -58,6 +59,7 @@ class Layout:
     switches: tuple[Switch, ...] = ()
     grouped_weights: bool = False
     foreign: tuple[type[nn.Module], ...] = ()
+    idle: tuple[str, ...] = ()
 
 
 def _norm(prefix: str, names: tuple[str, ...]) -> Names:
@@ -127,6 +129,7 @@ _GEOTRANSFORMER: Mapping[type[nn.Module], Names] = {
     GroupNorm: _norm("norm", ("weight", "bias")),
     KPConv: _PUBLISHED_CONV,
 }
+_LOSS = ("criterion.weight",)
 _SHADOW_ZERO: Switch = (ResnetBlock, "shadow_zero", True)
 _DENSITY: Switch = (KPConv, "normalize_density", True)
 
@@ -147,6 +150,7 @@ LAYOUTS: Mapping[str, Layout] = {  # a file belongs to the first that recognises
         switches=((KPConvX, "size_decides", True),),
         grouped_weights=True,
         foreign=(KPFCNN, KPCNN, DeformKPConv),
+        idle=_LOSS,
     ),
     "geotransformer": Layout(
         names=_GEOTRANSFORMER,
@@ -171,11 +175,13 @@ LAYOUTS: Mapping[str, Layout] = {  # a file belongs to the first that recognises
         recognised=r"(^|\.)weights$",
         switches=(_SHADOW_ZERO,),
         foreign=(KPNeXt, KPConvD, GroupNorm),
+        idle=_LOSS,
     ),
     "open3d-ml": Layout(  # the same keys; told apart by what else is in the file
         names=_KPCONV_PYTORCH,
         recognised=r"(?!)",
         switches=(_SHADOW_ZERO,),
+        idle=_LOSS,
     ),
     "kpdeform": Layout(names={}, recognised=r"(?!)"),
 }

@@ -91,7 +91,7 @@ class GroupNorm(nn.GroupNorm):
         """``(N, C)`` to ``(N, C)``: normalises, adds the residual, applies LeakyReLU."""
         rows = x.to(self.weight.dtype)
         if x.shape[0] * (self.num_channels // self.num_groups) < 2:  # there is no variance
-            y = torch.addcmul(self.bias, torch.zeros_like(rows), self.weight)
+            y = torch.addcmul(self.bias, 0 * rows, self.weight)
             return _activate(y.to(x.dtype), residual, slope)
         y, _, _ = ops.batch_norm(
             rows,

@@ -108,6 +108,7 @@ class KPConv(nn.Module):
         if kernel_points is None:
             table = dispositions.load(kernel_size, dimension)
             kernel_points = dispositions.place(table, radius, generator)
+        check_kernel_points("KPConv", kernel_points)
         self.in_channels, self.out_channels = in_channels, out_channels
         self.radius, self.sigma, self.groups = float(radius), float(sigma), groups
         self.kernel_size, self.dimension = kernel_points.shape
@@ -403,6 +404,7 @@ def check_arguments(
     layer: str, in_channels: int, out_channels: int, radius: float, sigma: float, groups: int
 ) -> None:
     """Raises ValueError naming the layer, the argument and what it got."""
+    check_positive(layer, radius=radius, sigma=sigma)
     for name, value in [
         ("in_channels", in_channels),
         ("out_channels", out_channels),
@@ -410,14 +412,25 @@ def check_arguments(
     ]:
         if value < 1:
             raise ValueError(f"{layer}: {name} is {value}; it must be at least 1")
-    for name, length in [("radius", radius), ("sigma", sigma)]:
-        if not (0 < length < math.inf):
-            raise ValueError(f"{layer}: {name} is {length}; it must be a positive length")
     if in_channels % groups or out_channels % groups:
         raise ValueError(
             f"{layer}: groups={groups} does not divide both in_channels={in_channels} "
             f"and out_channels={out_channels}"
         )
+
+
+def check_positive(owner: str, **numbers: float | None) -> None:
+    """Raises ValueError for a number that is not finite and above 0; None may stand for one."""
+    for name, value in numbers.items():
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{owner}: {name} is {value}; it must be a number above 0")
+
+
+def check_kernel_points(layer: str, kernel_points: Tensor) -> None:
+    """Raises ValueError unless they are (K, 2) or (K, 3)."""
+    shape = tuple(kernel_points.shape)
+    if len(shape) != 2 or shape[0] == 0 or shape[1] not in (2, 3):
+        raise ValueError(f"{layer}: kernel_points must be (K, 2) or (K, 3), K > 0, got {shape}")
 
 
 def check_choice(layer: str, name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 from kpdeform import kernel_points as dispositions
 from kpdeform import ops
 from kpdeform.nn.blocks import NEGATIVE_SLOPE, Bias, GroupNorm
-from kpdeform.nn.kpconv import LayerInfluence, check_arguments, check_choice, with_influence
+from kpdeform.nn.kpconv import (
+    LayerInfluence,
+    check_arguments,
+    check_choice,
+    check_kernel_points,
+    with_influence,
+)
 from kpdeform.ops.kpconv import Aggregation, Influence
 
 AttentionActivation = Literal["sigmoid", "tanh", "softmax", "identity"]
@@ -77,6 +83,7 @@ class KPConvD(nn.Module):
         if kernel_points is None:
             table = dispositions.load_shells(shells, dimension)
             kernel_points = dispositions.place(table, radius, generator)
+        check_kernel_points(name, kernel_points)
         self.in_channels = self.out_channels = channels
         self.radius, self.sigma = float(radius), float(sigma)
         self.kernel_size, self.dimension = kernel_points.shape
@@ -261,8 +268,17 @@ class KPConvX(KPConvD):
             ``(M, C)``; differentiable in features and parameters, not in positions.
 
         Raises:
-            ValueError: ``in_place`` with other than one query per point.
+            ValueError: Features have other than C channels, or ``in_place`` with other than one
+                query per point.
+            TypeError: Features have another dtype than the parameters, without autocast.
         """
+        if features.dim() != 2 or features.shape[1] != self.in_channels:
+            raise ValueError(
+                f"KPConvX: features must be (N, {self.in_channels}), got {tuple(features.shape)}"
+            )
+        autocast = torch.is_autocast_enabled(features.device.type)
+        if features.dtype != self.weight.dtype and not autocast:
+            raise TypeError(f"KPConvX: weight is {self.weight.dtype}, features {features.dtype}")
         if in_place and queries.shape[0] != features.shape[0]:
             raise ValueError(
                 f"KPConvX: in_place needs one query per point, got {queries.shape[0]} queries and "

@@ -1,5 +1,6 @@
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -98,6 +99,59 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
     torch.save({"model_state_dict": {"weights": print}}, tmp_path / "bad.tar")
     with pytest.raises(Exception, match=r"[Ww]eights.only"):
         models.load_weights(models.kpfcnn_small(**SMALL), tmp_path / "bad.tar")
+
+
+def test_what_is_no_checkpoint_is_named(tmp_path):
+    (tmp_path / "text.tar").write_text("not a zip")
+    np.savez(tmp_path / "arrays.npz", weights=np.zeros(3))
+    layer = nn.KPConv(2, 4, radius=1.0, sigma=0.5)
+    with pytest.raises(ValueError, match=r"arrays\.npz is damaged or no checkpoint"):
+        models.load_weights(layer, tmp_path / "arrays.npz")
+    with pytest.raises(TypeError, match="a path or a dict of tensors is needed, got NoneType"):
+        models.load_weights(layer, None)
+    with pytest.raises(ValueError, match=r"no state dict found; \[0\]"):
+        models.load_weights(layer, {0: torch.zeros(2)})
+
+
+def test_class_weights_of_the_loss_are_idle():
+    trained, fresh = models.kpfcnn_small(**SMALL), models.kpfcnn_small(**SMALL)
+    report = models.load_weights(
+        fresh, {**published_keys(trained), "criterion.weight": torch.ones(5)}
+    )
+    assert report.idle == ("criterion.weight",)
+    assert_same_weights(trained, fresh)
+
+
+def test_a_head_for_other_classes_keeps_its_own_weights():
+    trained = models.kpfcnn_small(**SMALL)
+    fresh = models.kpfcnn_small(**{**SMALL, "num_classes": 9})
+    before = fresh.head[1].linear.weight.detach().clone()
+    report = models.load_weights(fresh, published_keys(trained), ignore=["head.1"])
+    assert set(report.ignored) == {"head_softmax.mlp.weight", "head_softmax.batch_norm.bias"}
+    assert torch.equal(fresh.head[1].linear.weight, before)
+    assert_same_weights(trained.encoder, fresh.encoder)
+    with pytest.raises(ValueError, match="no key of the model begins with 'tail'"):
+        models.load_weights(fresh, published_keys(trained), ignore=["tail"])
+
+
+def test_networks_without_batch_norm(tmp_path):
+    names = ["simple", "resnetb_strided", "nearest_upsample", "unary"]
+    trained, fresh = (
+        models.KPFCNN.from_architecture(names, 3, 5, cell_size=0.1, width=8, norm=nn.Bias)
+        for _ in range(2)
+    )
+    models.save_weights(trained, tmp_path / "chkp.tar", "kpconv-pytorch")
+    keys = torch.load(tmp_path / "chkp.tar", weights_only=True)["model_state_dict"]
+    assert "encoder_blocks.0.batch_norm.bias" in keys
+    assert not any("running_mean" in key for key in keys)
+    assert models.load_weights(fresh, tmp_path / "chkp.tar").source == "kpconv-pytorch"
+    assert_same_weights(trained, fresh)
+
+
+def test_weights_of_a_compiled_model():
+    trained, fresh = (nn.KPConv(2, 4, radius=1.0, sigma=0.5) for _ in range(2))
+    models.load_weights(fresh, torch.compile(trained).state_dict())
+    assert_same_weights(trained, fresh)
 
 
 def test_every_key_that_does_not_fit_is_listed_and_nothing_is_loaded():
@@ -306,6 +360,7 @@ def test_kpconv_pytorch_round_trip_has_their_names_and_equal_bits(tmp_path, name
             "kpconv-pytorch",
             "no offset groups",
         ),
+        (nn.Unary(4, 4, bias=True), "kpconv-pytorch", "no bias of a linear map, which Unary has"),
         (nn.KPConv(4, 4, radius=1, sigma=1), "tensorflow", "target is 'tensorflow'"),
     ],
     ids=str,

@@ -1,5 +1,7 @@
 """A whole KPFCNN and a KPNeXt against the numbers of the original implementations."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch.nn.functional as F
 
 from kpdeform.data import PointBatch, Pyramid, build_pyramid
 from kpdeform.models import KPFCNN, KPNeXt, load_weights
-from kpdeform.nn import deformation_loss
+from kpdeform.nn import BatchNorm, deformation_loss
 from tests.tolerances import GOLDEN, assert_close
 
 # Gradients are compared in float64. In float32 one of 900,000 activations lies so near the kink of
@@ -95,6 +97,30 @@ def test_kpnext_agrees_with_the_original(kpnext):
         logits, deformations = model(pyramid, torch.from_numpy(golden["pyramid/features"]))
     assert_close(logits, golden["y_eval"], GOLDEN)
     assert deformations == []
+
+
+def test_training_forward_of_kpnext_agrees_with_the_original(kpnext, monkeypatch):
+    """The file was made with stochastic depth; these are the clouds that kept their branches."""
+    golden, trained = kpnext
+    model = copy.deepcopy(trained).train()
+    for module in model.modules():
+        if isinstance(module, BatchNorm):
+            module.reset_running_stats()
+    kept = [[1, 1], [0, 1], [1, 1], [1, 1], [1, 0], [1, 0]]  # per block
+    blocks = [block for level in model.encoder for block in level]
+    for block, clouds in zip(blocks, kept, strict=True):
+        share = torch.tensor(clouds) / (1 - block.drop_path.probability)
+        monkeypatch.setattr(
+            block.drop_path,
+            "forward",
+            lambda x, n, share=share: share.repeat_interleave(n)[:, None],
+        )
+    pyramid = Pyramid(*(levels(golden, field) for field in Pyramid._fields))
+    logits, _ = model(pyramid, torch.from_numpy(golden["pyramid/features"]))
+    assert_close(logits.detach(), golden["y_train"], GOLDEN)
+    for name, buffer in model.named_buffers():
+        if "running" in name:
+            assert_close(buffer, trained.get_buffer(name), GOLDEN)
 
 
 def test_our_pyramid_of_kpnext_is_that_of_the_original(kpnext):

@@ -144,7 +144,7 @@ def test_empty_and_tiny_batches_train(case, lengths):
     assert len(logits) == (len(lengths) if case == "classification" else sum(lengths))
     logits.sum().backward()
     assert logits.isfinite().all()
-    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    assert all(p.grad.isfinite().all() for p in model.parameters())
     assert all(buffer.isfinite().all() for buffer in model.buffers())
 
 
@@ -207,6 +207,10 @@ def test_compiles_whole_and_does_not_recompile_for_a_new_size(case):
         ({"max_neighbors": (3,)}, "max_neighbors must hold 3"),
         ({"attention_groups": 7}, "attention_groups=7 does not divide"),
         ({"drop_path": 1.5}, "probability must be in"),
+        ({"radius": -1.0}, "KPNeXt: radius is -1"),
+        ({"width": 0}, "KPNeXt: width is 0"),
+        ({"width_scaling": -1.0}, "KPNeXt: width_scaling is -1"),
+        ({"layer_scale": -1.0}, "KPNeXt: layer_scale is -1"),
     ],
 )
 def test_bad_arguments_are_named(options, text):

@@ -94,6 +94,14 @@ def test_the_caller_decides_what_is_in_place():
     np.testing.assert_allclose(layer(*inputs).detach(), expected, atol=1e-12)
 
 
+def test_features_that_do_not_fit_are_named():
+    layer, (queries, points, neighbors, features) = make(), inputs_of()
+    with pytest.raises(ValueError, match=r"features must be \(N, 8\), got \(40, 7\)"):
+        layer(queries, points, neighbors, features[:, 1:])
+    with pytest.raises(TypeError, match=r"weight is torch\.float64, features torch\.float32"):
+        layer(queries, points, neighbors, features.float())
+
+
 def test_in_place_needs_a_query_per_point():
     with pytest.raises(ValueError, match=r"in_place needs one query per point, got 20 .* 40"):
         make()(*inputs_of(strided=True), in_place=True)
@@ -215,6 +223,9 @@ def test_repr_shows_what_is_not_usual():
         ({"influence": "cubic"}, "influence is 'cubic'"),
         ({"aggregation": "mean"}, "aggregation is 'mean'"),
         ({"shells": (2, 14)}, "shells is"),
+        ({"kernel_points": torch.rand(5)}, r"kernel_points must be \(K, 2\) or .*got \(5,\)"),
+        ({"kernel_points": torch.rand(0, 3)}, r"K > 0, got \(0, 3\)"),
+        ({"kernel_points": torch.rand(5, 4)}, r"got \(5, 4\)"),
     ],
 )
 def test_bad_arguments_are_named(options, text):
