@@ -214,21 +214,22 @@ def chart(results: dict[str, list[dict[str, float]]], title: str, path: Path) ->
     pyplot.close(figure)
 
 
-def kernels(options: argparse.Namespace, path: Path, point: str = "object") -> None:
+def kernels(options: argparse.Namespace, path: Path, point: str = "edge") -> None:
     """The kernel of one query under some variants, seed 0."""
     from scripts import visualize_kernels as view
 
-    scenes = []
-    for name in ("default", "fitting loss alone", "no loss", "no loss, random, x 1"):
+    scenes, place = [], None
+    for name in ("default", "fitting loss alone", "repulsion loss alone", "no loss"):
         predictor = Predictor.load(run_folder(options, name, 0) / "last.ckpt")
         source = view.open_scene(options.data, "val", None)
         batch = view.choose_crop(source, predictor, [point], "label")
         pyramid = build_pyramid(batch, predictor.spec)
-        logits, layers = capture_deformations(predictor.model, pyramid, batch.features)
-        _, place = view.find_places(layers[0], batch, [point], predictor.class_names)[0]
+        logits, (layer, *_) = capture_deformations(predictor.model, pyramid, batch.features)
+        if place is None:
+            _, place = view.find_places(layer, batch, [point], predictor.class_names)[0]
         colors, legend = view.color_cloud(batch, logits, predictor, "label")
-        row = int((layers[0].queries - place).norm(dim=1).argmin())
-        scenes.append(layers[0].scene(row, batch.points, colors=colors, title=name, legend=legend))
+        row = int((layer.queries - place).norm(dim=1).argmin())
+        scenes.append(layer.scene(row, batch.points, colors=colors, title=name, legend=legend))
     contact_sheet(scenes, path, title=f"One query's kernel, trained on {options.out.name}")
 
 
