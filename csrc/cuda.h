@@ -41,6 +41,14 @@ using MaybeTensor = std::optional<Tensor>;
 
 // ---- host
 
+#ifndef KPDEFORM_CUDA_SHIM
+// The number of the tensor's device, on which kernels may read it.
+inline int32_t cuda_device_of(const Tensor& tensor) {
+  KPDEFORM_CHECK(tensor.is_cuda(), "some tensors are on a CUDA device, others are not");
+  return tensor.get_device();
+}
+#endif
+
 // While it lives, the tensor's device is the current one. Launches on torch's current stream.
 class OnDevice {
  public:
@@ -50,7 +58,7 @@ class OnDevice {
     (void)tensor;
   }
 #else
-      : guard_(tensor.get_device()) {
+      : guard_(cuda_device_of(tensor)) {
     void* stream = nullptr;
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device(), &stream));
     stream_ = static_cast<cudaStream_t>(stream);
