@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <type_traits>
 
 #include "common.h"
@@ -32,12 +33,14 @@ using torch::headeronly::BFloat16;
 using torch::headeronly::Half;
 using MaybeTensor = std::optional<Tensor>;
 
-#define KPDEFORM_CUDA_CHECK(call)                                      \
-  do {                                                                 \
-    const cudaError_t result = (call);                                 \
-    KPDEFORM_CHECK(result == cudaSuccess, "CUDA error in " #call ": ", \
-                   cudaGetErrorString(result));                        \
-  } while (0)
+// Unlike KPDEFORM_CHECK's, the text does not begin with "kpdeform: ", which would blame the
+// caller's data (ops/_call.py).
+#define KPDEFORM_CUDA_CHECK(call) ::kpdeform::check_cuda((call), #call)
+inline void check_cuda(cudaError_t result, const char* call) {
+  if (result == cudaSuccess) return;
+  throw std::runtime_error(std::string("CUDA error in ") + call + ": " +
+                           cudaGetErrorString(result));
+}
 
 // ---- host
 
