@@ -85,11 +85,10 @@ class SiteLists {
   __device__ int fill(int first, int64_t begin, int limit) {
     const int count = int(num_sources_ - begin < stage_ ? num_sources_ - begin : stage_);
     lanes.sync();  // nobody reads the last lists any more
-    if (staged_ != begin) {
+    if (staged_ != begin) {  // a lane reads only what it puts there itself
       for (int i = lanes.lane; i < count; i += kLanes)
         sources_[i] = sampler_.source(site_, begin + i, group_);
       staged_ = begin;
-      lanes.sync();
     }
     first_ = first;
     int used = 0, k = first;
