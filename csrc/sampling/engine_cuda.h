@@ -85,7 +85,8 @@ class SiteLists {
   __device__ int fill(int first, int64_t begin, int limit) {
     const int count = int(num_sources_ - begin < stage_ ? num_sources_ - begin : stage_);
     lanes.sync();  // nobody reads the last lists any more
-    if (staged_ != begin) {  // a lane reads only what it puts there itself
+    if (staged_ != begin) {
+      // A lane reads only what it puts there itself.
       for (int i = lanes.lane; i < count; i += kLanes)
         sources_[i] = sampler_.source(site_, begin + i, group_);
       staged_ = begin;
