@@ -104,6 +104,17 @@ def test_bad_rows_of_a_captured_search_change_nothing_in_other_clouds(capturing)
     assert torch.equal(tables(), expected)
 
 
+def test_rows_wider_than_one_pass_finds():
+    points = torch.rand(420, 3)
+    queries = points[::10].clone()
+    for k in (193, 420):
+        expected = reference.knn_neighbors(queries, points, k)
+        assert torch.equal(ops.knn_neighbors(queries, points, k), expected)
+    table = ops.radius_neighbors(queries, points, 0.7)
+    assert table.shape[1] > 200
+    assert torch.equal(table, reference.radius_neighbors(queries, points, 0.7))
+
+
 def test_many_clouds_leave_fewer_bits_for_cells():
     lengths = torch.randint(0, 4, (3000,))
     points = torch.rand(int(lengths.sum()), 3)
