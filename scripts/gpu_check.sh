@@ -48,6 +48,7 @@ for module in hypothesis scipy open3d lightning laspy; do
   printf 'no %s: leaving out %s\n' "$module" "${without[*]}"
   mapfile -t files < <(printf '%s\n' "${files[@]}" | grep -vxF -f <(printf '%s\n' "${without[@]}"))
 done
+run "${test_options[@]}" tests/native/test_cuda_library.py
 run "${test_options[@]}" -m "cuda and not slow" "${files[@]}"
 
 # Without torch's caching allocator, so that what lies beyond a tensor is nobody's. Calls that fail
