@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <optional>
+#include <string>
 #include <type_traits>
 
 #include "common.h"
@@ -32,14 +33,24 @@ using torch::headeronly::BFloat16;
 using torch::headeronly::Half;
 using MaybeTensor = std::optional<Tensor>;
 
-#define KPDEFORM_CUDA_CHECK(call)                                      \
-  do {                                                                 \
-    const cudaError_t result = (call);                                 \
-    KPDEFORM_CHECK(result == cudaSuccess, "CUDA error in " #call ": ", \
-                   cudaGetErrorString(result));                        \
-  } while (0)
+// Unlike KPDEFORM_CHECK's, the text does not begin with "kpdeform: ", which would blame the
+// caller's data (ops/_call.py).
+#define KPDEFORM_CUDA_CHECK(call) ::kpdeform::check_cuda((call), #call)
+inline void check_cuda(cudaError_t result, const char* call) {
+  if (result == cudaSuccess) return;
+  throw std::runtime_error(std::string("CUDA error in ") + call + ": " +
+                           cudaGetErrorString(result));
+}
 
 // ---- host
+
+#ifndef KPDEFORM_CUDA_SHIM
+// The number of the tensor's device, on which kernels may read it.
+inline int32_t cuda_device_of(const Tensor& tensor) {
+  KPDEFORM_CHECK(tensor.is_cuda(), "some tensors are on a CUDA device, others are not");
+  return tensor.get_device();
+}
+#endif
 
 // While it lives, the tensor's device is the current one. Launches on torch's current stream.
 class OnDevice {
@@ -50,7 +61,7 @@ class OnDevice {
     (void)tensor;
   }
 #else
-      : guard_(tensor.get_device()) {
+      : guard_(cuda_device_of(tensor)) {
     void* stream = nullptr;
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device(), &stream));
     stream_ = static_cast<cudaStream_t>(stream);

@@ -12,7 +12,7 @@ GOLDEN = 1e-5  # other public implementations, float32 both sides; figure of the
 
 def assert_close(actual, expected, tolerance=None, what="value"):
     """Largest absolute error over largest expected magnitude; NaN fails."""
-    actual, expected = torch.as_tensor(actual), torch.as_tensor(expected)
+    actual, expected = torch.as_tensor(actual).cpu(), torch.as_tensor(expected).cpu()
     assert actual.shape == expected.shape, (
         f"{what}: shape {tuple(actual.shape)}, not {tuple(expected.shape)}"
     )

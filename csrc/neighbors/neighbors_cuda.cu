@@ -43,6 +43,7 @@ class Problem {
   void sort(CellOrder order, double cell) {
     grids_ = make_grids(device_, points_, order, cell, true, findings_);
     sorted_points_ = sort_clouds(device_, points_, grids_, order);
+    starts_ = key_starts(device_, sorted_points_.keys, points_.count(), cell_bits(points_.count()));
     sorted_queries_ = same_ ? sorted_points_ : sort_clouds(device_, queries_, grids_, order);
   }
 
@@ -55,7 +56,7 @@ class Problem {
     args.query_keys = data<uint64_t>(sorted_queries_.keys);
     args.num_queries = queries_.size();
     args.grids = data<CloudGrid>(grids_);
-    args.offsets = data<int64_t>(points_.offsets);
+    args.starts = data<int64_t>(starts_);
     args.num_clouds = points_.count();
     args.dims = points_.dims();
     args.bits = cell_bits(points_.count());
@@ -94,7 +95,7 @@ class Problem {
 
  private:
   OnDevice device_;
-  Tensor findings_, grids_;
+  Tensor findings_, grids_, starts_;
   DeviceClouds points_, queries_;
   SortedClouds sorted_points_, sorted_queries_;
   bool same_ = false;

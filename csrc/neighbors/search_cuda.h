@@ -29,7 +29,7 @@ struct SearchArguments {
   const uint64_t* query_keys;
   int64_t num_queries;
   const CloudGrid* grids;
-  const int64_t* offsets;  // of the clouds of points
+  const int64_t* starts;  // where the sorted points of each cloud begin; bad rows come last
   int64_t num_clouds;
   int dims, bits, axis_bits;
   double radius2;  // radius_neighbors
@@ -104,8 +104,8 @@ class QuerySearch {
     lanes_.sync();
     num_runs_ = 1;
     if (lanes_.lane == 0) {
-      memory_.run_begins[0] = args_.offsets[cloud_];
-      memory_.run_ends[0] = args_.offsets[cloud_ + 1];
+      memory_.run_begins[0] = args_.starts[cloud_];
+      memory_.run_ends[0] = args_.starts[cloud_ + 1];
     }
     lanes_.sync();
   }
@@ -149,7 +149,7 @@ class QuerySearch {
   // Where k neighbours may be expected: the finest level of which one cell holds k points that
   // follow, or come before, the query in Morton order; the number of levels if there are none.
   __device__ int likely_level(uint64_t query_key, int64_t k) const {
-    const int64_t begin = args_.offsets[cloud_], end = args_.offsets[cloud_ + 1];
+    const int64_t begin = args_.starts[cloud_], end = args_.starts[cloud_ + 1];
     const int64_t at = lower_bound(args_.point_keys, begin, end, query_key);
     int level = args_.axis_bits;
     const auto consider = [&](int64_t first, int64_t last) {
@@ -179,7 +179,7 @@ class QuerySearch {
   // cells(r, first, last) tells the keys of run r within the cloud, or that there is none.
   template <typename Cells>
   __device__ void find_runs(int num_runs, const Cells& cells) {
-    const int64_t begin = args_.offsets[cloud_], end = args_.offsets[cloud_ + 1];
+    const int64_t begin = args_.starts[cloud_], end = args_.starts[cloud_ + 1];
     const uint64_t base = uint64_t(cloud_) << args_.bits;
     lanes_.sync();
     num_runs_ = num_runs;

@@ -75,18 +75,19 @@ Tensor exclusive_sum(const OnDevice& device, const Tensor& values) {
 
 namespace {
 
-__global__ void starts_kernel(const uint64_t* keys, int64_t count, int64_t limit, int64_t* starts) {
+__global__ void starts_kernel(const uint64_t* keys, int64_t count, int64_t limit, int bits,
+                              int64_t* starts) {
   for (int64_t n = global_thread(); n <= limit; n += num_threads_of_grid())
-    starts[n] = lower_bound(keys, 0, count, uint64_t(n));
+    starts[n] = lower_bound(keys, 0, count, uint64_t(n) << bits);
 }
 
 }  // namespace
 
-Tensor key_starts(const OnDevice& device, const Tensor& keys, int64_t limit) {
+Tensor key_starts(const OnDevice& device, const Tensor& keys, int64_t limit, int bits) {
   constexpr int kBlock = 256;
   const Tensor starts = torch::stable::new_empty(keys, {limit + 1}, ScalarType::Long);
   device.launch(starts_kernel, divide_up(limit + 1, kBlock), kBlock, data<uint64_t>(keys),
-                keys.numel(), limit, mutable_data<int64_t>(starts));
+                keys.numel(), limit, bits, mutable_data<int64_t>(starts));
   return starts;
 }
 

@@ -13,8 +13,9 @@ struct KeysAndValues {
 // Sorted by the lowest `bits` bits of the keys, stably.
 KeysAndValues sort_by_key(const OnDevice& device, const KeysAndValues& pairs, int bits);
 
-// starts[n] for n in [0, limit]: how many of the ascending keys are below n; (limit + 1,) int64.
-Tensor key_starts(const OnDevice& device, const Tensor& keys, int64_t limit);
+// starts[n] for n in [0, limit]: how many of the ascending keys are below n * 2^bits; (limit + 1,)
+// int64.
+Tensor key_starts(const OnDevice& device, const Tensor& keys, int64_t limit, int bits = 0);
 
 // Sums of what comes before each entry; (count,) int64.
 Tensor exclusive_sum(const OnDevice& device, const Tensor& values);

@@ -20,30 +20,22 @@ namespace kpdeform {
 
 constexpr int64_t kChunkBytes = int64_t{32} << 20;
 
-inline Tensor call_mm(const char* overload, const std::vector<StableIValue>& arguments) {
-  std::vector<StableIValue> stack = arguments;
+// out = left @ right, in place, with float32 sums. Only overloads that autocast leaves alone: under
+// it the others would give another type than `out` has.
+inline void call_mm(const char* overload, std::vector<StableIValue> arguments) {
   TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::mm", overload, stack.data(), TORCH_ABI_VERSION));
-  return torch::stable::detail::to<Tensor>(stack[0]);
+      torch_call_dispatcher("aten::mm", overload, arguments.data(), TORCH_ABI_VERSION));
+  torch::stable::detail::to<Tensor>(arguments[0]);  // takes the result over, which is `out`
 }
-
-// out = left @ right, in place.
 inline void multiply_into(const Tensor& out, const Tensor& left, const Tensor& right) {
   using torch::stable::detail::from;
-  call_mm("out", {from(left), from(right), from(out)});
-}
-
-// left @ right with float32 sums and result for half precision.
-inline Tensor product_in_sums(const Tensor& left, const Tensor& right) {
-  using torch::stable::detail::from;
-  const ScalarType dtype = left.scalar_type();
-  if (dtype == ScalarType::Float || dtype == ScalarType::Double)
-    return call_mm("", {from(left), from(right)});
-#ifdef KPDEFORM_CUDA_SHIM  // the CPU has no such product
-  return call_mm("", {from(torch::stable::to(left, ScalarType::Float)),
-                      from(torch::stable::to(right, ScalarType::Float))});
+  if (left.scalar_type() == out.scalar_type())
+    return call_mm("out", {from(left), from(right), from(out)});
+#ifdef KPDEFORM_CUDA_SHIM  // the CPU has no product of half precision with a float32 result
+  const ScalarType dtype = out.scalar_type();
+  multiply_into(out, torch::stable::to(left, dtype), torch::stable::to(right, dtype));
 #else
-  return call_mm("dtype", {from(left), from(right), from(ScalarType::Float)});
+  call_mm("dtype_out", {from(left), from(right), from(out.scalar_type()), from(out)});
 #endif
 }
 
@@ -118,12 +110,12 @@ class Dense {
     const int64_t terms = shape_.num_kernel_points * shape_.group_in();
     const Tensor sum = torch::stable::new_zeros(
         problem_.positions(), {shape_.groups, terms, shape_.group_out()});  // in the type of sums
+    const Tensor product = torch::stable::new_empty(sum, {terms, shape_.group_out()});
     const auto args = problem_.template plain<P, F>(features_);
     for_each_chunk(args, shape_.groups, [&](const Tensor& sampled, int64_t first, int64_t sites) {
       for (int64_t g = 0; g < shape_.groups; ++g) {
-        const Tensor rows = group_columns(part_of(grad, 0, first, sites), shape_, g);
-        const Tensor product =
-            product_in_sums(swapped(torch::stable::select(sampled, 1, g), 0, 1), rows);
+        multiply_into(product, swapped(torch::stable::select(sampled, 1, g), 0, 1),
+                      group_columns(part_of(grad, 0, first, sites), shape_, g));
         add(torch::stable::select(sum, 0, g), product);
       }
     });
@@ -197,7 +189,7 @@ class Dense {
   void add(const Tensor& sum, const Tensor& values) const {
     constexpr int kBlock = 256;
     device_.launch(add_kernel<P>, divide_up(sum.numel(), kBlock), kBlock, mutable_data<P>(sum),
-                   data<P>(torch::stable::contiguous(values)), sum.numel());
+                   data<P>(values), sum.numel());
   }
 
   const OnDevice& device_;

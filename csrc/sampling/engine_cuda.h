@@ -86,10 +86,10 @@ class SiteLists {
     const int count = int(num_sources_ - begin < stage_ ? num_sources_ - begin : stage_);
     lanes.sync();  // nobody reads the last lists any more
     if (staged_ != begin) {
+      // A lane reads only what it puts there itself.
       for (int i = lanes.lane; i < count; i += kLanes)
         sources_[i] = sampler_.source(site_, begin + i, group_);
       staged_ = begin;
-      lanes.sync();
     }
     first_ = first;
     int used = 0, k = first;

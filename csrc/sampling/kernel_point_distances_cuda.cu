@@ -1,6 +1,8 @@
 // kernel_point_distances on CUDA. Contract: kpconv.h section 7. One thread per (query, group,
 // kernel point); the threads of a query read the same neighbours. Bound: instructions, M*H*K
 // distances.
+#include <limits>
+
 #include "kpconv_launch_cuda.h"
 
 namespace kpdeform {
@@ -8,10 +10,10 @@ namespace {
 
 constexpr int kBlock = 256;
 
-// The nearest neighbour of kernel point k of a query, the first of equally near ones.
+// The nearest neighbour of kernel point k of a query, the first of equally near ones; zeros if none
+// is at a finite distance.
 template <typename P>
 struct Nearest {
-  bool found;
   P squared;
   P vector[PointsSampler<P>::kDim];
 };
@@ -25,14 +27,14 @@ __device__ Nearest<P> nearest_source(const PointsSampler<P>& sampler, int64_t i)
   const int group = int(set - site * sampler.offset_groups);
   const auto place = sampler.place(site, k, group);
   Nearest<P> nearest{};
+  P least = std::numeric_limits<P>::infinity();
   for (int64_t h = 0; h < sampler.width; ++h) {
     const auto source = sampler.source(site, h, group);
     if (source.row == kNoRow) continue;
     P vector[PointsSampler<P>::kDim];
     const P squared = sampler.difference(place, source, k, group, vector);
-    if (nearest.found && !(squared < nearest.squared)) continue;
-    nearest.found = true;
-    nearest.squared = squared;
+    if (!(squared < least)) continue;  // NaN too
+    nearest.squared = least = squared;
 #pragma unroll
     for (int d = 0; d < PointsSampler<P>::kDim; ++d) nearest.vector[d] = vector[d];
   }

@@ -1,6 +1,7 @@
 // Launch shapes of the engine on CUDA, and what every sampler's problem needs on the host.
 #pragma once
 
+#include <limits>
 #include <numeric>
 #include <tuple>
 
@@ -19,7 +20,9 @@ inline int64_t expected_sources(int64_t entries, int64_t sites) {
 template <typename F, typename Sampler>
 EngineArguments<Sampler, F> make_arguments(const Sampler& sampler, const Tensor& rows,
                                            int64_t sites, int64_t sources, int64_t slices) {
-  constexpr int64_t kMostStaged = 128;
+  constexpr int64_t kMostStaged = 128, kMostNumbers = std::numeric_limits<int32_t>::max();
+  KPDEFORM_CHECK(sampler.num_kernel_points * rows.size(1) <= kMostNumbers,
+                 "kernel points times channels must be at most 2147483647");
   EngineArguments<Sampler, F> args{};
   args.sampler = sampler;
   args.features = data<F>(rows);

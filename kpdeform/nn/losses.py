@@ -48,11 +48,11 @@ def deformation_loss(
         >>> deformation_loss([at_one_place])
         tensor(1.4400)
     """
-    total = torch.zeros(())
+    total = torch.zeros(())  # on the CPU: a number to other devices, which do not wait for it
     for kernel_points, distances, sigma in deformations:
         fit = _mean(distances) / sigma**2
         repel = _mean(_repulsion(kernel_points / sigma, repulsion_extent))
-        total = total.to(fit.device) + 2 * fitting * fit + repulsion * repel
+        total = total + 2 * fitting * fit + repulsion * repel
     return total
 
 

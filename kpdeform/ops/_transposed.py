@@ -1,7 +1,8 @@
 """Neighbour tables read the other way round: for every point, the queries that have it.
 
 The gradient of features is a convolution over that table (csrc/README.md). It is made once per
-neighbour table, and found again by every layer and step that uses the same tensor.
+neighbour table, and found again by every layer and step that uses the same tensor. On a GPU it
+belongs to one stream, as the memory it is in does.
 """
 
 from __future__ import annotations
@@ -14,25 +15,35 @@ from torch.utils.weak import WeakTensorKeyDictionary
 MOST_SLOTS = 8_000_000  # larger tables would be too much to keep; backward makes them in parts
 
 _Table = tuple[Tensor, Tensor]
-_tables = WeakTensorKeyDictionary()  # neighbours -> (its version, number of points, table)
+_tables = WeakTensorKeyDictionary()  # neighbours -> (what the table depends on, table)
 
 
 def transposed_neighbors(neighbors: Tensor, num_points: int) -> _Table | tuple[None, None]:
     """Starts ``(N + 1,)`` int64 and members ``(M * H,)`` of a table ``(M, H)``.
 
     The queries of point n, ascending, are ``members[starts[n]:starts[n + 1]]``. None of both for a
-    table that is too large to keep.
+    table that is too large to keep, and while a CUDA graph is captured: a replay must find the
+    queries of what the neighbours are then, and nothing made in a graph is there outside it.
     """
     make = torch.ops.kpdeform.transpose_neighbors.default
     if type(neighbors) is not Tensor or neighbors.is_inference():  # traced; or without a version
         return make(neighbors, num_points)
-    if neighbors.numel() > MOST_SLOTS:
+    if neighbors.numel() > MOST_SLOTS or _is_captured(neighbors):
         return None, None
-    version, points, table = _tables.get(neighbors, (None, None, None))
-    if (version, points) != (neighbors._version, num_points):
+    now = (neighbors._version, num_points, _stream(neighbors))
+    then, table = _tables.get(neighbors, (None, None))
+    if then != now:
         table = make(neighbors, num_points)
-        _tables[neighbors] = (neighbors._version, num_points, table)
+        _tables[neighbors] = (now, table)
     return table
+
+
+def _is_captured(neighbors: Tensor) -> bool:
+    return neighbors.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+def _stream(neighbors: Tensor) -> torch.Stream | None:
+    return torch.cuda.current_stream(neighbors.device) if neighbors.is_cuda else None
 
 
 @torch.library.register_fake("kpdeform::transpose_neighbors")

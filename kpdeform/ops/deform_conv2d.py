@@ -257,13 +257,13 @@ def _aggregate(
     spread = offset.unflatten(-1, (groups, taps, 2)).flip(-1)  # y, x
     spread = layouts.rows_first(spread, kernel, remove_center, -2)
     if offset_scale != 1:
-        middle = [d * (k - 1) // 2 for k, d in zip(kernel, dilation, strict=True)]
-        from_middle = [
-            (i * dilation[0] - middle[0], j * dilation[1] - middle[1])
-            for i in range(kernel[0])
-            for j in range(kernel[1])
-        ]
-        spread = offset_scale * spread + (offset_scale - 1) * spread.new_tensor(from_middle)
+        from_middle = torch.cartesian_prod(
+            *(
+                torch.arange(k, device=spread.device) * d - d * (k - 1) // 2
+                for k, d in zip(kernel, dilation, strict=True)
+            )
+        )  # (K, 2)
+        spread = offset_scale * spread + (offset_scale - 1) * from_middle.to(spread.dtype)
     weights = layouts.rows_first(mask.unflatten(-1, (groups, taps)), kernel, remove_center, -1)
     ones = input.new_ones(input.shape[3], 1, *kernel)
     return _convolve(input, spread, ones, weights, (stride, padding, dilation))

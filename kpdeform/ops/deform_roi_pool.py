@@ -183,7 +183,7 @@ def deform_ps_roi_pool(
 def _split(input: Tensor, rois: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Image number ``(R, 1)`` and first and last edges ``(R, 2)``, y then x, as positions."""
     rois = rois.detach().to(torch.float64 if input.dtype == torch.float64 else torch.float32)
-    return rois[:, :1], (rois[:, [2, 1]], rois[:, [4, 3]])
+    return rois[:, :1], (rois[:, 1:3].flip(1), rois[:, 3:].flip(1))
 
 
 def _shifts(offset: Tensor, bins: tuple[int, int], scale: Tensor) -> Tensor:

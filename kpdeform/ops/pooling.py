@@ -163,7 +163,7 @@ def segment_reduce(features: Tensor, lengths: Tensor, reduce: SegmentReduction =
     if not torch.compiler.is_compiling():
         _checks.cloud_lengths(op, "lengths", lengths, "features", features)
     lengths = lengths.to(features.device)
-    if lengths.is_cuda and not torch.compiler.is_compiling():  # not looked at, so cut to the rows
+    if lengths.is_cuda:  # not looked at, which would wait for it, so cut to the rows
         ends = lengths.clamp(min=0).cumsum(0).clamp(max=features.shape[0])
         lengths = ends.diff(prepend=ends.new_zeros(1))
     half = features.dtype in (torch.float16, torch.bfloat16)
@@ -172,7 +172,8 @@ def segment_reduce(features: Tensor, lengths: Tensor, reduce: SegmentReduction =
         starts = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
         reduced = _segment_csr(rows, starts, reduce=reduce)
     else:
-        checked = not torch.compiler.is_compiling()  # by the caller; compiled code checks here
+        # On the CPU the caller has been checked, unless this is compiled: then it is here.
+        checked = lengths.is_cuda or not torch.compiler.is_compiling()
         reduced = torch.segment_reduce(rows, reduce, lengths=lengths, axis=0, unsafe=checked)
         reduced = torch.where((lengths == 0)[:, None], 0.0, reduced)
     return reduced.to(features.dtype)

@@ -198,10 +198,10 @@ def test_double_precision():
     torch.testing.assert_close(logits.float(), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_autocast():
-    model = models.kpfcnn_small(**SMALL)
-    inputs = batch(model, [80])
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+def test_autocast(device):
+    model = models.kpfcnn_small(**SMALL).to(device)
+    inputs = [moved.to(device) for moved in batch(model, [80])]
+    with torch.autocast(device.type, dtype=torch.bfloat16):
         logits, deformations = model(*inputs)
         loss = logits.float().square().mean() + deformation_loss(deformations)
     loss.backward()
@@ -214,14 +214,14 @@ def test_autocast():
     "kind, ending",
     [(models.KPFCNN, ["nearest_upsample", "unary"]), (models.KPCNN, ["global_average"])],
 )
-def test_models_compile_whole_and_do_not_recompile_for_a_new_size(kind, ending):
+def test_models_compile_whole_and_do_not_recompile_for_a_new_size(kind, ending, device):
     names = ["simple", "resnetb_strided", "resnetb_deformable", *ending]
-    model = kind.from_architecture(names, 3, 5, cell_size=0.1, width=8)
+    model = kind.from_architecture(names, 3, 5, cell_size=0.1, width=8).to(device)
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
     no_ducks = torch.fx.experimental._config.patch(use_duck_shape=False)  # sizes equal by chance
     with no_ducks, torch._dynamo.config.patch(error_on_recompile=True):
         for lengths in ([60, 50], [80, 70]):
-            inputs = batch(model, lengths)
+            inputs = [moved.to(device) for moved in batch(model, lengths)]
             logits, deformations = compiled(*inputs)
             torch.testing.assert_close(logits, model(*inputs)[0])
             (logits.square().sum() + deformation_loss(deformations)).backward()

@@ -91,6 +91,30 @@ def test_a_captured_search_waits_for_nothing(capturing):
         ops.grid_subsample(points, 0.1)
 
 
+def test_bad_rows_of_a_captured_search_change_nothing_in_other_clouds(capturing):
+    points, lengths = torch.rand(60, 3), torch.tensor([20, 40])
+    packed = {"query_lengths": lengths, "point_lengths": lengths}
+
+    def tables():
+        near = ops.radius_neighbors(points, points, 0.4, max_neighbors=60, **packed)
+        return torch.cat([near, ops.knn_neighbors(points, points, 40, **packed)], 1)[20:]
+
+    expected = tables()
+    points[[3, 11]] = float("inf")
+    assert torch.equal(tables(), expected)
+
+
+def test_rows_wider_than_one_pass_finds():
+    points = torch.rand(420, 3)
+    queries = points[::10].clone()
+    for k in (193, 420):
+        expected = reference.knn_neighbors(queries, points, k)
+        assert torch.equal(ops.knn_neighbors(queries, points, k), expected)
+    table = ops.radius_neighbors(queries, points, 0.7)
+    assert table.shape[1] > 200
+    assert torch.equal(table, reference.radius_neighbors(queries, points, 0.7))
+
+
 def test_many_clouds_leave_fewer_bits_for_cells():
     lengths = torch.randint(0, 4, (3000,))
     points = torch.rand(int(lengths.sum()), 3)
@@ -103,6 +127,31 @@ def test_many_clouds_leave_fewer_bits_for_cells():
     found = search_oracle.neighbors(points.numpy(), points.numpy(), 0.5, lengths, lengths)
     table = ops.radius_neighbors(points, points, 0.5, **packed)
     assert np.array_equal(table, search_oracle.table(found, len(points), table.shape[1]))
+
+
+def test_distances_that_are_not_finite_do_not_count():
+    points, table = torch.rand(4, 3), torch.tensor([[0, 1, 2], [1, 0, 3]], dtype=torch.int32)
+    points[0] = float("nan")
+    offsets = torch.zeros(2, 2, 3)
+    offsets[1, 1] = 3e38
+    kernel = torch.rand(2, 3)
+    table_without = table.masked_fill(table == 0, -1)
+    given = (points[1:3], points, kernel, 1.0)
+    expected = reference.kernel_point_distances(*given[:2], table_without, *given[2:])
+    expected[1, 1] = 0
+    actual = ops.kernel_point_distances(*given[:2], table, *given[2:], offsets=offsets)
+    assert_close(actual, expected)
+
+
+def test_backward_inside_autocast_sums_in_float32():
+    image, offset = torch.randn(1, 8, 6, 6), torch.randn(1, 18, 6, 6)
+    weight = torch.randn(4, 8, 3, 3, requires_grad=True)
+    grads = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            out = ops.deform_conv2d(image, offset, weight, padding=1)
+            grads += torch.autograd.grad(out.square().sum(), weight)
+    assert torch.equal(*grads)
 
 
 def test_two_runs_have_the_same_bits():

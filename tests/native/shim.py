@@ -24,6 +24,7 @@ COMPILE = [
     "-DKPDEFORM_CUDA_SHIM", "-DTORCH_TARGET_VERSION=0x020a000000000000",
     "-isystem", str(TORCH / "include"), "-I", str(CSRC),
 ]  # fmt: skip
+PREFIX = FOLDER / "prefix.h"  # what every source begins with, compiled once
 LINK = ["-shared", "-L", str(TORCH / "lib"), "-ltorch", "-ltorch_cpu", "-lc10"]
 
 
@@ -32,6 +33,10 @@ def build() -> Path:
     FOLDER.mkdir(parents=True, exist_ok=True)
     sources = sorted(CSRC.glob("*/*_cuda.cu"))
     newest_header = max(path.stat().st_mtime for path in CSRC.rglob("*.h"))
+    precompiled = PREFIX.with_suffix(".h.gch")
+    if not _is_newer(precompiled, newest_header):
+        PREFIX.write_text('#include "cuda.h"\n')
+        _run([COMPILE[0], "-x", "c++-header", *COMPILE[3:], str(PREFIX)], precompiled)
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         objects = list(pool.map(lambda source: _compile(source, newest_header), sources))
     library = FOLDER / "cuda_shim.so"
@@ -40,9 +45,9 @@ def build() -> Path:
     return library
 
 
-def run_tests(*arguments: str, **environment: str) -> None:
+def run_tests(*arguments: str) -> None:
     """Runs pytest on the library in a process of its own."""
-    environment = {**os.environ, "KPDEFORM_SHIM": str(build()), **environment}
+    environment = {**os.environ, "KPDEFORM_SHIM": str(build())}
     options = ["-q", "-x", "--no-header", "-m", "not cuda", "-p", "no:cacheprovider"]
     result = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *arguments],
@@ -58,7 +63,7 @@ def run_tests(*arguments: str, **environment: str) -> None:
 def _compile(source: Path, newest_header: float) -> Path:
     target = FOLDER / f"{source.stem}.o"
     if not _is_newer(target, max(newest_header, source.stat().st_mtime)):
-        _run([*COMPILE, "-c", str(source)], target)
+        _run([*COMPILE, "-include", str(PREFIX), "-c", str(source)], target)
     return target
 
 

@@ -21,6 +21,7 @@ FILES = [
         "deform_roi_pool",
         "neighbors",
         "pooling",
+        "precision",
         "subsample",
     )
 ]
@@ -28,17 +29,11 @@ FILES = [
 NOT_CUDA = (
     "not thread and not instruction and not isa and not bad_input and not compile and not guards"
 )
+CHOSEN = "cuda_limits or test_precision or oracle or empty or int64 or outliers"
 
 
-@pytest.mark.parametrize("order", ["forward", "reverse"])
-def test_ops_agree_with_their_oracles(order):
-    """Lanes run from first to last and from last to first: a missing barrier shows."""
-    chosen = "oracle" if order == "reverse" else "oracle or empty or int64 or half or outliers"
-    shim.run_tests(*FILES, "-k", f"({chosen}) and {NOT_CUDA}", KPDEFORM_SHIM_ORDER=order)
-
-
-def test_kernels_at_their_limits():
-    shim.run_tests("tests/native/cuda_limits.py")
+def test_kernels_agree_with_their_oracles_up_to_their_limits():
+    shim.run_tests("tests/native/cuda_limits.py", *FILES, "-k", f"({CHOSEN}) and {NOT_CUDA}")
 
 
 @pytest.mark.slow

@@ -6,13 +6,16 @@ import torch.nn.functional as F
 from kpdeform import kernel_points, nn, ops, reference
 from tests.clouds import neighbors_of
 from tests.oracles import kpconv as oracle
+from tests.tolerances import assert_close
 
 RADIUS, SIGMA = 0.25, 0.12
 
 
-def inputs_of(num_points=80, channels=4, radius=RADIUS, dtype=torch.float32, dimension=3):
-    points = torch.rand(num_points, dimension).to(dtype)
-    features = torch.randn(num_points, channels).to(dtype).requires_grad_()
+def inputs_of(
+    num_points=80, channels=4, radius=RADIUS, dtype=torch.float32, dimension=3, device="cpu"
+):  # fmt: skip
+    points = torch.rand(num_points, dimension).to(device, dtype)
+    features = torch.randn(num_points, channels).to(device, dtype).requires_grad_()
     return points[::2].contiguous(), points, neighbors_of(points[::2], points, radius), features
 
 
@@ -295,25 +298,33 @@ def test_double_precision():
     assert layer(*inputs).dtype == torch.float64
 
 
-def test_autocast_keeps_offsets_in_full_precision():
-    layer, inputs = deformed(make(modulated=True, bias=True)), inputs_of()
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_autocast_keeps_offsets_in_full_precision(dtype, device):
+    layer = deformed(make(modulated=True, bias=True)).to(device)
+    inputs = inputs_of(device=device)
     expected = layer(*inputs).detach()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(device.type, dtype=dtype):
         y, deformation = layer(*inputs, return_deformation=True)
-    assert y.dtype == torch.bfloat16 and deformation.kernel_points.dtype == torch.float32
+    assert y.dtype == dtype and deformation.kernel_points.dtype == torch.float32
     y.float().sum().backward()
     assert layer.weight.grad.isfinite().all()
     assert float((y.detach().float() - expected).abs().max()) < 0.05 * float(expected.abs().max())
 
 
 @pytest.mark.parametrize("kind", [nn.KPConv, nn.DeformKPConv])
-def test_layers_compile_whole_and_do_not_recompile_for_a_new_size(kind):
-    layer = make(kind)
-    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
+def test_layers_compile_whole_and_do_not_recompile_for_a_new_size(kind, device):
+    """On CUDA to the end, by Triton."""
+    if device.type == "cuda":
+        pytest.importorskip("triton")
+    backend = "inductor" if device.type == "cuda" else "aot_eager"
+    layer = make(kind).to(device)
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=backend)
     with torch._dynamo.config.patch(error_on_recompile=True):
         for size in (40, 60):
-            inputs = inputs_of(size)
-            torch.testing.assert_close(compiled(*inputs), layer(*inputs))
+            inputs = inputs_of(size, device=device)
+            y, expected = compiled(*inputs), layer(*inputs)
+            assert_close(y.detach(), expected.detach())
+            assert_close(*(torch.autograd.grad(out.sum(), inputs[3])[0] for out in (y, expected)))
 
 
 def test_repr_tells_what_is_unusual():

@@ -62,6 +62,7 @@ def upstream_of(out: Tensor) -> Tensor:
 def make_case(
     batch=2, channels=6, outputs=4, size=(7, 8), kernel=(3, 2), stride=(2, 1), padding=(1, 0),
     dilation=(2, 1), groups=2, offset_groups=3, mask=True, bias=True, dtype=torch.float64,
+    device="cpu",
 ) -> Case:  # fmt: skip
     """By default the geometry of torchvision's own tests."""
     sides = _geometry.sides("test", padding, kernel, stride, dilation)
@@ -74,7 +75,7 @@ def make_case(
         "bias": torch.randn(outputs) if bias else None,
         "mask": torch.randn(batch, taps, *size_out) if mask else None,
     }
-    moved = {n: None if t is None else t.to(dtype) for n, t in made.items()}
+    moved = {n: None if t is None else t.to(device, dtype) for n, t in made.items()}
     return Case(**moved, stride=stride, padding=padding, dilation=dilation)
 
 
@@ -104,7 +105,7 @@ def away_from_kinks(case: Case) -> Case:
 # ---- values and gradients
 
 
-def random_case(seed: int) -> Case:
+def random_case(seed: int, device="cpu") -> Case:
     rng = random.Random(seed)
     two = lambda low, high: (rng.randint(low, high), rng.randint(low, high))  # noqa: E731
     groups, offset_groups = rng.choice([(1, 1), (1, 2), (2, 1), (2, 3), (3, 2), (6, 6), (1, 6)])
@@ -121,12 +122,13 @@ def random_case(seed: int) -> Case:
     some = torch.rand_like(case.offset)
     case.offset[some < 0.2] = case.offset[some < 0.2].round()  # whole positions, -1 among them
     case.offset[some > 0.95] *= 100
-    return case
+    return case.changed(lambda t: t.to(device))
 
 
 def by_loops(case: Case) -> dict[str, Tensor]:
     kernel = tuple(case.weight.shape[2:])
     sides = _geometry.sides("test", case.padding, kernel, case.stride, case.dilation)
+    case = case.changed(lambda t: t.cpu())
     values = {n: None if t is None else t.numpy() for n, t in vars(case).items() if n in TENSORS}
     found = oracle.deform_conv2d(
         **values, stride=case.stride, padding=sides, dilation=case.dilation,
@@ -139,8 +141,8 @@ TENSORS = ("input", "offset", "weight", "bias", "mask")
 
 
 @pytest.mark.parametrize("seed", range(50))
-def test_agrees_with_the_oracle_in_value_and_every_gradient(seed):
-    case = random_case(seed)
+def test_agrees_with_the_oracle_in_value_and_every_gradient(seed, device):
+    case = random_case(seed, device)
     expected = by_loops(case)
     assert_agree(case.values_and_grads(), expected, LOOPS)
     assert_agree(case.values_and_grads(reference.deform_conv2d), expected, LOOPS)
@@ -161,8 +163,8 @@ def test_the_random_geometries_cover_what_matters():
 @pytest.mark.parametrize("mask", [False, True], ids=["plain", "modulated"])
 @pytest.mark.parametrize("contiguous", [True, False], ids=["contiguous", "strided"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_torchvisions_geometry(batch, mask, contiguous, dtype):
-    case = make_case(batch, mask=mask, dtype=dtype)
+def test_torchvisions_geometry(batch, mask, contiguous, dtype, device):
+    case = make_case(batch, mask=mask, dtype=dtype, device=device)
     if not contiguous:
         case = case.changed(
             lambda t: t.transpose(-1, 0).contiguous().transpose(-1, 0) if t.dim() > 1 else t
@@ -188,17 +190,17 @@ def test_torchvisions_geometry(batch, mask, contiguous, dtype):
     ids=str,
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_agrees_with_the_twin(sizes, dtype):
-    case = make_case(**sizes, dtype=dtype)
+def test_agrees_with_the_twin(sizes, dtype, device):
+    case = make_case(**sizes, dtype=dtype, device=device)
     assert_agree(case.values_and_grads(), case.values_and_grads(reference.deform_conv2d))
 
 
 @pytest.mark.skipif(torchvision_deform_conv2d is None, reason="torchvision is not installed")
 @pytest.mark.parametrize("mask", [False, True], ids=["plain", "modulated"])
 @pytest.mark.parametrize("seed", range(5))
-def test_agrees_with_torchvision(mask, seed):
+def test_agrees_with_torchvision(mask, seed, device):
     torch.manual_seed(seed)
-    case = make_case(mask=mask)
+    case = make_case(mask=mask, device=device)
     case.offset[0] = case.offset[0].round()
     assert_agree(case.values_and_grads(), case.values_and_grads(torchvision_deform_conv2d), LOOPS)
 
@@ -230,10 +232,11 @@ def test_slope_at_whole_positions_is_the_one_to_the_right(y, value, slope):
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e30, -1e10, 3e9])
 @pytest.mark.parametrize("groups", [1, 6])
-def test_positions_that_are_nowhere_sample_zero(bad, groups):
-    case = make_case(groups=groups, outputs=6)
+def test_positions_that_are_nowhere_sample_zero(bad, groups, device):
+    case = make_case(groups=groups, outputs=6, device=device)
     case.offset[0, ::7] = bad
-    taps = torch.zeros_like(case.offset).index_fill_(1, torch.arange(0, 36, 7), 1).bool()
+    every_seventh = torch.arange(0, 36, 7, device=device)
+    taps = torch.zeros_like(case.offset).index_fill_(1, every_seventh, 1).bool()
     taps[1] = False
     by_tap = taps.unflatten(1, (-1, 2)).any(2)  # one bad number spoils y and x
     masked = replace(
@@ -272,8 +275,8 @@ def test_second_derivative_is_refused_by_name(groups):
 
 @pytest.mark.parametrize("groups", [2, 6], ids=["grouped", "depthwise"])
 @pytest.mark.parametrize("wanted", TENSORS)
-def test_only_the_gradients_asked_for_are_computed(wanted, groups):
-    case = make_case(groups=groups, outputs=6)
+def test_only_the_gradients_asked_for_are_computed(wanted, groups, device):
+    case = make_case(groups=groups, outputs=6, device=device)
     everything = case.values_and_grads()[f"grad_{wanted}"]
     leaf = getattr(case, wanted).requires_grad_()
     out = case.run()
@@ -392,8 +395,8 @@ def native_arguments(case: Case) -> tuple:
 @pytest.mark.parametrize("mask", [False, True], ids=["plain", "modulated"])
 @pytest.mark.parametrize("groups", [2, 6], ids=["grouped", "depthwise"])
 @pytest.mark.parametrize("batch", [0, 2])
-def test_opcheck(mask, groups, batch):
-    case = make_case(batch, mask=mask, groups=groups, outputs=6)
+def test_opcheck(mask, groups, batch, device):
+    case = make_case(batch, mask=mask, groups=groups, outputs=6, device=device)
     case = case.changed(lambda t: t.requires_grad_())
     name = "deform_conv2d" if groups == 2 else "deform_conv2d_depthwise"
     args = native_arguments(case)
@@ -537,9 +540,10 @@ def make_core(
 
 
 @pytest.mark.parametrize("core", CORES, ids=str)
-def test_dcnv3_agrees_with_the_oracle_and_the_twin(core):
+def test_dcnv3_agrees_with_the_oracle_and_the_twin(core, device):
     tensors, options = make_core(**core)
-    expected = torch.tensor(oracle.dcnv3(*(t.numpy() for t in tensors), *options))
+    expected = torch.tensor(oracle.dcnv3(*(t.numpy() for t in tensors), *options)).to(device)
+    tensors = [t.to(device) for t in tensors]
     assert_close(ops.dcnv3(*tensors, *options), expected, LOOPS)
     leaves = [t.requires_grad_() for t in tensors]
     upstream = upstream_of(expected)

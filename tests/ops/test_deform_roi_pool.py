@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pytest
 import torch
@@ -52,7 +53,7 @@ def upstream_of(out: Tensor) -> Tensor:
 
 def make_plain(
     channels=5, size=(6, 7), bins=(2, 3), scale=0.7, ratio=0, gamma=0.3, offset=True, mask=False,
-    boxes=BOXES, dtype=torch.float64,
+    boxes=BOXES, dtype=torch.float64, device="cpu",
 ) -> Case:  # fmt: skip
     options = {
         "output_size": bins, "spatial_scale": scale, "sampling_ratio": ratio, "gamma": gamma
@@ -62,7 +63,7 @@ def make_plain(
 
 def make_sensitive(
     outputs=6, group=2, classes=3, size=(6, 7), bins=(2, 3), parts=3, scale=0.7, samples=3,
-    gamma=0.3, offset=True, mask=False, boxes=BOXES, dtype=torch.float64,
+    gamma=0.3, offset=True, mask=False, boxes=BOXES, dtype=torch.float64, device="cpu",
 ) -> Case:  # fmt: skip
     options = {
         "output_size": bins, "spatial_scale": scale, "group_size": group,
@@ -78,10 +79,12 @@ MAKERS = {"plain": make_plain, "sensitive": make_sensitive}
 
 
 def _rest(values: dict) -> dict:
-    return {n: values[n] for n in ("offset", "mask", "boxes", "dtype")}
+    return {n: values[n] for n in ("offset", "mask", "boxes", "dtype", "device")}
 
 
-def _make(name, channels, size, bins, offsets, parts, options, offset, mask, boxes, dtype):
+def _make(
+    name, channels, size, bins, offsets, parts, options, offset, mask, boxes, dtype, device
+):  # fmt: skip
     rois = torch.tensor(boxes, dtype=torch.float64).reshape(-1, 5)
     made = {
         "input": torch.randn(2, channels, *size),
@@ -89,7 +92,7 @@ def _make(name, channels, size, bins, offsets, parts, options, offset, mask, box
         "offset": torch.randn(len(rois), offsets, *parts) if offset else None,
         "mask": torch.randn(len(rois), 1, *bins) if mask else None,
     }
-    moved = {n: None if t is None else t.to(dtype) for n, t in made.items()}
+    moved = {n: None if t is None else t.to(device, dtype) for n, t in made.items()}
     return Case(**moved, options=options, name=name)
 
 
@@ -97,8 +100,8 @@ def by_loops(case: Case) -> dict[str, Tensor]:
     options = dict(case.options)
     if case.name == "deform_ps_roi_pool":
         options["part_size"] = 1 if case.offset is None else case.offset.shape[2]
-    upstream = upstream_of(case.run(reference)).numpy()
-    tensors = [None if t is None else t.numpy() for t in (case.input, case.rois, case.offset)]
+    upstream = upstream_of(case.run(reference)).cpu().numpy()
+    tensors = [None if t is None else t.cpu().numpy() for t in (case.input, case.rois, case.offset)]
     found = getattr(oracle, case.name)(*tensors, **options, upstream=upstream)
     return {n: torch.tensor(v) for n, v in found.items()}
 
@@ -115,19 +118,19 @@ def assert_agree(actual: dict, expected: dict, tolerance=None) -> None:
     "make",
     [
         make_plain,
-        lambda: make_plain(ratio=2),
-        lambda: make_plain(offset=False),
-        lambda: make_plain(bins=(1, 1), scale=1.0, channels=1),
-        lambda: make_plain(size=(3, 1)),
+        partial(make_plain, ratio=2),
+        partial(make_plain, offset=False),
+        partial(make_plain, bins=(1, 1), scale=1.0, channels=1),
+        partial(make_plain, size=(3, 1)),
         make_sensitive,
-        lambda: make_sensitive(offset=False),
-        lambda: make_sensitive(bins=(7, 7), group=7, parts=7, classes=1, samples=4, outputs=2),
-        lambda: make_sensitive(group=1, bins=(3, 2), parts=1, classes=6, scale=1.0),
-        lambda: make_sensitive(group=3, bins=(2, 4), parts=5, classes=2, samples=1),
+        partial(make_sensitive, offset=False),
+        partial(make_sensitive, bins=(7, 7), group=7, parts=7, classes=1, samples=4, outputs=2),
+        partial(make_sensitive, group=1, bins=(3, 2), parts=1, classes=6, scale=1.0),
+        partial(make_sensitive, group=3, bins=(2, 4), parts=5, classes=2, samples=1),
     ],
 )
-def test_agrees_with_the_oracle_in_value_and_every_gradient(make):
-    case = make()
+def test_agrees_with_the_oracle_in_value_and_every_gradient(make, device):
+    case = make(device=device)
     expected = by_loops(case)
     assert_agree(case.values_and_grads(), expected, LOOPS)
     assert_agree(case.values_and_grads(reference), expected, LOOPS)
@@ -137,8 +140,8 @@ def test_agrees_with_the_oracle_in_value_and_every_gradient(make):
 @pytest.mark.parametrize("kind", MAKERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("mask", [False, True], ids=["unmodulated", "modulated"])
-def test_agrees_with_the_twin(kind, dtype, mask):
-    case = MAKERS[kind](mask=mask, size=(19, 23), scale=2.0, dtype=dtype)
+def test_agrees_with_the_twin(kind, dtype, mask, device):
+    case = MAKERS[kind](mask=mask, size=(19, 23), scale=2.0, dtype=dtype, device=device)
     assert_agree(case.values_and_grads(), case.values_and_grads(reference))
 
 
@@ -199,8 +202,8 @@ def test_mask_multiplies_after_pooling(kind):
 
 @pytest.mark.parametrize("kind", MAKERS)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e30])
-def test_offsets_that_lead_nowhere_pool_zero(kind, bad):
-    case = MAKERS[kind]()
+def test_offsets_that_lead_nowhere_pool_zero(kind, bad, device):
+    case = MAKERS[kind](device=device)
     case.offset[1] = bad
     found = case.values_and_grads()
     assert torch.equal(found["out"][1], torch.zeros_like(found["out"][1]))
@@ -213,8 +216,8 @@ def test_offsets_that_lead_nowhere_pool_zero(kind, bad):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1e30, 1e9])
 @pytest.mark.parametrize("edge", [1, 2, 3, 4])
 @pytest.mark.parametrize("kind", MAKERS)
-def test_boxes_without_end_are_safe(kind, bad, edge):
-    case = MAKERS[kind]()
+def test_boxes_without_end_are_safe(kind, bad, edge, device):
+    case = MAKERS[kind](device=device)
     case.rois[1, edge] = bad
     found = case.values_and_grads()
     assert all(value.isfinite().all() for value in found.values())
@@ -231,8 +234,8 @@ def test_second_derivative_is_refused_by_name(kind):
 
 @pytest.mark.parametrize("kind", MAKERS)
 @pytest.mark.parametrize("wanted", ["input", "offset", "mask"])
-def test_only_the_gradients_asked_for_are_computed(kind, wanted):
-    case = MAKERS[kind](mask=True)
+def test_only_the_gradients_asked_for_are_computed(kind, wanted, device):
+    case = MAKERS[kind](mask=True, device=device)
     everything = case.values_and_grads()[f"grad_{wanted}"]
     leaf = getattr(case, wanted).requires_grad_()
     out = case.run()
@@ -244,16 +247,16 @@ def test_only_the_gradients_asked_for_are_computed(kind, wanted):
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-def test_no_boxes(kind):
-    case = MAKERS[kind](boxes=[])
+def test_no_boxes(kind, device):
+    case = MAKERS[kind](boxes=[], device=device)
     found = case.values_and_grads()
     assert found["out"].shape[0] == 0
     assert torch.equal(found["grad_input"], torch.zeros_like(case.input))
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-def test_memory_formats_and_strides(kind):
-    case = MAKERS[kind](mask=True)
+def test_memory_formats_and_strides(kind, device):
+    case = MAKERS[kind](mask=True, device=device)
     expected = case.values_and_grads()
     last = replace(case, input=case.input.to(memory_format=torch.channels_last))
     assert last.run().is_contiguous(memory_format=torch.channels_last)
@@ -283,17 +286,18 @@ def test_half_precision(kind, dtype):
 # ---- dispatcher, compiler, threads, instruction sets
 
 
-def native_arguments(offset: bool, rule: int) -> tuple:
+def native_arguments(offset: bool, rule: int, device="cpu") -> tuple:
     input = torch.randn(2, 6, 7, 2, 1, 4, dtype=torch.float64)
     boxes = torch.tensor([[0, 1.5, 2.5, 4.0, 3.0], [1, -2.0, 1.0, 5.0, 9.0]], dtype=torch.float64)
     shifts = torch.randn(2, 2, 3, 2, 2, dtype=torch.float64) if offset else None
-    return input, boxes, shifts, [2, 3], 3, rule
+    tensors = (None if t is None else t.to(device) for t in (input, boxes, shifts))
+    return *tensors, [2, 3], 3, rule
 
 
 @pytest.mark.parametrize("rule", [0, 1])
 @pytest.mark.parametrize("offset", [False, True])
-def test_opcheck(offset, rule):
-    input, boxes, shifts, *options = native_arguments(offset, rule)
+def test_opcheck(offset, rule, device):
+    input, boxes, shifts, *options = native_arguments(offset, rule, device)
     input.requires_grad_()
     shifts = None if shifts is None else shifts.requires_grad_()
     args = (input, boxes, shifts, *options)

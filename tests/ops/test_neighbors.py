@@ -43,6 +43,7 @@ def assert_same_table(actual, expected):
     """Same sets first (both ways), for a message that helps; then the same table."""
     assert actual.shape == expected.shape
     assert actual.dtype == torch.int32
+    actual, expected = actual.cpu(), expected.cpu()
     wrong = [
         m
         for m, (a, b) in enumerate(zip(actual.tolist(), expected.tolist(), strict=True))
@@ -58,10 +59,10 @@ def assert_same_table(actual, expected):
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("dim", [2, 3])
 @pytest.mark.parametrize("limit", [None, 5, 500])
-def test_radius_agrees_with_the_oracle(dtype, dim, limit):
-    points, queries = surface(150, dim, dtype), surface(90, dim, dtype, seed=1)
-    for q in (queries, points):
-        expected = radius_oracle(q, points, 0.2, limit=limit)
+def test_radius_agrees_with_the_oracle(dtype, dim, limit, device):
+    points = surface(150, dim, dtype).to(device)
+    for q in (surface(90, dim, dtype, seed=1).to(device), points):
+        expected = radius_oracle(q.cpu(), points.cpu(), 0.2, limit=limit)
         assert 3 < expected.shape[1]
         assert_same_table(ops.radius_neighbors(q, points, 0.2, max_neighbors=limit), expected)
         twin = reference.radius_neighbors(q, points, 0.2, max_neighbors=limit)
@@ -71,10 +72,10 @@ def test_radius_agrees_with_the_oracle(dtype, dim, limit):
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("dim", [2, 3])
 @pytest.mark.parametrize("k", [1, 6, 200])
-def test_knn_agrees_with_the_oracle(dtype, dim, k):
-    points, queries = surface(150, dim, dtype), surface(90, dim, dtype, seed=1)
-    for q in (queries, points):
-        expected = knn_oracle(q, points, k)
+def test_knn_agrees_with_the_oracle(dtype, dim, k, device):
+    points = surface(150, dim, dtype).to(device)
+    for q in (surface(90, dim, dtype, seed=1).to(device), points):
+        expected = knn_oracle(q.cpu(), points.cpu(), k)
         assert_same_table(ops.knn_neighbors(q, points, k), expected)
         assert_same_table(reference.knn_neighbors(q, points, k), expected)
 
@@ -82,9 +83,9 @@ def test_knn_agrees_with_the_oracle(dtype, dim, k):
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("limit", [None, 40, 60, 100])
 @pytest.mark.parametrize("radius", [0.02, 0.08, 0.25])
-def test_radius_agrees_with_the_twin_on_a_larger_cloud(dtype, limit, radius):
-    points = surface(2500, dtype=dtype)
-    for queries in (points, surface(600, dtype=dtype, seed=1)):
+def test_radius_agrees_with_the_twin_on_a_larger_cloud(dtype, limit, radius, device):
+    points = surface(2500, dtype=dtype).to(device)
+    for queries in (points, surface(600, dtype=dtype, seed=1).to(device)):
         actual = ops.radius_neighbors(queries, points, radius, max_neighbors=limit)
         expected = reference.radius_neighbors(queries, points, radius, max_neighbors=limit)
         assert_same_table(actual, expected)
@@ -92,20 +93,20 @@ def test_radius_agrees_with_the_twin_on_a_larger_cloud(dtype, limit, radius):
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("k", [1, 3, 16, 70, 300])
-def test_knn_agrees_with_the_twin_on_a_larger_cloud(dtype, k):
-    points = surface(2000, dtype=dtype)
-    for queries in (points, 1.5 * surface(600, dtype=dtype, seed=1)):
+def test_knn_agrees_with_the_twin_on_a_larger_cloud(dtype, k, device):
+    points = surface(2000, dtype=dtype).to(device)
+    for queries in (points, 1.5 * surface(600, dtype=dtype, seed=1).to(device)):
         actual = ops.knn_neighbors(queries, points, k)
         assert_same_table(actual, reference.knn_neighbors(queries, points, k))
 
 
 @pytest.mark.parametrize("lengths", [[500, 0, 0, 500, 1000], [0, 0, 7, 0], [1, 1, 1], [0], []])
-def test_clouds_do_not_see_each_other_and_may_be_empty(lengths):
+def test_clouds_do_not_see_each_other_and_may_be_empty(lengths, device):
     query_lengths = list(reversed(lengths))
-    points, queries = surface(sum(lengths)), surface(sum(lengths), seed=1)
+    points, queries = (surface(sum(lengths), seed=seed).to(device) for seed in (0, 1))
     clouds = {
-        "query_lengths": torch.tensor(query_lengths, dtype=torch.int64),
-        "point_lengths": torch.tensor(lengths, dtype=torch.int64),
+        "query_lengths": torch.tensor(query_lengths, dtype=torch.int64, device=device),
+        "point_lengths": torch.tensor(lengths, dtype=torch.int64, device=device),
     }
     actual = ops.radius_neighbors(queries, points, 0.1, **clouds)
     assert_same_table(actual, reference.radius_neighbors(queries, points, 0.1, **clouds))
@@ -210,12 +211,12 @@ def test_integer_translation_of_float64_points_changes_nothing():
 
 @pytest.mark.parametrize("outlier", [1e7, 1e12, 1e30], ids=str)
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
-def test_far_outliers(outlier, dtype):
-    points = surface(2000, dtype=dtype)
+def test_far_outliers(outlier, dtype, device):
+    points = surface(600, dtype=dtype).to(device)
     points[17] = outlier
     points[18] = -outlier
-    actual = ops.radius_neighbors(points, points, 0.05)
-    assert_same_table(actual, reference.radius_neighbors(points, points, 0.05))
+    actual = ops.radius_neighbors(points, points, 0.1)
+    assert_same_table(actual, reference.radius_neighbors(points, points, 0.1))
     actual = ops.knn_neighbors(points, points, 5)
     assert_same_table(actual, reference.knn_neighbors(points, points, 5))
 

@@ -18,14 +18,14 @@ MODES = [("max", False), ("max", True), ("mean", False), ("nearest", False)]
 REDUCTIONS = ["mean", "sum", "max"]
 
 
-def case(num_points=30, rows=20, slots=6, channels=5, dtype=torch.float64, seed=0):
+def case(num_points=30, rows=20, slots=6, channels=5, dtype=torch.float64, seed=0, device="cpu"):
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(num_points, channels, generator=generator, dtype=torch.float64)
     neighbors = torch.randint(-1, num_points + 1, (rows, slots), generator=generator)
     if rows > 3:
         neighbors[2] = num_points  # rows without neighbours
         neighbors[3] = -1
-    return features.to(dtype), neighbors.int()
+    return features.to(device, dtype), neighbors.to(device).int()
 
 
 def value_and_grad(function, features, *args, **options):
@@ -40,12 +40,14 @@ def value_and_grad(function, features, *args, **options):
 
 
 @pytest.mark.parametrize(("reduce", "shadow_zero"), MODES)
-def test_agrees_with_the_oracle_in_value_and_gradient(reduce, shadow_zero):
-    features, neighbors = case()
+def test_agrees_with_the_oracle_in_value_and_gradient(reduce, shadow_zero, device):
+    features, neighbors = case(device=device)
     out, grad = value_and_grad(
         ops.neighbor_pool, features, neighbors, reduce, shadow_zero=shadow_zero
     )
-    expected, parts = oracle.neighbor_pool(features.numpy(), neighbors.numpy(), reduce, shadow_zero)
+    expected, parts = oracle.neighbor_pool(
+        features.cpu().numpy(), neighbors.cpu().numpy(), reduce, shadow_zero
+    )
     upstream = np.linspace(-1, 1, out.numel()).reshape(out.shape)
     expected_grad = oracle.neighbor_pool_gradient(upstream, parts, features.shape)
     assert_close(out, expected)
@@ -57,8 +59,8 @@ def test_agrees_with_the_oracle_in_value_and_gradient(reduce, shadow_zero):
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("channels", [1, 16, 70])
 @pytest.mark.parametrize("index", [torch.int32, torch.int64], ids=str)
-def test_agrees_with_the_twin(reduce, shadow_zero, dtype, channels, index):
-    features, neighbors = case(300, 200, 17, channels, dtype)
+def test_agrees_with_the_twin(reduce, shadow_zero, dtype, channels, index, device):
+    features, neighbors = case(300, 200, 17, channels, dtype, device=device)
     args, options = (features, neighbors.to(index), reduce), {"shadow_zero": shadow_zero}
     actual = value_and_grad(ops.neighbor_pool, *args, **options)
     expected = value_and_grad(reference.neighbor_pool, *args, **options)
@@ -125,8 +127,8 @@ def test_half_precision_error_is_at_most_twice_that_of_torch(reduce, dtype):
     [{"rows": 0}, {"num_points": 0}, {"slots": 0}, {"channels": 0}, {"rows": 1, "channels": 1}],
     ids=str,
 )
-def test_small_and_empty_shapes(reduce, sizes):
-    features, neighbors = case(**sizes)
+def test_small_and_empty_shapes(reduce, sizes, device):
+    features, neighbors = case(**sizes, device=device)
     actual = value_and_grad(ops.neighbor_pool, features, neighbors, reduce)
     expected = value_and_grad(reference.neighbor_pool, features, neighbors, reduce)
     for a, b in zip(actual, expected, strict=True):

@@ -47,6 +47,21 @@ def test_one_table_serves_all_layers_until_the_neighbours_change():
     assert torch.equal(changed[0], transpose(neighbors, 11)[0])
 
 
+def test_a_table_belongs_to_one_stream(monkeypatch):
+    neighbors = table(20, 5, 11)
+    first = _transposed.transposed_neighbors(neighbors, 11)
+    monkeypatch.setattr(_transposed, "_stream", lambda neighbors: "another")
+    second = _transposed.transposed_neighbors(neighbors, 11)
+    assert second[1] is not first[1] and torch.equal(second[1], first[1])
+
+
+def test_a_captured_graph_makes_its_own_table(monkeypatch):
+    neighbors = table(20, 5, 11)
+    _transposed.transposed_neighbors(neighbors, 11)
+    monkeypatch.setattr(_transposed, "_is_captured", lambda neighbors: True)
+    assert _transposed.transposed_neighbors(neighbors, 11) == (None, None)
+
+
 def gradient(neighbors, points, features, weight):
     x = features.clone().requires_grad_()
     y = ops.kpconv(points, points, neighbors, x, points[:15] - 0.5, weight, 0.4)
