@@ -1,6 +1,9 @@
 """Small clouds with neighbour tables by brute force, for tests of layers and models."""
 
+import os
+
 import torch
+import torch.nn.functional as F
 
 from kpdeform.data.pyramid import Pyramid, PyramidSpec
 
@@ -21,6 +24,19 @@ def neighbors_of(queries, points, radius, query_clouds=None, point_clouds=None) 
     width = max(1, int(near.sum(1).max())) if near.numel() else 1
     empty = table.new_full((queries.shape[0], max(0, width - table.shape[1])), points.shape[0])
     return torch.cat([table[:, :width], empty], dim=1).int()
+
+
+def runs_on_cuda(tensor: torch.Tensor) -> bool:
+    """Whether the CUDA kernels take it: on a GPU, or on the CPU through tests/native/shim.py."""
+    return tensor.is_cuda or "KPDEFORM_SHIM" in os.environ
+
+
+def as_wide(table: torch.Tensor, limit: int | None, points: torch.Tensor) -> torch.Tensor:
+    """A table of the CPU's as wide as CUDA makes it, which does not wait for the largest count."""
+    if limit is None or not runs_on_cuda(points):
+        return table
+    missing = min(limit, len(points)) - table.shape[1]
+    return F.pad(table, (0, missing), value=len(points))
 
 
 def pyramid_of(spec: PyramidSpec, lengths: list[int], dtype=torch.float32, seed=0) -> Pyramid:

@@ -12,7 +12,11 @@
 //   Row m: neighbours by (d2, n), ascending; the first `width` of them; then N, the empty slot.
 //
 //   Width: radius_neighbors: min(max_neighbors, largest count of the call), 0 if no query has a
-//   neighbour; knn_neighbors: k.
+//   neighbour; knn_neighbors: k. On CUDA, where nothing waits for the count if max_neighbors is
+//   given: min(max_neighbors, N).
+//
+//   Coordinates that are NaN or infinite are an error; on CUDA they are looked for where the call
+//   waits anyway, and have no neighbours elsewhere.
 //
 //   Dtype: int32; int64 when N >= 2^31. At most 2^32 - 1 rows a call.
 //

@@ -1,9 +1,7 @@
 // radius_neighbors and knn_neighbors on CUDA. Contract: neighbors.h. Kernels: search_cuda.h.
 //
-// A call waits for the device once, at its end, to learn the width of the table and whether a
-// coordinate was not finite; without max_neighbors, or where it exceeds kDirectWidth, twice. While
-// a graph is captured it does not wait: the table is min(max_neighbors, N) wide and bad rows have
-// no neighbours.
+// Nothing waits for the device where the width of the table is known: with max_neighbors, and k.
+// Without max_neighbors the call counts first and waits for the largest count.
 #include <cmath>
 #include <limits>
 #include <tuple>
@@ -83,14 +81,14 @@ class Problem {
                    search_bytes<kLanes>(), args);
   }
 
-  // Waits for the device, unless a graph is captured.
-  std::optional<Findings> findings() const {
-    if (device_.capturing()) return std::nullopt;
+  // Waits for the device, which a graph that is captured cannot.
+  Findings findings() const {
+    KPDEFORM_CHECK(!device_.capturing(),
+                   "radius_neighbors needs max_neighbors while a CUDA graph is captured");
     const Findings found = read_findings(device_, findings_);
     check_findings(found, queries_.size(), points_.size());
     return found;
   }
-  bool capturing() const { return device_.capturing(); }
   int64_t num_points() const { return points_.size(); }
 
  private:
@@ -105,7 +103,6 @@ template <typename T>
 Tensor radius_typed(const Tensor& queries, const Tensor& points, double radius,
                     const Tensor& query_lengths, const Tensor& point_lengths,
                     std::optional<int64_t> max_neighbors) {
-  constexpr int64_t kDirectWidth = 128;  // wider limits are first replaced by the largest count
   // Cells a little larger than the radius: points in reach stay in adjacent cells although x / cell
   // is rounded.
   const double cell = radius * (1 + 1.0 / 256);
@@ -113,19 +110,13 @@ Tensor radius_typed(const Tensor& queries, const Tensor& points, double radius,
   problem.sort(CellOrder::kRows, cell);
   SearchArguments<T> args = problem.arguments();
   args.radius2 = radius * radius;
-  int64_t width = std::min(max_neighbors.value_or(problem.num_points()), problem.num_points());
-  KPDEFORM_CHECK(max_neighbors.has_value() || !problem.capturing(),
-                 "radius_neighbors needs max_neighbors while a CUDA graph is captured");
-  if (!problem.capturing() && (!max_neighbors.has_value() || width > kDirectWidth)) {
-    problem.run(radius_kernel<T, kLanes>, args);
-    width = std::min(width, problem.findings()->most_neighbors);
-  }
+  if (!max_neighbors.has_value()) problem.run(radius_kernel<T, kLanes>, args);  // counts
+  const int64_t width = max_neighbors.has_value() ? std::min(*max_neighbors, problem.num_points())
+                                                  : problem.findings().most_neighbors;
   const Tensor table = problem.empty_table(width);
   problem.set_table(args, table);
   problem.run(radius_kernel<T, kLanes>, args);
-  const std::optional<Findings> found = problem.findings();
-  if (!found.has_value() || found->most_neighbors >= width) return table;
-  return torch::stable::clone(part_of(table, 1, 0, found->most_neighbors));
+  return table;
 }
 
 template <typename T>
@@ -137,7 +128,6 @@ Tensor knn_typed(const Tensor& queries, const Tensor& points, int64_t k,
   const Tensor table = problem.empty_table(k);
   problem.set_table(args, table);
   problem.run(knn_kernel<T, kLanes>, args);
-  problem.findings();
   return table;
 }
 

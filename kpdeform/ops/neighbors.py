@@ -44,6 +44,9 @@ def radius_neighbors(
         neighbours that any query has, or ``max_neighbors`` if that is less. Empty slots hold N and
         stand at the end of a row; H is 0 if no query has a neighbour. Not differentiable.
 
+        On CUDA nothing waits for the device if ``max_neighbors`` is given: H is then
+        ``min(max_neighbors, N)``, and a row that is not finite is no error but has no neighbours.
+
     Raises:
         ValueError: Shapes, devices, lengths or ``radius`` disagree with the above, or a coordinate
             is NaN or infinite.
@@ -96,7 +99,8 @@ def knn_neighbors(
 
     Returns:
         Rows of ``points``, ``(M, k)`` int32 (int64 from N = 2^31 on). Where a cloud has fewer than
-        k points, the slots at the end hold N. Not differentiable.
+        k points, the slots at the end hold N. Not differentiable. On CUDA nothing waits for the
+        device: a row that is not finite is no error but has no neighbours.
 
     Raises:
         ValueError: Shapes, devices, lengths or ``k`` disagree with the above, or a coordinate is
