@@ -59,8 +59,8 @@ class LoadReport(NamedTuple):
     Attributes:
         source: Project the weights came from.
         matched: Key in the file to key in the model; one key of the file may serve two.
-        idle: Keys of the file that hold nothing: parameters of layers that the project makes but
-            does not use.
+        idle: Keys of the file that no layer computes with: class weights of the loss, parameters
+            that the project makes but does not use.
         switches: Attributes of the model that were set to compute what the project computes.
         ignored: Keys of the file that the model has but was told not to take.
     """
@@ -145,14 +145,13 @@ def save_weights(model: nn.Module, path: str | PathLike[str], target: Target) ->
     """Writes weights as another project's checkpoint.
 
     The other project's network must be built with the settings of ``model``; a file holds no radii.
+    Both projects count an empty slot of a strided shortcut as zeros: where a model was trained with
+    ``shadow_zero=False``, theirs gives slightly different numbers.
 
     Args:
         model: A model or a single layer.
         path: File to write: a dict with the state under "model_state_dict".
         target: "kpconv-pytorch" for KPCNN, KPFCNN and their layers, "kpconvx" for KPNeXt and its.
-
-    Both projects count an empty slot of a strided shortcut as zeros: where a model was trained with
-    ``shadow_zero=False``, theirs gives slightly different numbers.
 
     Raises:
         ValueError: ``target`` is unknown, or has no place for a layer of the model.
