@@ -46,7 +46,7 @@ FourTensors deform_conv2d_backward(const Tensor& grad, const Tensor& input, cons
                                    bool offset_wanted, bool weight_wanted, bool mask_wanted) {
   const GridInputs in(input, offset, weight, mask, stride, padding, dilation);
   const DenseShape shape = make_shape(in, weight);
-  in.check_gradient(grad, shape.out_channels);
+  check_result_gradient(grad, in.input, in.offset, shape.out_channels);
   const ScalarType dtype = offset.scalar_type();
   const Tensor g = torch::stable::contiguous(grad), w = compute_copy(weight, dtype);
   const Tensor grad_input = gradient_of(input_wanted, in.input, in.input);

@@ -8,6 +8,7 @@
 #include <tuple>
 #include <vector>
 
+#include "deform_conv2d_check.h"
 #include "dense_cuda.h"
 #include "depthwise_cuda.h"
 #include "grid_sampler_cuda.h"
@@ -40,37 +41,19 @@ __global__ void corner_keys_kernel(const GridSampler<P> sampler, int64_t corners
 struct GridProblem {
   Tensor input, offset;
   MaybeTensor mask;
-  Numbers stride, padding, dilation;
-  int64_t kernel_height, kernel_width;
+  GridWalk walk;
 
   GridProblem(const Tensor& input_, const Tensor& offset_, const Tensor& weight,
               const MaybeTensor& mask_, Numbers stride_, Numbers padding_, Numbers dilation_)
-      : stride(std::move(stride_)), padding(std::move(padding_)), dilation(std::move(dilation_)) {
+      : walk{std::move(stride_), std::move(padding_), std::move(dilation_)} {
     KPDEFORM_CHECK(input_.dim() == 4 && weight.dim() >= 3 && weight.size(0) > 0 &&
                        weight.size(1) > 0 && weight.scalar_type() == input_.scalar_type() &&
                        weight.get_device() == input_.get_device(),
                    "input must be (B, H, W, C), weight begin with kh, kw, of its dtype and device");
-    kernel_height = weight.size(0);
-    kernel_width = weight.size(1);
-    KPDEFORM_CHECK(in_range(stride, 2, 1) && in_range(dilation, 2, 1) && in_range(padding, 4, 0),
-                   "stride and dilation must be two numbers >= 1, padding four numbers >= 0");
-    const ScalarType dtype = input_.scalar_type();
-    const ScalarType position = dtype == ScalarType::Double ? dtype : ScalarType::Float;
-    KPDEFORM_CHECK(
-        offset_.dim() == 6 && offset_.size(0) == input_.size(0) &&
-            offset_.size(1) == output_size(input_.size(1), kernel_height, 0) &&
-            offset_.size(2) == output_size(input_.size(2), kernel_width, 1) &&
-            offset_.size(3) > 0 && input_.size(3) % offset_.size(3) == 0 &&
-            offset_.size(4) == num_kernel_points() && offset_.size(5) == 2 &&
-            offset_.scalar_type() == position && offset_.get_device() == input_.get_device(),
-        "offset must be (B, oh, ow, OG, K, 2), float64 for float64 input, else float32; OG must "
-        "divide the channels");
-    if (mask_.has_value()) {
-      bool fine = mask_->dim() == 5 && mask_->scalar_type() == position &&
-                  mask_->get_device() == input_.get_device();
-      for (int d = 0; fine && d < 5; ++d) fine = mask_->size(d) == offset_.size(d);
-      KPDEFORM_CHECK(fine, "mask must be (B, oh, ow, OG, K) of the dtype of offset");
-    }
+    walk.kernel_height = weight.size(0);
+    walk.kernel_width = weight.size(1);
+    check_walk(walk);
+    check_taps(walk, input_, offset_, mask_);
     input = torch::stable::contiguous(input_);
     offset = torch::stable::contiguous(offset_);
     mask = contiguous(mask_);
@@ -82,7 +65,7 @@ struct GridProblem {
   int64_t channels() const { return input.size(3); }
   int64_t num_rows() const { return input.size(0) * input.size(1) * input.size(2); }
   int64_t num_sites() const { return offset.size(0) * offset.size(1) * offset.size(2); }
-  int64_t num_kernel_points() const { return kernel_height * kernel_width; }
+  int64_t num_kernel_points() const { return walk.kernel_height * walk.kernel_width; }
   int64_t num_corners() const { return num_sites() * num_kernel_points() * 4; }
   int64_t slices() const { return offset.size(3); }
   const Tensor& positions() const { return offset; }
@@ -90,14 +73,6 @@ struct GridProblem {
   Tensor rows() const { return torch::stable::view(input, {num_rows(), channels()}); }
   Tensor rows_of(const Tensor& sites) const {
     return torch::stable::view(torch::stable::contiguous(sites), {num_sites(), sites.size(3)});
-  }
-
-  void check_gradient(const Tensor& grad, int64_t outputs) const {
-    KPDEFORM_CHECK(grad.dim() == 4 && grad.size(0) == offset.size(0) &&
-                       grad.size(1) == offset.size(1) && grad.size(2) == offset.size(2) &&
-                       grad.size(3) == outputs && grad.scalar_type() == input.scalar_type() &&
-                       grad.get_device() == input.get_device(),
-                   "grad must have the shape, dtype and device of the result");
   }
 
   template <typename P>
@@ -109,11 +84,11 @@ struct GridProblem {
     sampler.width = int(input.size(2));
     sampler.out_height = int(offset.size(1));
     sampler.out_width = int(offset.size(2));
-    sampler.kernel_width = int(kernel_width);
+    sampler.kernel_width = int(walk.kernel_width);
     for (int d = 0; d < 2; ++d) {
-      sampler.stride[d] = int(stride[d]);
-      sampler.before[d] = int(padding[d]);
-      sampler.dilation[d] = int(dilation[d]);
+      sampler.stride[d] = int(walk.stride[d]);
+      sampler.before[d] = int(walk.padding[d]);
+      sampler.dilation[d] = int(walk.dilation[d]);
     }
     sampler.num_kernel_points = int(num_kernel_points());
     sampler.groups = int(slices());
@@ -147,18 +122,6 @@ struct GridProblem {
                                                    2};
     return make_arguments<F>(sampler_of_rows, gathered, num_rows(),
                              expected_sources(num_corners(), num_rows()), slices());
-  }
-
- private:
-  static bool in_range(const Numbers& numbers, size_t count, int64_t least) {
-    bool fine = numbers.size() == count;
-    for (int64_t number : numbers)
-      fine = fine && number >= least && number <= std::numeric_limits<int32_t>::max();
-    return fine;
-  }
-  int64_t output_size(int64_t size, int64_t kernel, int d) const {
-    const int64_t left = size + padding[d] + padding[d + 2] - dilation[d] * (kernel - 1) - 1;
-    return left < 0 ? 0 : left / stride[d] + 1;
   }
 };
 
@@ -236,7 +199,7 @@ FourTensors deform_conv2d_backward(const Tensor& grad, const Tensor& input, cons
   const OnDevice device(input);
   const GridProblem problem(input, offset, weight, mask, stride, padding, dilation);
   const DenseShape shape = make_shape(problem, weight);
-  problem.check_gradient(grad, shape.out_channels);
+  check_result_gradient(grad, problem.input, problem.offset, shape.out_channels);
   return with_types(input, [&](auto p, auto f) {
     const Dense<GridProblem, decltype(p), decltype(f)> dense(device, problem, shape, problem.rows(),
                                                              matrix_of(weight, true));
@@ -275,7 +238,7 @@ FourTensors deform_conv2d_depthwise_backward(const Tensor& grad, const Tensor& i
   const OnDevice device(input);
   const GridProblem problem(input, offset, weight, mask, stride, padding, dilation);
   check_depthwise_weight(problem, weight);
-  problem.check_gradient(grad, problem.channels());
+  check_result_gradient(grad, problem.input, problem.offset, problem.channels());
   return with_types(input, [&](auto p, auto f) {
     const Depthwise<GridProblem, decltype(p), decltype(f)> depthwise(
         device, problem, problem.rows(), matrix_of(weight, false));

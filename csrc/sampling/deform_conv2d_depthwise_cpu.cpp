@@ -45,7 +45,7 @@ FourTensors deform_conv2d_depthwise_backward(const Tensor& grad, const Tensor& i
   const GridInputs in(input, offset, weight, mask, stride, padding, dilation);
   check_weight(in, weight);
   const int64_t channels = in.channels();
-  in.check_gradient(grad, channels);
+  check_result_gradient(grad, in.input, in.offset, channels);
   const ScalarType dtype = offset.scalar_type();
   const Tensor g = torch::stable::contiguous(grad), w = compute_copy(weight, dtype);
   const Tensor grad_input = gradient_of(input_wanted, in.input, in.input);

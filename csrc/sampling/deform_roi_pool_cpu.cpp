@@ -5,6 +5,7 @@
 #include <tuple>
 #include <vector>
 
+#include "sampling/deform_roi_pool_check.h"
 #include "sampling/depthwise_cpu.h"
 #include "sampling/table_cpu.h"
 #include "sampling/tensors_cpu.h"
@@ -24,35 +25,15 @@ struct BoxesInputs {
   BoxesInputs(const Tensor& input_, const Tensor& boxes_, const MaybeTensor& shifts_, Numbers bins_,
               int64_t samples_, int64_t rule_)
       : bins(std::move(bins_)), samples(samples_), rule(PoolingRule(rule_)) {
-    const ScalarType dtype = input_.scalar_type();
-    KPDEFORM_CHECK(input_.dim() == 6 && input_.size(3) > 0 && input_.size(4) > 0,
-                   "input must be (B, H, W, Gh, Gw, C)");
-    KPDEFORM_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double ||
-                       dtype == ScalarType::Half || dtype == ScalarType::BFloat16,
-                   "input must be float32, float64, float16 or bfloat16");
-    KPDEFORM_CHECK(bins.size() == 2 && in_range(bins[0]) && in_range(bins[1]),
-                   "output_size must be two numbers >= 1");
-    KPDEFORM_CHECK(samples >= 0, "samples must not be negative, got ", samples);
-    KPDEFORM_CHECK(kAligned <= rule_ && rule_ <= kPositionSensitive, "rule must be 0 or 1");
-    const ScalarType position = dtype == ScalarType::Double ? dtype : ScalarType::Float;
-    KPDEFORM_CHECK(boxes_.dim() == 2 && boxes_.size(1) == 5 && boxes_.scalar_type() == position &&
-                       boxes_.get_device() == input_.get_device(),
-                   "boxes must be (R, 5), float64 for float64 input, else float32");
-    if (shifts_.has_value())
-      KPDEFORM_CHECK(
-          shifts_->dim() == 5 && shifts_->size(0) == boxes_.size(0) &&
-              shifts_->size(1) == bins[0] && shifts_->size(2) == bins[1] && shifts_->size(3) > 0 &&
-              input_.size(5) % shifts_->size(3) == 0 && shifts_->size(4) == 2 &&
-              shifts_->scalar_type() == position && shifts_->get_device() == input_.get_device(),
-          "shifts must be (R, ph, pw, OG, 2) of the boxes' dtype; OG must divide the channels");
+    check_boxes(input_, boxes_, shifts_, bins, samples_, rule_);
     KPDEFORM_CHECK(input_.numel() / std::max<int64_t>(input_.size(5), 1) <= kMostRows &&
                        boxes_.size(0) <= kMostRows / (bins[0] * bins[1]),
                    "more than 4294967295 pixels or bins in one call");
     input = torch::stable::contiguous(input_);
     boxes = torch::stable::contiguous(boxes_);
     shifts = contiguous(shifts_);
-    position == ScalarType::Double ? check_images(data<double>(boxes))
-                                   : check_images(data<float>(boxes));
+    boxes.scalar_type() == ScalarType::Double ? check_images(data<double>(boxes))
+                                              : check_images(data<float>(boxes));
   }
 
   template <typename T>
@@ -80,8 +61,6 @@ struct BoxesInputs {
 
  private:
   static constexpr int64_t kMostRows = 4294967295;  // rows are 32-bit numbers in the engine
-
-  static bool in_range(int64_t number) { return number >= 1 && number <= 1 << 15; }
 
   // Refuses image numbers that the input does not have: memory safety rests on this.
   template <typename T>

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "boxes_sampler_cuda.h"
+#include "deform_roi_pool_check.h"
 #include "depthwise_cuda.h"
 #include "neighbors/sort_cuda.h"
 
@@ -58,24 +59,7 @@ struct BoxesProblem {
   BoxesProblem(const Tensor& input_, const Tensor& boxes_, const MaybeTensor& shifts_,
                Numbers bins_, int64_t samples_, int64_t rule_)
       : bins(std::move(bins_)), samples(samples_), rule(PoolingRule(rule_)) {
-    const ScalarType dtype = input_.scalar_type();
-    const ScalarType position = dtype == ScalarType::Double ? dtype : ScalarType::Float;
-    KPDEFORM_CHECK(input_.dim() == 6 && input_.size(3) > 0 && input_.size(4) > 0,
-                   "input must be (B, H, W, Gh, Gw, C)");
-    KPDEFORM_CHECK(bins.size() == 2 && in_range(bins[0]) && in_range(bins[1]),
-                   "output_size must be two numbers >= 1");
-    KPDEFORM_CHECK(samples >= 0, "samples must not be negative, got ", samples);
-    KPDEFORM_CHECK(kAligned <= rule_ && rule_ <= kPositionSensitive, "rule must be 0 or 1");
-    KPDEFORM_CHECK(boxes_.dim() == 2 && boxes_.size(1) == 5 && boxes_.scalar_type() == position &&
-                       boxes_.get_device() == input_.get_device(),
-                   "boxes must be (R, 5), float64 for float64 input, else float32");
-    if (shifts_.has_value())
-      KPDEFORM_CHECK(
-          shifts_->dim() == 5 && shifts_->size(0) == boxes_.size(0) &&
-              shifts_->size(1) == bins[0] && shifts_->size(2) == bins[1] && shifts_->size(3) > 0 &&
-              input_.size(5) % shifts_->size(3) == 0 && shifts_->size(4) == 2 &&
-              shifts_->scalar_type() == position && shifts_->get_device() == input_.get_device(),
-          "shifts must be (R, ph, pw, OG, 2) of the boxes' dtype; OG must divide the channels");
+    check_boxes(input_, boxes_, shifts_, bins, samples_, rule_);
     input = torch::stable::contiguous(input_);
     boxes = torch::stable::contiguous(boxes_);
     shifts = contiguous(shifts_);
@@ -157,9 +141,6 @@ struct BoxesProblem {
                              expected_sources(entries.members.numel(), num_rows() * slices()),
                              slices());
   }
-
- private:
-  static bool in_range(int64_t number) { return number >= 1 && number <= 1 << 15; }
 };
 
 Tensor deform_roi_pool(const Tensor& input, const Tensor& boxes, MaybeTensor shifts, Numbers bins,

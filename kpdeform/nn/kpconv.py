@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from kpdeform import kernel_points as dispositions
 from kpdeform import ops
 from kpdeform.nn.offsets import num_offset_channels, split_offsets
+from kpdeform.ops import _checks
 from kpdeform.ops.kpconv import Aggregation, Influence
 
 LayerInfluence = Literal["linear", "gaussian", "constant", "growing"]
@@ -108,7 +109,7 @@ class KPConv(nn.Module):
         if kernel_points is None:
             table = dispositions.load(kernel_size, dimension)
             kernel_points = dispositions.place(table, radius, generator)
-        check_kernel_points("KPConv", kernel_points)
+        _checks.kernel_points("KPConv", kernel_points)
         self.in_channels, self.out_channels = in_channels, out_channels
         self.radius, self.sigma, self.groups = float(radius), float(sigma), groups
         self.kernel_size, self.dimension = kernel_points.shape
@@ -424,13 +425,6 @@ def check_positive(owner: str, **numbers: float | None) -> None:
     for name, value in numbers.items():
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"{owner}: {name} is {value}; it must be a number above 0")
-
-
-def check_kernel_points(layer: str, kernel_points: Tensor) -> None:
-    """Raises ValueError unless they are (K, 2) or (K, 3)."""
-    shape = tuple(kernel_points.shape)
-    if len(shape) != 2 or shape[0] == 0 or shape[1] not in (2, 3):
-        raise ValueError(f"{layer}: kernel_points must be (K, 2) or (K, 3), K > 0, got {shape}")
 
 
 def check_choice(layer: str, name: str, value: str, choices: tuple[str, ...]) -> None:

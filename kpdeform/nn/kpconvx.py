@@ -12,13 +12,8 @@ from torch import Tensor, nn
 from kpdeform import kernel_points as dispositions
 from kpdeform import ops
 from kpdeform.nn.blocks import NEGATIVE_SLOPE, Bias, GroupNorm
-from kpdeform.nn.kpconv import (
-    LayerInfluence,
-    check_arguments,
-    check_choice,
-    check_kernel_points,
-    with_influence,
-)
+from kpdeform.nn.kpconv import LayerInfluence, check_arguments, check_choice, with_influence
+from kpdeform.ops import _checks
 from kpdeform.ops.kpconv import Aggregation, Influence
 
 AttentionActivation = Literal["sigmoid", "tanh", "softmax", "identity"]
@@ -83,7 +78,7 @@ class KPConvD(nn.Module):
         if kernel_points is None:
             table = dispositions.load_shells(shells, dimension)
             kernel_points = dispositions.place(table, radius, generator)
-        check_kernel_points(name, kernel_points)
+        _checks.kernel_points(name, kernel_points)
         self.in_channels = self.out_channels = channels
         self.radius, self.sigma = float(radius), float(sigma)
         self.kernel_size, self.dimension = kernel_points.shape

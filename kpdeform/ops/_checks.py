@@ -30,6 +30,13 @@ def of_type(op: str, name: str, value: Any, dtypes: tuple[torch.dtype, ...]) -> 
         )
 
 
+def kernel_points(owner: str, value: Tensor) -> None:
+    """``value`` is ``(K, 2)`` or ``(K, 3)``, K > 0."""
+    shape = tuple(value.shape)
+    if len(shape) != 2 or shape[1] not in (2, 3) or shape[0] == 0:
+        raise ValueError(f"{owner}: kernel_points must be (K, 2) or (K, 3), K > 0, got {shape}")
+
+
 def positions(op: str, name: str, value: Any) -> None:
     """``value`` is ``(rows, 2)`` or ``(rows, 3)``, float32 or float64."""
     tensor(op, name, value, (torch.float32, torch.float64), 2)

@@ -236,13 +236,12 @@ def _check_positions(
 ) -> None:
     if queries.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"{op}: queries must be float32 or float64, got {queries.dtype}")
-    shape = tuple(kernel_points.shape)
-    if len(shape) != 2 or shape[1] not in (2, 3) or shape[0] == 0:
-        raise ValueError(f"{op}: kernel_points must be (K, 2) or (K, 3), K > 0, got {shape}")
+    _checks.kernel_points(op, kernel_points)
+    dimension = kernel_points.shape[1]
     for name, tensor in (("queries", queries), ("points", points)):
-        if tensor.dim() != 2 or tensor.shape[1] != shape[1]:
+        if tensor.dim() != 2 or tensor.shape[1] != dimension:
             raise ValueError(
-                f"{op}: {name} must have {shape[1]} columns like kernel_points, "
+                f"{op}: {name} must have {dimension} columns like kernel_points, "
                 f"got shape {tuple(tensor.shape)}"
             )
     if neighbors.dim() != 2 or neighbors.shape[0] != queries.shape[0]:
