@@ -20,7 +20,7 @@ import torch
 
 from benchmarks import measure
 from kpdeform.data import open_dataset
-from kpdeform.train import Predictor, predict_scene
+from kpdeform.inference import Predictor, predict_scene
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -27,8 +27,9 @@ from benchmarks import measure
 from kpdeform import ops
 from kpdeform._optional import require
 from kpdeform.data import SceneDataset, build_pyramid, open_dataset
+from kpdeform.inference import Predictor
+from kpdeform.models import ModelConfig
 from kpdeform.nn import DeformKPConv, deformation_loss, published_init_
-from kpdeform.train import ModelConfig, Predictor
 from kpdeform.viz import capture_deformations, contact_sheet
 
 

@@ -25,10 +25,11 @@ from benchmarks.clouds import room
 from benchmarks.neighbors import spheres
 from kpdeform import ops, reference
 from kpdeform.data import PointBatch, Pyramid, build_pyramid, neighbor_limits
+from kpdeform.inference import Predictor, Tiles
+from kpdeform.inference.tiling import SortedCloud
 from kpdeform.models import KPFCNN, kpfcnn_s3dis_deform
 from kpdeform.nn import deformation_loss
-from kpdeform.train import Predictor, SGDRecipe, Tiles
-from kpdeform.train.tiling import SortedCloud
+from kpdeform.train import SGDRecipe
 
 CLASSES = 13
 FEATURES = ("ones", "red", "green", "blue", "height")

@@ -1,10 +1,16 @@
-"""Result types that an op and its reference twin share."""
+"""Types that an op, its reference twin and the layers share."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor
+
+Influence = Literal["linear", "gaussian", "constant"]
+"""How the weight of a neighbour falls with its distance to a kernel point."""
+
+Aggregation = Literal["sum", "closest"]
+"""Whether all kernel points count for a neighbour, or only the closest one."""
 
 
 class GridSubsample(NamedTuple):

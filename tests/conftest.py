@@ -33,6 +33,18 @@ def device(request) -> torch.device:
     return torch.device(request.param)
 
 
+@pytest.fixture(scope="session")
+def offscreen() -> None:
+    """Skips where Open3D or the system libraries that it draws with are missing."""
+    from kpdeform.viz.offscreen import hidden_window
+
+    try:
+        with hidden_window(8, 8):
+            pass
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(str(error))
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)

@@ -80,11 +80,11 @@ def refused_by(folder):
         "radius NaN": (
             lambda: ops.radius_neighbors(POINTS, POINTS, torch.nan),
             ValueError,
-            "radius must be finite and above 0, got nan",
+            "radius must be finite and > 0, got nan",
         ),
         "cell": (lambda: ops.grid_subsample(POINTS, -1.0), ValueError, "cell_size must be"),
         "spec": (lambda: PyramidSpec(cell_size=0.0, num_levels=2), ValueError, "cell_size"),
-        "sigma": (lambda: convolve(sigma=0.0), ValueError, "sigma must be a finite number > 0"),
+        "sigma": (lambda: convolve(sigma=0.0), ValueError, "sigma must be finite and > 0"),
         "layer sigma": (lambda: nn.KPConv(1, 1, radius=1.0, sigma=-1.0), ValueError, "sigma"),
         "dtype": (
             lambda: ops.radius_neighbors(POINTS.half(), POINTS, 0.1),

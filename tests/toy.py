@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from kpdeform.data import DatasetInfo, SceneWriter
-from kpdeform.train.model_config import ModelConfig
+from kpdeform.models.config import ModelConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ["simple", "resnetb_strided", "resnetb_deformable", "nearest_upsample", "unary"]

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
-from kpdeform import ops
+from kpdeform import _checks, ops
 from kpdeform.data import crops
 from kpdeform.data.batch import PointBatch, Sample
 from kpdeform.data.scenes import DatasetInfo, MemoryScenes, Scene, SceneFolder, open_dataset
@@ -94,14 +94,7 @@ class SceneDataset(Dataset[PointBatch]):
         seed: int = 0,
         reach: float = 0.7,
     ) -> None:
-        _check_choice("crop", crop, Crop)
-        _check_choice("sampling", sampling, Sampling)
-        _check_positive(cell_size=cell_size, max_points=max_points)
-        _check_positive(batches_per_epoch=batches_per_epoch)
-        if crop != "none":
-            _check_positive(radius=radius, reach=reach)
-        if not reach < 1:
-            raise ValueError(f"SceneDataset: reach must be < 1, got {reach}")
+        _check_options(crop, sampling, cell_size, radius, max_points, batches_per_epoch, reach)
         source = open_dataset(root) if isinstance(root, (str, Path)) else root
         info, scenes = source.info, source.scenes(split)
         if info.cell_size > cell_size:
@@ -321,15 +314,28 @@ def _rows_of_class(scenes: Sequence[ThinScene], num_classes: int) -> list[np.nda
     return rows
 
 
-def _check_choice(name: str, value: str, choices: Any) -> None:
-    if value not in choices.__args__:
-        raise ValueError(f"SceneDataset: {name} must be one of {choices.__args__}, got {value!r}")
-
-
-def _check_positive(**values: float | None) -> None:
-    for name, value in values.items():
-        if value is None or not 0 < value < float("inf"):
-            raise ValueError(f"SceneDataset: {name} must be > 0, got {value}")
+def _check_options(
+    crop: str,
+    sampling: str,
+    cell_size: float,
+    radius: float | None,
+    max_points: int,
+    batches_per_epoch: int,
+    reach: float,
+) -> None:
+    owner = "SceneDataset"
+    _checks.one_of(owner, "crop", crop, get_args(Crop))
+    _checks.one_of(owner, "sampling", sampling, get_args(Sampling))
+    _checks.positive(owner, "cell_size", cell_size)
+    _checks.count(owner, "max_points", max_points)
+    _checks.count(owner, "batches_per_epoch", batches_per_epoch)
+    if crop != "none":
+        if radius is None:
+            raise ValueError(f"{owner}: crop={crop!r} needs a radius")
+        _checks.positive(owner, "radius", radius)
+        _checks.positive(owner, "reach", reach)
+    if not reach < 1:
+        raise ValueError(f"SceneDataset: reach must be < 1, got {reach}")
 
 
 def _check_features(features: Sequence[str], info: DatasetInfo) -> tuple[str, ...]:

@@ -10,8 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kpdeform import ops
-from kpdeform.data._check import check_finite
+from kpdeform import _checks, ops
 from kpdeform.data.batch import PointBatch
 from kpdeform.data.partition import partition_tables
 from kpdeform.ops.neighbors import level_tables
@@ -60,9 +59,7 @@ class PyramidSpec:
     def __post_init__(self) -> None:
         sizes = ("cell_size", "conv_radius", "deform_radius", "num_levels", "scaling")
         for name in (*sizes, "upsample_neighbors"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"PyramidSpec: {name} must be > 0, got {value}")
+            _checks.positive("PyramidSpec", name, getattr(self, name))
         self._fill("deformable", self.num_levels)
         self._fill("deformable_pools", self.num_levels - 1)
         limits = self.max_neighbors
@@ -154,7 +151,7 @@ def build_pyramid(batch: PointBatch, spec: PyramidSpec) -> Pyramid:
         >>> [len(points) for points in pyramid.points][0], pyramid.lengths[0].tolist()
         (100, [60, 40])
     """
-    check_finite("build_pyramid: points", batch.points)
+    _checks.finite("build_pyramid: points", batch.points)
     levels = [(batch.points, batch.lengths)]
     partitions = []
     for level in range(1, spec.num_levels):

@@ -28,7 +28,7 @@ from types import TracebackType
 import numpy as np
 import torch
 
-from kpdeform.data._check import check_finite
+from kpdeform import _checks
 
 _FINISHED = "dataset.json"
 _UNFINISHED = "preparing.json"
@@ -141,7 +141,7 @@ class Scene:
         points = np.asarray(points)
         if points.ndim != 2 or points.shape[1] != 3:
             raise ValueError(f"scene {name}: points must be (N, 3), got {points.shape}")
-        check_finite(f"scene {name}: points", torch.as_tensor(points))
+        _checks.finite(f"scene {name}: points", torch.as_tensor(points))
         points = points.astype(np.float64, copy=False)
         origin = np.floor(points.min(axis=0)) if len(points) else np.zeros(3)
         if features is None:

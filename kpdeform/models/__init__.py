@@ -1,6 +1,7 @@
 """Networks, assembled from :mod:`kpdeform.nn`, and weights of other projects for them."""
 
 from kpdeform.models.checkpoints import LoadReport, load_weights, save_weights
+from kpdeform.models.config import ModelConfig
 from kpdeform.models.encoder import Encoder
 from kpdeform.models.image_checkpoints import load_image_weights
 from kpdeform.models.kpcnn import KPCNN
@@ -29,6 +30,7 @@ __all__ = [
     "ImageUNet",
     "KPNeXt",
     "LoadReport",
+    "ModelConfig",
     "kpcnn_modelnet40",
     "kpcnn_small",
     "kpconvd_l",

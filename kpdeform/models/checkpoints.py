@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kpdeform.models.kpfcnn import KPFCNN
-from kpdeform.models.layouts import (
+from kpdeform.models.foreign_names import (
     LAYOUTS,
     idle_tensors,
     layers,
@@ -21,8 +20,9 @@ from kpdeform.models.layouts import (
     to_ours,
     to_theirs,
 )
+from kpdeform.models.kpfcnn import KPFCNN
 from kpdeform.nn import DeformKPConv, KPConv, Unary
-from kpdeform.nn.blocks import NEGATIVE_SLOPE
+from kpdeform.nn.norm import NEGATIVE_SLOPE
 
 Source = Literal[
     "auto",

@@ -8,11 +8,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from kpdeform._types import Aggregation, Influence
 from kpdeform.data.pyramid import Pyramid
 from kpdeform.models.architecture import BlockPlan, plan_encoder, plan_pyramid
 from kpdeform.nn import BatchNorm, Deformation, DeformKPConv, KPConv, ResnetBlock, SimpleBlock
-from kpdeform.nn.blocks import Norm
-from kpdeform.ops.kpconv import Aggregation, Influence
+from kpdeform.nn.norm import Norm
 
 
 class Encoder(nn.Module):

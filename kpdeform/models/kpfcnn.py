@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kpdeform.data.pyramid import Pyramid, PyramidSpec
 from kpdeform.models.encoder import Encoder
 from kpdeform.nn import BatchNorm, Bias, Deformation, Unary, UpsampleUnary
-from kpdeform.nn.blocks import Norm
+from kpdeform.nn.norm import Norm
 
 
 class KPFCNN(nn.Module):

@@ -12,7 +12,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from kpdeform import _checks
 from kpdeform import kernel_points as dispositions
+from kpdeform._types import Aggregation
 from kpdeform.data.pyramid import Pyramid, PyramidSpec
 from kpdeform.models.encoder import check_inputs
 from kpdeform.nn import (
@@ -30,10 +32,9 @@ from kpdeform.nn import (
     Unary,
     UpsampleUnary,
 )
-from kpdeform.nn.blocks import Norm
-from kpdeform.nn.kpconv import LayerInfluence, check_positive
+from kpdeform.nn.kpconv import LayerInfluence
 from kpdeform.nn.kpconvx import AttentionActivation
-from kpdeform.ops.kpconv import Aggregation
+from kpdeform.nn.norm import Norm
 
 Task = Literal["segmentation", "classification"]
 Pooling = Literal["grid", "conv"]
@@ -133,9 +134,9 @@ class KPNeXt(nn.Module):
     ) -> None:
         super().__init__()
         _check(task, pooling, blocks)
-        check_positive(
-            "KPNeXt", in_channels=in_channels, num_classes=num_classes, cell_size=cell_size,
-            width=width, width_scaling=width_scaling, radius=radius, sigma=sigma, scaling=scaling,
+        _check_numbers(
+            in_channels=in_channels, num_classes=num_classes, cell_size=cell_size, width=width,
+            width_scaling=width_scaling, radius=radius, sigma=sigma, scaling=scaling,
             layer_scale=layer_scale,
         )  # fmt: skip
         self.in_channels, self.task, self.pools_grid = in_channels, task, pooling == "grid"
@@ -305,11 +306,16 @@ class _Parts:
 
 
 def _check(task: str, pooling: str, blocks: Sequence[int]) -> None:
-    for name, value, choices in [("task", task, Task), ("pooling", pooling, Pooling)]:
-        if value not in get_args(choices):
-            raise ValueError(f"KPNeXt: {name} is {value!r}; use one of {get_args(choices)}")
+    _checks.one_of("KPNeXt", "task", task, get_args(Task))
+    _checks.one_of("KPNeXt", "pooling", pooling, get_args(Pooling))
     if len(blocks) == 0 or min(blocks) < 1:
         raise ValueError(f"KPNeXt: every level needs a block, got blocks={list(blocks)}")
+
+
+def _check_numbers(**numbers: float | None) -> None:
+    for name, value in numbers.items():
+        if value is not None:
+            _checks.positive("KPNeXt", name, value)
 
 
 def _round_up(channels: float) -> int:

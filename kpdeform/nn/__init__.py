@@ -1,10 +1,7 @@
 """Layers and blocks: parameters plus one call of :mod:`kpdeform.ops`."""
 
 from kpdeform.nn.blocks import (
-    BatchNorm,
-    Bias,
     GlobalAverage,
-    GroupNorm,
     InterpolateUnary,
     NearestUpsample,
     NeighborMax,
@@ -21,6 +18,7 @@ from kpdeform.nn.kpconv import Deformation, DeformKPConv, KPConv
 from kpdeform.nn.kpconvx import KPConvD, KPConvX
 from kpdeform.nn.kpnext import DropPath, InvertedBlock, LayerScale, MultiShortcutBlock
 from kpdeform.nn.losses import deformation_loss
+from kpdeform.nn.norm import BatchNorm, Bias, GroupNorm
 from kpdeform.nn.optim import parameter_groups
 
 __all__ = [

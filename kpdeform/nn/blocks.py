@@ -2,123 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kpdeform import ops
 from kpdeform.nn.kpconv import Deformation, DeformKPConv, KPConv
-
-if TYPE_CHECKING:
-    from kpdeform.nn.kpconvx import KPConvD
-
-NEGATIVE_SLOPE = 0.1
-
-Norm = Callable[[int], nn.Module]
-"""Makes a normalisation for a number of channels, such as ``BatchNorm`` or ``nn.LayerNorm``."""
-
-
-class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation of rows ``(N, C)``, exact and content with fewer than two rows.
-
-    A variance needs two rows. With one or none, in training too, the running statistics are used
-    and left as they are.
-
-    Args:
-        num_features: C.
-        momentum: Share of the new statistics, torch's convention; 0.02 is slow.
-        eps: Added to the variance.
-    """
-
-    momentum: float
-    running_mean: Tensor
-    running_var: Tensor
-    num_batches_tracked: Tensor
-
-    def __init__(self, num_features: int, momentum: float = 0.02, eps: float = 1e-5) -> None:
-        super().__init__(num_features, eps=eps, momentum=momentum)
-
-    def forward(self, x: Tensor, residual: Tensor | None = None, slope: float = 1.0) -> Tensor:
-        """``(N, C)`` to ``(N, C)``: normalises, adds the residual, applies LeakyReLU."""
-        measures = self.training and x.shape[0] >= 2
-        if x.device.type != "cpu":
-            y = super().forward(x) if measures else self._with_running_statistics(x)
-            return _activate(y, residual, slope)
-        dtype = self.weight.dtype
-        y, mean, variance = ops.batch_norm(
-            x.to(dtype),
-            self.weight,
-            self.bias,
-            mean=None if measures else self.running_mean,
-            variance=None if measures else self.running_var,
-            residual=None if residual is None else residual.to(dtype),
-            eps=self.eps,
-            slope=slope,
-        )
-        if measures:
-            with torch.no_grad():
-                unbiased = variance * (x.shape[0] / (x.shape[0] - 1))
-                self.running_mean.lerp_(mean, self.momentum)
-                self.running_var.lerp_(unbiased, self.momentum)
-                self.num_batches_tracked += 1
-        return y.to(x.dtype)
-
-    def _with_running_statistics(self, x: Tensor) -> Tensor:
-        return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-        )
-
-
-class GroupNorm(nn.GroupNorm):
-    """Group normalisation of rows ``(N, C)`` over all rows of the batch, not row by row.
-
-    As the pack of a batch is one cloud to it, a result depends on the other clouds in the batch.
-
-    Args:
-        num_groups: Groups of neighbouring channels; divides C.
-        num_channels: C.
-        eps: Added to the variance.
-
-    Example:
-        >>> from functools import partial
-        >>> block = Unary(4, 64, norm=partial(GroupNorm, 8))
-    """
-
-    def forward(self, x: Tensor, residual: Tensor | None = None, slope: float = 1.0) -> Tensor:
-        """``(N, C)`` to ``(N, C)``: normalises, adds the residual, applies LeakyReLU."""
-        rows = x.to(self.weight.dtype)
-        if x.shape[0] * (self.num_channels // self.num_groups) < 2:  # there is no variance
-            y = torch.addcmul(self.bias, 0 * rows, self.weight)
-            return _activate(y.to(x.dtype), residual, slope)
-        y, _, _ = ops.batch_norm(
-            rows,
-            self.weight,
-            self.bias,
-            residual=None if residual is None else residual.to(rows.dtype),
-            eps=self.eps,
-            slope=slope,
-            groups=self.num_groups,
-        )
-        return y.to(x.dtype)
-
-
-class Bias(nn.Module):
-    """Adds a learned number per channel: what stands where a normalisation is not wanted.
-
-    Args:
-        num_features: C.
-    """
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.bias = nn.Parameter(torch.zeros(num_features))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``(N, C)`` to ``(N, C)``."""
-        return x + self.bias.to(x.dtype)
+from kpdeform.nn.kpconvx import KPConvD
+from kpdeform.nn.norm import NEGATIVE_SLOPE, BatchNorm, Norm, normalize
 
 
 class Unary(nn.Module):
@@ -151,7 +42,7 @@ class Unary(nn.Module):
     ) -> Tensor:
         """``(N, C)`` to ``(N, O)``; the residual is ``(N, O)``, the slope instead of the usual."""
         x = _linear(features, self.linear.weight, self.linear.bias)
-        return _normalize(self.norm, x, residual, self.slope if slope is None else slope)
+        return normalize(self.norm, x, residual, self.slope if slope is None else slope)
 
 
 class SimpleBlock(nn.Module):
@@ -173,7 +64,7 @@ class SimpleBlock(nn.Module):
     ) -> tuple[Tensor, Deformation | None]:
         """``(N, C)`` at points to ``(M, O)`` at queries, and the deformation if there is one."""
         x, deformation = _convolve(self.conv, queries, points, neighbors, features)
-        return _normalize(self.norm, x, slope=self.slope), deformation
+        return normalize(self.norm, x, slope=self.slope), deformation
 
 
 class ResnetBlock(nn.Module):
@@ -232,7 +123,7 @@ class ResnetBlock(nn.Module):
         x, deformation = _convolve(self.conv, queries, points, neighbors, x)
         if self.strided:
             features = ops.neighbor_pool(features, neighbors, "max", shadow_zero=self.shadow_zero)
-        x = _normalize(self.norm, x, slope=self.slope)
+        x = normalize(self.norm, x, slope=self.slope)
         return self.unary2(x, self.shortcut(features)), deformation
 
     def extra_repr(self) -> str:
@@ -273,7 +164,7 @@ class UpsampleUnary(Unary):
         """Coarse ``(N, C1)``, rows ``(M, >=1)`` into it and ``(M, C2)`` to fine ``(M, O)``."""
         of_coarse, of_skip = self.linear.weight.split(self.widths, dim=1)  # (O, C1), (O, C2)
         x = ops.neighbor_pool(F.linear(features, of_coarse), upsamples, "nearest")
-        return _normalize(self.norm, torch.addmm(x, skip, of_skip.t()), None, self.slope)
+        return normalize(self.norm, torch.addmm(x, skip, of_skip.t()), None, self.slope)
 
 
 class InterpolateUnary(Unary):
@@ -340,19 +231,3 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x, weight, bias)
     padded = None if bias is None else F.pad(bias, (0, missing))
     return F.linear(x, F.pad(weight, (0, 0, 0, missing)), padded)[:, : weight.shape[0]]
-
-
-def _normalize(
-    norm: nn.Module, x: Tensor, residual: Tensor | None = None, slope: float = NEGATIVE_SLOPE
-) -> Tensor:
-    """Normalises, adds the residual and applies LeakyReLU, in one pass where the norm can."""
-    if isinstance(norm, BatchNorm | GroupNorm):
-        y: Tensor = norm(x, residual, slope)
-        return y
-    return _activate(norm(x), residual, slope)
-
-
-def _activate(x: Tensor, residual: Tensor | None, slope: float) -> Tensor:
-    if residual is not None:
-        x = x + residual
-    return x if slope == 1 else F.leaky_relu(x, slope)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kpdeform import ops
+from kpdeform import _checks, ops
 
 
 class DCNv3(nn.Module):
@@ -234,11 +234,9 @@ def _check(
     kernel_size: int,
     head_kernel_size: int,
 ) -> None:
-    if groups < 1 or channels < 1 or channels % groups:
-        raise ValueError(f"{layer}: groups={groups} must divide channels={channels}")
-    for name, number in (("stride", stride), ("dilation", dilation)):
-        if number < 1:
-            raise ValueError(f"{layer}: {name} must be at least 1, got {number}")
+    _checks.divides(layer, "groups", groups, "channels", channels)
+    _checks.count(layer, "stride", stride)
+    _checks.count(layer, "dilation", dilation)
     for name, number in (("kernel_size", kernel_size), ("head_kernel_size", head_kernel_size)):
         if number < 1 or number % 2 == 0:
             raise ValueError(f"{layer}: {name} must be odd, got {number}")

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kpdeform import _geometry, ops
-from kpdeform._geometry import Padding
-from kpdeform.nn.offsets import (
-    MaskActivation,
-    check_mask_activation,
-    num_offset_channels,
-    split_offsets,
-)
+from kpdeform import _checks, _image_sizes, ops
+from kpdeform._image_sizes import Padding
+from kpdeform.nn.offsets import MaskActivation, num_offset_channels, split_offsets
 
 
 class DeformConv2d(nn.Module):
@@ -79,19 +75,15 @@ class DeformConv2d(nn.Module):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        for what, number in (("groups", groups), ("offset_groups", offset_groups)):
-            if number < 1 or in_channels < 1 or in_channels % number:
-                raise ValueError(
-                    f"{name}: {what} must divide in_channels={in_channels}, got {number}"
-                )
-        if out_channels < 1 or out_channels % groups:
-            raise ValueError(f"{name}: groups={groups} must divide out_channels={out_channels}")
-        check_mask_activation(name, mask_activation)
+        _checks.divides(name, "groups", groups, "in_channels", in_channels)
+        _checks.divides(name, "groups", groups, "out_channels", out_channels)
+        _checks.divides(name, "offset_groups", offset_groups, "in_channels", in_channels)
+        _checks.one_of(name, "mask_activation", mask_activation, get_args(MaskActivation))
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.kernel_size = _geometry.pair(name, "kernel_size", kernel_size)
-        self.stride = _geometry.pair(name, "stride", stride)
-        self.dilation = _geometry.pair(name, "dilation", dilation)
-        self.padding = _geometry.sides(
+        self.kernel_size = _image_sizes.pair(name, "kernel_size", kernel_size)
+        self.stride = _image_sizes.pair(name, "stride", stride)
+        self.dilation = _image_sizes.pair(name, "dilation", dilation)
+        self.padding = _image_sizes.sides(
             name, padding, self.kernel_size, self.stride, self.dilation
         )  # top, left, bottom, right
         self.groups, self.offset_groups, self.modulated = groups, offset_groups, modulated

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import get_args
 
 from torch import Tensor, nn
 
-from kpdeform import _geometry, ops
-from kpdeform.nn.offsets import MaskActivation, activate_mask, check_mask_activation
+from kpdeform import _checks, _image_sizes, ops
+from kpdeform.nn.offsets import MaskActivation, activate_mask
 
 
 class DeformRoIPool(nn.Module):
@@ -55,8 +56,9 @@ class DeformRoIPool(nn.Module):
         mask_activation: MaskActivation = "2sigmoid",
     ) -> None:
         super().__init__()
-        check_mask_activation("DeformRoIPool", mask_activation)
-        self.output_size = _geometry.pair("DeformRoIPool", "output_size", output_size)
+        choices = get_args(MaskActivation)
+        _checks.one_of("DeformRoIPool", "mask_activation", mask_activation, choices)
+        self.output_size = _image_sizes.pair("DeformRoIPool", "output_size", output_size)
         self.spatial_scale, self.sampling_ratio, self.gamma = spatial_scale, sampling_ratio, gamma
         self.mask_activation: MaskActivation = mask_activation
         bins = self.output_size[0] * self.output_size[1]
@@ -143,7 +145,8 @@ class DeformPSRoIPool(nn.Module):
         mask_activation: MaskActivation = "2sigmoid",
     ) -> None:
         super().__init__()
-        check_mask_activation("DeformPSRoIPool", mask_activation)
+        choices = get_args(MaskActivation)
+        _checks.one_of("DeformPSRoIPool", "mask_activation", mask_activation, choices)
         self.output_size, self.spatial_scale, self.gamma = output_size, spatial_scale, gamma
         self.group_size = output_size if group_size is None else group_size
         self.samples_per_part, self.classes, self.modulated = samples_per_part, classes, modulated

@@ -10,11 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kpdeform import _checks, ops
 from kpdeform import kernel_points as dispositions
-from kpdeform import ops
+from kpdeform._types import Aggregation, Influence
 from kpdeform.nn.offsets import num_offset_channels, split_offsets
-from kpdeform.ops import _checks
-from kpdeform.ops.kpconv import Aggregation, Influence
 
 LayerInfluence = Literal["linear", "gaussian", "constant", "growing"]
 """The influences of the ops, and "growing": 1 + d / sigma, for weights trained with sigma < 0."""
@@ -104,8 +103,8 @@ class KPConv(nn.Module):
     ) -> None:
         super().__init__()
         check_arguments("KPConv", in_channels, out_channels, radius, sigma, groups)
-        check_choice("KPConv", "influence", influence, get_args(LayerInfluence))
-        check_choice("KPConv", "aggregation", aggregation, get_args(Aggregation))
+        _checks.one_of("KPConv", "influence", influence, get_args(LayerInfluence))
+        _checks.one_of("KPConv", "aggregation", aggregation, get_args(Aggregation))
         if kernel_points is None:
             table = dispositions.load(kernel_size, dimension)
             kernel_points = dispositions.place(table, radius, generator)
@@ -264,7 +263,7 @@ class DeformKPConv(KPConv):
         offset_groups: int = 1,
         generator: torch.Generator | None = None,
     ) -> None:
-        check_choice("DeformKPConv", "influence", influence, get_args(Influence))
+        _checks.one_of("DeformKPConv", "influence", influence, get_args(Influence))
         super().__init__(
             in_channels,
             out_channels,
@@ -278,11 +277,7 @@ class DeformKPConv(KPConv):
             bias=bias,
             generator=generator,
         )
-        if offset_groups < 1 or in_channels % offset_groups:
-            raise ValueError(
-                f"DeformKPConv: offset_groups={offset_groups} does not divide "
-                f"in_channels={in_channels}"
-            )
+        _checks.divides("DeformKPConv", "offset_groups", offset_groups, "in_channels", in_channels)
         self.modulated, self.offset_groups = modulated, offset_groups
         self.offset_conv = KPConv(
             in_channels,
@@ -404,30 +399,10 @@ def _positive_neighbors(neighbors: Tensor, features: Tensor) -> Tensor:
 def check_arguments(
     layer: str, in_channels: int, out_channels: int, radius: float, sigma: float, groups: int
 ) -> None:
-    """Raises ValueError naming the layer, the argument and what it got."""
-    check_positive(layer, radius=radius, sigma=sigma)
-    for name, value in [
-        ("in_channels", in_channels),
-        ("out_channels", out_channels),
-        ("groups", groups),
-    ]:
-        if value < 1:
-            raise ValueError(f"{layer}: {name} is {value}; it must be at least 1")
-    if in_channels % groups or out_channels % groups:
-        raise ValueError(
-            f"{layer}: groups={groups} does not divide both in_channels={in_channels} "
-            f"and out_channels={out_channels}"
-        )
-
-
-def check_positive(owner: str, **numbers: float | None) -> None:
-    """Raises ValueError for a number that is not finite and above 0; None may stand for one."""
-    for name, value in numbers.items():
-        if value is not None and not 0 < value < math.inf:
-            raise ValueError(f"{owner}: {name} is {value}; it must be a number above 0")
-
-
-def check_choice(layer: str, name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raises ValueError naming the layer, the argument and what it got."""
-    if value not in choices:
-        raise ValueError(f"{layer}: {name} is {value!r}; use one of {choices}")
+    """Raises ValueError or TypeError naming the layer, the argument and what it got."""
+    _checks.positive(layer, "radius", radius)
+    _checks.positive(layer, "sigma", sigma)
+    _checks.count(layer, "in_channels", in_channels)
+    _checks.count(layer, "out_channels", out_channels)
+    _checks.divides(layer, "groups", groups, "in_channels", in_channels)
+    _checks.divides(layer, "groups", groups, "out_channels", out_channels)

@@ -9,12 +9,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from kpdeform import _checks, ops
 from kpdeform import kernel_points as dispositions
-from kpdeform import ops
-from kpdeform.nn.blocks import NEGATIVE_SLOPE, Bias, GroupNorm
-from kpdeform.nn.kpconv import LayerInfluence, check_arguments, check_choice, with_influence
-from kpdeform.ops import _checks
-from kpdeform.ops.kpconv import Aggregation, Influence
+from kpdeform._types import Aggregation, Influence
+from kpdeform.nn.kpconv import LayerInfluence, check_arguments, with_influence
+from kpdeform.nn.norm import NEGATIVE_SLOPE, Bias, GroupNorm
 
 AttentionActivation = Literal["sigmoid", "tanh", "softmax", "identity"]
 
@@ -73,8 +72,8 @@ class KPConvD(nn.Module):
         super().__init__()
         name = type(self).__name__
         check_arguments(name, channels, channels, radius, sigma, groups=1)
-        check_choice(name, "influence", influence, get_args(LayerInfluence))
-        check_choice(name, "aggregation", aggregation, get_args(Aggregation))
+        _checks.one_of(name, "influence", influence, get_args(LayerInfluence))
+        _checks.one_of(name, "aggregation", aggregation, get_args(Aggregation))
         if kernel_points is None:
             table = dispositions.load_shells(shells, dimension)
             kernel_points = dispositions.place(table, radius, generator)
@@ -221,7 +220,7 @@ class KPConvX(KPConvD):
             kernel_points=kernel_points,
             generator=generator,
         )
-        check_choice("KPConvX", "activation", activation, get_args(AttentionActivation))
+        _checks.one_of("KPConvX", "activation", activation, get_args(AttentionActivation))
         if attention_groups == 0 or channels % attention_groups:
             raise ValueError(
                 f"KPConvX: attention_groups={attention_groups} does not divide channels={channels}"

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from kpdeform import ops
-from kpdeform.nn.blocks import NEGATIVE_SLOPE, BatchNorm, Norm, Unary, _activate, _normalize
+from kpdeform.nn.blocks import Unary
 from kpdeform.nn.kpconvx import KPConvD, KPConvX
+from kpdeform.nn.norm import NEGATIVE_SLOPE, BatchNorm, Norm, activate, normalize
 
 
 class DropPath(nn.Module):
@@ -125,7 +126,7 @@ class InvertedBlock(nn.Module):
     ) -> Tensor:
         """``(N, C)`` at points to ``(M, O)`` at queries; ``lengths`` ``(B,)`` are the queries'."""
         x = _convolve(self.conv, queries, points, neighbors, features, not self.strided)
-        x = self.down(self.up(_normalize(self.norm, x)))
+        x = self.down(self.up(normalize(self.norm, x)))
         x = x if self.layer_scale is None else self.layer_scale(x)
         if self.strided:
             features = ops.neighbor_pool(features, neighbors, "max")
@@ -199,7 +200,7 @@ class MultiShortcutBlock(nn.Module):
             ``(N, O)``, and ``(N, expansion · C)`` for the next block, or None.
         """
         x = _convolve(self.conv, points, points, neighbors, features, in_place=True)
-        x = _normalize(self.norm, x)
+        x = normalize(self.norm, x)
         kept = self.drop_path(x, lengths)
         x = self._widen(x, kept, upcut)
         return self._narrow(x, kept, self.shortcut(features)), x if self.upcut else None
@@ -207,14 +208,14 @@ class MultiShortcutBlock(nn.Module):
     def _widen(self, x: Tensor, kept: Tensor | None, upcut: Tensor | None) -> Tensor:
         if kept is None or upcut is None:  # LeakyReLU and a factor >= 0 may change places
             return _times(self.up(x, upcut), kept)
-        return _activate(_times(self.up(x, slope=1.0), kept), upcut, NEGATIVE_SLOPE)
+        return activate(_times(self.up(x, slope=1.0), kept), upcut, NEGATIVE_SLOPE)
 
     def _narrow(self, x: Tensor, kept: Tensor | None, shortcut: Tensor) -> Tensor:
         if kept is None and self.layer_scale is None:
             return self.down(x, shortcut)
         x = self.down(x, slope=1.0)
         x = x if self.layer_scale is None else self.layer_scale(x)
-        return _activate(_times(x, kept), shortcut, NEGATIVE_SLOPE)
+        return activate(_times(x, kept), shortcut, NEGATIVE_SLOPE)
 
     def extra_repr(self) -> str:
         """Shows what is switched on."""

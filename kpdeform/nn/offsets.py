@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -68,12 +68,3 @@ def activate_mask(head: Tensor, mask_activation: MaskActivation) -> Tensor:
     """Modulations out of a head: twice the sigmoid starts at 1, the sigmoid alone at 1/2."""
     mask = torch.sigmoid(head)
     return 2 * mask if mask_activation == "2sigmoid" else mask
-
-
-def check_mask_activation(layer: str, mask_activation: str) -> None:
-    """Raises ValueError when it is neither."""
-    if mask_activation not in get_args(MaskActivation):
-        raise ValueError(
-            f"{layer}: mask_activation must be one of {get_args(MaskActivation)}, "
-            f"got {mask_activation!r}"
-        )

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kpdeform import _geometry
+from kpdeform import _checks, _image_sizes
 from kpdeform import _library as _library
-from kpdeform._geometry import Padding, ShapeError
-from kpdeform.ops import _checks, layouts
+from kpdeform._image_sizes import Padding, ShapeError
+from kpdeform.ops import layouts
 from kpdeform.ops._autograd import gradient_like, refuse_second_derivative
 from kpdeform.ops._call import call
 from kpdeform.ops._torchscript import scriptable
@@ -92,11 +92,11 @@ def deform_conv2d(
     if torch.is_autocast_enabled(input.device.type):
         weight, bias = weight.to(input.dtype), None if bias is None else bias.to(input.dtype)
     kernel = (weight.shape[2], weight.shape[3])
-    stride = _geometry.pair(op, "stride", stride)
-    dilation = _geometry.pair(op, "dilation", dilation)
-    padding = _geometry.sides(op, padding, kernel, stride, dilation)
+    stride = _image_sizes.pair(op, "stride", stride)
+    dilation = _image_sizes.pair(op, "dilation", dilation)
+    padding = _image_sizes.sides(op, padding, kernel, stride, dilation)
     _check_weight(op, input, weight, bias)
-    size = _geometry.output_size(input.shape[2:], kernel, stride, padding, dilation)
+    size = _image_sizes.output_size(input.shape[2:], kernel, stride, padding, dilation)
     offset_groups = _check_offset(op, input, offset, mask, kernel, size)
 
     taps = (offset_groups, kernel[0] * kernel[1])
@@ -109,7 +109,7 @@ def deform_conv2d(
     )
     y = y.movedim(-1, 1)
     y = y if bias is None else y + bias[:, None, None]
-    if not _geometry.is_channels_last(input):
+    if not _image_sizes.is_channels_last(input):
         y = y.contiguous()
     return y if batched else y[0]
 
@@ -211,7 +211,7 @@ def dcnv4(
         >>> ops.dcnv4(torch.rand(1, 8, 8, 16), torch.zeros(1, 8, 8, 112), groups=4).shape
         torch.Size([1, 8, 8, 16])
     """
-    kernel_h, kernel_w = _geometry.pair("dcnv4", "kernel_size", kernel_size)
+    kernel_h, kernel_w = _image_sizes.pair("dcnv4", "kernel_size", kernel_size)
     taps = kernel_h * kernel_w - int(remove_center)
     if offset_mask.dim() != 4 or offset_mask.shape[-1] < groups * 3 * taps:
         raise ShapeError(
@@ -239,14 +239,14 @@ def _aggregate(
     remove_center: bool,
 ) -> Tensor:
     _checks.tensor(op, "input", input, _checks.FLOATS, 4)
-    kernel = _geometry.pair(op, "kernel_size", kernel_size)
-    stride = _geometry.pair(op, "stride", stride)
-    dilation = _geometry.pair(op, "dilation", dilation)
-    padding = _geometry.sides(op, padding, kernel, stride, dilation)
+    kernel = _image_sizes.pair(op, "kernel_size", kernel_size)
+    stride = _image_sizes.pair(op, "stride", stride)
+    dilation = _image_sizes.pair(op, "dilation", dilation)
+    padding = _image_sizes.sides(op, padding, kernel, stride, dilation)
     if remove_center and not (kernel[0] % 2 and kernel[1] % 2):
         raise ShapeError(f"{op}: remove_center needs a kernel with a middle tap, got {kernel}")
     _check_groups(op, "groups", groups, input.shape[3])
-    size = _geometry.output_size(input.shape[1:3], kernel, stride, padding, dilation)
+    size = _image_sizes.output_size(input.shape[1:3], kernel, stride, padding, dilation)
     taps = kernel[0] * kernel[1] - int(remove_center)
     for name, tensor, each in (("offset", offset, 2), ("mask", mask, 1)):
         expected = (input.shape[0], *size, groups * taps * each)
@@ -396,7 +396,7 @@ def _fake(
     stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int],
 ) -> Tensor:  # fmt: skip
     kernel = (weight.shape[0], weight.shape[1])
-    size = _geometry.output_size(input.shape[1:3], kernel, stride, padding, dilation)
+    size = _image_sizes.output_size(input.shape[1:3], kernel, stride, padding, dilation)
     torch._check(offset.shape[0] == input.shape[0])
     torch._check(offset.shape[1] == size[0])
     torch._check(offset.shape[2] == size[1])

@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kpdeform import _geometry
+from kpdeform import _checks, _image_sizes
 from kpdeform import _library as _library
-from kpdeform._geometry import ShapeError
-from kpdeform.ops import _checks
+from kpdeform._image_sizes import ShapeError
 from kpdeform.ops._autograd import gradient_like, refuse_second_derivative
 from kpdeform.ops._call import call
 
@@ -76,7 +75,7 @@ def deform_roi_pool(
                 [38.5000, 40.5000]])
     """
     op = "deform_roi_pool"
-    bins = _geometry.pair(op, "output_size", output_size)
+    bins = _image_sizes.pair(op, "output_size", output_size)
     _check(op, input, rois, offset, mask, bins)
     if offset is not None and tuple(offset.shape) != (rois.shape[0], 2, *bins):
         raise ShapeError(
@@ -151,7 +150,7 @@ def deform_ps_roi_pool(
                 [6., 7.]])
     """
     op = "deform_ps_roi_pool"
-    bins = _geometry.pair(op, "output_size", output_size)
+    bins = _image_sizes.pair(op, "output_size", output_size)
     _check(op, input, rois, offset, mask, bins)
     if group_size is None and bins[0] != bins[1]:
         raise ValueError(f"{op}: give group_size where output_size is not square, got {bins}")
@@ -205,7 +204,7 @@ def _shifts(offset: Tensor, bins: tuple[int, int], scale: Tensor) -> Tensor:
 def _finish(pooled: Tensor, mask: Tensor | None, input: Tensor) -> Tensor:
     """``(R, ph, pw, C)`` to the memory format of ``input``, times the mask."""
     pooled = pooled.movedim(-1, 1)
-    if not _geometry.is_channels_last(input):
+    if not _image_sizes.is_channels_last(input):
         pooled = pooled.contiguous()
     return pooled if mask is None else pooled * mask.to(pooled.dtype)
 

@@ -5,25 +5,28 @@ The native contract is csrc/sampling/kpconv.h.
 
 from __future__ import annotations
 
-import math
 from functools import partial
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
+from kpdeform import _checks
 from kpdeform import _library as _library
-from kpdeform.ops import _checks
-from kpdeform.ops._autograd import gradient_like, refuse_second_derivative
+from kpdeform._types import Aggregation, Influence
+from kpdeform.ops._autograd import refuse_second_derivative
 from kpdeform.ops._call import call
-from kpdeform.ops._transposed import transposed_neighbors
-
-Influence = Literal["linear", "gaussian", "constant"]
-Aggregation = Literal["sum", "closest"]
-
-_INFLUENCES = ("linear", "gaussian", "constant")  # position = the number native code knows
-_AGGREGATIONS = ("sum", "closest")
-_HALF = (torch.float16, torch.bfloat16)
+from kpdeform.ops._points import (
+    AGGREGATIONS,
+    INFLUENCES,
+    autocast,
+    backward,
+    backward_fake,
+    check_features,
+    check_groups,
+    check_positions,
+    setup,
+)
 
 
 @overload
@@ -133,17 +136,17 @@ def kpconv(
         >>> ops.kpconv(points, points, neighbors, features, kernel_points, weight, 0.15).shape
         torch.Size([100, 32])
     """
-    features, weight = _autocast(features, weight)
-    _check_positions("kpconv", queries, points, neighbors, kernel_points)
-    _check_features("kpconv", points, features, weight)
+    features, weight = autocast(features, weight)
+    check_positions("kpconv", queries, points, neighbors, kernel_points)
+    check_features("kpconv", points, features, weight)
     _check_weight(features, weight, kernel_points, groups)
-    _check_groups("kpconv", queries, kernel_points, features.shape[1], offsets, modulations)
-    _check_sigma("kpconv", sigma)
+    check_groups("kpconv", queries, kernel_points, features.shape[1], offsets, modulations)
+    sigma = _checks.positive("kpconv", "sigma", sigma)
     op = torch.ops.kpdeform.kpconv_with_distances if return_distances else torch.ops.kpdeform.kpconv
     return call(
-        op.default, queries, points, neighbors, features, kernel_points, weight, float(sigma),
-        offsets, modulations, _choice("influence", influence, _INFLUENCES),
-        _choice("aggregation", aggregation, _AGGREGATIONS), groups,
+        op.default, queries, points, neighbors, features, kernel_points, weight, sigma,
+        offsets, modulations, _checks.one_of("kpconv", "influence", influence, INFLUENCES),
+        _checks.one_of("kpconv", "aggregation", aggregation, AGGREGATIONS), groups,
     )  # fmt: skip
 
 
@@ -192,9 +195,9 @@ def kernel_point_distances(
         tensor([[0.0625],
                 [0.5625]])
     """
-    _check_positions("kernel_point_distances", queries, points, neighbors, kernel_points)
-    _check_groups("kernel_point_distances", queries, kernel_points, 0, offsets, None)
-    _check_sigma("kernel_point_distances", sigma)
+    check_positions("kernel_point_distances", queries, points, neighbors, kernel_points)
+    check_groups("kernel_point_distances", queries, kernel_points, 0, offsets, None)
+    sigma = _checks.positive("kernel_point_distances", "sigma", sigma)
     return call(
         torch.ops.kpdeform.kernel_point_distances.default,
         queries,
@@ -203,78 +206,6 @@ def kernel_point_distances(
         kernel_points,
         offsets,
     )
-
-
-# ---- checks
-
-
-def _autocast(features: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    device = features.device.type
-    if features.dtype == torch.float64 or not torch.is_autocast_enabled(device):
-        return features, weight
-    dtype = torch.get_autocast_dtype(device)
-    return features.to(dtype), weight.to(dtype)
-
-
-def _choice(name: str, value: str, choices: tuple[str, ...]) -> int:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {choices}, got {value!r}")
-    return choices.index(value)
-
-
-def _check_sigma(op: str, sigma: float) -> None:
-    if not 0 < sigma < math.inf:
-        raise ValueError(f"{op}: sigma must be a finite number > 0, got {sigma}")
-
-
-def _check_positions(
-    op: str,
-    queries: Tensor,
-    points: Tensor,
-    neighbors: Tensor,
-    kernel_points: Tensor,
-) -> None:
-    if queries.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"{op}: queries must be float32 or float64, got {queries.dtype}")
-    _checks.kernel_points(op, kernel_points)
-    dimension = kernel_points.shape[1]
-    for name, tensor in (("queries", queries), ("points", points)):
-        if tensor.dim() != 2 or tensor.shape[1] != dimension:
-            raise ValueError(
-                f"{op}: {name} must have {dimension} columns like kernel_points, "
-                f"got shape {tuple(tensor.shape)}"
-            )
-    if neighbors.dim() != 2 or neighbors.shape[0] != queries.shape[0]:
-        raise ValueError(
-            f"{op}: neighbors has shape {tuple(neighbors.shape)} but queries has "
-            f"{queries.shape[0]} rows; build it with radius_neighbors(queries, points, ...)"
-        )
-    if neighbors.dtype not in (torch.int32, torch.int64):
-        raise TypeError(f"{op}: neighbors must be int32 or int64, got {neighbors.dtype}")
-    for name, other in (("points", points), ("kernel_points", kernel_points)):
-        _checks.alike(op, name, other, "queries", queries)
-    if neighbors.device != queries.device:
-        raise ValueError(
-            f"{op}: neighbors is on {neighbors.device} but queries is on {queries.device}"
-        )
-
-
-def _check_features(op: str, points: Tensor, features: Tensor, weight: Tensor) -> None:
-    if features.dim() != 2 or features.shape[0] != points.shape[0]:
-        raise ValueError(
-            f"{op}: features must have one row per point, ({points.shape[0]}, C), "
-            f"got {tuple(features.shape)}"
-        )
-    if features.dtype != points.dtype and not (
-        features.dtype in _HALF and points.dtype == torch.float32
-    ):
-        raise TypeError(
-            f"{op}: features must be {points.dtype} like points, or float16/bfloat16 with "
-            f"float32 points, got {features.dtype}"
-        )
-    if features.device != points.device:
-        raise ValueError(f"{op}: features is on {features.device} but points is on {points.device}")
-    _checks.alike(op, "weight", weight, "features", features)
 
 
 def _check_weight(features: Tensor, weight: Tensor, kernel_points: Tensor, groups: int) -> None:
@@ -288,42 +219,6 @@ def _check_weight(features: Tensor, weight: Tensor, kernel_points: Tensor, group
             f"kpconv: weight must be (K, C / groups, O) = ({expected[0]}, {expected[1]}, O) with O "
             f"divisible by groups = {groups}, got {tuple(weight.shape)}"
         )
-
-
-def _check_groups(
-    op: str,
-    queries: Tensor,
-    kernel_points: Tensor,
-    channels: int,
-    offsets: Tensor | None,
-    modulations: Tensor | None,
-) -> None:
-    """Groups of channels: one or G for offsets and modulations, where G divides the channels."""
-    num_queries, num_kernel = queries.shape[0], kernel_points.shape[0]
-    shapes = {
-        "offsets": (offsets, 1, (num_queries, *kernel_points.shape), "(M, K, D) or (M, G, K, D)"),
-        "modulations": (modulations, 2, (num_queries, num_kernel), "(M, K) or (M, K, G)"),
-    }
-    groups = {}
-    for name, (tensor, axis, expected, words) in shapes.items():
-        if tensor is None:
-            continue
-        shape = list(tensor.shape)
-        if tensor.dim() == len(expected) + 1:
-            groups[name] = shape.pop(axis)
-            if groups[name] < 1 or channels % groups[name]:
-                raise ValueError(
-                    f"{op}: the groups of {name} must divide the {channels} channels of features, "
-                    f"got {groups[name]}"
-                )
-        if tuple(shape) != expected:
-            raise ValueError(
-                f"{op}: {name} must be {words} with {expected} but for the groups, "
-                f"got {tuple(tensor.shape)}"
-            )
-        _checks.alike(op, name, tensor, "queries", queries)
-    if len(set(groups.values())) > 1:
-        raise ValueError(f"{op}: offsets and modulations must have one number of groups: {groups}")
 
 
 # ---- fakes and autograd
@@ -355,50 +250,10 @@ def _kpconv_with_distances_fake(
     return out, _distances_like(queries, kernel_points, offsets)
 
 
-def _backward_fake(
-    grad: Tensor, queries: Tensor, points: Tensor, neighbors: Tensor, features: Tensor,
-    kernel_points: Tensor, weight: Tensor, sigma: float, offsets: Tensor | None,
-    modulations: Tensor | None, *rest: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """The backward op of a dense or depthwise convolution; its last arguments are the flags."""
-    features_wanted, weight_wanted, offsets_wanted, modulations_wanted = rest[-4:]
-    return (
-        gradient_like(features_wanted, features, features),
-        gradient_like(weight_wanted, weight, weight),
-        gradient_like(offsets_wanted, offsets, queries),
-        gradient_like(modulations_wanted, modulations, queries),
-    )
-
-
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    """Six tensors, sigma, offsets, modulations, and the options of a convolution."""
-    ctx.save_for_backward(*inputs[:6], *inputs[7:9])
-    ctx.sigma, ctx.options = inputs[6], inputs[9:]
-    ctx.set_materialize_grads(False)
-
-
-def _backward(name: str, ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Gradients of the inputs of a convolution, by the backward op of that name."""
-    if grad is None:
-        return (None,) * (9 + len(ctx.options))
-    *tensors, offsets, modulations = ctx.saved_tensors
-    _, points, neighbors, *_ = tensors
-    wanted = [ctx.needs_input_grad[i] for i in (3, 5, 7, 8)]
-    table = transposed_neighbors(neighbors, points.shape[0]) if wanted[0] else (None, None)
-    grads = getattr(torch.ops.kpdeform, name).default(
-        grad, *tensors, ctx.sigma, offsets, modulations, *ctx.options, *table, *wanted
-    )
-    features, weight, of_offsets, of_modulations = (
-        g if w else None for g, w in zip(grads, wanted, strict=True)
-    )
-    options = (None,) * len(ctx.options)
-    return None, None, None, features, None, weight, None, of_offsets, of_modulations, *options
-
-
 def _kpconv_with_distances_backward(
     ctx: Any, grad: Tensor | None, grad_distances: Tensor | None
 ) -> tuple[Tensor | None, ...]:
-    grads = list(_backward("kpconv_backward", ctx, grad))
+    grads = list(backward("kpconv_backward", ctx, grad))
     if grad_distances is not None and ctx.needs_input_grad[7]:
         queries, points, neighbors, _, kernel_points, _, offsets, _ = ctx.saved_tensors
         by_distances = torch.ops.kpdeform.kernel_point_distances_backward.default(
@@ -408,12 +263,12 @@ def _kpconv_with_distances_backward(
     return tuple(grads)
 
 
-torch.library.register_fake("kpdeform::kpconv_backward", _backward_fake)
+torch.library.register_fake("kpdeform::kpconv_backward", backward_fake)
 torch.library.register_autograd(
-    "kpdeform::kpconv", partial(_backward, "kpconv_backward"), setup_context=_setup
+    "kpdeform::kpconv", partial(backward, "kpconv_backward"), setup_context=setup
 )
 torch.library.register_autograd(
-    "kpdeform::kpconv_with_distances", _kpconv_with_distances_backward, setup_context=_setup
+    "kpdeform::kpconv_with_distances", _kpconv_with_distances_backward, setup_context=setup
 )
 
 

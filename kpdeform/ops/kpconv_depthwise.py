@@ -10,22 +10,21 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from kpdeform import _checks
+from kpdeform import _library as _library
+from kpdeform._types import Aggregation, Influence
 from kpdeform.ops._autograd import refuse_second_derivative
 from kpdeform.ops._call import call
-from kpdeform.ops.kpconv import (
-    _AGGREGATIONS,
-    _INFLUENCES,
-    Aggregation,
-    Influence,
-    _autocast,
-    _backward,
-    _backward_fake,
-    _check_features,
-    _check_groups,
-    _check_positions,
-    _check_sigma,
-    _choice,
-    _setup,
+from kpdeform.ops._points import (
+    AGGREGATIONS,
+    INFLUENCES,
+    autocast,
+    backward,
+    backward_fake,
+    check_features,
+    check_groups,
+    check_positions,
+    setup,
 )
 
 
@@ -99,19 +98,19 @@ def kpconv_depthwise(
         torch.Size([100, 32])
     """
     op = "kpconv_depthwise"
-    features, weight = _autocast(features, weight)
-    _check_positions(op, queries, points, neighbors, kernel_points)
-    _check_features(op, points, features, weight)
+    features, weight = autocast(features, weight)
+    check_positions(op, queries, points, neighbors, kernel_points)
+    check_features(op, points, features, weight)
     expected = (kernel_points.shape[0], features.shape[1])
     if weight.shape != expected:
         raise ValueError(f"{op}: weight must be (K, C) = {expected}, got {tuple(weight.shape)}")
-    _check_groups(op, queries, kernel_points, features.shape[1], offsets, modulations)
-    _check_sigma(op, sigma)
+    check_groups(op, queries, kernel_points, features.shape[1], offsets, modulations)
+    sigma = _checks.positive(op, "sigma", sigma)
     return call(
         torch.ops.kpdeform.kpconv_depthwise.default,
-        queries, points, neighbors, features, kernel_points, weight, float(sigma),
-        offsets, modulations, _choice("influence", influence, _INFLUENCES),
-        _choice("aggregation", aggregation, _AGGREGATIONS),
+        queries, points, neighbors, features, kernel_points, weight, sigma,
+        offsets, modulations, _checks.one_of(op, "influence", influence, INFLUENCES),
+        _checks.one_of(op, "aggregation", aggregation, AGGREGATIONS),
     )  # fmt: skip
 
 
@@ -129,10 +128,10 @@ def _depthwise_fake(
     return features.new_empty(queries.shape[0], features.shape[1])
 
 
-torch.library.register_fake("kpdeform::kpconv_depthwise_backward", _backward_fake)
+torch.library.register_fake("kpdeform::kpconv_depthwise_backward", backward_fake)
 torch.library.register_autograd(
     "kpdeform::kpconv_depthwise",
-    partial(_backward, "kpconv_depthwise_backward"),
-    setup_context=_setup,
+    partial(backward, "kpconv_depthwise_backward"),
+    setup_context=setup,
 )
 refuse_second_derivative("kpconv_depthwise")

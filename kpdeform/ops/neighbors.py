@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 
+from kpdeform import _checks
 from kpdeform import _library as _library
-from kpdeform.ops import _checks
 from kpdeform.ops._call import call
 
 

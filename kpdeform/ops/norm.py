@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from kpdeform import _checks
 from kpdeform import _library as _library
-from kpdeform.ops import _checks
 from kpdeform.ops._autograd import refuse_second_derivative
 from kpdeform.ops._call import call
 
@@ -85,8 +84,7 @@ def batch_norm(
     if mean is None and rows * max(channels // groups, 1) < 2:
         raise ValueError(f"{op}: a variance needs 2 rows of features, got {rows}")
     for name, number in (("eps", eps), ("slope", slope)):
-        if not 0 <= number < math.inf:
-            raise ValueError(f"{op}: {name} must be finite and at least 0, got {number}")
+        _checks.not_negative(op, name, number)
     tensors = (features, weight, bias, mean, variance, residual)
     if features.device.type != "cpu":
         return _step_by_step(*tensors, eps, slope, groups)

@@ -7,8 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from kpdeform import _checks
 from kpdeform import _library as _library
-from kpdeform.ops import _checks
 from kpdeform.ops._autograd import refuse_second_derivative
 from kpdeform.ops._call import call
 

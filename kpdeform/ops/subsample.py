@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kpdeform import _checks
 from kpdeform import _library as _library
 from kpdeform._types import GridSubsample
-from kpdeform.ops import _checks
 from kpdeform.ops._call import call
 
 

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kpdeform import _geometry
-from kpdeform._geometry import Padding
+from kpdeform import _image_sizes
+from kpdeform._image_sizes import Padding
 
 
 def deform_conv2d(
@@ -64,8 +64,8 @@ def dcnv3(
     remove_center: bool = False,
 ) -> Tensor:
     """Twin of :func:`kpdeform.ops.dcnv3`."""
-    kernel_h, kernel_w = _geometry.pair("dcnv3", "kernel_size", kernel_size)
-    dilation_h, dilation_w = _geometry.pair("dcnv3", "dilation", dilation)
+    kernel_h, kernel_w = _image_sizes.pair("dcnv3", "kernel_size", kernel_size)
+    dilation_h, dilation_w = _image_sizes.pair("dcnv3", "dilation", dilation)
     taps = [(i, j) for j in range(kernel_w) for i in range(kernel_h)]  # column by column
     if remove_center:
         taps.remove((kernel_h // 2, kernel_w // 2))
@@ -97,7 +97,7 @@ def dcnv4(
     remove_center: bool = False,
 ) -> Tensor:
     """Twin of :func:`kpdeform.ops.dcnv4`."""
-    kernel_h, kernel_w = _geometry.pair("dcnv4", "kernel_size", kernel_size)
+    kernel_h, kernel_w = _image_sizes.pair("dcnv4", "kernel_size", kernel_size)
     taps = kernel_h * kernel_w - int(remove_center)
     fused = offset_mask[..., : groups * 3 * taps].unflatten(-1, (groups, 3 * taps))
     offset, mask = fused[..., : 2 * taps].flatten(-2), fused[..., 2 * taps :].flatten(-2)
@@ -115,9 +115,9 @@ def _tap_positions(
     dilation: int | Sequence[int],
 ) -> tuple[Tensor, Tensor]:
     """Undeformed y and x of every tap, row by row: ``(oh, 1, 1, K)`` and ``(ow, 1, K)``."""
-    stride_h, stride_w = _geometry.pair("deform_conv2d", "stride", stride)
-    dilation_h, dilation_w = _geometry.pair("deform_conv2d", "dilation", dilation)
-    top, left, _, _ = _geometry.sides(
+    stride_h, stride_w = _image_sizes.pair("deform_conv2d", "stride", stride)
+    dilation_h, dilation_w = _image_sizes.pair("deform_conv2d", "dilation", dilation)
+    top, left, _, _ = _image_sizes.sides(
         "deform_conv2d", padding, kernel, (stride_h, stride_w), (dilation_h, dilation_w)
     )
     tap = torch.arange(kernel[0] * kernel[1], device=like.device)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kpdeform import _geometry
+from kpdeform import _image_sizes
 
 
 def deform_roi_pool(
@@ -25,7 +25,7 @@ def deform_roi_pool(
     mask: Tensor | None = None,
 ) -> Tensor:
     """Twin of :func:`kpdeform.ops.deform_roi_pool`."""
-    bins = _geometry.pair("deform_roi_pool", "output_size", output_size)
+    bins = _image_sizes.pair("deform_roi_pool", "output_size", output_size)
     height, width = input.shape[2:]
     pooled = [input.new_zeros(0, input.shape[1], *bins)]
     for r, box in enumerate(rois.to(_position_dtype(input))):
@@ -58,7 +58,7 @@ def deform_ps_roi_pool(
     mask: Tensor | None = None,
 ) -> Tensor:
     """Twin of :func:`kpdeform.ops.deform_ps_roi_pool`."""
-    bins = _geometry.pair("deform_ps_roi_pool", "output_size", output_size)
+    bins = _image_sizes.pair("deform_ps_roi_pool", "output_size", output_size)
     height, width = input.shape[2:]
     group = bins[0] if group_size is None else group_size
     outputs = input.shape[1] // group**2

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 from kpdeform._optional import require
 from kpdeform.data import PointBatch, PyramidSpec, SceneDataset, neighbor_limits, open_dataset
 from kpdeform.data.transforms import Compose, Transform
+from kpdeform.inference.tiling import Tiles
 from kpdeform.train.loading import PlannedBatches, PyramidBatches, ResumableLoader
-from kpdeform.train.tiling import Tiles
 
 lightning = require("lightning.pytorch", "train")
 
@@ -104,7 +104,7 @@ class _DataModule(lightning.LightningDataModule):
         return DataLoader(batches, batch_size=None, sampler=share, num_workers=self.num_workers)
 
     def record(self) -> dict[str, Any]:
-        """What :class:`kpdeform.train.Predictor` needs besides the model."""
+        """What :class:`kpdeform.inference.Predictor` needs besides the model."""
         info = self.folder.info
         return {
             "features": list(self.features),
@@ -186,7 +186,7 @@ class SceneDataModule(_DataModule):
         self._val: SceneDataset | None = None
 
     def tiles(self) -> Tiles:
-        """Tiles as wide as the crops; see :class:`kpdeform.train.tiling.Tiles`."""
+        """Tiles as wide as the crops; see :class:`kpdeform.inference.tiling.Tiles`."""
         size = math.inf if self.crop == "none" else 2 * self.radius
         return Tiles(size, dimensions=2 if self.crop == "cylinder" else 3)
 

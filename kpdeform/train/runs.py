@@ -17,7 +17,7 @@ import torch
 
 import kpdeform
 from kpdeform._optional import require
-from kpdeform.train.model_config import ModelConfig
+from kpdeform.models.config import ModelConfig
 
 lightning = require("lightning.pytorch", "train")
 
@@ -55,7 +55,7 @@ class RunRecord(lightning.Callback):
     ``last.ckpt`` is written every ``every_n_steps`` steps and at the end, ``best.ckpt`` after each
     validation that beats the earlier ones. A checkpoint gets an entry "kpdeform": version, git
     hash, resolved configuration, the states of the random number generators, the model and the
-    data module's ``record()``, from which :class:`kpdeform.train.Predictor` is made.
+    data module's ``record()``, from which :class:`kpdeform.inference.Predictor` is made.
 
     Args:
         folder: Folder of the run; gets ``config.yaml`` and ``git_hash.txt`` too.

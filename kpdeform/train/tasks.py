@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kpdeform._optional import require
+from kpdeform.inference.metrics import scores
 from kpdeform.nn import deformation_loss
 from kpdeform.train.loading import LabelledBatch
 from kpdeform.train.losses import lovasz_softmax
-from kpdeform.train.metrics import scores
 from kpdeform.train.optimizers import AdamWRecipe, Recipe
 
 lightning = require("lightning.pytorch", "train")
@@ -155,7 +155,8 @@ class SegmentationTask(_Task):
     that of one process on the joined batch; the other losses are the mean of the ranks' losses.
 
     Validation counts thinned points crop by crop, overlaps included: that is cheap, and what
-    ``val/mean_iou`` says. Scores at full resolution come from :func:`kpdeform.train.predict_scene`.
+    ``val/mean_iou`` says. Scores at full resolution come from
+    :func:`kpdeform.inference.predict_scene`.
     """
 
     shown_score = "mean_iou"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kpdeform._optional import require
-from kpdeform.train.model_config import ModelConfig
+from kpdeform.models.config import ModelConfig
 from kpdeform.train.runs import AtomicCheckpointIO, CsvMetrics, RunRecord
 
 lightning = require("lightning.pytorch", "train")
@@ -123,7 +123,7 @@ def make_trainer(
         options: See :class:`TrainerConfig`.
         config: Resolved configuration as YAML text.
         model: What the task's model was built from; without it, checkpoints can be resumed but not
-            loaded by :class:`kpdeform.train.Predictor`.
+            loaded by :class:`kpdeform.inference.Predictor`.
 
     Returns:
         A ``lightning.pytorch.Trainer``.

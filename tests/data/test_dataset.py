@@ -264,9 +264,9 @@ def test_one_point_empty_scene_and_duplicates():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"cell_size": 0.0}, "cell_size must be > 0"),
-        ({"radius": None}, "radius must be > 0, got None"),
-        ({"radius": float("nan")}, "radius must be > 0"),
+        ({"cell_size": 0.0}, "cell_size must be finite and > 0"),
+        ({"radius": None}, "needs a radius"),
+        ({"radius": float("nan")}, "radius must be finite and > 0"),
         ({"max_points": 0}, "max_points"),
         ({"batches_per_epoch": 0}, "batches_per_epoch"),
         ({"reach": 1.0}, "reach must be < 1"),

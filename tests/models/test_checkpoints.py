@@ -281,7 +281,7 @@ def test_loading_kpconvx_lets_the_size_decide():
 
 
 def kpconvx_names(model) -> dict[str, str]:
-    from kpdeform.models.layouts import LAYOUTS, names_of
+    from kpdeform.models.foreign_names import LAYOUTS, names_of
 
     return names_of(model, LAYOUTS["kpconvx"])
 

@@ -199,18 +199,18 @@ def test_compiles_whole_and_does_not_recompile_for_a_new_size(case):
 @pytest.mark.parametrize(
     "options, text",
     [
-        ({"task": "detection"}, "task is 'detection'"),
-        ({"pooling": "max"}, "pooling is 'max'"),
+        ({"task": "detection"}, "task must be one of .*got 'detection'"),
+        ({"pooling": "max"}, "pooling must be one of .*got 'max'"),
         ({"blocks": ()}, "every level needs a block"),
         ({"blocks": (1, 0)}, "every level needs a block"),
         ({"cell_size": -1.0}, "cell_size"),
         ({"max_neighbors": (3,)}, "max_neighbors must hold 3"),
         ({"attention_groups": 7}, "attention_groups=7 does not divide"),
         ({"drop_path": 1.5}, "probability must be in"),
-        ({"radius": -1.0}, "KPNeXt: radius is -1"),
-        ({"width": 0}, "KPNeXt: width is 0"),
-        ({"width_scaling": -1.0}, "KPNeXt: width_scaling is -1"),
-        ({"layer_scale": -1.0}, "KPNeXt: layer_scale is -1"),
+        ({"radius": -1.0}, "KPNeXt: radius must be finite and > 0, got -1"),
+        ({"width": 0}, "KPNeXt: width must be finite and > 0, got 0"),
+        ({"width_scaling": -1.0}, "KPNeXt: width_scaling must be finite and > 0, got -1"),
+        ({"layer_scale": -1.0}, "KPNeXt: layer_scale must be finite and > 0, got -1"),
     ],
 )
 def test_bad_arguments_are_named(options, text):

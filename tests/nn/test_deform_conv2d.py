@@ -81,9 +81,9 @@ def test_weights_start_as_those_of_conv2d():
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"groups": 3}, "groups must divide in_channels=8"),
-        ({"out_channels": 5, "groups": 2}, "groups=2 must divide out_channels=5"),
-        ({"offset_groups": 3}, "offset_groups must divide"),
+        ({"groups": 3}, "groups=3 does not divide in_channels=8"),
+        ({"out_channels": 5, "groups": 2}, "groups=2 does not divide out_channels=5"),
+        ({"offset_groups": 3}, "offset_groups=3 does not divide"),
         ({"kernel_size": 0}, "kernel_size must be"),
         ({"padding": "same", "stride": 2}, "padding='same' is for stride 1"),
         ({"mask_activation": "tanh"}, "mask_activation must be one of"),
@@ -189,7 +189,7 @@ def test_dcnv4_without_projections_starts_at_zero():
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"groups": 3}, "groups=3 must divide channels=8"),
+        ({"groups": 3}, "groups=3 does not divide channels=8"),
         ({"kernel_size": 2}, "kernel_size must be odd"),
         ({"head_kernel_size": 4}, "head_kernel_size must be odd"),
         ({"stride": 0}, "stride must be at least 1"),

@@ -339,10 +339,10 @@ def test_repr_tells_what_is_unusual():
 @pytest.mark.parametrize(
     "options, text",
     [
-        ({"in_channels": 0}, "in_channels is 0"),
-        ({"radius": 0.0}, "radius is 0"),
-        ({"sigma": float("nan")}, "sigma is nan"),
-        ({"groups": 3}, "groups=3 does not divide both in_channels=4 and out_channels=6"),
+        ({"in_channels": 0}, "in_channels must be at least 1, got 0"),
+        ({"radius": 0.0}, "radius must be finite and > 0, got 0"),
+        ({"sigma": float("nan")}, "sigma must be finite and > 0, got nan"),
+        ({"groups": 3}, "groups=3 does not divide in_channels=4"),
         ({"dimension": 4}, "dimension is 4"),
         ({"influence": "cubic"}, "influence .* 'cubic'"),
         ({"aggregation": "max"}, "aggregation .* 'max'"),

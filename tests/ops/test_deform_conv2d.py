@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kpdeform import _geometry, ops, reference
+from kpdeform import _image_sizes, ops, reference
 from tests.oracles import deform_conv2d as oracle
 from tests.tolerances import LOOPS, RELATIVE, assert_close
 
@@ -65,8 +65,8 @@ def make_case(
     device="cpu",
 ) -> Case:  # fmt: skip
     """By default the geometry of torchvision's own tests."""
-    sides = _geometry.sides("test", padding, kernel, stride, dilation)
-    size_out = _geometry.output_size(size, kernel, stride, sides, dilation)
+    sides = _image_sizes.sides("test", padding, kernel, stride, dilation)
+    size_out = _image_sizes.output_size(size, kernel, stride, sides, dilation)
     taps = offset_groups * kernel[0] * kernel[1]
     made = {
         "input": torch.randn(batch, channels, *size),
@@ -87,7 +87,9 @@ def assert_agree(actual: dict, expected: dict, tolerance=None) -> None:
 def positions(case: Case) -> Tensor:
     """Positions y, x of all samples: (B, oh, ow, OG, K, 2)."""
     kernel_h, kernel_w = case.weight.shape[2:]
-    sides = _geometry.sides("test", case.padding, (kernel_h, kernel_w), case.stride, case.dilation)
+    sides = _image_sizes.sides(
+        "test", case.padding, (kernel_h, kernel_w), case.stride, case.dilation
+    )
     spread = case.offset.movedim(1, -1).unflatten(-1, (-1, kernel_h * kernel_w, 2)).clone()
     for y, x, k in itertools.product(*(range(spread.shape[d]) for d in (1, 2, 4))):
         i, j = divmod(k, kernel_w)
@@ -127,7 +129,7 @@ def random_case(seed: int, device="cpu") -> Case:
 
 def by_loops(case: Case) -> dict[str, Tensor]:
     kernel = tuple(case.weight.shape[2:])
-    sides = _geometry.sides("test", case.padding, kernel, case.stride, case.dilation)
+    sides = _image_sizes.sides("test", case.padding, kernel, case.stride, case.dilation)
     case = case.changed(lambda t: t.cpu())
     values = {n: None if t is None else t.numpy() for n, t in vars(case).items() if n in TENSORS}
     found = oracle.deform_conv2d(
@@ -379,7 +381,7 @@ def test_under_autocast_the_input_decides(dtype):
 def native_arguments(case: Case) -> tuple:
     """What the native op gets for ``case``."""
     kernel = tuple(case.weight.shape[2:])
-    sides = _geometry.sides("test", case.padding, kernel, case.stride, case.dilation)
+    sides = _image_sizes.sides("test", case.padding, kernel, case.stride, case.dilation)
     groups = case.offset.shape[1] // (2 * kernel[0] * kernel[1])
     depthwise = case.weight.shape[1] == 1 and case.weight.shape[0] == case.input.shape[1]
     weight = case.weight.permute(2, 3, 1, 0)
@@ -528,7 +530,7 @@ def make_core(
     kernel=(3, 3), stride=(1, 1), padding=(1, 1), dilation=(1, 1), groups=2, offset_scale=1.0,
     remove_center=False, channels=6, dtype=torch.float64,
 ):  # fmt: skip
-    size = _geometry.output_size((7, 8), kernel, stride, (*padding, *padding), dilation)
+    size = _image_sizes.output_size((7, 8), kernel, stride, (*padding, *padding), dilation)
     taps = groups * (kernel[0] * kernel[1] - int(remove_center))
     image = torch.randn(2, 7, 8, channels, dtype=dtype)
     offset = torch.randn(2, *size, 2 * taps, dtype=dtype)

@@ -411,7 +411,7 @@ BAD = [
     (bad_index(41), ValueError, r"neighbors\[2, 1\] is 41, but points has 40"),
     (bad_index(-2), ValueError, r"neighbors\[2, 1\] is -2"),
     (changed(neighbors=torch.zeros(23, 9)), TypeError, "neighbors must be int32"),
-    (changed(sigma=0.0), ValueError, "sigma must be a finite number > 0"),
+    (changed(sigma=0.0), ValueError, "sigma must be finite and > 0"),
     (changed(queries=torch.zeros(23, 3).int()), TypeError, "queries must be float32 or float64"),
     (changed(points=double(40, 2)), ValueError, "points must have 3 columns"),
     (changed(features=double(39, 6)), ValueError, "one row per point"),

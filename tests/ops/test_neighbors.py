@@ -442,7 +442,7 @@ def test_bad_clouds_are_named(change, error, text):
 
 @pytest.mark.parametrize("radius", [0.0, -1.0, math.nan, math.inf])
 def test_bad_radius(radius):
-    with pytest.raises(ValueError, match="radius_neighbors: radius must be finite and above 0"):
+    with pytest.raises(ValueError, match="radius_neighbors: radius must be finite and > 0"):
         ops.radius_neighbors(**GOOD, radius=radius)
 
 

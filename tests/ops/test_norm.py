@@ -285,8 +285,8 @@ BAD = [
     ({"bias": torch.zeros(2, device="meta")}, ValueError, "bias is on meta"),
     ({"residual": torch.zeros(3, 2)}, ValueError, r"residual must be \(4, 2\), got \(3, 2\)"),
     ({"mean": torch.zeros(2)}, ValueError, "mean and variance must be given together"),
-    ({"eps": -1.0}, ValueError, "eps must be finite and at least 0, got -1"),
-    ({"slope": float("nan")}, ValueError, "slope must be finite and at least 0, got nan"),
+    ({"eps": -1.0}, ValueError, "eps must be finite and >= 0, got -1"),
+    ({"slope": float("nan")}, ValueError, "slope must be finite and >= 0, got nan"),
     ({"groups": 3}, ValueError, "groups must divide the 2 channels, got 3"),
 ]
 

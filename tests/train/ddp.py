@@ -12,13 +12,7 @@ from torch import nn
 
 from kpdeform.data import PyramidSpec
 from kpdeform.nn import KPConv
-from kpdeform.train import (
-    SceneDataModule,
-    SegmentationTask,
-    SGDRecipe,
-    TrainerConfig,
-    make_trainer,
-)
+from kpdeform.train import SceneDataModule, SegmentationTask, SGDRecipe, TrainerConfig, make_trainer
 
 
 class Rigid(nn.Module):

@@ -1,20 +1,9 @@
-"""Scenes to draw, and a guard for machines without OpenGL."""
+"""Scenes to draw."""
 
 import numpy as np
 import pytest
 
 from kpdeform.viz import KernelScene, kernel_scene
-from kpdeform.viz.offscreen import hidden_window
-
-
-@pytest.fixture(scope="session")
-def offscreen() -> None:
-    """Skips where Open3D or the system libraries that it draws with are missing."""
-    try:
-        with hidden_window(8, 8):
-            pass
-    except (ImportError, RuntimeError) as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture

@@ -46,8 +46,7 @@ def scores(confusion: Tensor) -> Scores:
     """Scores of a confusion matrix.
 
     Args:
-        confusion: Counts, ``(classes, classes)``; row = label, column = prediction, as
-            ``torchmetrics.classification.MulticlassConfusionMatrix`` gives them.
+        confusion: Counts, ``(classes, classes)``; row = label, column = prediction.
 
     Returns:
         IoU, accuracy and their means.

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from kpdeform.data import Scene
-from kpdeform.train import Predictor, write_prediction
+from kpdeform.inference import Predictor, write_prediction
 from tests.toy import TINY
 
 

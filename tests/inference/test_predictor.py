@@ -13,8 +13,9 @@ from kpdeform.data import (
     build_pyramid,
     open_dataset,
 )
-from kpdeform.train import Predictor, SceneDataModule, Tiles, predict_scene
-from kpdeform.train.tiling import SortedCloud
+from kpdeform.inference import Predictor, Tiles, predict_scene
+from kpdeform.inference.tiling import SortedCloud
+from kpdeform.train import SceneDataModule
 from tests.toy import TINY, toy_scene
 
 FEATURES = ("ones", "height", "x", "y", "z", "intensity")

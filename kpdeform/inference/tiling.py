@@ -199,7 +199,7 @@ def predict_cloud(
 
 def progress_bar(remaining: Sequence[int], total: int) -> Iterable[int]:
     """Shows tiles done, tiles to do and the time left on the terminal."""
-    track = require("rich.progress", "train").track
+    track = require("rich.progress", "io").track
     return track(remaining, "tiles", total=total, completed=total - len(remaining))
 
 

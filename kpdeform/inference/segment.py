@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from kpdeform.train.cloud_files import check_class_ids, open_cloud_file
-from kpdeform.train.predictor import Predictor
-from kpdeform.train.tiling import Chunk, Progress, SortedCloud, Tiles, probabilities
+from kpdeform.data.cloud_files import check_class_ids, open_cloud_file
+from kpdeform.inference.predictor import Predictor
+from kpdeform.inference.tiling import Chunk, Progress, SortedCloud, Tiles, probabilities
 
 
 def segment_file(
@@ -40,7 +40,7 @@ def segment_file(
         votes: Predictions to average for each tile.
         tiles: How to cut the cloud; as the model was trained by default.
         class_ids: Number to write for each class; as the model's checkpoint says by default.
-        progress: See :func:`kpdeform.train.tiling.predict_cloud`.
+        progress: See :func:`kpdeform.inference.tiling.predict_cloud`.
 
     Returns:
         Points per class, ``(classes,)`` int64.

@@ -1,27 +1,19 @@
-"""scripts/visualize_kernels.py on an untrained model whose offsets are not zero."""
+"""The kernels of an untrained model whose offsets are not zero."""
 
-import importlib.util
 from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
 
+from kpdeform.cli import view
 from kpdeform.data import DatasetInfo, SceneWriter
-from kpdeform.train import ModelConfig, Tiles
+from kpdeform.inference import Tiles
+from kpdeform.models import ModelConfig
 from kpdeform.viz import KernelScene
-from tests.toy import ROOT
 
 ORIGIN = np.array([652_000.0, 6_860_000.0, 35.0])
 CLASSES = ("floor", "wall", "chair", "clutter")
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("s", ROOT / "scripts" / "visualize_kernels.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -68,19 +60,17 @@ def files(tmp_path_factory):
 
 
 @pytest.fixture
-def drawn(script, monkeypatch) -> list[KernelScene]:
+def drawn(monkeypatch) -> list[KernelScene]:
     """Scenes that the script asks to draw, in place of drawing them."""
     scenes: list[KernelScene] = []
-    monkeypatch.setattr(script, "contact_sheet", lambda them, path, title: scenes.extend(them))
-    monkeypatch.setattr(script, "show", scenes.extend)
+    monkeypatch.setattr(view, "contact_sheet", lambda them, path, title: scenes.extend(them))
+    monkeypatch.setattr(view, "show", scenes.extend)
     return scenes
 
 
 @pytest.mark.parametrize("color_by", ["prediction", "label", "height", "color"])
-def test_four_points_of_a_data_set(script, files, drawn, color_by):
-    script.visualize_kernels(
-        files / "last.ckpt", files / "data", files / "k.png", color_by=color_by
-    )
+def test_four_points_of_a_data_set(files, drawn, color_by):
+    view.view(files / "last.ckpt", files / "data", files / "k.png", color_by=color_by)
     titles = [scene.title for scene in drawn]
     assert titles[1] in ("edge: floor", "edge: wall")
     assert [titles[0], *titles[2:]] == ["floor", "object: chair", "clutter"]
@@ -90,26 +80,26 @@ def test_four_points_of_a_data_set(script, files, drawn, color_by):
     assert all(bool(scene.legend) == has_classes for scene in drawn)
 
 
-def test_the_file_gives_the_kernels_of_the_data_set(script, files, drawn):
-    script.visualize_kernels(files / "last.ckpt", files / "data", files / "k.png")
-    script.visualize_kernels(files / "last.ckpt", files / "room.csv", files / "k.png")
+def test_the_file_gives_the_kernels_of_the_data_set(files, drawn):
+    view.view(files / "last.ckpt", files / "data", files / "k.png")
+    view.view(files / "last.ckpt", files / "room.csv", files / "k.png")
     assert len(drawn) == 8
     for a, b in zip(drawn[:4], drawn[4:], strict=True):
         assert a.title == b.title
         np.testing.assert_allclose(a.deformed, b.deformed, atol=1e-4)
 
 
-def test_coordinates_are_those_of_the_world(script, files, drawn):
+def test_coordinates_are_those_of_the_world(files, drawn):
     at = ORIGIN + np.array([2.0, 2.0, 0.0])
     points = f"{at[0]},{at[1]},{at[2]} object"
-    script.visualize_kernels(files / "last.ckpt", files / "data", files / "k.png", points=points)
+    view.view(files / "last.ckpt", files / "data", files / "k.png", points=points)
     assert len(drawn) == 2
     shift = drawn[1].query - drawn[0].query  # the chair is at (1.3, 1.3, 0.5)
     np.testing.assert_allclose(shift, [-0.7, -0.7, 0.5], atol=0.6)
 
 
-def test_the_window_gets_every_layer_at_the_same_points(script, files, drawn):
-    script.visualize_kernels(files / "last.ckpt", files / "data", points="floor object")
+def test_the_window_gets_every_layer_at_the_same_points(files, drawn):
+    view.view(files / "last.ckpt", files / "data", points="floor object")
     layers = list(dict.fromkeys(scene.layer for scene in drawn))
     assert len(layers) == 3 and len(drawn) == 6
     for scene, same in zip(drawn[:2], drawn[2:4], strict=True):
@@ -117,11 +107,11 @@ def test_the_window_gets_every_layer_at_the_same_points(script, files, drawn):
         assert np.linalg.norm(scene.query - same.query) < 1.2  # a cell of the coarsest level
 
 
-def test_a_layer_is_found_by_a_part_of_its_name(script, files, drawn):
-    script.visualize_kernels(files / "last.ckpt", files / "data", files / "k.png", layer="blocks.7")
+def test_a_layer_is_found_by_a_part_of_its_name(files, drawn):
+    view.view(files / "last.ckpt", files / "data", files / "k.png", layer="blocks.7")
     assert "blocks.7" in drawn[0].layer
     with pytest.raises(SystemExit, match="no deformable layer 'x', there are"):
-        script.visualize_kernels(files / "last.ckpt", files / "data", files / "k.png", layer="x")
+        view.view(files / "last.ckpt", files / "data", files / "k.png", layer="x")
 
 
 @pytest.mark.parametrize(
@@ -132,15 +122,13 @@ def test_a_layer_is_found_by_a_part_of_its_name(script, files, drawn):
         ({"points": "1,2"}, "must be three numbers"),
     ],
 )
-def test_wrong_options_say_what_there_is(script, files, options, words):
+def test_wrong_options_say_what_there_is(files, options, words):
     with pytest.raises(SystemExit, match=words):
-        script.visualize_kernels(files / "last.ckpt", files / "data", files / "k.png", **options)
+        view.view(files / "last.ckpt", files / "data", files / "k.png", **options)
 
 
 @pytest.mark.usefixtures("offscreen")
-def test_it_writes_a_picture(script, files, tmp_path, capsys):
-    script.visualize_kernels(
-        files / "last.ckpt", files / "data", tmp_path / "k.png", points="floor"
-    )
+def test_it_writes_a_picture(files, tmp_path, capsys):
+    view.view(files / "last.ckpt", files / "data", tmp_path / "k.png", points="floor")
     assert (tmp_path / "k.png").read_bytes().startswith(b"\x89PNG")
     assert "layer encoder.blocks" in capsys.readouterr().out

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from kpdeform.train import confusion_matrix, scores
+from kpdeform.inference import confusion_matrix, scores
 from kpdeform.train.tasks import sqrt_inverse_weights
 
 

@@ -7,9 +7,8 @@ import pytest
 laspy = pytest.importorskip("laspy")
 plyfile = pytest.importorskip("plyfile")
 
-from kpdeform.data import read_cloud  # noqa: E402
-from kpdeform.train import cloud_files  # noqa: E402
-from kpdeform.train.cloud_files import open_cloud_file  # noqa: E402
+from kpdeform.data import cloud_files, read_cloud  # noqa: E402
+from kpdeform.data.cloud_files import open_cloud_file  # noqa: E402
 
 NUM_POINTS = 1000
 

@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kpdeform.train import tiling
-from kpdeform.train.tiling import SortedCloud, Tiles, predict_cloud, probabilities
+from kpdeform.inference import tiling
+from kpdeform.inference.tiling import SortedCloud, Tiles, predict_cloud, probabilities
 
 
 def cloud_of(folder: Path, points, features, tiles, step=700):

@@ -7,7 +7,7 @@ import pytest
 
 laspy = pytest.importorskip("laspy")
 
-from kpdeform.train import Predictor, Tiles, segment, segment_file, tiling  # noqa: E402
+from kpdeform.inference import Predictor, Tiles, segment, segment_file, tiling  # noqa: E402
 from tests.toy import TINY, toy_scene  # noqa: E402
 
 

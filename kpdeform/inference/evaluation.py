@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from kpdeform._optional import require
+from kpdeform.data.cloud_files import check_class_ids, replacing
 from kpdeform.data.scenes import Scene
-from kpdeform.train.cloud_files import check_class_ids, replacing
-from kpdeform.train.metrics import Scores, scores
-from kpdeform.train.predictor import Predictor
-from kpdeform.train.tiling import Progress, SortedCloud, Tiles, probabilities
+from kpdeform.inference.metrics import Scores, scores
+from kpdeform.inference.predictor import Predictor
+from kpdeform.inference.tiling import Progress, SortedCloud, Tiles, probabilities
 
 
 def predict_scene(
@@ -68,12 +68,11 @@ def predict_scene(
 
 def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> Tensor:
     """Counts of label-prediction pairs, ``(classes, classes)`` int64; other labels are ignored."""
-    metric = require("torchmetrics.functional.classification", "train")
-    target = torch.from_numpy(np.asarray(labels, np.int64))
-    known = (target >= 0) & (target < num_classes)
-    return metric.multiclass_confusion_matrix(
-        torch.from_numpy(predictions)[known], target[known], num_classes, validate_args=False
-    )
+    rows = np.asarray(labels, np.int64)
+    known = (rows >= 0) & (rows < num_classes)
+    pairs = num_classes * rows[known] + predictions[known]
+    counts = np.bincount(pairs, minlength=num_classes**2)
+    return torch.from_numpy(counts).view(num_classes, num_classes)
 
 
 def write_scores(folder: Path, confusion: Tensor, class_names: Sequence[str]) -> Scores:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from kpdeform import ops
 from kpdeform.data import PointBatch, PyramidSpec, Sample, build_pyramid
 from kpdeform.data.transforms import transform_linear
-from kpdeform.train.model_config import ModelConfig
-from kpdeform.train.tiling import Progress, SortedCloud, Tiles, predict_cloud
+from kpdeform.inference.tiling import Progress, SortedCloud, Tiles, predict_cloud
+from kpdeform.models.config import ModelConfig
 
 _FROM_POSITIONS = ("ones", "height", "x", "y", "z")
 
@@ -105,7 +105,7 @@ class Predictor:
     def predict_cloud(
         self, cloud: SortedCloud, votes: int = 1, progress: Progress | None = None
     ) -> None:
-        """Runs :func:`kpdeform.train.tiling.predict_cloud` with this model.
+        """Runs :func:`kpdeform.inference.tiling.predict_cloud` with this model.
 
         Args:
             cloud: Sorted cloud with the features :attr:`file_features`.

@@ -1,0 +1,85 @@
+"""Scores a trained network on whole scenes at full resolution.
+
+    python scripts/evaluate.py --checkpoint runs/ign/last.ckpt --data data/ign --out runs/ign/val
+
+Prints IoU per class, mean IoU, overall and mean accuracy; writes scores.json (with the confusion
+matrix), confusion.png and, with --predictions, one labelled cloud per scene.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from kpdeform._optional import require
+from kpdeform.data import open_dataset
+from kpdeform.inference import (
+    Predictor,
+    Tiles,
+    confusion_matrix,
+    predict_scene,
+    progress_bar,
+    write_prediction,
+    write_scores,
+)
+
+
+def evaluate(
+    checkpoint: Path,
+    data: Path,
+    out: Path,
+    split: str = "val",
+    votes: int = 1,
+    tile_size: float | None = None,
+    overlap: float = 0.25,
+    predictions: Literal["none", "ply", "laz"] = "none",
+    device: str = "cpu",
+) -> None:
+    """Scores a trained network on whole scenes at full resolution.
+
+    Args:
+        checkpoint: last.ckpt or best.ckpt of a run.
+        data: Folder of the prepared data set.
+        out: Folder for scores.json, confusion.png and the predictions.
+        split: Split of the data set.
+        votes: Predictions averaged for each tile, each with the cloud turned further.
+        tile_size: Side of a tile in the scenes' unit, or .inf for whole scenes at once; as wide as
+            the training crops by default.
+        overlap: Share of a tile that it has in common with the next one, up to 0.5.
+        predictions: Format of the labelled clouds, if any.
+        device: Such as "cpu" or "cuda".
+    """
+    predictor = Predictor.load(checkpoint, device)
+    dataset = open_dataset(data)
+    names = predictor.class_names
+    if tuple(dataset.info.class_names) != tuple(names):
+        raise SystemExit(
+            f"{data} has other classes {dataset.info.class_names} than the model {names}"
+        )
+    size = tile_size if tile_size is not None else predictor.tiles.size
+    tiles = Tiles(size, overlap, predictor.tiles.dimensions)
+    confusion = torch.zeros(len(names), len(names), dtype=torch.int64)
+    for scene in dataset.scenes(split):
+        print(f"{scene.name}: {scene.num_points:,} points")
+        found = predict_scene(
+            predictor,
+            scene,
+            dataset.info.feature_names,
+            votes=votes,
+            tiles=tiles,
+            progress=progress_bar,
+        )
+        if scene.labels is not None:
+            confusion += confusion_matrix(scene.labels, found, len(names))
+        if predictions != "none":
+            write_prediction(out / f"{scene.name}.{predictions}", scene, found, predictor)
+    result = write_scores(out, confusion, names)
+    for name, iou in zip(names, result.iou.tolist(), strict=True):
+        print(f"  {name:24s} IoU {iou:.4f}")
+    print(f"  mean IoU {result.mean_iou:.4f}, overall accuracy {result.overall_accuracy:.4f}")
+    print(f"  mean accuracy {result.mean_accuracy:.4f}; all in {out / 'scores.json'}")
+
+
+def main() -> None:
+    """Reads the options, all by name."""
+    require("jsonargparse", "train").auto_cli(evaluate, as_positional=False)

@@ -1,0 +1,62 @@
+"""Labels a LAS, LAZ or PLY file with a trained network: the same file with a classification out.
+
+    python scripts/segment_cloud.py cloud.laz labelled.laz --checkpoint runs/ign/last.ckpt
+
+Every other field of the file stays as it is. Memory is bounded by a tile. When the run is killed,
+the same command goes on with the next tile and ends with the same bytes.
+"""
+
+from pathlib import Path
+
+from kpdeform._optional import require
+from kpdeform.inference import Predictor, Tiles, progress_bar, segment_file
+
+
+def label(
+    source: Path,
+    output: Path,
+    checkpoint: Path,
+    votes: int = 1,
+    tile_size: float | None = None,
+    overlap: float = 0.25,
+    class_ids: list[int] | None = None,
+    device: str = "cpu",
+) -> None:
+    """Labels a LAS, LAZ or PLY file with a trained network.
+
+    Args:
+        source: File to label.
+        output: File to write, of the same kind.
+        checkpoint: last.ckpt or best.ckpt of a run.
+        votes: Predictions averaged for each tile, each with the cloud turned further.
+        tile_size: Side of a tile in the file's unit; as wide as the training crops by default.
+        overlap: Share of a tile that it has in common with the next one, up to 0.5.
+        class_ids: Number to write for each class; as configured in training by default.
+        device: Such as "cpu" or "cuda".
+    """
+    predictor = Predictor.load(checkpoint, device)
+    size = tile_size if tile_size is not None else predictor.tiles.size
+    tiles = Tiles(size, overlap, predictor.tiles.dimensions)
+    counts = segment_file(
+        predictor,
+        source,
+        output,
+        votes=votes,
+        tiles=tiles,
+        class_ids=class_ids,
+        progress=progress_bar,
+    )
+    for name, count in zip(predictor.class_names, counts.tolist(), strict=True):
+        print(f"  {name:24s} {count:>12,} points")
+    print(f"  {output}: {counts.sum():,} points labelled")
+
+
+def main() -> None:
+    """Reads the options: source and output by their place, all others by name."""
+    parser = require("jsonargparse", "train").ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("source", type=Path, help="file to label")
+    parser.add_argument("output", type=Path, help="file to write, of the same kind")
+    parser.add_function_arguments(
+        label, skip={"source", "output"}, as_group=False, as_positional=False
+    )
+    label(**parser.instantiate(parser.parse_args()).as_dict())

@@ -1,0 +1,134 @@
+"""Training on the scenes of a data set, on whole shapes and on images.
+
+The run's folder gets config.yaml, git_hash.txt, metrics.csv, TensorBoard files, last.ckpt and,
+where validation is asked for, best.ckpt. A run that was killed goes on with --resume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from kpdeform._optional import require
+from kpdeform.models import ImageUNet, ModelConfig
+from kpdeform.train import (
+    ClassificationTask,
+    ImageFolderDataModule,
+    ImageSegmentationTask,
+    SceneDataModule,
+    SegmentationTask,
+    ShapeDataModule,
+    TrainerConfig,
+    checkpoint_to_resume,
+    make_trainer,
+)
+from kpdeform.viz import capture_grids, render_grids
+
+
+def segmentation() -> None:
+    """Trains a network that labels every point of a scene."""
+    parser = _parser("Trains a network that labels every point of a scene.")
+    parser.add_class_arguments(SceneDataModule, "data", help="crops to learn from")
+    _add_network(parser, ModelConfig, SegmentationTask)
+    _train(parser, SegmentationTask, _network_of_points)
+
+
+def classification() -> None:
+    """Trains a network that labels whole shapes."""
+    parser = _parser("Trains a network that labels whole shapes.")
+    parser.add_class_arguments(ShapeDataModule, "data", help="shapes to learn from")
+    _add_network(parser, ModelConfig, ClassificationTask)
+    parser.set_defaults({"model.factory": "kpdeform.models.kpcnn_small"})
+    _train(parser, ClassificationTask, _network_of_points)
+
+
+def images() -> None:
+    """Trains a network with deformable convolutions that labels every pixel of an image.
+
+    The data is a folder with pairs of files, an image and a label image. The run's folder gets
+    offsets.png too: where the deformable layers sample the first validation image.
+    """
+    parser = _parser(
+        "Trains a network with deformable convolutions that labels every pixel of an image.", 1000
+    )
+    parser.add_class_arguments(ImageFolderDataModule, "data", help="folder of images")
+    _add_network(parser, ImageUNet, ImageSegmentationTask, {"in_channels", "num_classes"})
+
+    def build(data: ImageFolderDataModule, options: dict[str, Any]) -> tuple[nn.Module, None]:
+        return ImageUNet(3, len(data.class_names), **options), None
+
+    run, data, model = _train(parser, ImageSegmentationTask, build)
+    if run is None:
+        return
+    image, _ = data.val_set[0]
+    grids = capture_grids(model.eval().cpu(), image)
+    if grids:  # the model has deformable layers
+        render_grids([((image + 1) / 2, grids)], run / "offsets.png")
+
+
+def _parser(description: str, max_steps: int = 10_000) -> Any:
+    """The options that every training has; data and network follow."""
+    parser = require("jsonargparse", "train").ArgumentParser(description=description)
+    parser.add_argument("--config", action="config", help="YAML file with any of these options")
+    parser.add_argument("--run", type=Path, required=True, help="folder of this run")
+    parser.add_argument(
+        "--max_steps", type=int, default=max_steps, help="steps of the whole training"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from the run's last.ckpt")
+    parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
+    return parser
+
+
+def _add_network(parser: Any, model: type, task: type, skip: set[str] = frozenset()) -> None:
+    """The options of the network, of its loss and optimizer, and of the trainer."""
+    parser.add_class_arguments(model, "model", skip=skip, instantiate=False, help="network")
+    parser.add_class_arguments(
+        task,
+        "task",
+        skip={"model", "class_names"},
+        instantiate=False,
+        help="loss and optimizer",
+    )
+    parser.add_class_arguments(TrainerConfig, "trainer", help="how the training runs")
+    parser.link_arguments("seed", "data.seed")
+
+
+def _network_of_points(data: Any, options: dict[str, Any]) -> tuple[nn.Module, ModelConfig]:
+    """The network for these data, and the configuration that builds it again."""
+    config = ModelConfig(**options).complete(
+        in_channels=len(data.features),
+        num_classes=len(data.class_names),
+        cell_size=data.cell_size,
+    )
+    return config.build(), config
+
+
+def _train(
+    parser: Any,
+    task: type,
+    build: Callable[[Any, dict[str, Any]], tuple[nn.Module, ModelConfig | None]],
+) -> tuple[Path | None, Any, nn.Module]:
+    """Reads the options, makes data, network and trainer, and trains.
+
+    Returns:
+        The run's folder, or None in the processes that do not write to it; the data module; the
+        trained network.
+    """
+    options = parser.parse_args()
+    checkpoint = checkpoint_to_resume(options.run, options.resume)
+    require("lightning", "train").seed_everything(options.seed, workers=True, verbose=False)
+    made = parser.instantiate(options)
+    model, config = build(made.data, made.model)
+    trainer = make_trainer(
+        options.run,
+        options.max_steps,
+        made.trainer,
+        config=parser.dump(options, skip_unset=False),
+        model=config,
+    )
+    learner = task(model, made.data.class_names, **made.task)
+    trainer.fit(learner, made.data, ckpt_path=checkpoint, weights_only=True)
+    return options.run if trainer.is_global_zero else None, made.data, model

@@ -1,0 +1,216 @@
+r"""Shows the deformed kernels of a trained network on a scene, in a window or as a PNG.
+
+    python scripts/visualize_kernels.py --checkpoint runs/rooms/last.ckpt --data data/rooms \
+        --output kernels.png
+    python scripts/visualize_kernels.py --checkpoint runs/ign/last.ckpt --data tile.laz \
+        --points "770562.5,6277601.0,31.2 object"
+
+Without --output a window opens that shows all deformable layers (key L) at the same points (keys N
+and B); the picture shows one layer.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from kpdeform._optional import require
+from kpdeform.data import (
+    DatasetInfo,
+    MemoryScenes,
+    PointBatch,
+    Scene,
+    SceneDataset,
+    build_pyramid,
+    open_dataset,
+    read_cloud,
+)
+from kpdeform.inference import Predictor
+from kpdeform.viz import (
+    KernelScene,
+    LayerDeformation,
+    by_height,
+    by_label,
+    capture_deformations,
+    choose_queries,
+    contact_sheet,
+    show,
+)
+
+RGB = ("red", "green", "blue")
+ColorBy = Literal["prediction", "label", "height", "color"]
+
+
+def view(
+    checkpoint: Path,
+    data: Path,
+    output: Path | None = None,
+    split: str = "val",
+    scene: str | None = None,
+    layer: str | None = None,
+    points: str = "floor edge object clutter",
+    color_by: ColorBy = "prediction",
+    device: str = "cpu",
+) -> None:
+    """Shows the deformed kernels of a trained network on a scene, in a window or as a PNG.
+
+    Args:
+        checkpoint: last.ckpt or best.ckpt of a run.
+        data: Folder of a prepared data set, or one point cloud file.
+        output: PNG file to write; without it a window opens.
+        split: Split of the data set.
+        scene: Name of the scene; the first one by default.
+        layer: Part of the name of the deformable layer to show; the first one by default.
+        points: Where to look, separated by blanks: floor, edge, object, clutter or coordinates
+            x,y,z of the file.
+        color_by: What the colours of the cloud mean.
+        device: Such as "cpu" or "cuda".
+    """
+    predictor = Predictor.load(checkpoint, device)
+    source = open_cloud(data, predictor) if data.is_file() else open_scene(data, split, scene)
+    name = source.scenes("all")[0].name
+    batch = choose_crop(source, predictor, points.split(), color_by)
+    features = batch.features[:, : len(predictor.features)]
+    pyramid = build_pyramid(batch, predictor.spec).to(device)
+    logits, layers = capture_deformations(predictor.model, pyramid, features.to(device))
+    if not layers:
+        raise SystemExit(f"the model of {checkpoint} has no deformable layers")
+    shown = find_layer(layers, layer)
+    places = find_places(shown, batch, points.split(), predictor.class_names)
+    colors, legend = color_cloud(batch, logits, predictor, color_by)
+
+    def picture(of: LayerDeformation, title: str, place: torch.Tensor) -> KernelScene:
+        row = int((of.queries - place).norm(dim=1).argmin())
+        return of.scene(row, batch.points, colors=colors, title=title, legend=legend)
+
+    if output is None:
+        others = [other for other in layers if other is not shown]
+        show([picture(of, *place) for of in (shown, *others) for place in places])
+    else:
+        title = f"Deformed kernels in {name}, cloud coloured by {color_by}"
+        contact_sheet([picture(shown, *place) for place in places], output, title=title)
+        print(f"  {output}: layer {shown.name}, {len(places)} points")
+
+
+def open_scene(data: Path, split: str, name: str | None) -> MemoryScenes:
+    """One scene of a prepared data set."""
+    dataset = open_dataset(data)
+    scenes = dataset.scenes(split)
+    names = [scene.name for scene in scenes]
+    if name is not None and name not in names:
+        raise SystemExit(f"{data}: no scene {name!r} in {split!r}, there are {sorted(names)}")
+    return MemoryScenes(dataset.info, {"all": [scenes[names.index(name) if name else 0]]})
+
+
+def open_cloud(path: Path, predictor: Predictor) -> MemoryScenes:
+    """A point cloud file as a scene, labelled if it has a classification."""
+    cloud = read_cloud(path)
+    names = [*predictor.file_features]
+    names += [name for name in RGB if name in cloud.attributes and name not in names]
+    scales = [predictor.feature_scales.get(n, 1) * (255 if n in RGB else 1) for n in names]
+    features = cloud.stack(*names) / np.array(scales) if names else None
+    labels = None
+    if "classification" in cloud.attributes:
+        ids = cloud.attributes["classification"][:, None] == np.array(predictor.class_ids)
+        labels = np.where(ids.any(axis=1), ids.argmax(axis=1), -1)
+    info = DatasetInfo(
+        name=path.name,
+        class_names=tuple(predictor.class_names),
+        class_colors=tuple(map(tuple, predictor.class_colors)),
+        feature_names=tuple(names),
+    )
+    return MemoryScenes(
+        info, {"all": [Scene.from_cloud(cloud.points, features, labels, path.name)]}
+    )
+
+
+def choose_crop(
+    source: MemoryScenes, predictor: Predictor, points: Sequence[str], color_by: ColorBy
+) -> PointBatch:
+    """A crop as in training: the one that holds the given places, else that of most classes."""
+    extra = [n for n in RGB if color_by == "color" and n not in predictor.features]
+    whole = not np.isfinite(predictor.tiles.size)
+    crops = SceneDataset(
+        source,
+        "all",
+        cell_size=predictor.spec.cell_size,
+        features=(*predictor.features, *extra),
+        crop="none" if whole else "sphere" if predictor.tiles.dimensions == 3 else "cylinder",
+        radius=None if whole else predictor.tiles.size / 2,
+        sampling="coverage",
+        max_points=1,  # every crop is a batch of its own
+    )
+    places = [place for place in map(coordinates, points) if place is not None]
+
+    def worth(batch: PointBatch) -> tuple[float, int, int]:
+        world = batch.points + batch.origins[0]
+        far = sum(float((world - place).norm(dim=1).min()) for place in places)
+        classes = 0 if batch.labels is None else len(batch.labels.unique())
+        return -far, classes, len(batch.points)
+
+    return max((crops[i] for i in range(len(crops))), key=worth)
+
+
+def find_layer(layers: list[LayerDeformation], name: str | None) -> LayerDeformation:
+    """The first layer whose name contains ``name``."""
+    for layer in layers:
+        if name is None or name in layer.name:
+            return layer
+    raise SystemExit(f"no deformable layer {name!r}, there are {[layer.name for layer in layers]}")
+
+
+def find_places(
+    layer: LayerDeformation, batch: PointBatch, points: Sequence[str], class_names: Sequence[str]
+) -> list[tuple[str, torch.Tensor]]:
+    """Titles and positions of what ``points`` ask for."""
+    choices = choose_queries(
+        layer, cloud=batch.points, labels=batch.labels, class_names=class_names
+    )
+    found = {choice.kind: (choice.title, layer.queries[choice.row]) for choice in choices}
+    places = []
+    for point in points:
+        place = coordinates(point)
+        if place is not None:
+            places.append((point, (place - batch.origins[0]).float()))
+        elif point in found:
+            places.append(found[point])
+    if not places:
+        raise SystemExit(f"none of {list(points)} is in this cloud, only {sorted(found)}")
+    return places
+
+
+def coordinates(point: str) -> torch.Tensor | None:
+    """``"x,y,z"`` as a ``(3,)`` float64 tensor, or None for a word."""
+    if "," not in point:
+        return None
+    values = [float(value) for value in point.split(",")]
+    if len(values) != 3:
+        raise SystemExit(f"--points: {point!r} must be three numbers x,y,z")
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def color_cloud(
+    batch: PointBatch, logits: torch.Tensor, predictor: Predictor, color_by: ColorBy
+) -> tuple[np.ndarray, tuple[tuple[str, tuple[float, float, float]], ...]]:
+    """Colours of the batch's points and, for classes, their legend."""
+    if color_by == "height":
+        return by_height(batch.points), ()
+    if color_by == "color":
+        names = [*predictor.features, *(n for n in RGB if n not in predictor.features)]
+        return batch.features[:, [names.index(name) for name in RGB]].numpy(), ()
+    if color_by == "label" and batch.labels is None:
+        raise SystemExit("--color_by label: this cloud has no labels")
+    palette = np.array(predictor.class_colors) / 255
+    labels = logits.argmax(dim=1) if color_by == "prediction" else batch.labels
+    legend = zip(predictor.class_names, map(tuple, palette.tolist()), strict=True)
+    return by_label(labels, palette), tuple(legend)
+
+
+def main() -> None:
+    """Reads the options, all by name."""
+    try:
+        require("jsonargparse", "train").auto_cli(view, as_positional=False)
+    except RuntimeError as error:  # such as a window that no display can show
+        raise SystemExit(f"error: {error}") from error

@@ -1,0 +1,28 @@
+"""Labelling clouds with a trained model, and scoring it; needs neither Lightning nor torchmetrics.
+
+It starts from a checkpoint: :class:`Predictor`.
+"""
+
+from kpdeform.inference.evaluation import (
+    confusion_matrix,
+    predict_scene,
+    write_prediction,
+    write_scores,
+)
+from kpdeform.inference.metrics import Scores, scores
+from kpdeform.inference.predictor import Predictor
+from kpdeform.inference.segment import segment_file
+from kpdeform.inference.tiling import Tiles, progress_bar
+
+__all__ = [
+    "Predictor",
+    "Scores",
+    "Tiles",
+    "confusion_matrix",
+    "predict_scene",
+    "progress_bar",
+    "scores",
+    "segment_file",
+    "write_prediction",
+    "write_scores",
+]

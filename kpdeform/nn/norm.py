@@ -1,0 +1,134 @@
+"""Normalisations of rows ``(N, C)``, and the activation behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kpdeform import ops
+
+NEGATIVE_SLOPE = 0.1
+
+Norm = Callable[[int], nn.Module]
+"""Makes a normalisation for a number of channels, such as ``BatchNorm`` or ``nn.LayerNorm``."""
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation of rows ``(N, C)``, exact and content with fewer than two rows.
+
+    A variance needs two rows. With one or none, in training too, the running statistics are used
+    and left as they are.
+
+    Args:
+        num_features: C.
+        momentum: Share of the new statistics, torch's convention; 0.02 is slow.
+        eps: Added to the variance.
+    """
+
+    momentum: float
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, num_features: int, momentum: float = 0.02, eps: float = 1e-5) -> None:
+        super().__init__(num_features, eps=eps, momentum=momentum)
+
+    def forward(self, x: Tensor, residual: Tensor | None = None, slope: float = 1.0) -> Tensor:
+        """``(N, C)`` to ``(N, C)``: normalises, adds the residual, applies LeakyReLU."""
+        measures = self.training and x.shape[0] >= 2
+        if x.device.type != "cpu":
+            y = super().forward(x) if measures else self._with_running_statistics(x)
+            return activate(y, residual, slope)
+        dtype = self.weight.dtype
+        y, mean, variance = ops.batch_norm(
+            x.to(dtype),
+            self.weight,
+            self.bias,
+            mean=None if measures else self.running_mean,
+            variance=None if measures else self.running_var,
+            residual=None if residual is None else residual.to(dtype),
+            eps=self.eps,
+            slope=slope,
+        )
+        if measures:
+            with torch.no_grad():
+                unbiased = variance * (x.shape[0] / (x.shape[0] - 1))
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(unbiased, self.momentum)
+                self.num_batches_tracked += 1
+        return y.to(x.dtype)
+
+    def _with_running_statistics(self, x: Tensor) -> Tensor:
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        )
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation of rows ``(N, C)`` over all rows of the batch, not row by row.
+
+    As the pack of a batch is one cloud to it, a result depends on the other clouds in the batch.
+
+    Args:
+        num_groups: Groups of neighbouring channels; divides C.
+        num_channels: C.
+        eps: Added to the variance.
+
+    Example:
+        >>> from functools import partial
+        >>> from kpdeform import nn
+        >>> block = nn.Unary(4, 64, norm=partial(nn.GroupNorm, 8))
+    """
+
+    def forward(self, x: Tensor, residual: Tensor | None = None, slope: float = 1.0) -> Tensor:
+        """``(N, C)`` to ``(N, C)``: normalises, adds the residual, applies LeakyReLU."""
+        rows = x.to(self.weight.dtype)
+        if x.shape[0] * (self.num_channels // self.num_groups) < 2:  # there is no variance
+            y = torch.addcmul(self.bias, 0 * rows, self.weight)
+            return activate(y.to(x.dtype), residual, slope)
+        y, _, _ = ops.batch_norm(
+            rows,
+            self.weight,
+            self.bias,
+            residual=None if residual is None else residual.to(rows.dtype),
+            eps=self.eps,
+            slope=slope,
+            groups=self.num_groups,
+        )
+        return y.to(x.dtype)
+
+
+class Bias(nn.Module):
+    """Adds a learned number per channel: what stands where a normalisation is not wanted.
+
+    Args:
+        num_features: C.
+    """
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(num_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C)`` to ``(N, C)``."""
+        return x + self.bias.to(x.dtype)
+
+
+def normalize(
+    norm: nn.Module, x: Tensor, residual: Tensor | None = None, slope: float = NEGATIVE_SLOPE
+) -> Tensor:
+    """Normalises, adds the residual and applies LeakyReLU, in one pass where the norm can."""
+    if isinstance(norm, BatchNorm | GroupNorm):
+        y: Tensor = norm(x, residual, slope)
+        return y
+    return activate(norm(x), residual, slope)
+
+
+def activate(x: Tensor, residual: Tensor | None, slope: float) -> Tensor:
+    """Adds the residual, if there is one, and applies LeakyReLU."""
+    if residual is not None:
+        x = x + residual
+    return x if slope == 1 else F.leaky_relu(x, slope)

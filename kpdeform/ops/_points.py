@@ -1,0 +1,156 @@
+"""What the kernel point convolutions share: argument checks, fake kernels and the autograd rule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kpdeform import _checks
+from kpdeform.ops._autograd import gradient_like
+from kpdeform.ops._transposed import transposed_neighbors
+
+INFLUENCES = ("linear", "gaussian", "constant")  # position = the number native code knows
+AGGREGATIONS = ("sum", "closest")
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def autocast(features: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Under autocast, both in its dtype, except float64 features; else as they are."""
+    device = features.device.type
+    if features.dtype == torch.float64 or not torch.is_autocast_enabled(device):
+        return features, weight
+    dtype = torch.get_autocast_dtype(device)
+    return features.to(dtype), weight.to(dtype)
+
+
+def check_positions(
+    op: str,
+    queries: Tensor,
+    points: Tensor,
+    neighbors: Tensor,
+    kernel_points: Tensor,
+) -> None:
+    """Dtypes, devices and shapes of all inputs but features, weight, offsets and modulations."""
+    if queries.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{op}: queries must be float32 or float64, got {queries.dtype}")
+    _checks.kernel_points(op, kernel_points)
+    dimension = kernel_points.shape[1]
+    for name, tensor in (("queries", queries), ("points", points)):
+        if tensor.dim() != 2 or tensor.shape[1] != dimension:
+            raise ValueError(
+                f"{op}: {name} must have {dimension} columns like kernel_points, "
+                f"got shape {tuple(tensor.shape)}"
+            )
+    if neighbors.dim() != 2 or neighbors.shape[0] != queries.shape[0]:
+        raise ValueError(
+            f"{op}: neighbors has shape {tuple(neighbors.shape)} but queries has "
+            f"{queries.shape[0]} rows; build it with radius_neighbors(queries, points, ...)"
+        )
+    if neighbors.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"{op}: neighbors must be int32 or int64, got {neighbors.dtype}")
+    for name, other in (("points", points), ("kernel_points", kernel_points)):
+        _checks.alike(op, name, other, "queries", queries)
+    if neighbors.device != queries.device:
+        raise ValueError(
+            f"{op}: neighbors is on {neighbors.device} but queries is on {queries.device}"
+        )
+
+
+def check_features(op: str, points: Tensor, features: Tensor, weight: Tensor) -> None:
+    """``features`` has a row per point; its dtype suits the points, and the weight has the same."""
+    if features.dim() != 2 or features.shape[0] != points.shape[0]:
+        raise ValueError(
+            f"{op}: features must have one row per point, ({points.shape[0]}, C), "
+            f"got {tuple(features.shape)}"
+        )
+    if features.dtype != points.dtype and not (
+        features.dtype in _HALF and points.dtype == torch.float32
+    ):
+        raise TypeError(
+            f"{op}: features must be {points.dtype} like points, or float16/bfloat16 with "
+            f"float32 points, got {features.dtype}"
+        )
+    if features.device != points.device:
+        raise ValueError(f"{op}: features is on {features.device} but points is on {points.device}")
+    _checks.alike(op, "weight", weight, "features", features)
+
+
+def check_groups(
+    op: str,
+    queries: Tensor,
+    kernel_points: Tensor,
+    channels: int,
+    offsets: Tensor | None,
+    modulations: Tensor | None,
+) -> None:
+    """Groups of channels: one or G for offsets and modulations, where G divides the channels."""
+    num_queries, num_kernel = queries.shape[0], kernel_points.shape[0]
+    shapes = {
+        "offsets": (offsets, 1, (num_queries, *kernel_points.shape), "(M, K, D) or (M, G, K, D)"),
+        "modulations": (modulations, 2, (num_queries, num_kernel), "(M, K) or (M, K, G)"),
+    }
+    groups = {}
+    for name, (tensor, axis, expected, words) in shapes.items():
+        if tensor is None:
+            continue
+        shape = list(tensor.shape)
+        if tensor.dim() == len(expected) + 1:
+            groups[name] = shape.pop(axis)
+            if groups[name] < 1 or channels % groups[name]:
+                raise ValueError(
+                    f"{op}: the groups of {name} must divide the {channels} channels of features, "
+                    f"got {groups[name]}"
+                )
+        if tuple(shape) != expected:
+            raise ValueError(
+                f"{op}: {name} must be {words} with {expected} but for the groups, "
+                f"got {tuple(tensor.shape)}"
+            )
+        _checks.alike(op, name, tensor, "queries", queries)
+    if len(set(groups.values())) > 1:
+        raise ValueError(f"{op}: offsets and modulations must have one number of groups: {groups}")
+
+
+# ---- fakes and autograd
+
+
+def backward_fake(
+    grad: Tensor, queries: Tensor, points: Tensor, neighbors: Tensor, features: Tensor,
+    kernel_points: Tensor, weight: Tensor, sigma: float, offsets: Tensor | None,
+    modulations: Tensor | None, *rest: Any,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """The backward op of a dense or depthwise convolution; its last arguments are the flags."""
+    features_wanted, weight_wanted, offsets_wanted, modulations_wanted = rest[-4:]
+    return (
+        gradient_like(features_wanted, features, features),
+        gradient_like(weight_wanted, weight, weight),
+        gradient_like(offsets_wanted, offsets, queries),
+        gradient_like(modulations_wanted, modulations, queries),
+    )
+
+
+def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    """Six tensors, sigma, offsets, modulations, and the options of a convolution."""
+    ctx.save_for_backward(*inputs[:6], *inputs[7:9])
+    ctx.sigma, ctx.options = inputs[6], inputs[9:]
+    ctx.set_materialize_grads(False)
+
+
+def backward(name: str, ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Gradients of the inputs of a convolution, by the backward op of that name."""
+    if grad is None:
+        return (None,) * (9 + len(ctx.options))
+    *tensors, offsets, modulations = ctx.saved_tensors
+    _, points, neighbors, *_ = tensors
+    wanted = [ctx.needs_input_grad[i] for i in (3, 5, 7, 8)]
+    table = transposed_neighbors(neighbors, points.shape[0]) if wanted[0] else (None, None)
+    grads = getattr(torch.ops.kpdeform, name).default(
+        grad, *tensors, ctx.sigma, offsets, modulations, *ctx.options, *table, *wanted
+    )
+    features, weight, of_offsets, of_modulations = (
+        g if w else None for g, w in zip(grads, wanted, strict=True)
+    )
+    options = (None,) * len(ctx.options)
+    return None, None, None, features, None, weight, None, of_offsets, of_modulations, *options
