@@ -27,6 +27,7 @@ from kpdeform.data import (
     open_dataset,
     read_cloud,
 )
+from kpdeform.data.columns import scaled
 from kpdeform.inference import Predictor
 from kpdeform.viz import (
     KernelScene,
@@ -109,8 +110,10 @@ def open_cloud(path: Path, predictor: Predictor) -> MemoryScenes:
     cloud = read_cloud(path)
     names = [*predictor.file_features]
     names += [name for name in RGB if name in cloud.attributes and name not in names]
-    scales = [predictor.feature_scales.get(n, 1) * (255 if n in RGB else 1) for n in names]
-    features = cloud.stack(*names) / np.array(scales) if names else None
+    features = None
+    if names:
+        to_one = np.array([255.0 if name in RGB else 1.0 for name in names])
+        features = scaled(cloud.stack(*names) / to_one, names, predictor.feature_scales)
     labels = None
     if "classification" in cloud.attributes:
         ids = cloud.attributes["classification"][:, None] == np.array(predictor.class_ids)

@@ -14,15 +14,13 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
 from kpdeform import _checks, ops
-from kpdeform.data import crops
+from kpdeform.data import columns, crops
 from kpdeform.data.batch import PointBatch, Sample
 from kpdeform.data.scenes import DatasetInfo, MemoryScenes, Scene, SceneFolder, open_dataset
 from kpdeform.data.transforms import Transform, replace_points
 
 Crop = Literal["sphere", "cylinder", "none"]
 Sampling = Literal["potential", "balanced", "random", "coverage"]
-_COORDINATES = ("x", "y", "z")
-_COMPUTED = ("ones", "height", *_COORDINATES)
 
 
 @dataclass
@@ -31,7 +29,7 @@ class ThinScene:
 
     Attributes:
         points: ``(N, 3)`` float32, relative to ``origin``, one per grid cell.
-        features: ``(N, C)`` float32; columns x, y, z are filled in crop by crop.
+        features: ``(N, C)`` float32; a crop has its own columns x, y, z.
         labels: ``(N,)`` int64 with -1 ignored, or None.
         origin: ``(3,)`` float64.
     """
@@ -107,8 +105,9 @@ class SceneDataset(Dataset[PointBatch]):
         self.cell_size, self.crop, self.radius, self.sampling = cell_size, crop, radius, sampling
         self.max_points, self.seed, self.reach, self.transform = max_points, seed, reach, transform
         self._raw_scenes: Sequence[Scene] | None = scenes
-        self.scene_names = tuple(scene.name for scene in scenes)
-        self.scenes = [self._thin(scene)[0] for scene in scenes]
+        thinned = [(scene.name, self._thin(scene)[0]) for scene in scenes]  # opens each file once
+        self.scene_names = tuple(name for name, _ in thinned)
+        self.scenes = [thin for _, thin in thinned]
         if not any(len(scene.points) for scene in self.scenes):
             raise ValueError(
                 f"SceneDataset: the {len(scenes)} scenes of {info.name} hold no points"
@@ -157,14 +156,15 @@ class SceneDataset(Dataset[PointBatch]):
         thinned = ops.grid_subsample(
             torch.from_numpy(np.array(scene.points)),
             self.cell_size,
-            features=_raw_features(scene),
+            features=torch.from_numpy(columns.stored_features(scene.features)),
             labels=None if labels is None else labels + 1,  # the majority of labels from 0 on
         )
-        columns = _name_features(thinned.points, thinned.features, self.info.feature_names)
-        features = [columns[name] for name in self.feature_names]
+        floor = columns.floor_of(thinned.points)
         thin = ThinScene(
             thinned.points,
-            torch.stack(features, dim=1),
+            columns.input_columns(
+                self.feature_names, thinned.points, floor, thinned.features, self.info.feature_names
+            ),
             None if labels is None else thinned.labels.long() - 1,
             torch.from_numpy(np.array(scene.origin, np.float64)),
         )
@@ -239,7 +239,7 @@ class SceneDataset(Dataset[PointBatch]):
         points = scene.points[rows]
         origin = torch.from_numpy(center).clone()
         if self.crop == "cylinder":
-            origin[2] = _low(points)
+            origin[2] = columns.floor_of(points)
         sample = Sample(
             points=points - origin,
             features=scene.features[rows],
@@ -271,36 +271,11 @@ def _pack(
         yield batch
 
 
-def _raw_features(scene: Scene) -> Tensor:
-    features = torch.from_numpy(np.array(scene.features))
-    return features.float() / 255 if features.dtype == torch.uint8 else features.float()
-
-
 def _labels_of(scene: Scene, info: DatasetInfo) -> Tensor | None:
     if scene.labels is None:
         return None
     labels = torch.from_numpy(np.array(scene.labels, np.int64))
     return labels.masked_fill_(labels == info.ignored_label, -1)
-
-
-def _name_features(points: Tensor, features: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-    """Every column there is; x, y, z are placeholders until a crop knows its origin."""
-    columns = {name: torch.zeros(len(points)) for name in _COORDINATES}
-    columns["ones"] = torch.ones(len(points))
-    columns["height"] = points[:, 2] - _low(points)
-    columns |= dict(zip(names, features.T, strict=True))
-    if {"nx", "ny", "nz"} <= set(names):  # means of unit vectors are shorter than 1
-        normals = torch.stack([columns[name] for name in ("nx", "ny", "nz")], dim=1)
-        unit = torch.nn.functional.normalize(normals, dim=1)
-        columns |= dict(zip(("nx", "ny", "nz"), unit.T, strict=True))
-    return columns
-
-
-def _low(points: Tensor) -> Tensor:
-    """Height that 1 % of the points lie below; stray points far below the ground do not move it."""
-    if not len(points):
-        return torch.zeros(())
-    return points[:, 2].kthvalue(1 + len(points) // 100).values
 
 
 def _rows_of_class(scenes: Sequence[ThinScene], num_classes: int) -> list[np.ndarray]:
@@ -339,7 +314,7 @@ def _check_options(
 
 
 def _check_features(features: Sequence[str], info: DatasetInfo) -> tuple[str, ...]:
-    available = (*_COMPUTED, *info.feature_names)
+    available = (*columns.FROM_POSITIONS, *info.feature_names)
     unknown = [name for name in features if name not in available]
     if unknown or not features or len(set(features)) < len(features):
         raise ValueError(

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from kpdeform._optional import require
 from kpdeform.data.cloud_files import check_class_ids, replacing
+from kpdeform.data.columns import stored_features
 from kpdeform.data.scenes import Scene
 from kpdeform.inference.metrics import Scores, scores
 from kpdeform.inference.predictor import Predictor
-from kpdeform.inference.tiling import Progress, SortedCloud, Tiles, probabilities
+from kpdeform.inference.tiling import Progress, SortedCloud, Tiles, read_probabilities
 
 
 def predict_scene(
@@ -53,15 +54,13 @@ def predict_scene(
         for start in range(0, scene.num_points, 1_000_000):
             rows = slice(start, start + 1_000_000)
             points = scene.points[rows] + scene.origin
-            features = scene.features[rows][:, columns]
-            scale = 255 if features.dtype == np.uint8 else 1
-            yield points, (features / scale).astype(np.float32)
+            yield points, stored_features(scene.features[rows][:, columns])
 
     labels = np.empty(scene.num_points, np.int64)
     with TemporaryDirectory(prefix="kpdeform-") as folder:
         cloud = SortedCloud.write(Path(folder), chunks, tiles or predictor.tiles)
         predictor.predict_cloud(cloud, votes, progress)
-        for rows, values in probabilities(cloud, len(predictor.class_names)):
+        for rows, values in read_probabilities(cloud, len(predictor.class_names)):
             labels[rows] = values.argmax(1)
     return labels
 

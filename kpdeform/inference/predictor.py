@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from pickle import UnpicklingError
@@ -12,16 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kpdeform import ops
 from kpdeform.data import PointBatch, PyramidSpec, Sample, build_pyramid
-from kpdeform.data.transforms import transform_linear
-from kpdeform.inference.tiling import Progress, SortedCloud, Tiles, predict_cloud
+from kpdeform.data.columns import floor_of, floor_of_parts, from_file, input_columns
+from kpdeform.data.transforms import replace_points, transform_linear
+from kpdeform.inference.tiling import Progress, SortedCloud, Tiles, predict_tiles
 from kpdeform.models.config import ModelConfig
-
-_FROM_POSITIONS = ("ones", "height", "x", "y", "z")
 
 
 @dataclass
@@ -98,14 +95,19 @@ class Predictor:
         )
 
     @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
     def file_features(self) -> list[str]:
         """Those of ``features`` that a file or scene must bring; the others are made from xyz."""
-        return [name for name in self.features if name not in _FROM_POSITIONS]
+        return from_file(self.features)
 
     def predict_cloud(
         self, cloud: SortedCloud, votes: int = 1, progress: Progress | None = None
     ) -> None:
-        """Runs :func:`kpdeform.inference.tiling.predict_cloud` with this model.
+        """Runs :func:`kpdeform.inference.tiling.predict_tiles` with this model.
 
         Args:
             cloud: Sorted cloud with the features :attr:`file_features`.
@@ -117,7 +119,7 @@ class Predictor:
         def predict(points: np.ndarray, features: np.ndarray) -> np.ndarray:
             return self.probabilities(points, features, floor, votes)
 
-        predict_cloud(cloud, predict, len(self.class_names), progress)
+        predict_tiles(cloud, predict, len(self.class_names), progress)
 
     @torch.inference_mode()
     def probabilities(
@@ -141,7 +143,7 @@ class Predictor:
         center = np.round((points.min(0) + points.max(0)) / (2 * cell)) * cell
         local = torch.from_numpy((points - center).astype(np.float32))
         thinned = ops.grid_subsample(local, cell, features=torch.from_numpy(features))
-        sample = self._sample(thinned.points, thinned.features, center[2] - floor)
+        sample = self._sample(thinned.points, thinned.features, floor - center[2])
         total = torch.zeros(len(thinned.points), len(self.class_names))
         for vote in range(votes):
             turned = transform_linear(sample, _rotation(2 * math.pi * vote / votes))
@@ -149,41 +151,30 @@ class Predictor:
         return (total / votes)[thinned.inverse].numpy()
 
     def _forward(self, sample: Sample) -> Tensor:
-        device = next(self.model.parameters()).device
         batch = PointBatch(sample.points, sample.features, torch.tensor([len(sample.points)]))
-        pyramid = build_pyramid(batch, self.spec).to(device)
-        logits, _ = self.model(pyramid, batch.features.to(device))
+        batch = batch.to(self.device)
+        logits, _ = self.model(build_pyramid(batch, self.spec), batch.features)
         return logits.float().softmax(1).cpu()
 
-    def _sample(self, points: Tensor, features: Tensor, lift: float) -> Sample:
+    def _sample(self, points: Tensor, features: Tensor, floor: float) -> Sample:
         """A tile with its input columns, as :class:`kpdeform.data.SceneDataset` makes a crop."""
-        columns = dict(zip(self.file_features, features.unbind(1), strict=True))
-        if {"nx", "ny", "nz"} <= set(columns):  # means of unit vectors are shorter than 1
-            normals = torch.stack([columns[name] for name in ("nx", "ny", "nz")], 1)
-            columns.update(zip(("nx", "ny", "nz"), F.normalize(normals, dim=1).T, strict=True))
-        columns.update(ones=torch.ones(len(points)), height=points[:, 2] + lift)
-        if self.tiles.dimensions == 2:  # upright crops count z from their ground
-            low = points[:, 2].kthvalue(1 + len(points) // 100).values
-            points = points - torch.stack([0 * low, 0 * low, low])
-        columns.update(zip("xyz", points.unbind(1), strict=True))
         names = tuple(self.features)
-        return Sample(points, torch.stack([columns[name] for name in names], 1), names)
+        values = input_columns(names, points, floor, features, self.file_features)
+        sample = Sample(points, values, names)
+        if self.tiles.dimensions == 2:  # upright crops count z from their ground
+            ground = floor_of(points)
+            points = points - torch.stack([0 * ground, 0 * ground, ground])
+        return replace_points(sample, points)
 
     def _floor(self, cloud: SortedCloud) -> float:
-        """Height that 1 % of the thinned cloud lies below, from a histogram over its cells."""
-        step = self.spec.cell_size / 10
-        heights: Counter[int] = Counter()
-        for cell in range(len(cloud.cells)):
-            points = torch.from_numpy(cloud.points(cloud.cell_rows(cell)))
-            thinned = ops.grid_subsample(points, self.spec.cell_size).points
-            bins, counts = (thinned[:, 2] / step).floor().long().unique(return_counts=True)
-            heights.update(dict(zip(bins.tolist(), counts.tolist(), strict=True)))
-        below, total = 0, heights.total()
-        for height in sorted(heights):
-            below += heights[height]
-            if below >= 0.01 * total:
-                return (height + 0.5) * step
-        return 0.0
+        """Height that 1 % of the thinned cloud lie below."""
+
+        def thinned() -> Iterator[Tensor]:
+            for cell in range(len(cloud.cells)):
+                points = torch.from_numpy(cloud.points(cloud.cell_rows(cell)))
+                yield ops.grid_subsample(points, self.spec.cell_size).points
+
+        return floor_of_parts(thinned(), self.spec.cell_size / 10)
 
 
 def _rotation(angle: float) -> Tensor:

@@ -13,8 +13,9 @@ import numpy as np
 from torch import nn
 
 from kpdeform.data.cloud_files import check_class_ids, open_cloud_file
+from kpdeform.data.columns import scaled
 from kpdeform.inference.predictor import Predictor
-from kpdeform.inference.tiling import Chunk, Progress, SortedCloud, Tiles, probabilities
+from kpdeform.inference.tiling import Chunk, Progress, SortedCloud, Tiles, read_probabilities
 
 
 def segment_file(
@@ -40,7 +41,7 @@ def segment_file(
         votes: Predictions to average for each tile.
         tiles: How to cut the cloud; as the model was trained by default.
         class_ids: Number to write for each class; as the model's checkpoint says by default.
-        progress: See :func:`kpdeform.inference.tiling.predict_cloud`.
+        progress: See :func:`kpdeform.inference.tiling.predict_tiles`.
 
     Returns:
         Points per class, ``(classes,)`` int64.
@@ -62,10 +63,10 @@ def segment_file(
     work = output.with_name(f".{output.name}.work")
     _prepare(work, _job(predictor, source, votes, tiles))
     names = predictor.file_features
-    scales = np.array([predictor.feature_scales.get(name, 1.0) for name in names], np.float32)
 
     def chunks() -> Iterator[Chunk]:
-        return ((points, features / scales) for points, features in file.chunks(names))
+        for points, features in file.chunks(names):
+            yield points, scaled(features, names, predictor.feature_scales)
 
     try:
         cloud = SortedCloud.write(work, chunks, tiles)
@@ -114,7 +115,7 @@ def _write_labels(path: Path, cloud: SortedCloud, ids: np.ndarray) -> np.ndarray
     counts = np.zeros(len(ids), np.int64)
     with path.open("wb") as file:
         file.truncate(4 * cloud.num_points)
-    for rows, values in probabilities(cloud, len(ids)):
+    for rows, values in read_probabilities(cloud, len(ids)):
         best = values.argmax(1)
         counts += np.bincount(best, minlength=len(ids))
         np.memmap(path, np.int32, mode="r+", shape=(cloud.num_points,))[rows] = ids[best]

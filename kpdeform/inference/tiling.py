@@ -160,7 +160,7 @@ class SortedCloud:
         return np.memmap(path, dtype, mode="r", shape=(self.num_points, columns))
 
 
-def predict_cloud(
+def predict_tiles(
     cloud: SortedCloud,
     predict: Callable[[np.ndarray, np.ndarray], np.ndarray],
     num_classes: int,
@@ -203,8 +203,10 @@ def progress_bar(remaining: Sequence[int], total: int) -> Iterable[int]:
     return track(remaining, "tiles", total=total, completed=total - len(remaining))
 
 
-def probabilities(cloud: SortedCloud, num_classes: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields what :func:`predict_cloud` found, in parts.
+def read_probabilities(
+    cloud: SortedCloud, num_classes: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields what :func:`predict_tiles` found, in parts.
 
     Args:
         cloud: The sorted cloud.

@@ -81,8 +81,8 @@ def test_a_tile_has_the_columns_of_a_crop(toy, crop):
     predictor = Predictor(None, PyramidSpec(0.25, 2), FEATURES, names, [], (0, 1), tiles=tiles)
     up = 7.0 if crop == "cylinder" else 0.0  # a tile's middle is not its ground
     points = batch.points + torch.tensor([0.0, 0.0, up])
-    lift = float(batch.features[0, 1] - points[0, 2])
-    sample = predictor._sample(points, batch.features[:, -1:], lift)
+    floor = float(points[0, 2] - batch.features[0, 1])
+    sample = predictor._sample(points, batch.features[:, -1:], floor)
     torch.testing.assert_close(sample.features, batch.features, atol=1e-4, rtol=0)
 
 

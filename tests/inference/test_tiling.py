@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kpdeform.inference import tiling
-from kpdeform.inference.tiling import SortedCloud, Tiles, predict_cloud, probabilities
+from kpdeform.inference.tiling import SortedCloud, Tiles, predict_tiles, read_probabilities
 
 
 def cloud_of(folder: Path, points, features, tiles, step=700):
@@ -23,7 +23,7 @@ def random_cloud(seed=0, num_points=3000):
 
 def gather(cloud, num_classes):
     out = np.full((cloud.num_points, num_classes), np.nan, np.float32)
-    for rows, values in probabilities(cloud, num_classes):
+    for rows, values in read_probabilities(cloud, num_classes):
         out[rows] = values
     return out
 
@@ -43,7 +43,7 @@ def of_tile(points, features):
 def test_every_point_gets_its_own_prediction(tmp_path, size, dimensions):
     points, features = random_cloud()
     cloud = cloud_of(tmp_path, points, features, Tiles(size, 0.3, dimensions))
-    predict_cloud(cloud, of_features, 2)
+    predict_tiles(cloud, of_features, 2)
     np.testing.assert_allclose(gather(cloud, 2), of_features(points, features), atol=1e-6)
 
 
@@ -62,7 +62,7 @@ def test_blending_agrees_with_a_loop_over_points(tmp_path):
     points, features = random_cloud(num_points=400)
     tiles = Tiles(12.0, 0.5)
     cloud = cloud_of(tmp_path, points, features, tiles)
-    predict_cloud(cloud, of_tile, 2)
+    predict_tiles(cloud, of_tile, 2)
     sums = np.zeros((400, 2))
     for cell in np.unique(tiles.cells(points), axis=0):
         weights = np.ones(400)
@@ -87,7 +87,7 @@ class Killed(BaseException):
 def test_killed_and_run_again_gives_the_same_bytes(tmp_path, monkeypatch, moment, after):
     points, features = random_cloud()
     whole = cloud_of(tmp_path / "whole", points, features, Tiles(15.0))
-    predict_cloud(whole, of_tile, 2)
+    predict_tiles(whole, of_tile, 2)
 
     cloud = cloud_of(tmp_path / "killed", points, features, Tiles(15.0))
     calls = 0
@@ -106,7 +106,7 @@ def test_killed_and_run_again_gives_the_same_bytes(tmp_path, monkeypatch, moment
     with monkeypatch.context() as patch, pytest.raises(Killed):
         if moment != "of_tile":
             patch.setattr(tiling, moment, dying)
-        predict_cloud(cloud, dying if moment == "of_tile" else of_tile, 2)
+        predict_tiles(cloud, dying if moment == "of_tile" else of_tile, 2)
 
     repeated = 0
 
@@ -116,7 +116,7 @@ def test_killed_and_run_again_gives_the_same_bytes(tmp_path, monkeypatch, moment
         return of_tile(points, features)
 
     again = cloud_of(tmp_path / "killed", points, features, Tiles(15.0))
-    predict_cloud(again, counting, 2)
+    predict_tiles(again, counting, 2)
     assert repeated == len(cloud.cells) - after - (moment == "_apply")
     name = "probabilities.bin"
     assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -124,8 +124,8 @@ def test_killed_and_run_again_gives_the_same_bytes(tmp_path, monkeypatch, moment
 
 def test_empty_cloud(tmp_path):
     cloud = cloud_of(tmp_path, np.zeros((0, 3)), np.zeros((0, 0), np.float32), Tiles(1.0))
-    predict_cloud(cloud, of_tile, 2)
-    assert cloud.num_points == 0 and list(probabilities(cloud, 2)) == []
+    predict_tiles(cloud, of_tile, 2)
+    assert cloud.num_points == 0 and list(read_probabilities(cloud, 2)) == []
 
 
 def test_a_point_that_is_not_finite_is_named(tmp_path):
