@@ -3,7 +3,7 @@
 
 #include "neighbors/cell_grid.h"
 #include "neighbors/key_sort.h"
-#include "neighbors/parallel.h"
+#include "base/parallel.h"
 
 namespace kpdeform {
 

@@ -2,7 +2,7 @@
 #include <cmath>
 #include <limits>
 
-#include "clouds_cuda.h"
+#include "neighbors/clouds_cuda.h"
 
 namespace kpdeform {
 namespace {

@@ -8,7 +8,7 @@
 // several passes.
 #pragma once
 
-#include "clouds_cuda.h"
+#include "neighbors/clouds_cuda.h"
 
 namespace kpdeform {
 

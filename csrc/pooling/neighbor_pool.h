@@ -17,7 +17,7 @@
 
 #include <cstdint>
 
-#include "isa.h"
+#include "base/isa.h"
 
 namespace kpdeform {
 

@@ -9,7 +9,7 @@
 #include <type_traits>
 #include <vector>
 
-#include "common.h"
+#include "base/common.h"
 #include "pooling/neighbor_pool.h"
 
 namespace kpdeform {

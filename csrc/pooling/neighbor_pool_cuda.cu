@@ -7,8 +7,8 @@
 #include <limits>
 #include <tuple>
 
-#include "neighbor_pool.h"
-#include "sampling/transpose_neighbors_cuda.h"
+#include "pooling/neighbor_pool.h"
+#include "kpconv/transpose_neighbors_cuda.h"
 
 namespace kpdeform {
 namespace {

@@ -1,5 +1,5 @@
 #include "pooling/neighbor_pool.h"
-#include "sampling/simd.h"
+#include "base/simd.h"
 
 namespace kpdeform::KPDEFORM_ISA {
 namespace {

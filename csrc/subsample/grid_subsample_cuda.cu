@@ -8,7 +8,7 @@
 #include <cmath>
 #include <tuple>
 
-#include "grid_subsample.h"
+#include "subsample/grid_subsample.h"
 #include "neighbors/clouds_cuda.h"
 
 namespace kpdeform {
