@@ -133,7 +133,7 @@ inline Tensor scratch(const Tensor& like, int64_t bytes) {
 
 // Calls body with a value of the tensor's type: float, double, Half or BFloat16.
 template <typename Body>
-auto with_features(const Tensor& features, const Body& body) {
+auto dispatch_features(const Tensor& features, const Body& body) {
   switch (features.scalar_type()) {
     case ScalarType::Float:
       return body(float{});
@@ -174,12 +174,12 @@ __device__ inline int64_t num_threads_of_grid() {
 // kCount neighbouring threads of a warp that work on one thing. A power of two; one lane needs no
 // collective at all.
 template <int kCount>
-struct Lanes {
+struct LaneGroup {
   int lane;       // of this thread, 0 to kCount - 1
   int first;      // lane 0's place in the warp
   unsigned mask;  // the lanes in the warp
 
-  __device__ Lanes() {
+  __device__ LaneGroup() {
     const int in_warp = threadIdx.x % 32;
     lane = in_warp % kCount;
     first = in_warp - lane;

@@ -1,7 +1,7 @@
-#include "base/isa.h"
-
 #include <cstdlib>
 #include <cstring>
+
+#include "base/isa.h"
 
 namespace kpdeform {
 namespace {

@@ -106,28 +106,28 @@ inline Vec<T> square_root(Vec<T> value) {
 }
 
 // Which lanes: bit i is lane i.
-typedef uint32_t Lanes;
+typedef uint32_t LaneMask;
 
 // Lanes in which a < b.
 template <typename T>
-inline Lanes below(Vec<T> a, Vec<T> b) {
+inline LaneMask below(Vec<T> a, Vec<T> b) {
   const auto less = a < b;
-  Lanes lanes = 0;
-  for (int lane = 0; lane < kLanes<T>; ++lane) lanes |= Lanes(less[lane] != 0) << lane;
+  LaneMask lanes = 0;
+  for (int lane = 0; lane < kLanes<T>; ++lane) lanes |= LaneMask(less[lane] != 0) << lane;
   return lanes;
 }
 
 // Stores the marked lanes of a vector, or of kLanes<T> words, one after another; up to one vector
 // is written in all.
 template <typename T>
-inline void compress(Vec<T> value, Lanes lanes, T* to) {
+inline void compress(Vec<T> value, LaneMask lanes, T* to) {
   for (int lane = 0; lane < kLanes<T>; ++lane) {
     *to = value[lane];
     to += lanes >> lane & 1;
   }
 }
 template <typename T>
-inline void compress_words(const uint32_t* from, Lanes lanes, uint32_t* to) {
+inline void compress_words(const uint32_t* from, LaneMask lanes, uint32_t* to) {
   for (int lane = 0; lane < kLanes<T>; ++lane) {
     *to = from[lane];
     to += lanes >> lane & 1;
@@ -164,27 +164,27 @@ inline Vec<double> square_root<double>(Vec<double> value) {
   return _mm512_maskz_sqrt_pd(0xff, value);
 }
 template <>
-inline Lanes below<float>(Vec<float> a, Vec<float> b) {
+inline LaneMask below<float>(Vec<float> a, Vec<float> b) {
   return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ);
 }
 template <>
-inline Lanes below<double>(Vec<double> a, Vec<double> b) {
+inline LaneMask below<double>(Vec<double> a, Vec<double> b) {
   return _mm512_cmp_pd_mask(a, b, _CMP_LT_OQ);
 }
 template <>
-inline void compress<float>(Vec<float> value, Lanes lanes, float* to) {
+inline void compress<float>(Vec<float> value, LaneMask lanes, float* to) {
   _mm512_storeu_ps(to, _mm512_maskz_compress_ps(__mmask16(lanes), value));
 }
 template <>
-inline void compress<double>(Vec<double> value, Lanes lanes, double* to) {
+inline void compress<double>(Vec<double> value, LaneMask lanes, double* to) {
   _mm512_storeu_pd(to, _mm512_maskz_compress_pd(__mmask8(lanes), value));
 }
 template <>
-inline void compress_words<float>(const uint32_t* from, Lanes lanes, uint32_t* to) {
+inline void compress_words<float>(const uint32_t* from, LaneMask lanes, uint32_t* to) {
   _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(__mmask16(lanes), _mm512_loadu_si512(from)));
 }
 template <>
-inline void compress_words<double>(const uint32_t* from, Lanes lanes, uint32_t* to) {
+inline void compress_words<double>(const uint32_t* from, LaneMask lanes, uint32_t* to) {
   const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
                       _mm256_maskz_compress_epi32(__mmask8(lanes), words));
@@ -218,26 +218,26 @@ inline Vec<float> load_first<float>(const float* source, int64_t count) {
   return _mm256_maskload_ps(source, _mm256_cmpgt_epi32(_mm256_set1_epi32(int(count)), lanes));
 }
 template <>
-inline Lanes below<float>(Vec<float> a, Vec<float> b) {
-  return Lanes(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)));
+inline LaneMask below<float>(Vec<float> a, Vec<float> b) {
+  return LaneMask(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_LT_OQ)));
 }
 template <>
-inline Lanes below<double>(Vec<double> a, Vec<double> b) {
-  return Lanes(_mm256_movemask_pd(_mm256_cmp_pd(a, b, _CMP_LT_OQ)));
+inline LaneMask below<double>(Vec<double> a, Vec<double> b) {
+  return LaneMask(_mm256_movemask_pd(_mm256_cmp_pd(a, b, _CMP_LT_OQ)));
 }
 // The words of the marked lanes, moved to the front.
-inline __m256i front(__m256i words, Lanes lanes) {
+inline __m256i front(__m256i words, LaneMask lanes) {
   const uint64_t spread = _pdep_u64(lanes, 0x0101010101010101) * 0xff;
   const uint64_t order = _pext_u64(0x0706050403020100, spread);
   return _mm256_permutevar8x32_epi32(
       words, _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<long long>(order))));
 }
 template <>
-inline void compress<float>(Vec<float> value, Lanes lanes, float* to) {
+inline void compress<float>(Vec<float> value, LaneMask lanes, float* to) {
   _mm256_storeu_ps(to, _mm256_castsi256_ps(front(_mm256_castps_si256(value), lanes)));
 }
 template <>
-inline void compress_words<float>(const uint32_t* from, Lanes lanes, uint32_t* to) {
+inline void compress_words<float>(const uint32_t* from, LaneMask lanes, uint32_t* to) {
   const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), front(words, lanes));
 }

@@ -1,8 +1,8 @@
 // deform_conv2d on the CPU. Contract: deform_conv2d.h.
 #include <tuple>
 
+#include "deform/grid_inputs_cpu.h"
 #include "engine/dense_cpu.h"
-#include "deform/grid_cpu.h"
 #include "engine/table_cpu.h"
 
 namespace kpdeform {

@@ -8,11 +8,11 @@
 #include <tuple>
 #include <vector>
 
+#include "base/sort_cuda.h"
 #include "deform/deform_conv2d_check.h"
 #include "engine/dense_cuda.h"
 #include "engine/depthwise_cuda.h"
 #include "samplers/grid_sampler_cuda.h"
-#include "base/sort_cuda.h"
 
 namespace kpdeform {
 namespace {
@@ -21,8 +21,8 @@ using Numbers = std::vector<int64_t>;
 using FourTensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 constexpr int kBlock = 256;
 
-template <typename P>
-__global__ void corner_keys_kernel(const GridSampler<P> sampler, int64_t corners, uint64_t nowhere,
+template <typename T>
+__global__ void corner_keys_kernel(const GridSampler<T> sampler, int64_t corners, uint64_t nowhere,
                                    uint64_t* keys, uint32_t* values) {
   const int64_t count = corners * sampler.groups;
   for (int64_t i = global_thread(); i < count; i += num_threads_of_grid()) {
@@ -37,14 +37,14 @@ __global__ void corner_keys_kernel(const GridSampler<P> sampler, int64_t corners
   }
 }
 
-// Checked tensors; what the combiners ask for a sampler.
-struct GridProblem {
+// Checked, contiguous tensors; what the combiners ask of the inputs of any op.
+struct GridInputs {
   Tensor input, offset;
   MaybeTensor mask;
   GridWalk walk;
 
-  GridProblem(const Tensor& input_, const Tensor& offset_, const Tensor& weight,
-              const MaybeTensor& mask_, Numbers stride_, Numbers padding_, Numbers dilation_)
+  GridInputs(const Tensor& input_, const Tensor& offset_, const Tensor& weight,
+             const MaybeTensor& mask_, Numbers stride_, Numbers padding_, Numbers dilation_)
       : walk{std::move(stride_), std::move(padding_), std::move(dilation_)} {
     KPDEFORM_CHECK(input_.dim() == 4 && weight.dim() >= 3 && weight.size(0) > 0 &&
                        weight.size(1) > 0 && weight.scalar_type() == input_.scalar_type() &&
@@ -67,7 +67,7 @@ struct GridProblem {
   int64_t num_sites() const { return offset.size(0) * offset.size(1) * offset.size(2); }
   int64_t num_kernel_points() const { return walk.kernel_height * walk.kernel_width; }
   int64_t num_corners() const { return num_sites() * num_kernel_points() * 4; }
-  int64_t slices() const { return offset.size(3); }
+  int64_t num_groups() const { return offset.size(3); }
   const Tensor& positions() const { return offset; }
 
   Tensor rows() const { return torch::stable::view(input, {num_rows(), channels()}); }
@@ -75,11 +75,11 @@ struct GridProblem {
     return torch::stable::view(torch::stable::contiguous(sites), {num_sites(), sites.size(3)});
   }
 
-  template <typename P>
-  GridSampler<P> sampler() const {
-    GridSampler<P> sampler{};
-    sampler.offsets = data<P>(offset);
-    sampler.mask = data<P>(mask);
+  template <typename T>
+  GridSampler<T> sampler() const {
+    GridSampler<T> sampler{};
+    sampler.offsets = data<T>(offset);
+    sampler.mask = data<T>(mask);
     sampler.height = int(input.size(1));
     sampler.width = int(input.size(2));
     sampler.out_height = int(offset.size(1));
@@ -91,47 +91,47 @@ struct GridProblem {
       sampler.dilation[d] = int(walk.dilation[d]);
     }
     sampler.num_kernel_points = int(num_kernel_points());
-    sampler.groups = int(slices());
+    sampler.groups = int(num_groups());
     sampler.dim = 2;
     return sampler;
   }
 
-  template <typename P, typename F>
+  template <typename T, typename F>
   auto plain(const Tensor& gathered) const {
-    return make_arguments<F>(sampler<P>(), gathered, num_sites(), 4, slices());
+    return make_arguments<F>(sampler<T>(), gathered, num_sites(), 4, num_groups());
   }
 
-  template <typename P>
+  template <typename T>
   TransposedTable transpose(const OnDevice& device) const {
-    const int64_t count = num_corners() * slices(), limit = num_rows() * slices();
+    const int64_t count = num_corners() * num_groups(), limit = num_rows() * num_groups();
     const KeysAndValues pairs{torch::stable::new_empty(offset, {count}, ScalarType::Long),
                               torch::stable::new_empty(offset, {count}, ScalarType::Int)};
-    device.launch(corner_keys_kernel<P>, divide_up(count, kBlock), kBlock, sampler<P>(),
+    device.launch(corner_keys_kernel<T>, divide_up(count, kBlock), kBlock, sampler<T>(),
                   num_corners(), uint64_t(limit), mutable_data<uint64_t>(pairs.keys),
                   mutable_data<uint32_t>(pairs.values));
     const KeysAndValues sorted = sort_by_key(device, pairs, std::bit_width(uint64_t(limit)));
     return {key_starts(device, sorted.keys, limit), sorted.values};
   }
-  template <typename P, typename F>
+  template <typename T, typename F>
   auto transposed(const Tensor& gathered, const TransposedTable& table) const {
-    const TransposedGridSampler<P> sampler_of_rows{sampler<P>(),
-                                                   data<int64_t>(table.starts),
-                                                   data<uint32_t>(table.members),
-                                                   int(num_kernel_points()),
-                                                   int(slices()),
-                                                   2};
+    const GridTableSampler<T> sampler_of_rows{sampler<T>(),
+                                              data<int64_t>(table.starts),
+                                              data<uint32_t>(table.members),
+                                              int(num_kernel_points()),
+                                              int(num_groups()),
+                                              2};
     return make_arguments<F>(sampler_of_rows, gathered, num_rows(),
-                             expected_sources(num_corners(), num_rows()), slices());
+                             expected_sources(num_corners(), num_rows()), num_groups());
   }
 };
 
-DenseShape make_shape(const GridProblem& problem, const Tensor& weight) {
-  const int64_t channels = problem.channels();
+DenseShape make_shape(const GridInputs& inputs, const Tensor& weight) {
+  const int64_t channels = inputs.channels();
   KPDEFORM_CHECK(weight.dim() == 4 && weight.size(2) > 0 && channels > 0 &&
                      channels % weight.size(2) == 0 &&
                      weight.size(3) % (channels / weight.size(2)) == 0,
                  "weight must be (kh, kw, C/groups, O)");
-  return {problem.num_kernel_points(), channels, weight.size(3), channels / weight.size(2)};
+  return {inputs.num_kernel_points(), channels, weight.size(3), channels / weight.size(2)};
 }
 
 Tensor matrix_of(const Tensor& weight, bool dense) {
@@ -142,53 +142,52 @@ Tensor matrix_of(const Tensor& weight, bool dense) {
 }
 
 // (M, O) of a combiner -> (B, oh, ow, O)
-Tensor as_images(const GridProblem& problem, const Tensor& rows) {
-  const Tensor& at = problem.offset;
+Tensor as_images(const GridInputs& inputs, const Tensor& rows) {
+  const Tensor& at = inputs.offset;
   return torch::stable::view(rows, {at.size(0), at.size(1), at.size(2), rows.size(1)});
 }
 
 // Gradients of a combiner, in the shapes of its arguments. Without sites or pixels all are zero.
-template <typename P, typename Combiner>
-FourTensors gradients(const OnDevice& device, const GridProblem& problem, const Combiner& combiner,
+template <typename T, typename Combiner>
+FourTensors gradients(const OnDevice& device, const GridInputs& inputs, const Combiner& combiner,
                       const Tensor& grad, const Tensor& weight, bool input_wanted,
                       bool offset_wanted, bool weight_wanted, bool mask_wanted) {
-  const Tensor none = torch::stable::new_empty(problem.input, {0});
-  const Tensor none_of_sites = torch::stable::new_empty(problem.offset, {0});
-  mask_wanted = mask_wanted && problem.mask.has_value();
+  const Tensor none = torch::stable::new_empty(inputs.input, {0});
+  const Tensor none_of_sites = torch::stable::new_empty(inputs.offset, {0});
+  mask_wanted = mask_wanted && inputs.mask.has_value();
   const Tensor grad_offset = offset_wanted
-                                 ? torch::stable::new_zeros(problem.offset, problem.offset.sizes())
+                                 ? torch::stable::new_zeros(inputs.offset, inputs.offset.sizes())
                                  : none_of_sites;
   const Tensor grad_mask =
-      mask_wanted ? torch::stable::new_zeros(problem.offset, problem.mask->sizes()) : none_of_sites;
-  if (problem.num_sites() == 0 || problem.num_rows() == 0 || grad.numel() == 0)
-    return {input_wanted ? torch::stable::new_zeros(none, problem.input.sizes()) : none,
-            grad_offset, weight_wanted ? torch::stable::new_zeros(none, weight.sizes()) : none,
-            grad_mask};
-  const Tensor upstream = problem.rows_of(grad);
+      mask_wanted ? torch::stable::new_zeros(inputs.offset, inputs.mask->sizes()) : none_of_sites;
+  if (inputs.num_sites() == 0 || inputs.num_rows() == 0 || grad.numel() == 0)
+    return {input_wanted ? torch::stable::new_zeros(none, inputs.input.sizes()) : none, grad_offset,
+            weight_wanted ? torch::stable::new_zeros(none, weight.sizes()) : none, grad_mask};
+  const Tensor upstream = inputs.rows_of(grad);
   FourTensors grads{none, grad_offset, none, grad_mask};
   if (input_wanted)
     std::get<0>(grads) = torch::stable::view(
-        combiner.features_gradient(upstream, problem.transpose<P>(device)), problem.input.sizes());
+        combiner.features_gradient(upstream, inputs.transpose<T>(device)), inputs.input.sizes());
   if (weight_wanted)
     std::get<2>(grads) = torch::stable::reshape(combiner.weight_gradient(upstream), weight.sizes());
   if (offset_wanted || mask_wanted)
-    combiner.site_gradients(upstream, offset_wanted ? mutable_data<P>(grad_offset) : nullptr,
-                            mask_wanted ? mutable_data<P>(grad_mask) : nullptr);
+    combiner.site_gradients(upstream, offset_wanted ? mutable_data<T>(grad_offset) : nullptr,
+                            mask_wanted ? mutable_data<T>(grad_mask) : nullptr);
   return grads;
 }
 
 Tensor deform_conv2d(const Tensor& input, const Tensor& offset, const Tensor& weight,
                      MaybeTensor mask, Numbers stride, Numbers padding, Numbers dilation) {
   const OnDevice device(input);
-  const GridProblem problem(input, offset, weight, mask, stride, padding, dilation);
-  const DenseShape shape = make_shape(problem, weight);
-  if (problem.num_sites() == 0 || problem.num_rows() == 0 || shape.out_channels == 0)
+  const GridInputs inputs(input, offset, weight, mask, stride, padding, dilation);
+  const DenseShape shape = make_shape(inputs, weight);
+  if (inputs.num_sites() == 0 || inputs.num_rows() == 0 || shape.out_channels == 0)
     return torch::stable::new_zeros(
         input, {offset.size(0), offset.size(1), offset.size(2), shape.out_channels});
-  return with_types(input, [&](auto p, auto f) {
-    return as_images(problem, Dense<GridProblem, decltype(p), decltype(f)>(
-                                  device, problem, shape, problem.rows(), matrix_of(weight, true))
-                                  .forward());
+  return dispatch_elements(input, [&](auto number, auto element) {
+    return as_images(inputs, Dense<GridInputs, decltype(number), decltype(element)>(
+                                 device, inputs, shape, inputs.rows(), matrix_of(weight, true))
+                                 .forward());
   });
 }
 
@@ -197,19 +196,19 @@ FourTensors deform_conv2d_backward(const Tensor& grad, const Tensor& input, cons
                                    Numbers padding, Numbers dilation, bool input_wanted,
                                    bool offset_wanted, bool weight_wanted, bool mask_wanted) {
   const OnDevice device(input);
-  const GridProblem problem(input, offset, weight, mask, stride, padding, dilation);
-  const DenseShape shape = make_shape(problem, weight);
-  check_result_gradient(grad, problem.input, problem.offset, shape.out_channels);
-  return with_types(input, [&](auto p, auto f) {
-    const Dense<GridProblem, decltype(p), decltype(f)> dense(device, problem, shape, problem.rows(),
-                                                             matrix_of(weight, true));
-    return gradients<decltype(p)>(device, problem, dense, grad, weight, input_wanted, offset_wanted,
-                                  weight_wanted, mask_wanted);
+  const GridInputs inputs(input, offset, weight, mask, stride, padding, dilation);
+  const DenseShape shape = make_shape(inputs, weight);
+  check_result_gradient(grad, inputs.input, inputs.offset, shape.out_channels);
+  return dispatch_elements(input, [&](auto number, auto element) {
+    const Dense<GridInputs, decltype(number), decltype(element)> dense(
+        device, inputs, shape, inputs.rows(), matrix_of(weight, true));
+    return gradients<decltype(number)>(device, inputs, dense, grad, weight, input_wanted,
+                                       offset_wanted, weight_wanted, mask_wanted);
   });
 }
 
-void check_depthwise_weight(const GridProblem& problem, const Tensor& weight) {
-  KPDEFORM_CHECK(weight.dim() == 3 && weight.size(2) == problem.channels(),
+void check_depthwise_weight(const GridInputs& inputs, const Tensor& weight) {
+  KPDEFORM_CHECK(weight.dim() == 3 && weight.size(2) == inputs.channels(),
                  "weight must be (kh, kw, C)");
 }
 
@@ -217,15 +216,15 @@ Tensor deform_conv2d_depthwise(const Tensor& input, const Tensor& offset, const 
                                MaybeTensor mask, Numbers stride, Numbers padding,
                                Numbers dilation) {
   const OnDevice device(input);
-  const GridProblem problem(input, offset, weight, mask, stride, padding, dilation);
-  check_depthwise_weight(problem, weight);
-  if (problem.num_sites() == 0 || input.numel() == 0)
+  const GridInputs inputs(input, offset, weight, mask, stride, padding, dilation);
+  check_depthwise_weight(inputs, weight);
+  if (inputs.num_sites() == 0 || input.numel() == 0)
     return torch::stable::new_zeros(
-        input, {offset.size(0), offset.size(1), offset.size(2), problem.channels()});
-  return with_types(input, [&](auto p, auto f) {
-    return as_images(problem, Depthwise<GridProblem, decltype(p), decltype(f)>(
-                                  device, problem, problem.rows(), matrix_of(weight, false))
-                                  .forward());
+        input, {offset.size(0), offset.size(1), offset.size(2), inputs.channels()});
+  return dispatch_elements(input, [&](auto number, auto element) {
+    return as_images(inputs, Depthwise<GridInputs, decltype(number), decltype(element)>(
+                                 device, inputs, inputs.rows(), matrix_of(weight, false))
+                                 .forward());
   });
 }
 
@@ -236,14 +235,14 @@ FourTensors deform_conv2d_depthwise_backward(const Tensor& grad, const Tensor& i
                                              bool offset_wanted, bool weight_wanted,
                                              bool mask_wanted) {
   const OnDevice device(input);
-  const GridProblem problem(input, offset, weight, mask, stride, padding, dilation);
-  check_depthwise_weight(problem, weight);
-  check_result_gradient(grad, problem.input, problem.offset, problem.channels());
-  return with_types(input, [&](auto p, auto f) {
-    const Depthwise<GridProblem, decltype(p), decltype(f)> depthwise(
-        device, problem, problem.rows(), matrix_of(weight, false));
-    return gradients<decltype(p)>(device, problem, depthwise, grad, weight, input_wanted,
-                                  offset_wanted, weight_wanted, mask_wanted);
+  const GridInputs inputs(input, offset, weight, mask, stride, padding, dilation);
+  check_depthwise_weight(inputs, weight);
+  check_result_gradient(grad, inputs.input, inputs.offset, inputs.channels());
+  return dispatch_elements(input, [&](auto number, auto element) {
+    const Depthwise<GridInputs, decltype(number), decltype(element)> depthwise(
+        device, inputs, inputs.rows(), matrix_of(weight, false));
+    return gradients<decltype(number)>(device, inputs, depthwise, grad, weight, input_wanted,
+                                       offset_wanted, weight_wanted, mask_wanted);
   });
 }
 

@@ -1,8 +1,8 @@
 // deform_conv2d_depthwise on the CPU. Contract: deform_conv2d.h.
 #include <tuple>
 
+#include "deform/grid_inputs_cpu.h"
 #include "engine/depthwise_cpu.h"
-#include "deform/grid_cpu.h"
 #include "engine/table_cpu.h"
 
 namespace kpdeform {

@@ -5,10 +5,10 @@
 #include <tuple>
 #include <vector>
 
+#include "base/dispatch_cpu.h"
 #include "deform/deform_roi_pool_check.h"
 #include "engine/depthwise_cpu.h"
 #include "engine/table_cpu.h"
-#include "base/dispatch_cpu.h"
 
 namespace kpdeform {
 namespace {

@@ -9,10 +9,10 @@
 #include <tuple>
 #include <vector>
 
-#include "samplers/boxes_sampler_cuda.h"
+#include "base/sort_cuda.h"
 #include "deform/deform_roi_pool_check.h"
 #include "engine/depthwise_cuda.h"
-#include "base/sort_cuda.h"
+#include "samplers/boxes_sampler_cuda.h"
 
 namespace kpdeform {
 namespace {
@@ -20,17 +20,17 @@ namespace {
 using Numbers = std::vector<int64_t>;
 constexpr int kBlock = 256;
 
-template <typename P>
-__global__ void count_kernel(const BoxesSampler<P> sampler, int64_t sets, int64_t* counts) {
+template <typename T>
+__global__ void count_kernel(const BoxesSampler<T> sampler, int64_t sets, int64_t* counts) {
   for (int64_t i = global_thread(); i <= sets; i += num_threads_of_grid())
     counts[i] = i < sets ? sampler.num_sources(i / sampler.groups, int(i % sampler.groups)) : 0;
 }
 
 // The entries of set i = (site, group) from begins[i] on.
-template <typename P>
-__global__ void entries_kernel(const BoxesSampler<P> sampler, int64_t sets, const int64_t* begins,
+template <typename T>
+__global__ void entries_kernel(const BoxesSampler<T> sampler, int64_t sets, const int64_t* begins,
                                uint64_t nowhere, uint64_t* keys, uint32_t* numbers, uint32_t* sites,
-                               P* values) {
+                               T* values) {
   for (int64_t i = global_thread(); i < sets; i += num_threads_of_grid()) {
     const int64_t site = i / sampler.groups;
     const int group = int(i % sampler.groups);
@@ -48,16 +48,16 @@ struct Entries {
   Tensor starts, members, sites, values;
 };
 
-// Checked tensors; what the combiner asks for a sampler.
-struct BoxesProblem {
+// Checked, contiguous tensors; what the combiner asks of the inputs of any op.
+struct BoxesInputs {
   Tensor input, boxes;
   MaybeTensor shifts;
   Numbers bins;
   int64_t samples;
   PoolingRule rule;
 
-  BoxesProblem(const Tensor& input_, const Tensor& boxes_, const MaybeTensor& shifts_,
-               Numbers bins_, int64_t samples_, int64_t rule_)
+  BoxesInputs(const Tensor& input_, const Tensor& boxes_, const MaybeTensor& shifts_, Numbers bins_,
+              int64_t samples_, int64_t rule_)
       : bins(std::move(bins_)), samples(samples_), rule(PoolingRule(rule_)) {
     check_boxes(input_, boxes_, shifts_, bins, samples_, rule_);
     input = torch::stable::contiguous(input_);
@@ -73,7 +73,7 @@ struct BoxesProblem {
     return input.size(0) * input.size(1) * input.size(2) * input.size(3) * input.size(4);
   }
   int64_t num_sites() const { return boxes.size(0) * bins[0] * bins[1]; }
-  int64_t slices() const { return shifts.has_value() ? shifts->size(3) : 1; }
+  int64_t num_groups() const { return shifts.has_value() ? shifts->size(3) : 1; }
   bool empty() const { return input.numel() == 0 || num_sites() == 0; }
 
   Tensor rows() const { return torch::stable::view(input, {num_rows(), channels()}); }
@@ -82,37 +82,37 @@ struct BoxesProblem {
     return torch::stable::fill_(weight, 1);
   }
 
-  template <typename P>
-  BoxesSampler<P> sampler() const {
-    BoxesSampler<P> sampler{};
-    sampler.boxes = data<P>(boxes);
-    sampler.shifts = data<P>(shifts);
+  template <typename T>
+  BoxesSampler<T> sampler() const {
+    BoxesSampler<T> sampler{};
+    sampler.boxes = data<T>(boxes);
+    sampler.shifts = data<T>(shifts);
     sampler.images = int(input.size(0));
     for (int d = 0; d < 2; ++d) {
       sampler.size[d] = int(input.size(1 + d));
       sampler.cells[d] = int(input.size(3 + d));
       sampler.bins[d] = int(bins[d]);
     }
-    sampler.groups = int(slices());
+    sampler.groups = int(num_groups());
     sampler.samples = samples;
     sampler.rule = rule;
     return sampler;
   }
 
-  template <typename P, typename F>
+  template <typename T, typename F>
   auto plain(const Tensor& gathered) const {
     constexpr int64_t kFew = 4 * 2 * 2, kMany = 64;  // two samples each way are usual
     const int64_t sources = samples > 0 ? std::min(4 * samples * samples, kMany) : kFew;
-    return make_arguments<F>(sampler<P>(), gathered, num_sites(), sources, slices());
+    return make_arguments<F>(sampler<T>(), gathered, num_sites(), sources, num_groups());
   }
 
-  template <typename P>
+  template <typename T>
   Entries transpose(const OnDevice& device) const {
     KPDEFORM_CHECK(!device.capturing(),
                    "the gradient of a pooled image depends on data: it cannot be captured");
-    const int64_t sets = num_sites() * slices(), limit = num_rows() * slices();
+    const int64_t sets = num_sites() * num_groups(), limit = num_rows() * num_groups();
     const Tensor counts = torch::stable::new_empty(boxes, {sets + 1}, ScalarType::Long);
-    device.launch(count_kernel<P>, divide_up(sets + 1, kBlock), kBlock, sampler<P>(), sets,
+    device.launch(count_kernel<T>, divide_up(sets + 1, kBlock), kBlock, sampler<T>(), sets,
                   mutable_data<int64_t>(counts));
     const Tensor begins = exclusive_sum(device, counts);
     int64_t total = 0;
@@ -125,36 +125,36 @@ struct BoxesProblem {
                               torch::stable::new_empty(boxes, {total}, ScalarType::Int)};
     const Tensor sites = torch::stable::new_empty(boxes, {total}, ScalarType::Int);
     const Tensor values = torch::stable::new_empty(boxes, {total});
-    device.launch(entries_kernel<P>, divide_up(sets, kBlock), kBlock, sampler<P>(), sets,
+    device.launch(entries_kernel<T>, divide_up(sets, kBlock), kBlock, sampler<T>(), sets,
                   data<int64_t>(begins), uint64_t(limit), mutable_data<uint64_t>(pairs.keys),
                   mutable_data<uint32_t>(pairs.values), mutable_data<uint32_t>(sites),
-                  mutable_data<P>(values));
+                  mutable_data<T>(values));
     const KeysAndValues sorted = sort_by_key(device, pairs, std::bit_width(uint64_t(limit)));
     return {key_starts(device, sorted.keys, limit), sorted.values, sites, values};
   }
-  template <typename P, typename F>
+  template <typename T, typename F>
   auto transposed(const Tensor& gathered, const Entries& entries) const {
-    const EntriesSampler<P> sampler_of_rows{
+    const BoxesTableSampler<T> sampler_of_rows{
         data<int64_t>(entries.starts), data<uint32_t>(entries.members),
-        data<uint32_t>(entries.sites), data<P>(entries.values), int(slices())};
+        data<uint32_t>(entries.sites), data<T>(entries.values), int(num_groups())};
     return make_arguments<F>(sampler_of_rows, gathered, num_rows(),
-                             expected_sources(entries.members.numel(), num_rows() * slices()),
-                             slices());
+                             expected_sources(entries.members.numel(), num_rows() * num_groups()),
+                             num_groups());
   }
 };
 
 Tensor deform_roi_pool(const Tensor& input, const Tensor& boxes, MaybeTensor shifts, Numbers bins,
                        int64_t samples, int64_t rule) {
   const OnDevice device(input);
-  const BoxesProblem problem(input, boxes, shifts, bins, samples, rule);
-  const int64_t num_boxes = boxes.size(0), channels = problem.channels();
-  if (problem.empty())
-    return torch::stable::new_zeros(input, {num_boxes, problem.bins[0], problem.bins[1], channels});
-  return with_types(input, [&](auto p, auto f) {
-    const Tensor rows = Depthwise<BoxesProblem, decltype(p), decltype(f)>(
-                            device, problem, problem.rows(), problem.ones())
+  const BoxesInputs inputs(input, boxes, shifts, bins, samples, rule);
+  const int64_t num_boxes = boxes.size(0), channels = inputs.channels();
+  if (inputs.empty())
+    return torch::stable::new_zeros(input, {num_boxes, inputs.bins[0], inputs.bins[1], channels});
+  return dispatch_elements(input, [&](auto number, auto element) {
+    const Tensor rows = Depthwise<BoxesInputs, decltype(number), decltype(element)>(
+                            device, inputs, inputs.rows(), inputs.ones())
                             .forward();
-    return torch::stable::view(rows, {num_boxes, problem.bins[0], problem.bins[1], channels});
+    return torch::stable::view(rows, {num_boxes, inputs.bins[0], inputs.bins[1], channels});
   });
 }
 
@@ -163,30 +163,30 @@ std::tuple<Tensor, Tensor> deform_roi_pool_backward(const Tensor& grad, const Te
                                                     Numbers bins, int64_t samples, int64_t rule,
                                                     bool input_wanted, bool shifts_wanted) {
   const OnDevice device(input);
-  const BoxesProblem problem(input, boxes, shifts, bins, samples, rule);
+  const BoxesInputs inputs(input, boxes, shifts, bins, samples, rule);
   KPDEFORM_CHECK(
-      grad.dim() == 4 && grad.size(0) == boxes.size(0) && grad.size(1) == problem.bins[0] &&
-          grad.size(2) == problem.bins[1] && grad.size(3) == problem.channels() &&
+      grad.dim() == 4 && grad.size(0) == boxes.size(0) && grad.size(1) == inputs.bins[0] &&
+          grad.size(2) == inputs.bins[1] && grad.size(3) == inputs.channels() &&
           grad.scalar_type() == input.scalar_type() && grad.get_device() == input.get_device(),
       "grad must have the shape, dtype and device of the result");
   shifts_wanted = shifts_wanted && shifts.has_value();
   Tensor grad_input = torch::stable::new_empty(input, {0});
   Tensor grad_shifts = torch::stable::new_empty(boxes, {0});
   if (shifts_wanted) grad_shifts = torch::stable::new_zeros(boxes, shifts->sizes());
-  if (problem.empty()) {
+  if (inputs.empty()) {
     if (input_wanted) grad_input = torch::stable::new_zeros(input, input.sizes());
     return {grad_input, grad_shifts};
   }
-  const Tensor upstream = torch::stable::view(torch::stable::contiguous(grad),
-                                              {problem.num_sites(), problem.channels()});
-  return with_types(input, [&](auto p, auto f) -> std::tuple<Tensor, Tensor> {
-    using P = decltype(p);
-    const Depthwise<BoxesProblem, P, decltype(f)> pooling(device, problem, problem.rows(),
-                                                          problem.ones());
+  const Tensor upstream =
+      torch::stable::view(torch::stable::contiguous(grad), {inputs.num_sites(), inputs.channels()});
+  return dispatch_elements(input, [&](auto number, auto element) -> std::tuple<Tensor, Tensor> {
+    using T = decltype(number);
+    const Depthwise<BoxesInputs, T, decltype(element)> pooling(device, inputs, inputs.rows(),
+                                                               inputs.ones());
     if (input_wanted)
       grad_input = torch::stable::view(
-          pooling.features_gradient(upstream, problem.transpose<P>(device)), problem.input.sizes());
-    if (shifts_wanted) pooling.site_gradients(upstream, mutable_data<P>(grad_shifts), nullptr);
+          pooling.features_gradient(upstream, inputs.transpose<T>(device)), inputs.input.sizes());
+    if (shifts_wanted) pooling.site_gradients(upstream, mutable_data<T>(grad_shifts), nullptr);
     return {grad_input, grad_shifts};
   });
 }

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "base/common.h"
-#include "engine/engine.h"
 #include "base/scratch.h"
+#include "engine/engine.h"
 
 namespace kpdeform {
 

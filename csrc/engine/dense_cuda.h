@@ -40,8 +40,8 @@ inline void multiply_into(const Tensor& out, const Tensor& left, const Tensor& r
 #endif
 }
 
-template <typename P>
-__global__ void add_kernel(P* sum, const P* values, int64_t count) {
+template <typename T>
+__global__ void add_kernel(T* sum, const T* values, int64_t count) {
   for (int64_t i = global_thread(); i < count; i += num_threads_of_grid()) sum[i] += values[i];
 }
 
@@ -58,19 +58,19 @@ inline Tensor group_columns(const Tensor& rows, const DenseShape& shape, int64_t
   return part_of(rows, 1, g * shape.group_out(), shape.group_out());
 }
 
-// Problem: PointsProblem (kpconv_launch_cuda.h) or GridProblem (grid_launch_cuda.h). All tensors
-// are contiguous, rows by channels; weight is (K, C/G, O).
-template <typename Problem, typename P, typename F>
+// Inputs: the checked tensors of an op, such as PointsInputs (kpconv/points_inputs_cuda.h). All
+// tensors are contiguous, rows by channels; weight is (K, C/G, O).
+template <typename Inputs, typename T, typename F>
 class Dense {
  public:
-  Dense(const OnDevice& device, const Problem& problem, const DenseShape& shape,
+  Dense(const OnDevice& device, const Inputs& inputs, const DenseShape& shape,
         const Tensor& features, const Tensor& weight)
-      : device_(device), problem_(problem), shape_(shape), features_(features), weight_(weight) {}
+      : device_(device), inputs_(inputs), shape_(shape), features_(features), weight_(weight) {}
 
   Tensor forward() const {
     const Tensor out =
-        torch::stable::new_empty(features_, {problem_.num_sites(), shape_.out_channels});
-    const auto args = problem_.template plain<P, F>(features_);
+        torch::stable::new_empty(features_, {inputs_.num_sites(), shape_.out_channels});
+    const auto args = inputs_.template plain<T, F>(features_);
     for_each_chunk(args, shape_.groups, [&](const Tensor& sampled, int64_t first, int64_t sites) {
       for (int64_t g = 0; g < shape_.groups; ++g)
         multiply_into(group_columns(part_of(out, 0, first, sites), shape_, g),
@@ -81,11 +81,11 @@ class Dense {
 
   Tensor features_gradient(const Tensor& grad, const TransposedTable& table) const {
     const Tensor out = torch::stable::new_empty(features_, features_.sizes());
-    auto args = problem_.template transposed<P, F>(grad, table);
+    auto args = inputs_.template transposed<T, F>(grad, table);
     args.whole_rows = true;
-    // Channels that share a slice and a group: one product.
-    const int64_t slice_channels = shape_.in_channels / problem_.slices();
-    const int64_t block = common_width(shape_.in_channels, shape_.groups, problem_.slices());
+    // Channels that share a group and a group: one product.
+    const int64_t group_width = shape_.in_channels / inputs_.num_groups();
+    const int64_t block = common_width(shape_.in_channels, shape_.groups, inputs_.num_groups());
     for_each_chunk(args, shape_.groups, [&](const Tensor& sampled, int64_t first, int64_t sites) {
       for (int64_t c = 0; c < shape_.in_channels; c += block) {
         const int64_t g = c / shape_.group_in();
@@ -94,7 +94,7 @@ class Dense {
         const Tensor matrix = torch::stable::reshape(
             swapped(part, 1, 2), {shape_.num_kernel_points * shape_.group_out(), block});
         multiply_into(part_of(part_of(out, 0, first, sites), 1, c, block),
-                      torch::stable::select(sampled, 1, c / slice_channels * shape_.groups + g),
+                      torch::stable::select(sampled, 1, c / group_width * shape_.groups + g),
                       matrix);
       }
     });
@@ -104,9 +104,9 @@ class Dense {
   Tensor weight_gradient(const Tensor& grad) const {
     const int64_t terms = shape_.num_kernel_points * shape_.group_in();
     const Tensor sum = torch::stable::new_zeros(
-        problem_.positions(), {shape_.groups, terms, shape_.group_out()});  // in the type of sums
+        inputs_.positions(), {shape_.groups, terms, shape_.group_out()});  // in the type of sums
     const Tensor product = torch::stable::new_empty(sum, {terms, shape_.group_out()});
-    const auto args = problem_.template plain<P, F>(features_);
+    const auto args = inputs_.template plain<T, F>(features_);
     for_each_chunk(args, shape_.groups, [&](const Tensor& sampled, int64_t first, int64_t sites) {
       for (int64_t g = 0; g < shape_.groups; ++g) {
         multiply_into(product, swapped(torch::stable::select(sampled, 1, g), 0, 1),
@@ -121,9 +121,9 @@ class Dense {
                              weight_.scalar_type());
   }
 
-  // Gradients of offsets and modulations, per slice; null where not wanted.
-  void site_gradients(const Tensor& grad, P* grad_offsets, P* grad_modulations) const {
-    auto args = problem_.template plain<P, F>(features_);
+  // Gradients of offsets and modulations, per group; null where not wanted.
+  void site_gradients(const Tensor& grad, T* grad_offsets, T* grad_modulations) const {
+    auto args = inputs_.template plain<T, F>(features_);
     using Sampler = decltype(args.sampler);
     args.grad_offsets = grad_offsets;
     args.grad_modulations = grad_modulations;
@@ -144,7 +144,7 @@ class Dense {
         multiply_into(torch::stable::select(part_of(grad_sampled, 0, 0, args.sites), 1, g),
                       group_columns(part_of(grad, 0, first, args.sites), shape_, g), matrices[g]);
       with_launch_shape<F>(
-          common_width(shape_.in_channels, shape_.groups, problem_.slices()),
+          common_width(shape_.in_channels, shape_.groups, inputs_.num_groups()),
           aligned(args.features) && aligned(args.grad_sampled), [&](auto lanes, auto vector) {
             launch_engine<lanes(), true>(
                 device_, site_gradients_kernel<Sampler, F, lanes(), vector(), false>, args);
@@ -159,16 +159,17 @@ class Dense {
   }
 
   // Gathers S of one chunk of sites after the other and hands it on as (sites, rows, K C'/G), C'
-  // being the channels gathered; a site has `slices` times G rows where slices have their own.
+  // being the channels gathered; a site has `num_groups` times G rows where num_groups have their own.
   template <typename Sampler, typename Body>
   void for_each_chunk(EngineArguments<Sampler, F> args, int64_t groups, const Body& body) const {
-    const int64_t rows = (args.whole_rows ? args.slices : 1) * groups;
+    const int64_t rows = (args.whole_rows ? args.num_groups : 1) * groups;
     const int64_t terms = shape_.num_kernel_points * args.channels / groups;
     const int64_t sites = args.sites, chunk = chunk_sites(rows * terms, sites);
     const Tensor sampled = torch::stable::new_empty(features_, {chunk, rows, terms});
     args.out = mutable_data<F>(sampled);
     args.group_channels = args.channels / groups;
-    const int64_t width = common_width(args.channels, groups, args.whole_rows ? 1 : args.slices);
+    const int64_t width =
+        common_width(args.channels, groups, args.whole_rows ? 1 : args.num_groups);
     for (int64_t first = 0; first < sites; first += chunk) {
       args.first_site = first;
       args.sites = std::min(chunk, sites - first);
@@ -183,12 +184,12 @@ class Dense {
 
   void add(const Tensor& sum, const Tensor& values) const {
     constexpr int kBlock = 256;
-    device_.launch(add_kernel<P>, divide_up(sum.numel(), kBlock), kBlock, mutable_data<P>(sum),
-                   data<P>(values), sum.numel());
+    device_.launch(add_kernel<T>, divide_up(sum.numel(), kBlock), kBlock, mutable_data<T>(sum),
+                   data<T>(values), sum.numel());
   }
 
   const OnDevice& device_;
-  const Problem& problem_;
+  const Inputs& inputs_;
   const DenseShape shape_;
   const Tensor features_, weight_;
 };

@@ -5,9 +5,9 @@
 #include <algorithm>
 
 #include "base/common.h"
+#include "base/scratch.h"
 #include "engine/dense_cpu.h"
 #include "engine/engine.h"
-#include "base/scratch.h"
 
 namespace kpdeform {
 

@@ -23,50 +23,50 @@ namespace kpdeform {
 
 constexpr int kThreads = 128;
 
-// Channels: `slices` virtual sites per site, each of which handles `slice_channels` channels.
+// Channels: `num_groups` virtual sites per site, each of which handles `group_width` channels.
 template <typename Sampler, typename F>
 struct EngineArguments {
-  using P = typename Sampler::P;
+  using T = typename Sampler::T;
   Sampler sampler;
   const F* features;      // (rows, channels)
   const F* weight;        // depthwise: (K, C)
   const F* grad;          // depthwise_weight, depthwise site gradients: (M, C)
   F* out;                 // gather: (sites, G, K, C/G); depthwise: (M, C)
   const F* grad_sampled;  // site_gradients: (sites, G, K, C/G)
-  P* partial;             // depthwise_weight: (partials, K, C)
-  P *grad_offsets, *grad_modulations;
+  T* partial;             // depthwise_weight: (partials, K, C)
+  T *grad_offsets, *grad_modulations;
   int64_t first_site, sites;  // a chunk
   int channels;
   int group_channels;   // channels / G
-  int slices;           // virtual sites per site (deformation groups); blockIdx.y tells which
+  int num_groups;       // virtual sites per site (deformation groups); blockIdx.y tells which
   bool whole_rows;      // every virtual site handles all channels and has rows of its own
   int stage, capacity;  // sources, list entries
 };
 
 // The lists of one site, in shared memory of its lanes.
-template <typename Sampler, int kLanes, bool kWithSlope>
+template <typename Sampler, int kLanes, bool kDerivative>
 class SiteLists {
  public:
-  using P = typename Sampler::P;
+  using T = typename Sampler::T;
   using Source = typename Sampler::Source;
-  struct Slope {
-    P by[Sampler::kDim];
+  struct Derivative {
+    T by[Sampler::kDims];
   };
 
   static __host__ __device__ int64_t bytes(int stage, int capacity, int num_kernel_points) {
-    int64_t size = stage * sizeof(Source) + capacity * (sizeof(P) + sizeof(uint32_t)) +
+    int64_t size = stage * sizeof(Source) + capacity * (sizeof(T) + sizeof(uint32_t)) +
                    (num_kernel_points + 1) * sizeof(int);
-    if (kWithSlope) size += capacity * sizeof(Slope);
+    if (kDerivative) size += capacity * sizeof(Derivative);
     return (size + 127) / 128 * 128 + 32;  // the sites of a warp start at different banks
   }
 
   __device__ SiteLists(const Sampler& sampler, int stage, int capacity, unsigned char* shared)
       : sampler_(sampler), stage_(stage), capacity_(capacity) {
     sources_ = reinterpret_cast<Source*>(shared);
-    values = reinterpret_cast<P*>(sources_ + stage);
-    slopes = reinterpret_cast<Slope*>(values + capacity);
-    rows = reinterpret_cast<uint32_t*>(kWithSlope ? reinterpret_cast<P*>(slopes + capacity)
-                                                  : values + capacity);
+    values = reinterpret_cast<T*>(sources_ + stage);
+    derivatives = reinterpret_cast<Derivative*>(values + capacity);
+    rows = reinterpret_cast<uint32_t*>(kDerivative ? reinterpret_cast<T*>(derivatives + capacity)
+                                                   : values + capacity);
     begins_ = reinterpret_cast<int*>(rows + capacity);
   }
 
@@ -100,15 +100,16 @@ class SiteLists {
         const int i = base + lanes.lane;
         typename Sampler::Coefficient a{};
         a.row = kNoRow;
-        if (i < count) a = sampler_.template coefficient<kWithSlope>(place, sources_[i], k, group_);
+        if (i < count)
+          a = sampler_.template coefficient<kDerivative>(place, sources_[i], k, group_);
         const unsigned counts = lanes.ballot(a.row != kNoRow);
         if (a.row != kNoRow) {
           const int at = used + __popc(counts & lanes.lanes_before());
           values[at] = a.value;
           rows[at] = a.row;
-          if constexpr (kWithSlope) {
+          if constexpr (kDerivative) {
 #pragma unroll
-            for (int d = 0; d < Sampler::kDim; ++d) slopes[at].by[d] = a.slope[d];
+            for (int d = 0; d < Sampler::kDims; ++d) derivatives[at].by[d] = a.derivative[d];
           }
         }
         used += __popc(counts);
@@ -123,9 +124,9 @@ class SiteLists {
   __device__ int begin(int k) const { return begins_[k - first_]; }
   __device__ int end(int k) const { return begins_[k - first_ + 1]; }
 
-  const Lanes<kLanes> lanes;
-  P* values;
-  Slope* slopes;
+  const LaneGroup<kLanes> lanes;
+  T* values;
+  Derivative* derivatives;
   uint32_t* rows;
 
  private:
@@ -138,16 +139,16 @@ class SiteLists {
 };
 
 // Adds the list of kernel point k to kVector channels from c on.
-template <int kVector, typename Lists, typename F, typename P>
+template <int kVector, typename Lists, typename F, typename T>
 __device__ void add_list(const Lists& lists, int k, const F* features, int channels, int c,
-                         P* sum) {
+                         T* sum) {
   const int end = lists.end(k);
 #pragma unroll 4
   for (int t = lists.begin(k); t < end; ++t) {
-    const P a = lists.values[t];
+    const T a = lists.values[t];
     const auto x = load_pack<kVector>(features + int64_t(lists.rows[t]) * channels + c);
 #pragma unroll
-    for (int v = 0; v < kVector; ++v) sum[v] += a * P(x.values[v]);
+    for (int v = 0; v < kVector; ++v) sum[v] += a * T(x.values[v]);
   }
 }
 
@@ -162,8 +163,8 @@ __device__ VirtualSite virtual_site(const Arguments& args, int64_t i) {
   VirtualSite at;
   at.site = args.first_site + i;
   at.group = int(blockIdx.y);
-  at.row = args.whole_rows ? i * args.slices + at.group : i;
-  const int width = args.channels / args.slices;
+  at.row = args.whole_rows ? i * args.num_groups + at.group : i;
+  const int width = args.channels / args.num_groups;
   at.begin = args.whole_rows ? 0 : at.group * width;
   at.end = args.whole_rows ? args.channels : at.begin + width;
   return at;
@@ -187,7 +188,7 @@ __device__ int64_t virtual_site_stride() {
 template <typename Sampler, typename F, int kLanes, int kVector>
 __global__ void __launch_bounds__(kThreads, 4)
     gather_kernel(const EngineArguments<Sampler, F> args) {
-  using P = typename Sampler::P;
+  using T = typename Sampler::T;
   using Lists = SiteLists<Sampler, kLanes, false>;
   KPDEFORM_SHARED(shared);
   const int num_kernel_points = args.sampler.num_kernel_points;
@@ -204,11 +205,11 @@ __global__ void __launch_bounds__(kThreads, 4)
     const int step = sources > args.stage ? kSpan : at.end - at.begin;  // channels per filling
     for (int k = 0, k_end = 0; k < num_kernel_points; k = k_end)
       for (int begin = at.begin; begin < at.end; begin += step) {
-        P sum[kVector] = {};
+        T sum[kVector] = {};
         for (int64_t from = 0; from == 0 || from < sources; from += args.stage) {
           k_end = lists.fill(k, from, num_kernel_points);
           for (int j = k; j < k_end; ++j) {
-            const P factor = args.sampler.site_factor(at.site, j, at.group);
+            const T factor = args.sampler.site_factor(at.site, j, at.group);
             for (int c = begin + lane_channel; c < at.end && c < begin + step; c += kSpan) {
               add_list<kVector>(lists, j, args.features, args.channels, c, sum);
               if (from + args.stage < sources) continue;  // more to come
@@ -229,7 +230,7 @@ __global__ void __launch_bounds__(kThreads, 4)
 template <typename Sampler, typename F, int kLanes, int kVector>
 __global__ void __launch_bounds__(kThreads, 4)
     depthwise_kernel(const EngineArguments<Sampler, F> args) {
-  using P = typename Sampler::P;
+  using T = typename Sampler::T;
   using Lists = SiteLists<Sampler, kLanes, false>;
   KPDEFORM_SHARED(shared);
   const int num_kernel_points = args.sampler.num_kernel_points;
@@ -245,17 +246,17 @@ __global__ void __launch_bounds__(kThreads, 4)
         lists.fill(0, 0, num_kernel_points) == num_kernel_points && sources <= args.stage;
     for (int begin = at.begin; begin < at.end; begin += kSpan) {
       const int c = begin + lists.lanes.lane * kVector;
-      P total[kVector] = {};
+      T total[kVector] = {};
       for (int64_t from = 0; from == 0 || from < sources; from += args.stage)
         for (int k = 0, k_end = 0; k < num_kernel_points; k = k_end) {
           k_end = whole ? num_kernel_points : lists.fill(k, from, num_kernel_points);
           for (int j = k; j < k_end && c < at.end; ++j) {
-            P sum[kVector] = {};
+            T sum[kVector] = {};
             add_list<kVector>(lists, j, args.features, args.channels, c, sum);
-            const P factor = args.sampler.site_factor(at.site, j, at.group);
+            const T factor = args.sampler.site_factor(at.site, j, at.group);
             const auto w = load_pack<kVector>(args.weight + j * args.channels + c);
 #pragma unroll
-            for (int v = 0; v < kVector; ++v) total[v] += factor * P(w.values[v]) * sum[v];
+            for (int v = 0; v < kVector; ++v) total[v] += factor * T(w.values[v]) * sum[v];
           }
         }
       if (c >= at.end) continue;
@@ -267,39 +268,39 @@ __global__ void __launch_bounds__(kThreads, 4)
   }
 }
 
-// grid: (partials, spans of kLanes * kVector channels in all slices, ranges of kRange kernel
+// grid: (partials, spans of kLanes * kVector channels in all num_groups, ranges of kRange kernel
 // points). The lanes of a site add up in shared memory, each its own channels; blocks leave partial
 // sums.
 constexpr int kRange = 16, kWeightThreads = 64;
 
-template <typename P, int kVector>
+template <typename T, int kVector>
 constexpr int64_t depthwise_sums_bytes() {
-  return int64_t(kWeightThreads) * kVector * kRange * sizeof(P);
+  return int64_t(kWeightThreads) * kVector * kRange * sizeof(T);
 }
 
 template <typename Sampler, typename F, int kLanes, int kVector>
 __global__ void __launch_bounds__(kWeightThreads, 8)
     depthwise_weight_kernel(const EngineArguments<Sampler, F> args) {
-  using P = typename Sampler::P;
+  using T = typename Sampler::T;
   using Lists = SiteLists<Sampler, kLanes, false>;
   KPDEFORM_SHARED(shared);
   constexpr int kSpan = kLanes * kVector, kSites = kWeightThreads / kLanes, kSize = kRange * kSpan;
   const int num_kernel_points = args.sampler.num_kernel_points;
-  P* const sums = reinterpret_cast<P*>(shared);  // (sites of the block, kRange, kSpan)
+  T* const sums = reinterpret_cast<T*>(shared);  // (sites of the block, kRange, kSpan)
   const int sub = threadIdx.x / kLanes;
   Lists lists(args.sampler, args.stage, args.capacity,
-              shared + depthwise_sums_bytes<P, kVector>() +
+              shared + depthwise_sums_bytes<T, kVector>() +
                   sub * Lists::bytes(args.stage, args.capacity, num_kernel_points));
-  const int slice_channels = args.channels / args.slices;
-  const unsigned spans = (slice_channels + kSpan - 1) / kSpan;
+  const int group_width = args.channels / args.num_groups;
+  const unsigned spans = (group_width + kSpan - 1) / kSpan;
   const int group = blockIdx.y / spans;
-  const int begin = group * slice_channels + int(blockIdx.y % spans) * kSpan;
-  const int end = (group + 1) * slice_channels;
+  const int begin = group * group_width + int(blockIdx.y % spans) * kSpan;
+  const int end = (group + 1) * group_width;
   const int first = blockIdx.z * kRange;
   const int last = first + kRange < num_kernel_points ? first + kRange : num_kernel_points;
   const int in_span = lists.lanes.lane * kVector;
   const int c = begin + in_span;
-  P* const own = sums + sub * kSize;
+  T* const own = sums + sub * kSize;
   for (int k = 0; k < kRange; ++k)
     for (int v = 0; v < kVector; ++v) own[k * kSpan + in_span + v] = 0;
   for (int64_t site = first_virtual_site<kLanes>(); site < args.sites;
@@ -311,21 +312,21 @@ __global__ void __launch_bounds__(kWeightThreads, 8)
         if (c >= end) continue;
         const auto grad = load_pack<kVector>(args.grad + site * args.channels + c);
         for (int j = k; j < k_end; ++j) {
-          P sum[kVector] = {};
+          T sum[kVector] = {};
           add_list<kVector>(lists, j, args.features, args.channels, c, sum);
-          const P factor = args.sampler.site_factor(site, j, group);
+          const T factor = args.sampler.site_factor(site, j, group);
 #pragma unroll
           for (int v = 0; v < kVector; ++v)
-            own[(j - first) * kSpan + in_span + v] += factor * P(grad.values[v]) * sum[v];
+            own[(j - first) * kSpan + in_span + v] += factor * T(grad.values[v]) * sum[v];
         }
       }
   }
   __syncthreads();
-  P* const partial =
+  T* const partial =
       args.partial + (int64_t(blockIdx.x) * num_kernel_points + first) * args.channels;
   for (int i = threadIdx.x; i < (last - first) * kSpan; i += kWeightThreads) {
     if (begin + i % kSpan >= end) continue;
-    P total = 0;
+    T total = 0;
     for (int s = 0; s < kSites; ++s) total += sums[s * kSize + i];
     partial[i / kSpan * args.channels + begin + i % kSpan] = total;
   }
@@ -335,7 +336,7 @@ __global__ void __launch_bounds__(kWeightThreads, 8)
 template <typename Sampler, typename F, int kLanes, int kVector, bool kDepthwise>
 __global__ void __launch_bounds__(kThreads, 4)
     site_gradients_kernel(const EngineArguments<Sampler, F> args) {
-  using P = typename Sampler::P;
+  using T = typename Sampler::T;
   using Lists = SiteLists<Sampler, kLanes, true>;
   KPDEFORM_SHARED(shared);
   const Sampler& sampler = args.sampler;
@@ -350,50 +351,51 @@ __global__ void __launch_bounds__(kThreads, 4)
     const VirtualSite at = virtual_site(args, i);
     const int64_t sources = lists.open(at.site, at.group);
     for (int k = 0, k_end = 0; k < num_kernel_points; k = k_end) {
-      P by_modulation = 0, by_offset[Sampler::kDim] = {};
+      T by_modulation = 0, by_offset[Sampler::kDims] = {};
       for (int64_t from = 0; from == 0 || from < sources; from += args.stage) {
         k_end = lists.fill(k, from, num_kernel_points);
         for (int j = k; j < k_end; ++j) {
           for (int c = at.begin + lane_channel; c < at.end; c += kSpan) {
-            P upstream[kVector];
+            T upstream[kVector];
             if constexpr (kDepthwise) {
               const auto w = load_pack<kVector>(args.weight + j * args.channels + c);
               const auto g = load_pack<kVector>(args.grad + at.site * args.channels + c);
 #pragma unroll
-              for (int v = 0; v < kVector; ++v) upstream[v] = P(w.values[v]) * P(g.values[v]);
+              for (int v = 0; v < kVector; ++v) upstream[v] = T(w.values[v]) * T(g.values[v]);
             } else {
               const auto g = load_pack<kVector>(
                   args.grad_sampled + at.row * num_kernel_points * args.channels +
                   place_in_row(c, j, num_kernel_points, args.group_channels));
 #pragma unroll
-              for (int v = 0; v < kVector; ++v) upstream[v] = P(g.values[v]);
+              for (int v = 0; v < kVector; ++v) upstream[v] = T(g.values[v]);
             }
             const int end = lists.end(j);
 #pragma unroll 2
             for (int t = lists.begin(j); t < end; ++t) {
               const auto x =
                   load_pack<kVector>(args.features + int64_t(lists.rows[t]) * args.channels + c);
-              P dot = 0;
+              T dot = 0;
 #pragma unroll
-              for (int v = 0; v < kVector; ++v) dot += upstream[v] * P(x.values[v]);
+              for (int v = 0; v < kVector; ++v) dot += upstream[v] * T(x.values[v]);
               by_modulation += lists.values[t] * dot;
 #pragma unroll
-              for (int d = 0; d < Sampler::kDim; ++d) by_offset[d] += lists.slopes[t].by[d] * dot;
+              for (int d = 0; d < Sampler::kDims; ++d)
+                by_offset[d] += lists.derivatives[t].by[d] * dot;
             }
           }
           if (from + args.stage < sources) continue;  // more to come
-          const P of_modulation = lists.lanes.sum(by_modulation);
-          const P factor = sampler.site_factor(at.site, j, at.group);
+          const T of_modulation = lists.lanes.sum(by_modulation);
+          const T factor = sampler.site_factor(at.site, j, at.group);
           by_modulation = 0;
           if (args.grad_modulations != nullptr && lists.lanes.lane == 0)
-            args.grad_modulations[sampler.modulation_place(at.site, j, at.group, args.slices)] =
+            args.grad_modulations[sampler.modulation_place(at.site, j, at.group, args.num_groups)] =
                 of_modulation;
 #pragma unroll
-          for (int d = 0; d < Sampler::kDim; ++d) {
-            const P of_offset = factor * lists.lanes.sum(by_offset[d]);
+          for (int d = 0; d < Sampler::kDims; ++d) {
+            const T of_offset = factor * lists.lanes.sum(by_offset[d]);
             by_offset[d] = 0;
             if (args.grad_offsets == nullptr || lists.lanes.lane != 0 || d >= sampler.dim) continue;
-            const int64_t place = (at.site * args.slices + at.group) * num_kernel_points + j;
+            const int64_t place = (at.site * args.num_groups + at.group) * num_kernel_points + j;
             args.grad_offsets[place * sampler.dim + d] = of_offset;
           }
         }

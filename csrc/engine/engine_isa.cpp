@@ -2,12 +2,12 @@
 // coefficient, derivative), accumulates rows into S, combines a tile that is still in cache, and
 // drops it. Backward asks the same sampler again. Compiled once per instruction set; memory and
 // threads are the business of the ops (*_cpu.cpp).
+#include "engine/engine.h"
+#include "engine/matrix.h"
+#include "engine/rows.h"
 #include "samplers/boxes_sampler.h"
 #include "samplers/grid_sampler.h"
-#include "engine/matrix.h"
 #include "samplers/points_sampler.h"
-#include "engine/rows.h"
-#include "engine/engine.h"
 #include "samplers/table_sampler.h"
 
 namespace kpdeform::KPDEFORM_ISA {

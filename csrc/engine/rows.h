@@ -5,8 +5,8 @@
 #include <cstdint>
 
 #include "base/elements.h"
-#include "samplers/sampler.h"
 #include "base/simd.h"
+#include "samplers/sampler.h"
 
 namespace kpdeform::KPDEFORM_ISA {
 

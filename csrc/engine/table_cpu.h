@@ -6,8 +6,8 @@
 
 #include "base/common.h"
 #include "base/parallel.h"
-#include "engine/engine.h"
 #include "base/scratch.h"
+#include "engine/engine.h"
 
 namespace kpdeform {
 

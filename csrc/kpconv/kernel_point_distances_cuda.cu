@@ -3,7 +3,7 @@
 // distances.
 #include <limits>
 
-#include "kpconv/kpconv_launch_cuda.h"
+#include "kpconv/points_inputs_cuda.h"
 
 namespace kpdeform {
 namespace {
@@ -12,49 +12,49 @@ constexpr int kBlock = 256;
 
 // The nearest neighbour of kernel point k of a query, the first of equally near ones; zeros if none
 // is at a finite distance.
-template <typename P>
+template <typename T>
 struct Nearest {
-  P squared;
-  P vector[PointsSampler<P>::kDim];
+  T squared;
+  T vector[PointsSampler<T>::kDims];
 };
 
 // Of kernel point i, counted over (M, OG, K).
-template <typename P>
-__device__ Nearest<P> nearest_source(const PointsSampler<P>& sampler, int64_t i) {
+template <typename T>
+__device__ Nearest<T> nearest_source(const PointsSampler<T>& sampler, int64_t i) {
   const int k = int(i % sampler.num_kernel_points);
   const int64_t set = i / sampler.num_kernel_points;
   const int64_t site = set / sampler.offset_groups;
   const int group = int(set - site * sampler.offset_groups);
   const auto place = sampler.place(site, k, group);
-  Nearest<P> nearest{};
-  P least = std::numeric_limits<P>::infinity();
+  Nearest<T> nearest{};
+  T least = std::numeric_limits<T>::infinity();
   for (int64_t h = 0; h < sampler.width; ++h) {
     const auto source = sampler.source(site, h, group);
     if (source.row == kNoRow) continue;
-    P vector[PointsSampler<P>::kDim];
-    const P squared = sampler.difference(place, source, k, group, vector);
+    T vector[PointsSampler<T>::kDims];
+    const T squared = sampler.difference(place, source, k, group, vector);
     if (!(squared < least)) continue;  // NaN too
     nearest.squared = least = squared;
 #pragma unroll
-    for (int d = 0; d < PointsSampler<P>::kDim; ++d) nearest.vector[d] = vector[d];
+    for (int d = 0; d < PointsSampler<T>::kDims; ++d) nearest.vector[d] = vector[d];
   }
   return nearest;
 }
 
-template <typename P>
-__global__ void distances_kernel(const PointsSampler<P> sampler, int64_t count, P* out) {
+template <typename T>
+__global__ void distances_kernel(const PointsSampler<T> sampler, int64_t count, T* out) {
   for (int64_t i = global_thread(); i < count; i += num_threads_of_grid())
     out[i] = nearest_source(sampler, i).squared;
 }
 
-template <typename P>
-__global__ void distances_backward_kernel(const PointsSampler<P> sampler, int64_t count,
-                                          const P* grad, P* grad_offsets) {
+template <typename T>
+__global__ void distances_backward_kernel(const PointsSampler<T> sampler, int64_t count,
+                                          const T* grad, T* grad_offsets) {
   for (int64_t i = global_thread(); i < count; i += num_threads_of_grid()) {
     const auto nearest = nearest_source(sampler, i);
 #pragma unroll
-    for (int d = 0; d < PointsSampler<P>::kDim; ++d)
-      if (d < sampler.dim) grad_offsets[i * sampler.dim + d] = P(-2) * grad[i] * nearest.vector[d];
+    for (int d = 0; d < PointsSampler<T>::kDims; ++d)
+      if (d < sampler.dim) grad_offsets[i * sampler.dim + d] = T(-2) * grad[i] * nearest.vector[d];
   }
 }
 
@@ -66,8 +66,8 @@ void with_positions(const Tensor& queries, const Body& body) {
 Tensor kernel_point_distances(const Tensor& queries, const Tensor& points, const Tensor& neighbors,
                               const Tensor& kernel_points, MaybeTensor offsets) {
   const OnDevice device(queries);
-  const ConvInputs in = make_conv_inputs(queries, points, neighbors, kernel_points, 1.0, offsets,
-                                         std::nullopt, kLinear, kSum);
+  const PointsInputs in = make_points_inputs(queries, points, neighbors, kernel_points, 1.0,
+                                             offsets, std::nullopt, kLinear, kSum);
   return distances_of(device, in, offsets);
 }
 
@@ -75,8 +75,8 @@ Tensor kernel_point_distances_backward(const Tensor& grad, const Tensor& queries
                                        const Tensor& points, const Tensor& neighbors,
                                        const Tensor& kernel_points, const Tensor& offsets) {
   const OnDevice device(queries);
-  const ConvInputs in = make_conv_inputs(queries, points, neighbors, kernel_points, 1.0, offsets,
-                                         std::nullopt, kLinear, kSum);
+  const PointsInputs in = make_points_inputs(queries, points, neighbors, kernel_points, 1.0,
+                                             offsets, std::nullopt, kLinear, kSum);
   const int64_t count = grad.numel();
   KPDEFORM_CHECK(count * kernel_points.size(1) == offsets.numel() &&
                      grad.scalar_type() == queries.scalar_type() &&
@@ -84,27 +84,27 @@ Tensor kernel_point_distances_backward(const Tensor& grad, const Tensor& queries
                  "grad must be (M, K) or (M, G, K) of the positions' dtype and device");
   const Tensor upstream = torch::stable::contiguous(grad);
   const Tensor out = torch::stable::new_empty(queries, offsets.sizes());
-  with_positions(queries, [&](auto p) {
-    using P = decltype(p);
-    device.launch(distances_backward_kernel<P>, divide_up(count, kBlock), kBlock,
-                  make_sampler<P>(in), count, data<P>(upstream), mutable_data<P>(out));
+  with_positions(queries, [&](auto number) {
+    using T = decltype(number);
+    device.launch(distances_backward_kernel<T>, divide_up(count, kBlock), kBlock,
+                  in.sampler<T>(nullptr), count, data<T>(upstream), mutable_data<T>(out));
   });
   return out;
 }
 
 }  // namespace
 
-Tensor distances_of(const OnDevice& device, const ConvInputs& in, const MaybeTensor& offsets) {
+Tensor distances_of(const OnDevice& device, const PointsInputs& in, const MaybeTensor& offsets) {
   const int64_t count = in.num_queries() * in.offset_groups() * in.num_kernel_points();
   const bool grouped = offsets.has_value() && offsets->dim() == 4;
   const Tensor out =
       grouped ? torch::stable::new_empty(
                     in.queries, {in.num_queries(), in.offset_groups(), in.num_kernel_points()})
               : torch::stable::new_empty(in.queries, {in.num_queries(), in.num_kernel_points()});
-  with_positions(in.queries, [&](auto p) {
-    using P = decltype(p);
-    device.launch(distances_kernel<P>, divide_up(count, kBlock), kBlock, make_sampler<P>(in), count,
-                  mutable_data<P>(out));
+  with_positions(in.queries, [&](auto number) {
+    using T = decltype(number);
+    device.launch(distances_kernel<T>, divide_up(count, kBlock), kBlock, in.sampler<T>(nullptr),
+                  count, mutable_data<T>(out));
   });
   return out;
 }

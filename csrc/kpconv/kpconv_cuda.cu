@@ -2,12 +2,12 @@
 #include <tuple>
 
 #include "engine/dense_cuda.h"
-#include "kpconv/kpconv_launch_cuda.h"
+#include "kpconv/points_inputs_cuda.h"
 
 namespace kpdeform {
 namespace {
 
-DenseShape make_shape(const ConvInputs& in, const MaybeTensor& offsets,
+DenseShape make_shape(const PointsInputs& in, const MaybeTensor& offsets,
                       const MaybeTensor& modulations, const Tensor& features, const Tensor& weight,
                       int64_t groups) {
   check_channels(features, in.points, offsets, modulations);
@@ -15,14 +15,14 @@ DenseShape make_shape(const ConvInputs& in, const MaybeTensor& offsets,
   return {in.num_kernel_points(), features.size(1), weight.size(2), groups};
 }
 
-Tensor forward(const OnDevice& device, const ConvInputs& in, const DenseShape& shape,
+Tensor forward(const OnDevice& device, const PointsInputs& in, const DenseShape& shape,
                const Tensor& features, const Tensor& weight) {
   if (in.num_queries() == 0 || shape.in_channels == 0 || shape.out_channels == 0)
     return torch::stable::new_zeros(features, {in.num_queries(), shape.out_channels});
-  return with_types(features, [&](auto p, auto f) {
-    return Dense<PointsProblem, decltype(p), decltype(f)>(device, PointsProblem{in}, shape,
-                                                          torch::stable::contiguous(features),
-                                                          torch::stable::contiguous(weight))
+  return dispatch_elements(features, [&](auto number, auto element) {
+    return Dense<PointsInputs, decltype(number), decltype(element)>(
+               device, in, shape, torch::stable::contiguous(features),
+               torch::stable::contiguous(weight))
         .forward();
   });
 }
@@ -32,8 +32,8 @@ Tensor kpconv(const Tensor& queries, const Tensor& points, const Tensor& neighbo
               double sigma, MaybeTensor offsets, MaybeTensor modulations, int64_t influence,
               int64_t aggregation, int64_t groups) {
   const OnDevice device(features);
-  const ConvInputs in = make_conv_inputs(queries, points, neighbors, kernel_points, sigma, offsets,
-                                         modulations, influence, aggregation);
+  const PointsInputs in = make_points_inputs(queries, points, neighbors, kernel_points, sigma,
+                                             offsets, modulations, influence, aggregation);
   const DenseShape shape = make_shape(in, offsets, modulations, features, weight, groups);
   return forward(device, in, shape, features, weight);
 }
@@ -45,8 +45,8 @@ std::tuple<Tensor, Tensor> kpconv_with_distances(const Tensor& queries, const Te
                                                  MaybeTensor modulations, int64_t influence,
                                                  int64_t aggregation, int64_t groups) {
   const OnDevice device(features);
-  const ConvInputs in = make_conv_inputs(queries, points, neighbors, kernel_points, sigma, offsets,
-                                         modulations, influence, aggregation);
+  const PointsInputs in = make_points_inputs(queries, points, neighbors, kernel_points, sigma,
+                                             offsets, modulations, influence, aggregation);
   const DenseShape shape = make_shape(in, offsets, modulations, features, weight, groups);
   return {forward(device, in, shape, features, weight), distances_of(device, in, offsets)};
 }
@@ -62,8 +62,8 @@ FourTensors kpconv_backward(const Tensor& grad, const Tensor& queries, const Ten
                             bool offsets_wanted, bool modulations_wanted) {
   using torch::stable::contiguous;
   const OnDevice device(features);
-  const ConvInputs in = make_conv_inputs(queries, points, neighbors, kernel_points, sigma, offsets,
-                                         modulations, influence, aggregation);
+  const PointsInputs in = make_points_inputs(queries, points, neighbors, kernel_points, sigma,
+                                             offsets, modulations, influence, aggregation);
   const DenseShape shape = make_shape(in, offsets, modulations, features, weight, groups);
   check_gradient(grad, features, in.num_queries(), shape.out_channels);
   offsets_wanted = offsets_wanted && offsets.has_value();
@@ -79,12 +79,11 @@ FourTensors kpconv_backward(const Tensor& grad, const Tensor& queries, const Ten
             zeros(offsets_wanted, none_of_sites, offsets),
             zeros(modulations_wanted, none_of_sites, modulations)};
   }
-  return with_types(features, [&](auto p, auto f) -> FourTensors {
-    using P = decltype(p);
+  return dispatch_elements(features, [&](auto number, auto element) -> FourTensors {
+    using T = decltype(number);
     const Tensor upstream = contiguous(grad);
-    const PointsProblem problem{in};
-    const Dense<PointsProblem, P, decltype(f)> dense(device, problem, shape, contiguous(features),
-                                                     contiguous(weight));
+    const Dense<PointsInputs, T, decltype(element)> dense(device, in, shape, contiguous(features),
+                                                          contiguous(weight));
     FourTensors grads{none, none, none_of_sites, none_of_sites};
     if (features_wanted)
       std::get<0>(grads) =
@@ -92,8 +91,8 @@ FourTensors kpconv_backward(const Tensor& grad, const Tensor& queries, const Ten
     if (weight_wanted) std::get<1>(grads) = dense.weight_gradient(upstream);
     if (offsets_wanted || modulations_wanted)
       std::tie(std::get<2>(grads), std::get<3>(grads)) =
-          site_gradients<P>(in, offsets, modulations, offsets_wanted, modulations_wanted,
-                            [&](P* of_offsets, P* of_modulations) {
+          site_gradients<T>(in, offsets, modulations, offsets_wanted, modulations_wanted,
+                            [&](T* of_offsets, T* of_modulations) {
                               dense.site_gradients(upstream, of_offsets, of_modulations);
                             });
     return grads;

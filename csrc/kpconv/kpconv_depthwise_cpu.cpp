@@ -2,7 +2,7 @@
 #include <tuple>
 
 #include "engine/depthwise_cpu.h"
-#include "kpconv/points_cpu.h"
+#include "kpconv/points_inputs_cpu.h"
 
 namespace kpdeform {
 namespace {

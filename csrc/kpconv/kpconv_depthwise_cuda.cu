@@ -2,7 +2,7 @@
 #include <tuple>
 
 #include "engine/depthwise_cuda.h"
-#include "kpconv/kpconv_launch_cuda.h"
+#include "kpconv/points_inputs_cuda.h"
 
 namespace kpdeform {
 namespace {
@@ -13,15 +13,15 @@ Tensor kpconv_depthwise(const Tensor& queries, const Tensor& points, const Tenso
                         int64_t influence, int64_t aggregation) {
   using torch::stable::contiguous;
   const OnDevice device(features);
-  const ConvInputs in = make_conv_inputs(queries, points, neighbors, kernel_points, sigma, offsets,
-                                         modulations, influence, aggregation);
+  const PointsInputs in = make_points_inputs(queries, points, neighbors, kernel_points, sigma,
+                                             offsets, modulations, influence, aggregation);
   check_channels(features, points, offsets, modulations);
   check_depthwise(features, kernel_points, weight);
   if (in.num_queries() == 0 || features.size(1) == 0)
     return torch::stable::new_zeros(features, {in.num_queries(), features.size(1)});
-  return with_types(features, [&](auto p, auto f) {
-    return Depthwise<PointsProblem, decltype(p), decltype(f)>(
-               device, PointsProblem{in}, contiguous(features), contiguous(weight))
+  return dispatch_elements(features, [&](auto number, auto element) {
+    return Depthwise<PointsInputs, decltype(number), decltype(element)>(
+               device, in, contiguous(features), contiguous(weight))
         .forward();
   });
 }
@@ -38,8 +38,8 @@ FourTensors kpconv_depthwise_backward(const Tensor& grad, const Tensor& queries,
                                       bool modulations_wanted) {
   using torch::stable::contiguous;
   const OnDevice device(features);
-  const ConvInputs in = make_conv_inputs(queries, points, neighbors, kernel_points, sigma, offsets,
-                                         modulations, influence, aggregation);
+  const PointsInputs in = make_points_inputs(queries, points, neighbors, kernel_points, sigma,
+                                             offsets, modulations, influence, aggregation);
   check_channels(features, points, offsets, modulations);
   check_depthwise(features, kernel_points, weight);
   check_gradient(grad, features, in.num_queries(), features.size(1));
@@ -55,12 +55,11 @@ FourTensors kpconv_depthwise_backward(const Tensor& grad, const Tensor& queries,
             zeros(offsets_wanted, none_of_sites, offsets),
             zeros(modulations_wanted, none_of_sites, modulations)};
   }
-  return with_types(features, [&](auto p, auto f) -> FourTensors {
-    using P = decltype(p);
+  return dispatch_elements(features, [&](auto number, auto element) -> FourTensors {
+    using T = decltype(number);
     const Tensor upstream = contiguous(grad);
-    const PointsProblem problem{in};
-    const Depthwise<PointsProblem, P, decltype(f)> depthwise(device, problem, contiguous(features),
-                                                             contiguous(weight));
+    const Depthwise<PointsInputs, T, decltype(element)> depthwise(device, in, contiguous(features),
+                                                                  contiguous(weight));
     FourTensors grads{none, none, none_of_sites, none_of_sites};
     if (features_wanted)
       std::get<0>(grads) =
@@ -68,8 +67,8 @@ FourTensors kpconv_depthwise_backward(const Tensor& grad, const Tensor& queries,
     if (weight_wanted) std::get<1>(grads) = depthwise.weight_gradient(upstream);
     if (offsets_wanted || modulations_wanted)
       std::tie(std::get<2>(grads), std::get<3>(grads)) =
-          site_gradients<P>(in, offsets, modulations, offsets_wanted, modulations_wanted,
-                            [&](P* of_offsets, P* of_modulations) {
+          site_gradients<T>(in, offsets, modulations, offsets_wanted, modulations_wanted,
+                            [&](T* of_offsets, T* of_modulations) {
                               depthwise.site_gradients(upstream, of_offsets, of_modulations);
                             });
     return grads;

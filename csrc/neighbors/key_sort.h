@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "base/buffer.h"
-#include "neighbors/cells.h"
 #include "base/parallel.h"
+#include "neighbors/cells.h"
 
 namespace kpdeform {
 

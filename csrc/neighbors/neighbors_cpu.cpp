@@ -4,9 +4,9 @@
 #include <optional>
 
 #include "base/common.h"
+#include "base/parallel.h"
 #include "neighbors/clouds.h"
 #include "neighbors/neighbors.h"
-#include "base/parallel.h"
 
 namespace kpdeform {
 namespace {

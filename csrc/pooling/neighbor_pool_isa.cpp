@@ -1,5 +1,5 @@
-#include "pooling/neighbor_pool.h"
 #include "base/simd.h"
+#include "pooling/neighbor_pool.h"
 
 namespace kpdeform::KPDEFORM_ISA {
 namespace {

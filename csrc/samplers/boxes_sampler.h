@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "samplers/boxes_math.h"
 #include "samplers/sampler.h"
 #include "samplers/views.h"
 
@@ -23,7 +24,7 @@ class BoxesSampler {
       axes_[d].size = d == 0 ? view.height : view.width;
       axes_[d].pixels = carver.template take<int64_t>(axes_[d].size);
       axes_[d].weights = carver.template take<T>(axes_[d].size);
-      axes_[d].slopes = carver.template take<T>(axes_[d].size);
+      axes_[d].derivatives = carver.template take<T>(axes_[d].size);
     }
     const int64_t pairs = kPairs + view.width;
     kernels_ = carver.template take<int32_t>(pairs);
@@ -51,8 +52,7 @@ class BoxesSampler {
       Axis& axis = axes_[d];
       axis.bin = box[3 + d] / T(view_.bins[d]);
       axis.begin = box[1 + d] + T(bin[d]) * axis.bin;
-      const T samples = view_.samples > 0 ? T(view_.samples) : __builtin_ceil(axis.bin);
-      axis.samples = samples > T(0) ? samples : T(0);
+      axis.samples = samples_of_bin(axis.bin, view_.samples);
       axis.most = 2 * axis.samples < T(axis.size) ? int64_t(2 * axis.samples) : axis.size;
       cell_ = cell_ * view_.cells[d] + bin[d] * view_.cells[d] / view_.bins[d];
     }
@@ -73,8 +73,8 @@ class BoxesSampler {
       for (int64_t j = 0; j < x.count; ++j, ++count) {
         rows_[count] = uint32_t((first + x.pixels[j]) * view_.cells[0] * view_.cells[1] + cell_);
         coefficients_[count] = share * y.weights[i] * x.weights[j];
-        derivatives_[0][count] = share * y.slopes[i] * x.weights[j];
-        derivatives_[1][count] = share * y.weights[i] * x.slopes[j];
+        derivatives_[0][count] = share * y.derivatives[i] * x.weights[j];
+        derivatives_[1][count] = share * y.weights[i] * x.derivatives[j];
       }
     }
     begins_[1] = count;
@@ -93,61 +93,46 @@ class BoxesSampler {
   static constexpr int64_t kPairs = 4096;
 
   // One side of a bin and the pixels that its samples take, with the sums of their weights and of
-  // the weights' slopes.
+  // the weights' derivatives.
   struct Axis {
     int64_t size, most;     // pixels; the most that samples can take
     T begin, bin, samples;  // of the bin before it is moved
     T counted;              // samples that count in the mean
     int64_t count;
     int64_t* pixels;
-    T *weights, *slopes;
+    T *weights, *derivatives;
   };
 
   // Places the samples of a bin that is moved by `shift`.
   void place(Axis& axis, T shift) const {
     const bool aligned = view_.rule == kAligned;
-    const T low = aligned ? T(-1) : T(-0.5), high = T(axis.size) + (aligned ? T(0) : T(-0.5));
     const T step = axis.bin / axis.samples;
     const T start = axis.begin + shift + (aligned ? step / 2 : T(0));
     axis.counted = aligned ? axis.samples : T(0);
     axis.count = 0;
     if (!(step - step == T(0) && start - start == T(0))) return;  // not finite
-    for (int64_t i = 0; i < axis.size; ++i) axis.weights[i] = axis.slopes[i] = 0;
+    for (int64_t i = 0; i < axis.size; ++i) axis.weights[i] = axis.derivatives[i] = 0;
     int64_t first = axis.size, last = -1;
-    for_each_inside(axis, start, step, low, high, [&](T position) {
+    const SampleBounds<T> bounds = sample_bounds<T>(view_.rule, axis.size);
+    const SampleRange range = samples_inside(start, step, axis.samples, bounds);
+    for (double s = range.first; s < range.last; ++s) {
+      const T position = start + T(s) * step;
+      if (!bounds.contain(position)) continue;
       if (!aligned) axis.counted += 1;
-      const T end = T(axis.size - 1);
-      const bool moves = position >= T(0) && position < end;
-      const T held = moves ? position : position < T(0) ? T(0) : end;
+      const auto [held, moves] = hold(position, axis.size);
       const int64_t pixel = int64_t(held), next = pixel + moves;
       axis.weights[next] += held - T(pixel);
       axis.weights[pixel] += T(1) - (held - T(pixel));
-      axis.slopes[next] += T(moves);
-      axis.slopes[pixel] -= T(moves);
+      axis.derivatives[next] += T(moves);
+      axis.derivatives[pixel] -= T(moves);
       first = pixel < first ? pixel : first;
       last = next > last ? next : last;
-    });
+    }
     for (int64_t i = first; i <= last; ++i) {
-      if (axis.weights[i] == T(0) && axis.slopes[i] == T(0)) continue;
+      if (axis.weights[i] == T(0) && axis.derivatives[i] == T(0)) continue;
       axis.pixels[axis.count] = i;
       axis.weights[axis.count] = axis.weights[i];
-      axis.slopes[axis.count++] = axis.slopes[i];
-    }
-  }
-
-  // body(position) for the samples in [low, high]. A division leaves few to look at, however large
-  // the box.
-  template <typename Body>
-  void for_each_inside(const Axis& axis, T start, T step, T low, T high, const Body& body) const {
-    double first = 0, last = double(axis.samples);
-    if (step > T(0)) {
-      const double from = double((low - start) / step) - 1, to = double((high - start) / step) + 2;
-      first = from > first ? __builtin_floor(from) : first;
-      last = to < last ? to : last;
-    }
-    for (double s = first; s < last; ++s) {
-      const T position = start + T(s) * step;
-      if (position >= low && position <= high) body(position);
+      axis.derivatives[axis.count++] = axis.derivatives[i];
     }
   }
 

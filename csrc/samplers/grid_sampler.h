@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "samplers/grid_math.h"
 #include "samplers/sampler.h"
 #include "samplers/views.h"
 
@@ -33,8 +34,8 @@ class GridSampler {
     const T y = T((line - image * view_.out_height) * view_.stride[0] - view_.before[0]);
     const T x = T((site - line * view_.out_width) * view_.stride[1] - view_.before[1]);
     for (int i = 0; i < numbers_; i += 2) {
-      still_[i] = taps_[i] + y;
-      still_[i + 1] = taps_[i + 1] + x;
+      undeformed_[i] = taps_[i] + y;
+      undeformed_[i + 1] = taps_[i + 1] + x;
     }
     return 0;
   }
@@ -46,7 +47,7 @@ class GridSampler {
   void carve(char* workspace) {
     Carver carver(workspace);
     taps_ = carver.template take<T>(numbers_);
-    still_ = carver.template take<T>(numbers_);
+    undeformed_ = carver.template take<T>(numbers_);
     positions_ = carver.template take<T>(numbers_);
     corners_ = carver.template take<T>(numbers_);
     begins_ = carver.template take<int32_t>(view_.num_kernel_points + 1);
@@ -66,7 +67,7 @@ class GridSampler {
                                ? nullptr
                                : view_.modulations + view_.modulation_index(site_, g, 0);
     for (int i = 0; i < numbers_; ++i) {
-      positions_[i] = still_[i] + offsets[i];
+      positions_[i] = undeformed_[i] + offsets[i];
       corners_[i] = __builtin_floor(positions_[i]);
     }
     const T height = T(view_.height), width = T(view_.width);
@@ -75,25 +76,25 @@ class GridSampler {
       begins_[k] = count_;
       const T top = corners_[2 * k], left = corners_[2 * k + 1];
       if (!(top >= T(-1) && top < height && left >= T(-1) && left < width)) continue;
-      const T by = positions_[2 * k] - top, bx = positions_[2 * k + 1] - left;
-      const T ay = T(1) - by, ax = T(1) - bx;
+      const T down = positions_[2 * k] - top, right = positions_[2 * k + 1] - left;
       const int64_t y = int64_t(top), x = int64_t(left), row = first_row_ + y * view_.width + x;
       const bool above = y >= 0, below = y + 1 < view_.height;
       const bool before = x >= 0, behind = x + 1 < view_.width;
       const T modulation = modulations == nullptr ? T(1) : modulations[k];
-      const auto add = [&](bool there, int64_t pixel, T coefficient, T by_y, T by_x) {
+      const auto add = [&](bool there, int64_t pixel, bool is_below, bool is_behind) {
+        const Corner<T> corner = bilinear_corner(is_below, is_behind, down, right);
         kernels_[count_] = k;
         rows_[count_] = uint32_t(pixel);
-        coefficients_[count_] = coefficient;
-        modulated_[count_] = modulation * coefficient;
-        if (kDerivatives) derivatives_[0][count_] = by_y;
-        if (kDerivatives) derivatives_[1][count_] = by_x;
+        coefficients_[count_] = corner.weight;
+        modulated_[count_] = modulation * corner.weight;
+        if (kDerivatives) derivatives_[0][count_] = corner.derivative[0];
+        if (kDerivatives) derivatives_[1][count_] = corner.derivative[1];
         count_ += there;
       };
-      add(above && before, row, ay * ax, -ax, -ay);
-      add(above && behind, row + 1, ay * bx, -bx, ay);
-      add(below && before, row + view_.width, by * ax, ax, -by);
-      add(below && behind, row + view_.width + 1, by * bx, bx, by);
+      add(above && before, row, false, false);
+      add(above && behind, row + 1, false, true);
+      add(below && before, row + view_.width, true, false);
+      add(below && behind, row + view_.width + 1, true, true);
     }
     begins_[view_.num_kernel_points] = count_;
     return {count_,
@@ -109,8 +110,11 @@ class GridSampler {
   const int numbers_;  // y and x of every tap
   int64_t site_ = 0, first_row_ = 0, used_ = 0;
   int count_ = 0;
-  T *taps_, *still_, *positions_, *corners_;  // taps; with the site; with offsets; rounded down
-  int32_t *begins_, *kernels_;                // see Pairs, like all that follow
+  T* taps_;                     // y and x of every tap: k times the dilation
+  T* undeformed_;               // the same at the site
+  T* positions_;                // with offsets
+  T* corners_;                  // rounded down
+  int32_t *begins_, *kernels_;  // see Pairs, like all that follow
   uint32_t* rows_;
   T *coefficients_, *modulated_, *derivatives_[2];
 };

@@ -2,18 +2,19 @@
 #pragma once
 
 #include "base/cuda.h"
+#include "samplers/grid_math.h"
 #include "samplers/sampler_cuda.h"
 
 namespace kpdeform {
 
 // Seen plainly a site is an output pixel and its sources are the four corners of any tap.
-template <typename P_>
+template <typename Number>
 struct GridSampler {
-  using P = P_;
-  static constexpr int kDim = 2;
+  using T = Number;
+  static constexpr int kDims = 2;
 
-  const P* offsets;  // (M, OG, K, 2)
-  const P* mask;     // (M, OG, K) or null
+  const T* offsets;  // (M, OG, K, 2)
+  const T* mask;     // (M, OG, K) or null
   int height, width, out_height, out_width, kernel_width;
   int stride[2], before[2], dilation[2];  // y, x
   int num_kernel_points, groups;
@@ -26,13 +27,13 @@ struct GridSampler {
   struct Place {
     bool inside;
     int top, left;
-    P by, bx;
+    T down, right;
     int64_t first_row;
   };
   struct Coefficient {
-    P value;
+    T value;
     uint32_t row;
-    P slope[kDim];
+    T derivative[kDims];
   };
 
   __device__ int64_t num_sources(int64_t, int) const { return 4; }
@@ -48,41 +49,41 @@ struct GridSampler {
     const int oy = int(line - image * out_height), ox = int(unsigned(site) - line * out_width);
     const int i = k / kernel_width, j = k - i * kernel_width;
     const int64_t at = tap(site, k, group);
-    const P y =
-        P(int64_t(oy) * stride[0] - before[0]) + P(int64_t(i) * dilation[0]) + offsets[2 * at];
-    const P x =
-        P(int64_t(ox) * stride[1] - before[1]) + P(int64_t(j) * dilation[1]) + offsets[2 * at + 1];
-    const P top = std::floor(y), left = std::floor(x);
+    const T y =
+        T(int64_t(oy) * stride[0] - before[0]) + T(int64_t(i) * dilation[0]) + offsets[2 * at];
+    const T x =
+        T(int64_t(ox) * stride[1] - before[1]) + T(int64_t(j) * dilation[1]) + offsets[2 * at + 1];
+    const T top = std::floor(y), left = std::floor(x);
     Place place{};
-    place.inside = top >= P(-1) && top < P(height) && left >= P(-1) && left < P(width);
+    place.inside = top >= T(-1) && top < T(height) && left >= T(-1) && left < T(width);
     if (!place.inside) return place;  // NaN too
     place.top = int(top);
     place.left = int(left);
-    place.by = y - top;
-    place.bx = x - left;
+    place.down = y - top;
+    place.right = x - left;
     place.first_row = int64_t(image) * height * width;
     return place;
   }
 
-  template <bool kWithSlope>
+  template <bool kDerivative>
   __device__ Coefficient coefficient(const Place& place, const Source& source, int, int) const {
     Coefficient a{};
     a.row = kNoRow;
     const bool below = (source.corner & 2) != 0, behind = (source.corner & 1) != 0;
     const int y = place.top + below, x = place.left + behind;
     if (!place.inside || y < 0 || y >= height || x < 0 || x >= width) return a;
-    const P ay = below ? place.by : P(1) - place.by, ax = behind ? place.bx : P(1) - place.bx;
+    const Corner<T> corner = bilinear_corner(below, behind, place.down, place.right);
     a.row = uint32_t(place.first_row + int64_t(y) * width + x);
-    a.value = ay * ax;
-    a.slope[0] = below ? ax : -ax;
-    a.slope[1] = behind ? ay : -ay;
+    a.value = corner.weight;
+    a.derivative[0] = corner.derivative[0];
+    a.derivative[1] = corner.derivative[1];
     return a;
   }
 
-  __device__ P modulation(int64_t site, int k, int group) const {
-    return mask == nullptr ? P(1) : mask[tap(site, k, group)];
+  __device__ T modulation(int64_t site, int k, int group) const {
+    return mask == nullptr ? T(1) : mask[tap(site, k, group)];
   }
-  __device__ P site_factor(int64_t site, int k, int group) const {
+  __device__ T site_factor(int64_t site, int k, int group) const {
     return modulation(site, k, group);
   }
   __device__ int64_t modulation_place(int64_t site, int k, int group, int) const {
@@ -92,23 +93,23 @@ struct GridSampler {
 
 // Seen transposed a site is a pixel of the input and its sources are the corners of taps, of one
 // group, that fell on it: numbers (site of the plain view * K + tap) * 4 + corner, ascending.
-template <typename P_>
-struct TransposedGridSampler {
-  using P = P_;
-  static constexpr int kDim = 2;
+template <typename Number>
+struct GridTableSampler {
+  using T = Number;
+  static constexpr int kDims = 2;
 
-  GridSampler<P> plain;
+  GridSampler<T> plain;
   const int64_t* starts;  // (rows * OG + 1,)
   const uint32_t* members;
   int num_kernel_points, groups, dim;
 
   struct Source {
-    P value;
+    T value;
     uint32_t row;
     int32_t k;
   };
   struct Place {};
-  using Coefficient = typename GridSampler<P>::Coefficient;
+  using Coefficient = typename GridSampler<T>::Coefficient;
 
   __device__ int64_t num_sources(int64_t site, int group) const {
     const int64_t at = site * groups + group;
@@ -124,14 +125,15 @@ struct TransposedGridSampler {
   }
   __device__ Place place(int64_t, int, int) const { return {}; }
 
-  template <bool kWithSlope>
+  template <bool kDerivative>
   __device__ Coefficient coefficient(const Place&, const Source& source, int k, int) const {
     Coefficient a{};
     a.row = source.k == k ? source.row : kNoRow;
     a.value = source.value;
     return a;
   }
-  __device__ P site_factor(int64_t, int, int) const { return P(1); }
+  __device__ T site_factor(int64_t, int, int) const { return T(1); }
 };
+static_assert(CudaSampler<GridSampler<float>> && CudaSampler<GridTableSampler<float>>);
 
 }  // namespace kpdeform

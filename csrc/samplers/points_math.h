@@ -3,11 +3,7 @@
 
 #include <cmath>
 
-#ifdef __CUDACC__
-#define KPDEFORM_HD __host__ __device__ __forceinline__
-#else
-#define KPDEFORM_HD inline __attribute__((always_inline))
-#endif
+#include "base/host_device.h"
 
 namespace kpdeform {
 
@@ -40,15 +36,15 @@ KPDEFORM_HD T gaussian_influence(T squared, const Reach<T>& reach) {
   return std::exp(-squared * reach.gaussian);
 }
 
-// Slopes: d influence / d offset = slope * (y - x).
+// Derivatives: d influence / d offset = derivative * (y - x).
 template <typename T>
-KPDEFORM_HD T linear_slope(T distance, const Reach<T>& reach) {
+KPDEFORM_HD T linear_derivative(T distance, const Reach<T>& reach) {
   const T a = T(1) - distance * reach.inverse_sigma;
   return a > T(0) && distance > T(0) ? reach.inverse_sigma / distance : T(0);
 }
 
 template <typename T>
-KPDEFORM_HD T gaussian_slope(T influence, const Reach<T>& reach) {
+KPDEFORM_HD T gaussian_derivative(T influence, const Reach<T>& reach) {
   return T(2) * influence * reach.gaussian;
 }
 

@@ -4,9 +4,9 @@
 
 #include <cstdint>
 
+#include "base/simd.h"
 #include "samplers/sampler.h"
 #include "samplers/views.h"
-#include "base/simd.h"
 
 namespace kpdeform::KPDEFORM_ISA {
 
@@ -63,8 +63,8 @@ class PointsSampler {
         dy[d] = y_[d][j] - position(k, d);
         squared += dy[d] * dy[d];
       }
-      const T slope = slope_of(squared, coefficients_[i]);
-      for (int d = 0; d < 3; ++d) derivatives_[d][i] = slope * dy[d];
+      const T derivative = derivative_of(squared, coefficients_[i]);
+      for (int d = 0; d < 3; ++d) derivatives_[d][i] = derivative * dy[d];
     }
     return pairs;
   }
@@ -96,7 +96,7 @@ class PointsSampler {
     Nearest result{horizontal_min<T>(least), {}};
     if (!(result.squared < T(__builtin_inf()))) return result;
     int at = 0;
-    Lanes found = 0;
+    LaneMask found = 0;
     for (least = broadcast(result.squared); found == 0; at += kLanes<T>) {
       const Vec<T> squared = load(scratch_ + at);  // the lanes that are neither more nor NaN
       found = below<T>(squared, broadcast(T(__builtin_inf()))) & ~below<T>(least, squared);
@@ -315,7 +315,7 @@ class PointsSampler {
     for (int k = 0; k < kernels; ++k) {
       begins[k] = count;
       for_each_vector(k, [&](int j, Vec<T> squared) {
-        Lanes keep = below<T>(squared, limit);
+        LaneMask keep = below<T>(squared, limit);
         if constexpr (kPruned) keep &= below<T>(load(smallest + j), reach);
         compress<T>(squared, keep, coefficients + count);
         compress_words<T>(rows + j, keep, listed_rows + count);
@@ -377,9 +377,9 @@ class PointsSampler {
     }
   }
 
-  T slope_of(T squared, T influence) const {
-    if (view_.influence == kLinear) return linear_slope(std::sqrt(squared), view_.reach);
-    return view_.influence == kGaussian ? gaussian_slope(influence, view_.reach) : T(0);
+  T derivative_of(T squared, T influence) const {
+    if (view_.influence == kLinear) return linear_derivative(std::sqrt(squared), view_.reach);
+    return view_.influence == kGaussian ? gaussian_derivative(influence, view_.reach) : T(0);
   }
 
   const PointsView<T>& view_;

@@ -13,16 +13,16 @@
 
 namespace kpdeform {
 
-template <typename P_>
+template <typename Number>
 struct PointsSampler {
-  using P = P_;
-  static constexpr int kDim = 3;  // coordinates kept; the third is 0 in the plane
+  using T = Number;
+  static constexpr int kDims = 3;  // coordinates kept; the third is 0 in the plane
 
-  const P* queries;        // (M, D)
-  const P* points;         // (N, D)
-  const P* kernel_points;  // (K, D)
-  const P* offsets;        // (M, OG, K, D) or null
-  const P* modulations;    // (M, K, MG) or null
+  const T* queries;        // (M, D)
+  const T* points;         // (N, D)
+  const T* kernel_points;  // (K, D)
+  const T* offsets;        // (M, OG, K, D) or null
+  const T* modulations;    // (M, K, MG) or null
   Indices neighbors;       // (M, H)
   const int64_t* starts;   // transposed: (N + 1,), else null
   Indices members;         // transposed: queries of point n from starts[n] on
@@ -31,22 +31,22 @@ struct PointsSampler {
   int offset_groups, modulation_groups;
   Influence influence;
   Aggregation aggregation;
-  Reach<P> reach;
+  Reach<T> reach;
 
   // What the lanes of a site put in shared memory about a source.
   struct Source {
-    P y[kDim];        // point - query
+    T y[kDims];       // point - query
     uint32_t row;     // of the features to gather, or kNoRow
     int32_t closest;  // its nearest kernel point, when only that one counts
   };
   struct Place {
-    P x[kDim];
+    T x[kDims];
   };
   // A coefficient, its row of features and its derivative by the offset. kNoRow: does not count.
   struct Coefficient {
-    P value;
+    T value;
     uint32_t row;
-    P slope[kDim];
+    T derivative[kDims];
   };
 
   __device__ bool transposed() const { return starts != nullptr; }
@@ -64,13 +64,13 @@ struct PointsSampler {
     if (point < 0 || point >= num_points) return source;
     source.row = uint32_t(transposed() ? query : point);
 #pragma unroll
-    for (int d = 0; d < kDim; ++d)
-      source.y[d] = d < dim ? points[point * dim + d] - queries[query * dim + d] : P(0);
+    for (int d = 0; d < kDims; ++d)
+      source.y[d] = d < dim ? points[point * dim + d] - queries[query * dim + d] : T(0);
     const bool prunes = offsets != nullptr && influence != kLinear;
     if (!prunes && aggregation == kSum) return source;
-    P smallest = 0, vector[kDim];
+    T smallest = 0, vector[kDims];
     for (int k = 0; k < num_kernel_points; ++k) {
-      const P squared = difference(place(site, k, group), source, k, group, vector);
+      const T squared = difference(place(site, k, group), source, k, group, vector);
       if (k == 0 || squared < smallest) smallest = squared, source.closest = k;
     }
     if (prunes && !(smallest < reach.squared_sigma)) source.row = kNoRow;
@@ -81,25 +81,25 @@ struct PointsSampler {
   __device__ Place place(int64_t site, int k, int group) const {
     Place at{};
 #pragma unroll
-    for (int d = 0; d < kDim; ++d) {
+    for (int d = 0; d < kDims; ++d) {
       if (d >= dim) continue;
       at.x[d] = kernel_points[k * dim + d];
       if (offsets != nullptr && !transposed()) at.x[d] += offset(site, k, group, d);
     }
     return at;
   }
-  __device__ P offset(int64_t query, int k, int group, int d) const {
+  __device__ T offset(int64_t query, int k, int group, int d) const {
     const int64_t at = query * offset_groups + (offset_groups > 1 ? group : 0);
     return offsets[(at * num_kernel_points + k) * dim + d];
   }
 
   // Vector from kernel point k to the source, and its squared length.
-  __device__ P difference(const Place& place, const Source& source, int k, int group,
-                          P* vector) const {
-    P squared = 0;
+  __device__ T difference(const Place& place, const Source& source, int k, int group,
+                          T* vector) const {
+    T squared = 0;
 #pragma unroll
-    for (int d = 0; d < kDim; ++d) {
-      P x = place.x[d];
+    for (int d = 0; d < kDims; ++d) {
+      T x = place.x[d];
       if (offsets != nullptr && transposed() && d < dim) x += offset(source.row, k, group, d);
       vector[d] = source.y[d] - x;
       squared += vector[d] * vector[d];
@@ -107,51 +107,52 @@ struct PointsSampler {
     return squared;
   }
 
-  __device__ P modulation(int64_t query, int k, int group) const {
-    if (modulations == nullptr) return P(1);
+  __device__ T modulation(int64_t query, int k, int group) const {
+    if (modulations == nullptr) return T(1);
     return modulations[(query * num_kernel_points + k) * modulation_groups +
                        (modulation_groups > 1 ? group : 0)];
   }
   // What multiplies the whole sum of a kernel point: seen transposed, every source brings its own.
-  __device__ P site_factor(int64_t site, int k, int group) const {
-    return transposed() ? P(1) : modulation(site, k, group);
+  __device__ T site_factor(int64_t site, int k, int group) const {
+    return transposed() ? T(1) : modulation(site, k, group);
   }
 
-  // Where the gradient of a modulation stands that the kernel leaves one of per slice.
-  __device__ int64_t modulation_place(int64_t site, int k, int group, int slices) const {
-    return (site * num_kernel_points + k) * slices + group;
+  // Where the gradient of a modulation stands that the kernel leaves one of per group.
+  __device__ int64_t modulation_place(int64_t site, int k, int group, int num_groups) const {
+    return (site * num_kernel_points + k) * num_groups + group;
   }
 
   // The coefficient of a source for kernel point k.
-  template <bool kWithSlope>
+  template <bool kDerivative>
   __device__ Coefficient coefficient(const Place& place, const Source& source, int k,
                                      int group) const {
     Coefficient a{};
     a.row = kNoRow;
     if (source.row == kNoRow || (aggregation == kClosest && source.closest != k)) return a;
-    P v[kDim];
-    const P squared = difference(place, source, k, group, v);
-    if (!(squared >= P(0))) return a;  // NaN
-    P slope = 0;
+    T v[kDims];
+    const T squared = difference(place, source, k, group, v);
+    if (!(squared >= T(0))) return a;  // NaN
+    T derivative = 0;
     if (influence == kLinear) {
       if (squared >= reach.squared_sigma) return a;
-      const P distance = std::sqrt(squared);
+      const T distance = std::sqrt(squared);
       a.value = linear_influence(distance, reach);
-      if constexpr (kWithSlope) slope = linear_slope(distance, reach);
+      if constexpr (kDerivative) derivative = linear_derivative(distance, reach);
     } else if (influence == kGaussian) {
       a.value = gaussian_influence(squared, reach);
-      if constexpr (kWithSlope) slope = gaussian_slope(a.value, reach);
+      if constexpr (kDerivative) derivative = gaussian_derivative(a.value, reach);
     } else {
-      a.value = P(1);
+      a.value = T(1);
     }
     if (transposed()) a.value *= modulation(source.row, k, group);
-    if (a.value != P(0)) a.row = source.row;
-    if constexpr (kWithSlope) {
+    if (a.value != T(0)) a.row = source.row;
+    if constexpr (kDerivative) {
 #pragma unroll
-      for (int d = 0; d < kDim; ++d) a.slope[d] = slope * v[d];
+      for (int d = 0; d < kDims; ++d) a.derivative[d] = derivative * v[d];
     }
     return a;
   }
 };
+static_assert(CudaSampler<PointsSampler<float>>);
 
 }  // namespace kpdeform

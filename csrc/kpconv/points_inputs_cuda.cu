@@ -1,6 +1,6 @@
 #include <limits>
 
-#include "kpconv/kpconv_launch_cuda.h"
+#include "kpconv/points_inputs_cuda.h"
 
 namespace kpdeform {
 namespace {
@@ -14,10 +14,10 @@ MaybeTensor with_groups(const MaybeTensor& tensor, int64_t dims, int64_t at) {
 
 }  // namespace
 
-ConvInputs make_conv_inputs(const Tensor& queries, const Tensor& points, const Tensor& neighbors,
-                            const Tensor& kernel_points, double sigma, const MaybeTensor& offsets,
-                            const MaybeTensor& modulations, int64_t influence,
-                            int64_t aggregation) {
+PointsInputs make_points_inputs(const Tensor& queries, const Tensor& points,
+                                const Tensor& neighbors, const Tensor& kernel_points, double sigma,
+                                const MaybeTensor& offsets, const MaybeTensor& modulations,
+                                int64_t influence, int64_t aggregation) {
   using torch::stable::contiguous;
   check_positions(queries, points, neighbors, kernel_points, offsets, modulations, influence,
                   aggregation);
@@ -35,7 +35,7 @@ ConvInputs make_conv_inputs(const Tensor& queries, const Tensor& points, const T
           Aggregation(aggregation)};
 }
 
-TransposedTable transposed_table(const OnDevice& device, const ConvInputs& in,
+TransposedTable transposed_table(const OnDevice& device, const PointsInputs& in,
                                  const MaybeTensor& starts, const MaybeTensor& members) {
   if (!starts.has_value() || !members.has_value())
     return transpose_table(device, in.neighbors, in.num_points());
@@ -51,7 +51,7 @@ TransposedTable transposed_table(const OnDevice& device, const ConvInputs& in,
   return {torch::stable::contiguous(*starts), torch::stable::contiguous(*members)};
 }
 
-Tensor sum_slices(const Tensor& gradient, int64_t dim, int64_t groups, const Tensor& like) {
+Tensor sum_groups(const Tensor& gradient, int64_t dim, int64_t groups, const Tensor& like) {
   const Tensor sum =
       gradient.size(dim) == groups
           ? gradient

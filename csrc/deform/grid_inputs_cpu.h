@@ -3,8 +3,9 @@
 
 #include <vector>
 
-#include "deform/deform_conv2d_check.h"
 #include "base/dispatch_cpu.h"
+#include "deform/deform_conv2d_check.h"
+#include "samplers/views.h"
 
 namespace kpdeform {
 

@@ -6,11 +6,11 @@
 #include <vector>
 
 #include "base/common.h"
-#include "kpconv/kpconv_check.h"
-#include "engine/engine.h"
 #include "base/dispatch_cpu.h"
-#include "kpconv/transposed.h"
 #include "base/scratch.h"
+#include "engine/engine.h"
+#include "kpconv/kpconv_check.h"
+#include "kpconv/transpose_neighbors_cpu.h"
 
 namespace kpdeform {
 
