@@ -11,7 +11,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "neighbors/buffer.h"
+#include "base/buffer.h"
 #include "neighbors/cells.h"
 
 namespace kpdeform {

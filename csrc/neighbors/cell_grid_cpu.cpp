@@ -1,9 +1,9 @@
 #include <cmath>
 #include <limits>
 
+#include "base/parallel.h"
 #include "neighbors/cell_grid.h"
 #include "neighbors/key_sort.h"
-#include "neighbors/parallel.h"
 
 namespace kpdeform {
 

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "isa.h"
+#include "base/isa.h"
 
 namespace kpdeform {
 

@@ -1,7 +1,7 @@
 // Packed clouds from tensors, with the checks that keep memory safe when an op is called directly.
 #pragma once
 
-#include "common.h"
+#include "base/common.h"
 #include "neighbors/cell_grid.h"
 
 namespace kpdeform {

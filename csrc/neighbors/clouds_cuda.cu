@@ -2,7 +2,7 @@
 #include <cmath>
 #include <limits>
 
-#include "clouds_cuda.h"
+#include "neighbors/clouds_cuda.h"
 
 namespace kpdeform {
 namespace {
@@ -93,7 +93,7 @@ __global__ void extents_kernel(const T* points, int64_t rows, int dims, const in
         high[d] = value > high[d] ? value : high[d];
       }
     }
-    const Lanes<32> lanes;
+    const LaneGroup<32> lanes;
     const int64_t first = lanes.broadcast(cloud, 0);
     if (lanes.ballot(cloud == first) == ~0u) {
 #pragma unroll

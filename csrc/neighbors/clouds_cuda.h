@@ -5,8 +5,8 @@
 // number of clouds as its cloud and comes last.
 #pragma once
 
-#include "../cuda.h"
-#include "sort_cuda.h"
+#include "base/cuda.h"
+#include "base/sort_cuda.h"
 
 namespace kpdeform {
 

@@ -9,9 +9,9 @@
 #include <numeric>
 #include <vector>
 
-#include "neighbors/buffer.h"
+#include "base/buffer.h"
+#include "base/parallel.h"
 #include "neighbors/cells.h"
-#include "neighbors/parallel.h"
 
 namespace kpdeform {
 

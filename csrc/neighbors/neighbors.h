@@ -33,7 +33,7 @@
 
 #include <cstdint>
 
-#include "isa.h"
+#include "base/isa.h"
 #include "neighbors/cell_grid.h"
 
 namespace kpdeform {

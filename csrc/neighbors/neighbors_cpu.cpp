@@ -3,10 +3,10 @@
 #include <limits>
 #include <optional>
 
-#include "common.h"
+#include "base/common.h"
+#include "base/parallel.h"
 #include "neighbors/clouds.h"
 #include "neighbors/neighbors.h"
-#include "neighbors/parallel.h"
 
 namespace kpdeform {
 namespace {

@@ -6,8 +6,8 @@
 #include <limits>
 #include <tuple>
 
-#include "neighbors.h"
-#include "search_cuda.h"
+#include "neighbors/neighbors.h"
+#include "neighbors/search_cuda.h"
 
 namespace kpdeform {
 namespace {

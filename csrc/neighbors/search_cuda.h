@@ -8,7 +8,7 @@
 // several passes.
 #pragma once
 
-#include "clouds_cuda.h"
+#include "neighbors/clouds_cuda.h"
 
 namespace kpdeform {
 
@@ -168,7 +168,7 @@ class QuerySearch {
   }
   __device__ uint64_t key_of_query(int64_t i) const { return args_.query_keys[i]; }
 
-  __device__ const Lanes<kLanes>& lanes() const { return lanes_; }
+  __device__ const LaneGroup<kLanes>& lanes() const { return lanes_; }
 
  private:
   __device__ void cells_of_query(const CloudGrid& grid, CellOrder order, int64_t* cell) const {
@@ -302,7 +302,7 @@ class QuerySearch {
 
   const SearchArguments<T>& args_;
   SearchMemory& memory_;
-  const Lanes<kLanes> lanes_;
+  const LaneGroup<kLanes> lanes_;
   SortedPoint<T> query_;
   int64_t cloud_ = 0;
   int num_runs_ = 0;

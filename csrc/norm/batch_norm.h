@@ -15,7 +15,7 @@
 
 #include <cstdint>
 
-#include "isa.h"
+#include "base/isa.h"
 
 namespace kpdeform {
 

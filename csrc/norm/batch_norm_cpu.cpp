@@ -5,7 +5,7 @@
 #include <tuple>
 #include <vector>
 
-#include "common.h"
+#include "base/common.h"
 #include "norm/batch_norm.h"
 
 namespace kpdeform {

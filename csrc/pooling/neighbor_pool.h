@@ -1,25 +1,27 @@
-// Pooling of features over rows of a neighbour table.
+// Contract of neighbor_pool: pooling of features over the rows of a neighbour table.
 //
-// Contract (neighbor_pool; CPU and CUDA alike)
-//   y(m, c)     max, mean or first of features[neighbors[m, h], c] over the occupied slots h
-//   occupied    0 <= neighbors[m, h] < N; N and -1 are empty slots, anything else is an error
-//   empty row   0
-//   max         ties go to the lowest slot; NaN wins.  shadow_zero: a row with an empty slot has
-//   one more candidate, the
-//               value 0, behind the others (it wins only if all are negative)
-//   nearest     the first occupied slot
-//   arithmetic  mean adds in float32 (float64 for float64), in the order of slots
-//   argmax      (M, C) int16 for max: the slot that was taken, -1 for none. (0, C) for mean and
-//   nearest backward    grad_features(n, c) adds up in the order of (m, h), in float32 (float64):
-//   the same bits for any number
-//               of threads
+//   y[m,c] = max, mean or first of features[neighbors[m,h], c] over the occupied slots h
+//
+// 1. Slots. A slot that holds 0 to N - 1 is occupied; N and -1 mark an empty slot; any other value
+//    is an error. On CUDA such a value counts as empty and is never read.
+// 2. A row without an occupied slot gives 0.
+// 3. Maximum. Ties go to the lowest slot; NaN wins. With shadow_zero, a row that has an empty slot
+//    has one more candidate, the value 0, behind the others: it wins only if all are negative.
+// 4. Nearest takes the first occupied slot.
+// 5. Arithmetic. The mean is added up in float32 (float64 for float64), in the order of the slots.
+// 6. argmax is (M, C) int16 for the maximum: the slot that was taken, -1 for none. It is (0, C) for
+//    mean and nearest.
+// 7. Backward. grad_features[n,c] is added up in the order of (m, h), in float32 (float64 for
+//    float64), so that its bits are the same for any number of threads.
 #pragma once
 
 #include <cstdint>
 
-#include "isa.h"
+#include "base/isa.h"
 
 namespace kpdeform {
+
+enum Reduce : int64_t { kMax = 0, kMean = 1, kNearest = 2 };
 
 // best[c], slot[c]: the largest of features[rows[i] * channels + c] over i in [0, count), count >
 // 0, and slots[i] of it.

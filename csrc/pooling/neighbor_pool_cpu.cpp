@@ -9,20 +9,18 @@
 #include <type_traits>
 #include <vector>
 
-#include "common.h"
+#include "base/common.h"
 #include "pooling/neighbor_pool.h"
 
 namespace kpdeform {
 namespace {
-
-enum Reduce : int64_t { kMax = 0, kMean = 1, kNearest = 2 };
 
 template <typename F>
 using Sum = std::conditional_t<std::is_same_v<F, double>, double, float>;
 
 // Calls body with a value of each of the tensors' types.
 template <typename Body>
-void with_features(const Tensor& features, const Body& body) {
+void dispatch_features(const Tensor& features, const Body& body) {
   switch (features.scalar_type()) {
     case ScalarType::Float:
       return body(float{});
@@ -175,7 +173,7 @@ std::tuple<Tensor, Tensor> neighbor_pool(Tensor features, Tensor neighbors, int6
   Tensor pooled = torch::stable::new_empty(features, {rows, channels});
   Tensor argmax =
       torch::stable::new_empty(features, {reduce == kMax ? rows : 0, channels}, ScalarType::Short);
-  with_features(features, [&](auto f) {
+  dispatch_features(features, [&](auto f) {
     with_index(neighbors, [&](auto index) {
       using F = decltype(f);
       const auto table = checked_table<decltype(index)>(neighbors, features.size(0));
@@ -276,7 +274,7 @@ Tensor neighbor_pool_backward(Tensor grad, Tensor neighbors, Tensor argmax, int6
                                     argmax.scalar_type() == ScalarType::Short),
                  "argmax must be the (M, C) one of the forward pass");
   Tensor result = torch::stable::new_empty(grad, {num_points, channels});
-  with_features(grad, [&](auto f) {
+  dispatch_features(grad, [&](auto f) {
     with_index(neighbors, [&](auto index) {
       using F = decltype(f);
       const auto table = checked_table<decltype(index)>(neighbors, num_points);

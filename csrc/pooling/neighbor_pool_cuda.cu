@@ -7,15 +7,13 @@
 #include <limits>
 #include <tuple>
 
-#include "neighbor_pool.h"
-#include "sampling/transpose_neighbors_cuda.h"
+#include "kpconv/transpose_neighbors_cuda.h"
+#include "pooling/neighbor_pool.h"
 
 namespace kpdeform {
 namespace {
 
 constexpr int kBlock = 256;
-enum Reduce : int64_t { kMax = 0, kMean = 1, kNearest = 2 };
-
 template <typename F>
 using Sum = std::conditional_t<std::is_same_v<F, double>, double, float>;
 
@@ -150,7 +148,7 @@ __global__ void pool_backward_kernel(const Pool<F> pool) {
 // Calls body(F, vector): 16-byte packs where the channels and pointers allow them.
 template <typename Body>
 void with_packs(const Tensor& rows, const Tensor& out, const Body& body) {
-  with_features(rows, [&](auto f) {
+  dispatch_features(rows, [&](auto f) {
     constexpr int kWide = 16 / sizeof(f);
     const bool wide = rows.size(1) % kWide == 0 &&
                       reinterpret_cast<uintptr_t>(rows.const_data_ptr()) % 16 == 0 &&

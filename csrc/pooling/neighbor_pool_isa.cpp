@@ -1,5 +1,5 @@
+#include "base/simd.h"
 #include "pooling/neighbor_pool.h"
-#include "sampling/simd.h"
 
 namespace kpdeform::KPDEFORM_ISA {
 namespace {

@@ -7,9 +7,9 @@
 #include <optional>
 #include <tuple>
 
+#include "base/parallel.h"
 #include "neighbors/clouds.h"
 #include "neighbors/key_sort.h"
-#include "neighbors/parallel.h"
 #include "subsample/grid_subsample.h"
 
 namespace kpdeform {

@@ -8,8 +8,8 @@
 #include <cmath>
 #include <tuple>
 
-#include "grid_subsample.h"
 #include "neighbors/clouds_cuda.h"
+#include "subsample/grid_subsample.h"
 
 namespace kpdeform {
 namespace {
@@ -250,7 +250,7 @@ class Subsample {
     const Tensor dense = torch::stable::contiguous(values);
     const int64_t channels = dense.size(1);
     const Tensor out = torch::stable::new_empty(dense, {num_groups_, channels});
-    with_features(dense, [&](auto f) {
+    dispatch_features(dense, [&](auto f) {
       using F = decltype(f);
       device_.launch(means_kernel<F>, divide_up(num_groups_ * channels, kBlock), kBlock,
                      data<F>(dense), channels, num_groups_, data<int64_t>(begins_), order(),

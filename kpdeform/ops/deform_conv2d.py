@@ -1,6 +1,6 @@
 """Deformable convolution of images: DCNv1 and v2 (dense, grouped), DCNv3 and v4 (depthwise).
 
-The native contract is csrc/sampling/deform_conv2d.h.
+The native contract is csrc/deform/deform_conv2d.h.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Deformable pooling of boxes on images, plain and position-sensitive.
 
-The native contract is csrc/sampling/deform_roi_pool.h.
+The native contract is csrc/deform/deform_roi_pool.h.
 """
 
 from __future__ import annotations

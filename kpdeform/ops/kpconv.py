@@ -1,6 +1,6 @@
 """Kernel point convolution, and the distances its fitting loss needs.
 
-The native contract is csrc/sampling/kpconv.h.
+The native contract is csrc/kpconv/kpconv.h.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Depthwise kernel point convolution: the combiner of KPConvD and KPConvX.
 
-The native contract is csrc/sampling/kpconv.h.
+The native contract is csrc/kpconv/kpconv.h.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Builds the CUDA sources for the CPU (csrc/cuda_shim.h) and runs tests on them.
+"""Builds the CUDA sources for the CPU (csrc/base/cuda_shim.h) and runs tests on them.
 
 The library registers the CUDA implementation of every op in place of the CPU's, so that the tests
 of the ops run the kernels, and their launches, without a GPU.
@@ -35,7 +35,7 @@ def build() -> Path:
     newest_header = max(path.stat().st_mtime for path in CSRC.rglob("*.h"))
     precompiled = PREFIX.with_suffix(".h.gch")
     if not _is_newer(precompiled, newest_header):
-        PREFIX.write_text('#include "cuda.h"\n')
+        PREFIX.write_text('#include "base/cuda.h"\n')
         _run([COMPILE[0], "-x", "c++-header", *COMPILE[3:], str(PREFIX)], precompiled)
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         objects = list(pool.map(lambda source: _compile(source, newest_header), sources))

@@ -1,0 +1,229 @@
+// What every CUDA kernel and its launch share. The same text compiles with nvcc and, under
+// KPDEFORM_CUDA_SHIM, with a C++ compiler: cuda_shim.h then runs blocks, warps and their
+// collectives on the CPU, for tests (csrc/README.md, "CUDA without a GPU").
+#pragma once
+
+#include <torch/csrc/stable/accelerator.h>
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <type_traits>
+
+#include "base/common.h"
+#include "base/tensors.h"
+
+#ifdef KPDEFORM_CUDA_SHIM
+#include "base/cuda_shim.h"
+#define KPDEFORM_SHARED(name) unsigned char* const name = ::kpdeform::shim::dynamic_shared()
+#define KPDEFORM_CUDA_LIBRARY(m) STABLE_TORCH_LIBRARY_IMPL(kpdeform, CPU, m)
+#else
+#include <cuda_runtime.h>
+#define KPDEFORM_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+#define KPDEFORM_CUDA_LIBRARY(m) STABLE_TORCH_LIBRARY_IMPL(kpdeform, CUDA, m)
+// torch's headers show this one only to builds against a CUDA torch.
+extern "C" AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index, void** stream);
+#endif
+
+namespace kpdeform {
+
+using torch::headeronly::BFloat16;
+using torch::headeronly::Half;
+
+// Unlike KPDEFORM_CHECK's, the text does not begin with "kpdeform: ", which would blame the
+// caller's data (ops/_call.py).
+#define KPDEFORM_CUDA_CHECK(call) ::kpdeform::check_cuda((call), #call)
+inline void check_cuda(cudaError_t result, const char* call) {
+  if (result == cudaSuccess) return;
+  throw std::runtime_error(std::string("CUDA error in ") + call + ": " +
+                           cudaGetErrorString(result));
+}
+
+// ---- host
+
+#ifndef KPDEFORM_CUDA_SHIM
+// The number of the tensor's device, on which kernels may read it.
+inline int32_t cuda_device_of(const Tensor& tensor) {
+  KPDEFORM_CHECK(tensor.is_cuda(), "some tensors are on a CUDA device, others are not");
+  return tensor.get_device();
+}
+#endif
+
+// While it lives, the tensor's device is the current one. Launches on torch's current stream.
+class OnDevice {
+ public:
+  explicit OnDevice(const Tensor& tensor)
+#ifdef KPDEFORM_CUDA_SHIM
+      : stream_(nullptr) {
+    (void)tensor;
+  }
+#else
+      : guard_(cuda_device_of(tensor)) {
+    void* stream = nullptr;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device(), &stream));
+    stream_ = static_cast<cudaStream_t>(stream);
+  }
+#endif
+
+  cudaStream_t stream() const { return stream_; }
+
+  // Whether the stream is being captured into a graph: nothing may wait for the device then.
+  bool capturing() const {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    KPDEFORM_CUDA_CHECK(cudaStreamIsCapturing(stream_, &status));
+    return status != cudaStreamCaptureStatusNone;
+  }
+
+  // Runs kernel(arguments...). `blocks` is what the work would fill: kernels walk in strides of the
+  // grid, so any number is fine; none launches nothing.
+  template <typename... Parameters, typename... Arguments>
+  void launch(void (*kernel)(Parameters...), int64_t blocks, int threads,
+              const Arguments&... arguments) const {
+    launch(kernel, Grid{blocks}, threads, 0, arguments...);
+  }
+  struct Grid {
+    int64_t x, y = 1, z = 1;
+  };
+  template <typename... Parameters, typename... Arguments>
+  void launch(void (*kernel)(Parameters...), Grid grid, int threads, int64_t shared,
+              const Arguments&... arguments) const {
+    constexpr int64_t kMostBlocks = 1 << 20, kMostLayers = 65535;
+    constexpr int64_t kMostShared = 99 << 10;  // of the devices with least of it, sm_86 and sm_89
+    if (grid.x * grid.y * grid.z == 0) return;
+    KPDEFORM_CHECK(shared <= kMostShared, "too many kernel points for shared memory");
+    KPDEFORM_CHECK(grid.y <= kMostLayers && grid.z <= kMostLayers, "too many groups or channels");
+    const dim3 blocks(unsigned(std::min(grid.x, kMostBlocks)), unsigned(grid.y), unsigned(grid.z));
+#ifdef KPDEFORM_CUDA_SHIM
+    shim::run(blocks, threads, shared, [&] { kernel(arguments...); });
+#else
+    constexpr int64_t kAlwaysAllowed = 48 << 10;
+    if (shared > kAlwaysAllowed)
+      KPDEFORM_CUDA_CHECK(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                               cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                               int(shared)));
+    // clang-format off: it knows >>> in .cu files only
+    kernel<<<blocks, threads, size_t(shared), stream_>>>(arguments...);
+    // clang-format on
+    KPDEFORM_CUDA_CHECK(cudaGetLastError());
+#endif
+  }
+
+ private:
+#ifndef KPDEFORM_CUDA_SHIM
+  torch::stable::accelerator::DeviceGuard guard_;
+#endif
+  cudaStream_t stream_ = nullptr;
+};
+
+inline int64_t divide_up(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+// torch::stable::narrow, which wants a Tensor that it may write to.
+inline Tensor part_of(Tensor tensor, int64_t dim, int64_t start, int64_t length) {
+  return torch::stable::narrow(tensor, dim, start, length);
+}
+
+// Scratch memory on the device of `like`, from torch's allocator.
+inline Tensor scratch(const Tensor& like, int64_t bytes) {
+  return torch::stable::new_empty(like, {bytes}, ScalarType::Byte);
+}
+
+// Calls body with a value of the tensor's type: float, double, Half or BFloat16.
+template <typename Body>
+auto dispatch_features(const Tensor& features, const Body& body) {
+  switch (features.scalar_type()) {
+    case ScalarType::Float:
+      return body(float{});
+    case ScalarType::Double:
+      return body(double{});
+    case ScalarType::Half:
+      return body(Half{});
+    case ScalarType::BFloat16:
+      return body(BFloat16{});
+    default:
+      fail_check("features must be float32, float64, float16 or bfloat16");
+  }
+}
+
+// ---- device
+
+// A pointer to int32 or int64 numbers; the choice is the same for all threads.
+struct Indices {
+  const void* data;
+  bool wide;
+  __device__ int64_t operator[](int64_t i) const {
+    return wide ? static_cast<const int64_t*>(data)[i]
+                : int64_t(static_cast<const int32_t*>(data)[i]);
+  }
+};
+
+inline Indices indices(const Tensor& tensor) {
+  return {tensor.const_data_ptr(), tensor.scalar_type() == ScalarType::Long};
+}
+
+__device__ inline int64_t global_thread() {
+  return int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+}
+__device__ inline int64_t num_threads_of_grid() {
+  return int64_t(gridDim.x) * blockDim.x;
+}
+
+// kCount neighbouring threads of a warp that work on one thing. A power of two; one lane needs no
+// collective at all.
+template <int kCount>
+struct LaneGroup {
+  int lane;       // of this thread, 0 to kCount - 1
+  int first;      // lane 0's place in the warp
+  unsigned mask;  // the lanes in the warp
+
+  __device__ LaneGroup() {
+    const int in_warp = threadIdx.x % 32;
+    lane = in_warp % kCount;
+    first = in_warp - lane;
+    mask = (kCount == 32 ? ~0u : (1u << kCount % 32) - 1) << first;
+  }
+
+  // Makes what the lanes wrote to shared memory visible to all of them.
+  __device__ void sync() const {
+    if constexpr (kCount > 1) __syncwarp(mask);
+  }
+  // Bit i: what lane i says.
+  __device__ unsigned ballot(bool says) const {
+    if constexpr (kCount == 1) return says;
+    return __ballot_sync(mask, says) >> first & (mask >> first);
+  }
+  __device__ unsigned lanes_before() const { return (1u << lane) - 1; }
+
+  // Sum over the lanes, in one fixed order, for every lane.
+  template <typename T>
+  __device__ T sum(T value) const {
+    for (int distance = kCount / 2; distance > 0; distance /= 2)
+      value += __shfl_xor_sync(mask, value, distance);
+    return value;
+  }
+  // Lane `from`'s value.
+  template <typename T>
+  __device__ T broadcast(T value, int from) const {
+    if constexpr (kCount == 1) return value;
+    return __shfl_sync(mask, value, first + from);
+  }
+};
+
+// kCount values that are read and written as one; kCount * sizeof(T) up to 16 bytes.
+template <typename T, int kCount>
+struct alignas(sizeof(T) * kCount) Pack {
+  T values[kCount];
+};
+template <int kCount, typename T>
+__device__ Pack<T, kCount> load_pack(const T* from) {
+  return *reinterpret_cast<const Pack<T, kCount>*>(from);
+}
+template <int kCount, typename T>
+__device__ void store_pack(T* to, const Pack<T, kCount>& pack) {
+  *reinterpret_cast<Pack<T, kCount>*>(to) = pack;
+}
+
+}  // namespace kpdeform

@@ -1,0 +1,8 @@
+// Functions that host and device share.
+#pragma once
+
+#ifdef __CUDACC__
+#define KPDEFORM_HD __host__ __device__ __forceinline__
+#else
+#define KPDEFORM_HD inline __attribute__((always_inline))
+#endif

@@ -1,0 +1,197 @@
+// The dense combiner on CUDA, for any sampler: chunks of S from the engine's kernels, and matrix
+// products.
+//
+//   forward               chunks of S by gather_kernel, each multiplied by W
+//   gradient of features  the same over the transposed table: grad is gathered, W has its channels
+//                         swapped; no atomics
+//   gradient of weight    S again, chunk by chunk; S^T grad, added up in float32 in that order
+//   offsets, modulations  chunks of grad W^T, read by site_gradients_kernel
+//
+// A chunk of S or of its gradient is all that is allocated, and stays in the L2 of recent devices.
+// Nothing waits for the device.
+#pragma once
+
+#include <numeric>
+#include <vector>
+
+#include "engine/launch_cuda.h"
+#include "engine/shapes.h"
+
+namespace kpdeform {
+
+constexpr int64_t kChunkBytes = int64_t{32} << 20;
+
+// out = left @ right, in place, with float32 sums. Only overloads that autocast leaves alone: under
+// it the others would give another type than `out` has.
+inline void call_mm(const char* overload, std::vector<StableIValue> arguments) {
+  TORCH_ERROR_CODE_CHECK(
+      torch_call_dispatcher("aten::mm", overload, arguments.data(), TORCH_ABI_VERSION));
+  torch::stable::detail::to<Tensor>(arguments[0]);  // takes the result over, which is `out`
+}
+inline void multiply_into(const Tensor& out, const Tensor& left, const Tensor& right) {
+  using torch::stable::detail::from;
+  if (left.scalar_type() == out.scalar_type())
+    return call_mm("out", {from(left), from(right), from(out)});
+#ifdef KPDEFORM_CUDA_SHIM  // the CPU has no product of half precision with a float32 result
+  const ScalarType dtype = out.scalar_type();
+  multiply_into(out, torch::stable::to(left, dtype), torch::stable::to(right, dtype));
+#else
+  call_mm("dtype_out", {from(left), from(right), from(out.scalar_type()), from(out)});
+#endif
+}
+
+template <typename T>
+__global__ void add_kernel(T* sum, const T* values, int64_t count) {
+  for (int64_t i = global_thread(); i < count; i += num_threads_of_grid()) sum[i] += values[i];
+}
+
+inline Tensor swapped(const Tensor& tensor, int64_t a, int64_t b) {
+  return torch::stable::transpose(tensor, a, b);
+}
+
+// Columns [g O/G, (g + 1) O/G) of weight as one matrix (K C/G, O/G).
+inline Tensor group_matrix(const Tensor& weight, const DenseShape& shape, int64_t g) {
+  return torch::stable::reshape(part_of(weight, 2, g * shape.group_out(), shape.group_out()),
+                                {shape.num_kernel_points * shape.group_in(), shape.group_out()});
+}
+inline Tensor group_columns(const Tensor& rows, const DenseShape& shape, int64_t g) {
+  return part_of(rows, 1, g * shape.group_out(), shape.group_out());
+}
+
+// Inputs: the checked tensors of an op, such as PointsInputs (kpconv/points_inputs_cuda.h). All
+// tensors are contiguous, rows by channels; weight is (K, C/G, O).
+template <typename Inputs, typename T, typename F>
+class Dense {
+ public:
+  Dense(const OnDevice& device, const Inputs& inputs, const DenseShape& shape,
+        const Tensor& features, const Tensor& weight)
+      : device_(device), inputs_(inputs), shape_(shape), features_(features), weight_(weight) {}
+
+  Tensor forward() const {
+    const Tensor out =
+        torch::stable::new_empty(features_, {inputs_.num_sites(), shape_.out_channels});
+    const auto args = inputs_.template plain<T, F>(features_);
+    for_each_chunk(args, shape_.groups, [&](const Tensor& sampled, int64_t first, int64_t sites) {
+      for (int64_t g = 0; g < shape_.groups; ++g)
+        multiply_into(group_columns(part_of(out, 0, first, sites), shape_, g),
+                      torch::stable::select(sampled, 1, g), group_matrix(weight_, shape_, g));
+    });
+    return out;
+  }
+
+  Tensor features_gradient(const Tensor& grad, const TransposedTable& table) const {
+    const Tensor out = torch::stable::new_empty(features_, features_.sizes());
+    auto args = inputs_.template transposed<T, F>(grad, table);
+    args.whole_rows = true;
+    // Channels that share a group and a group: one product.
+    const int64_t group_width = shape_.in_channels / inputs_.num_groups();
+    const int64_t block = common_width(shape_.in_channels, shape_.groups, inputs_.num_groups());
+    for_each_chunk(args, shape_.groups, [&](const Tensor& sampled, int64_t first, int64_t sites) {
+      for (int64_t c = 0; c < shape_.in_channels; c += block) {
+        const int64_t g = c / shape_.group_in();
+        const Tensor part = part_of(part_of(weight_, 2, g * shape_.group_out(), shape_.group_out()),
+                                    1, c % shape_.group_in(), block);  // (K, block, O/G)
+        const Tensor matrix = torch::stable::reshape(
+            swapped(part, 1, 2), {shape_.num_kernel_points * shape_.group_out(), block});
+        multiply_into(part_of(part_of(out, 0, first, sites), 1, c, block),
+                      torch::stable::select(sampled, 1, c / group_width * shape_.groups + g),
+                      matrix);
+      }
+    });
+    return out;
+  }
+
+  Tensor weight_gradient(const Tensor& grad) const {
+    const int64_t terms = shape_.num_kernel_points * shape_.group_in();
+    const Tensor sum = torch::stable::new_zeros(
+        inputs_.positions(), {shape_.groups, terms, shape_.group_out()});  // in the type of sums
+    const Tensor product = torch::stable::new_empty(sum, {terms, shape_.group_out()});
+    const auto args = inputs_.template plain<T, F>(features_);
+    for_each_chunk(args, shape_.groups, [&](const Tensor& sampled, int64_t first, int64_t sites) {
+      for (int64_t g = 0; g < shape_.groups; ++g) {
+        multiply_into(product, swapped(torch::stable::select(sampled, 1, g), 0, 1),
+                      group_columns(part_of(grad, 0, first, sites), shape_, g));
+        add(torch::stable::select(sum, 0, g), product);
+      }
+    });
+    const Tensor split = torch::stable::view(
+        sum, {shape_.groups, shape_.num_kernel_points, shape_.group_in(), shape_.group_out()});
+    const Tensor ordered = swapped(swapped(split, 0, 1), 1, 2);  // (K, C/G, G, O/G)
+    return torch::stable::to(torch::stable::reshape(ordered, weight_.sizes()),
+                             weight_.scalar_type());
+  }
+
+  // Gradients of offsets and modulations, per group; null where not wanted.
+  void site_gradients(const Tensor& grad, T* grad_offsets, T* grad_modulations) const {
+    auto args = inputs_.template plain<T, F>(features_);
+    using Sampler = decltype(args.sampler);
+    args.grad_offsets = grad_offsets;
+    args.grad_modulations = grad_modulations;
+    args.group_channels = shape_.group_in();
+    std::vector<Tensor> matrices;
+    for (int64_t g = 0; g < shape_.groups; ++g)
+      matrices.push_back(swapped(group_matrix(weight_, shape_, g), 0, 1));
+    const int64_t row = shape_.num_kernel_points * shape_.in_channels;
+    const int64_t chunk = chunk_sites(row, args.sites);
+    const Tensor grad_sampled =
+        torch::stable::new_empty(features_, {chunk, shape_.groups, row / shape_.groups});
+    args.grad_sampled = data<F>(grad_sampled);
+    const int64_t sites = args.sites;
+    for (int64_t first = 0; first < sites; first += chunk) {
+      args.first_site = first;
+      args.sites = std::min(chunk, sites - first);
+      for (int64_t g = 0; g < shape_.groups; ++g)
+        multiply_into(torch::stable::select(part_of(grad_sampled, 0, 0, args.sites), 1, g),
+                      group_columns(part_of(grad, 0, first, args.sites), shape_, g), matrices[g]);
+      with_launch_shape<F>(
+          common_width(shape_.in_channels, shape_.groups, inputs_.num_groups()),
+          aligned(args.features) && aligned(args.grad_sampled), [&](auto lanes, auto vector) {
+            launch_engine<lanes(), true>(
+                device_, site_gradients_kernel<Sampler, F, lanes(), vector(), false>, args);
+          });
+    }
+  }
+
+ private:
+  static int64_t chunk_sites(int64_t row, int64_t sites) {
+    return std::clamp<int64_t>(kChunkBytes / int64_t(sizeof(F)) / row, 1,
+                               std::max<int64_t>(sites, 1));
+  }
+
+  // Gathers S of one chunk of sites after the other and hands it on as (sites, rows, K C'/G), C'
+  // being the channels gathered; a site has `num_groups` times G rows where num_groups have their own.
+  template <typename Sampler, typename Body>
+  void for_each_chunk(EngineArguments<Sampler, F> args, int64_t groups, const Body& body) const {
+    const int64_t rows = (args.whole_rows ? args.num_groups : 1) * groups;
+    const int64_t terms = shape_.num_kernel_points * args.channels / groups;
+    const int64_t sites = args.sites, chunk = chunk_sites(rows * terms, sites);
+    const Tensor sampled = torch::stable::new_empty(features_, {chunk, rows, terms});
+    args.out = mutable_data<F>(sampled);
+    args.group_channels = args.channels / groups;
+    const int64_t width =
+        common_width(args.channels, groups, args.whole_rows ? 1 : args.num_groups);
+    for (int64_t first = 0; first < sites; first += chunk) {
+      args.first_site = first;
+      args.sites = std::min(chunk, sites - first);
+      with_launch_shape<F>(width, aligned(args.features) && aligned(args.out),
+                           [&](auto lanes, auto vector) {
+                             launch_engine<lanes(), false>(
+                                 device_, gather_kernel<Sampler, F, lanes(), vector()>, args);
+                           });
+      body(part_of(sampled, 0, 0, args.sites), first, args.sites);
+    }
+  }
+
+  void add(const Tensor& sum, const Tensor& values) const {
+    constexpr int kBlock = 256;
+    device_.launch(add_kernel<T>, divide_up(sum.numel(), kBlock), kBlock, mutable_data<T>(sum),
+                   data<T>(values), sum.numel());
+  }
+
+  const OnDevice& device_;
+  const Inputs& inputs_;
+  const DenseShape shape_;
+  const Tensor features_, weight_;
+};
+
+}  // namespace kpdeform

@@ -1,0 +1,52 @@
+// What the engine (engine_isa.cpp) offers to the ops that call it: plain structs, no tensors.
+#pragma once
+
+#include <cstdint>
+
+#include "base/half.h"
+#include "base/isa.h"
+#include "engine/shapes.h"
+#include "samplers/views.h"
+
+namespace kpdeform {
+
+// Channels that belong to one group of the view and one of the weight.
+struct Span {
+  int64_t group;    // of the weight
+  int64_t channel;  // the first
+  int64_t width;
+};
+
+// Calls body(span) for the channels of group g of `groups` of a view.
+template <typename Body>
+void for_each_span(const DenseShape& shape, int64_t groups, int64_t g, const Body& body) {
+  const int64_t size = shape.in_channels / groups, in = shape.group_in();
+  for (int64_t c = g * size, end = c + size, stop; c < end; c = stop) {
+    const int64_t group = c / in;
+    stop = (group + 1) * in < end ? (group + 1) * in : end;
+    body(Span{group, c, stop - c});
+  }
+}
+
+// Where the backward of sites adds to, in the view's layout; null where a gradient is not wanted.
+template <typename T>
+struct SiteGradients {
+  T* offsets;
+  T* modulations;
+  bool any() const { return offsets != nullptr || modulations != nullptr; }
+};
+
+// ---- The engine, compiled once per instruction set.
+namespace base {
+#include "engine/functions.inc"
+}
+#ifdef KPDEFORM_X86
+namespace avx2 {
+#include "engine/functions.inc"
+}
+namespace avx512 {
+#include "engine/functions.inc"
+}
+#endif
+
+}  // namespace kpdeform

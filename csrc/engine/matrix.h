@@ -1,0 +1,134 @@
+// Two small matrix products that work on tiles in cache: out = left @ packed, and out += left^T @
+// right. Every element is summed in one fixed order, so results do not depend on how sites are
+// shared among threads.
+#pragma once
+
+#include <cstdint>
+
+#include "base/simd.h"
+
+namespace kpdeform::KPDEFORM_ISA {
+
+constexpr int kVectors = KPDEFORM_VECTOR_BYTES == 64 ? 4 : 2;  // vectors per row of a register tile
+constexpr int kRows = KPDEFORM_VECTOR_BYTES == 16 ? 4 : 6;     // rows of a register tile
+constexpr int64_t kDepth = 128;  // terms per pass: a panel of `packed` stays in L1
+template <typename T>
+constexpr int64_t kPanel = kVectors * kLanes<T>;  // columns of a register tile
+
+inline int64_t round_up(int64_t value, int64_t step) {
+  return (value + step - 1) / step * step;
+}
+
+// Lanes of vector v that lie within `columns`.
+template <typename T>
+inline int64_t lanes_within(int64_t columns, int v) {
+  const int64_t rest = columns - v * kLanes<T>;
+  return rest < 0 ? 0 : rest < kLanes<T> ? rest : kLanes<T>;
+}
+
+// out (Rows, columns <= kPanel) = [out +] left (Rows, depth) @ panel (depth, kPanel);
+// element (i, p) of left stands at left[i * row_stride + p * term_stride].
+template <typename T, int Rows>
+inline void register_tile(const T* left, int64_t row_stride, int64_t term_stride, const T* panel,
+                          int64_t panel_stride, int64_t depth, int64_t columns, bool add, T* out,
+                          int64_t out_stride) {
+  Vec<T> sum[Rows][kVectors];
+  const bool full = columns == kPanel<T>;
+  for (int i = 0; i < Rows; ++i) {
+    for (int v = 0; v < kVectors; ++v) sum[i][v] = Vec<T>{};
+    if (!add) continue;
+    for (int v = 0; v < kVectors; ++v) {
+      const T* source = out + i * out_stride + v * kLanes<T>;
+      sum[i][v] = full ? load(source) : load_first(source, lanes_within<T>(columns, v));
+    }
+  }
+  for (int64_t p = 0; p < depth; ++p) {
+    Vec<T> right[kVectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) right[v] = load(panel + p * panel_stride + v * kLanes<T>);
+#pragma GCC unroll 8
+    for (int i = 0; i < Rows; ++i) {
+      const T value = left[i * row_stride + p * term_stride];
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) sum[i][v] += value * right[v];
+    }
+  }
+  for (int i = 0; i < Rows; ++i) {
+    for (int v = 0; v < kVectors; ++v) {
+      T* target = out + i * out_stride + v * kLanes<T>;
+      if (full) {
+        store(target, sum[i][v]);
+      } else {
+        store_first(target, sum[i][v], lanes_within<T>(columns, v));
+      }
+    }
+  }
+}
+
+// register_tile for `rows` rows, in tiles of kRows and single rows for the rest.
+template <typename T>
+inline void register_tiles(const T* left, int64_t row_stride, int64_t term_stride, int64_t rows,
+                           const T* panel, int64_t panel_stride, int64_t depth, int64_t columns,
+                           bool add, T* out, int64_t out_stride) {
+  int64_t i = 0;
+  for (; i + kRows <= rows; i += kRows) {
+    register_tile<T, kRows>(left + i * row_stride, row_stride, term_stride, panel, panel_stride,
+                            depth, columns, add, out + i * out_stride, out_stride);
+  }
+  for (; i < rows; ++i) {
+    register_tile<T, 1>(left + i * row_stride, row_stride, term_stride, panel, panel_stride, depth,
+                        columns, add, out + i * out_stride, out_stride);
+  }
+}
+
+// Packs `terms` rows of one panel, of which `columns` are real and the others become zeros.
+template <typename T>
+inline void pack_rows(const T* matrix, int64_t row_stride, int64_t column_stride, int64_t terms,
+                      int64_t columns, T* packed) {
+  for (int64_t p = 0; p < terms; ++p, matrix += row_stride, packed += kPanel<T>) {
+    if (column_stride == 1 && columns == kPanel<T>) {
+      for (int v = 0; v < kVectors; ++v)
+        store(packed + v * kLanes<T>, load(matrix + v * kLanes<T>));
+      continue;
+    }
+    for (int64_t c = 0; c < columns; ++c) packed[c] = matrix[c * column_stride];
+    for (int64_t c = columns; c < kPanel<T>; ++c) packed[c] = 0;
+  }
+}
+
+// out (rows, columns) = left (rows, terms) @ the packed matrix (terms, columns).
+template <typename T>
+inline void multiply_packed(const T* left, int64_t left_stride, int64_t rows, int64_t terms,
+                            const T* packed, int64_t columns, T* out, int64_t out_stride) {
+  for (int64_t first = 0; first < columns; first += kPanel<T>, packed += terms * kPanel<T>) {
+    const int64_t width = columns - first < kPanel<T> ? columns - first : kPanel<T>;
+    for (int64_t p = 0; p < terms; p += kDepth) {
+      register_tiles(left + p, left_stride, 1, rows, packed + p * kPanel<T>, kPanel<T>,
+                     terms - p < kDepth ? terms - p : kDepth, width, p > 0, out + first,
+                     out_stride);
+    }
+  }
+}
+
+// out (rows, columns) += left (count, rows)^T @ right (count, columns); right_stride >= columns
+// rounded up to a panel, the surplus columns filled with anything finite.
+template <typename T>
+inline void accumulate_transposed(const T* left, int64_t left_stride, const T* right,
+                                  int64_t right_stride, int64_t count, int64_t rows,
+                                  int64_t columns, T* out, int64_t out_stride) {
+  constexpr int64_t kRowBlock = 16 * kRows;
+  for (int64_t p = 0; p < count; p += kDepth) {
+    const int64_t depth = count - p < kDepth ? count - p : kDepth;
+    for (int64_t r = 0; r < rows; r += kRowBlock) {
+      for (int64_t first = 0; first < columns; first += kPanel<T>) {
+        register_tiles(left + p * left_stride + r, 1, left_stride,
+                       rows - r < kRowBlock ? rows - r : kRowBlock,
+                       right + p * right_stride + first, right_stride, depth,
+                       columns - first < kPanel<T> ? columns - first : kPanel<T>, true,
+                       out + r * out_stride + first, out_stride);
+      }
+    }
+  }
+}
+
+}  // namespace kpdeform::KPDEFORM_ISA

@@ -1,0 +1,72 @@
+// Inner loops over channels, the same for every sampler: rows are read as stored, computed with as
+// T.
+#pragma once
+
+#include <cstdint>
+
+#include "base/elements.h"
+#include "base/simd.h"
+#include "samplers/sampler.h"
+
+namespace kpdeform::KPDEFORM_ISA {
+
+// Adds up kCount vectors of channels of the pairs [begin, end).
+template <int kCount, typename T, typename F>
+inline void accumulate_block(const Pairs<T>& pairs, int begin, int end, const F* features,
+                             int64_t stride, bool first, T* target) {
+  Vec<T> sum[kCount];
+  for (int v = 0; v < kCount; ++v) sum[v] = first ? Vec<T>{} : load(target + v * kLanes<T>);
+  for (int i = begin; i < end; ++i) {
+    const F* row = features + pairs.rows[i] * stride;
+#pragma GCC unroll 4
+    for (int v = 0; v < kCount; ++v) sum[v] += pairs.modulated[i] * load_as<T>(row + v * kLanes<T>);
+  }
+  for (int v = 0; v < kCount; ++v) store(target + v * kLanes<T>, sum[v]);
+}
+
+// target[k * target_stride + c] = [itself unless first +] sum of modulated * features[row, c] over
+// the pairs of kernel point k, for c < channels: a block of channels at a time in registers.
+template <typename T, typename F>
+inline void accumulate_pairs(Pairs<T> pairs, int64_t num_kernel_points, const F* features,
+                             int64_t stride, int64_t channels, bool first, T* target,
+                             int64_t target_stride) {
+  constexpr int64_t kLane = kLanes<T>;
+  for (int64_t k = 0; k < num_kernel_points; ++k, target += target_stride) {
+    const int begin = pairs.begins[k], end = pairs.begins[k + 1];
+    int64_t c = 0;
+    for (; c + 4 * kLane <= channels; c += 4 * kLane)
+      accumulate_block<4>(pairs, begin, end, features + c, stride, first, target + c);
+    for (; c + 2 * kLane <= channels; c += 2 * kLane)
+      accumulate_block<2>(pairs, begin, end, features + c, stride, first, target + c);
+    for (; c < channels; c += kLane) {
+      const int64_t width = channels - c < kLane ? channels - c : kLane;
+      Vec<T> sum = first ? Vec<T>{} : load_first(target + c, width);
+      for (int i = begin; i < end; ++i)
+        sum += pairs.modulated[i] * load_first_as<T>(features + pairs.rows[i] * stride + c, width);
+      store_first(target + c, sum, width);
+    }
+  }
+}
+
+// The products of left and right, added up lane by lane.
+template <typename T, typename F>
+inline Vec<T> dot_lanes(const F* left, const T* right, int64_t count) {
+  Vec<T> sum = {};
+  int64_t c = 0;
+  for (; c + kLanes<T> <= count; c += kLanes<T>) sum += load_as<T>(left + c) * load(right + c);
+  if (c < count) sum += load_first_as<T>(left + c, count - c) * load_first(right + c, count - c);
+  return sum;
+}
+
+// Sums over pairs of a number of each, given in lanes, times its coefficient and derivatives.
+template <typename T, int kDims>
+struct PairSums {
+  Vec<T> by_coefficient = {};
+  Vec<T> by_derivative[kDims] = {};
+  void add(const Pairs<T>& pairs, int i, Vec<T> number) {
+    by_coefficient += pairs.coefficients[i] * number;
+    for (int d = 0; d < kDims; ++d) by_derivative[d] += pairs.derivatives[d][i] * number;
+  }
+};
+
+}  // namespace kpdeform::KPDEFORM_ISA

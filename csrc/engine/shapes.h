@@ -1,0 +1,24 @@
+// The sizes of a dense combination, for the engines of both devices.
+#pragma once
+
+#include <cstdint>
+
+namespace kpdeform {
+
+// The dense combiner: out[m, g] = sum_k S[m, g, k] W[k, :, g]. One site's S is stored as (G, K,
+// C/G), so that every group is one matrix product with K*C/G terms.
+struct DenseShape {
+  int64_t num_kernel_points;  // K
+  int64_t in_channels;        // C
+  int64_t out_channels;       // O
+  int64_t groups;             // G
+  int64_t in_stride = 0;      // from one row of features to the next
+  int64_t out_stride = 0;     // from one row of the result to the next
+  int64_t row() const { return num_kernel_points * in_channels; }
+  int64_t terms() const { return num_kernel_points * group_in(); }
+  bool empty() const { return in_channels == 0 || out_channels == 0; }
+  int64_t group_in() const { return in_channels / groups; }
+  int64_t group_out() const { return out_channels / groups; }
+};
+
+}  // namespace kpdeform

@@ -1,0 +1,118 @@
+// Memory safety of the kernel point ops on every device: what a kernel takes for granted, refused
+// otherwise. The words for users are in kpdeform/ops/kpconv.py; these are for direct callers.
+#pragma once
+
+#include <optional>
+
+#include "base/common.h"
+#include "kpconv/kpconv.h"
+
+namespace kpdeform {
+
+// Groups of channels with offsets (M, [G,] K, D) or modulations (M, K[, G]) of their own.
+inline int64_t offset_groups(const std::optional<Tensor>& offsets) {
+  return offsets.has_value() && offsets->dim() == 4 ? offsets->size(1) : 1;
+}
+inline int64_t modulation_groups(const std::optional<Tensor>& modulations) {
+  return modulations.has_value() && modulations->dim() == 3 ? modulations->size(2) : 1;
+}
+
+inline void check_positions(const Tensor& queries, const Tensor& points, const Tensor& neighbors,
+                            const Tensor& kernel_points, const std::optional<Tensor>& offsets,
+                            const std::optional<Tensor>& modulations, int64_t influence,
+                            int64_t aggregation) {
+  const ScalarType dtype = queries.scalar_type();
+  KPDEFORM_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double,
+                 "positions must be float32 or float64");
+  KPDEFORM_CHECK(points.scalar_type() == dtype && kernel_points.scalar_type() == dtype,
+                 "positions differ in dtype");
+  KPDEFORM_CHECK(kernel_points.dim() == 2, "kernel_points must be (K, D)");
+  const int64_t num_kernel_points = kernel_points.size(0), dim = kernel_points.size(1);
+  KPDEFORM_CHECK(dim == 2 || dim == 3, "kernel_points must have 2 or 3 columns");
+  KPDEFORM_CHECK(num_kernel_points > 0, "kernel_points is empty");
+  KPDEFORM_CHECK(
+      queries.dim() == 2 && queries.size(1) == dim && points.dim() == 2 && points.size(1) == dim,
+      "queries, points and kernel_points must have the same number of columns");
+  const int64_t num_queries = queries.size(0);
+  KPDEFORM_CHECK(neighbors.dim() == 2 && neighbors.size(0) == num_queries,
+                 "neighbors must have one row per query");
+  KPDEFORM_CHECK(
+      neighbors.scalar_type() == ScalarType::Int || neighbors.scalar_type() == ScalarType::Long,
+      "neighbors must be int32 or int64");
+  KPDEFORM_CHECK(points.get_device() == queries.get_device() &&
+                     neighbors.get_device() == queries.get_device() &&
+                     kernel_points.get_device() == queries.get_device(),
+                 "tensors are on different devices");
+  KPDEFORM_CHECK(kLinear <= influence && influence <= kConstant, "influence must be 0, 1 or 2");
+  KPDEFORM_CHECK(kSum <= aggregation && aggregation <= kClosest, "aggregation must be 0 or 1");
+  if (offsets.has_value()) {
+    const int64_t d = offsets->dim();
+    KPDEFORM_CHECK(
+        (d == 3 || d == 4) && offsets->size(0) == num_queries && (d == 3 || offsets->size(1) > 0) &&
+            offsets->size(d - 2) == num_kernel_points && offsets->size(d - 1) == dim &&
+            offsets->scalar_type() == dtype && offsets->get_device() == queries.get_device(),
+        "offsets must be (M, K, D) or (M, G, K, D) of the positions' dtype and device");
+  }
+  if (modulations.has_value()) {
+    const int64_t d = modulations->dim();
+    KPDEFORM_CHECK((d == 2 || d == 3) && modulations->size(0) == num_queries &&
+                       modulations->size(1) == num_kernel_points &&
+                       (d == 2 || modulations->size(2) > 0) &&
+                       modulations->scalar_type() == dtype &&
+                       modulations->get_device() == queries.get_device(),
+                   "modulations must be (M, K) or (M, K, G) of the positions' dtype and device");
+    KPDEFORM_CHECK(offset_groups(offsets) == 1 || modulation_groups(modulations) == 1 ||
+                       offset_groups(offsets) == modulation_groups(modulations),
+                   "offsets and modulations differ in their number of groups");
+  }
+}
+
+// The channels, which every group of offsets and modulations divides.
+inline void check_channels(const Tensor& features, const Tensor& points,
+                           const std::optional<Tensor>& offsets,
+                           const std::optional<Tensor>& modulations) {
+  KPDEFORM_CHECK(features.dim() == 2 && features.size(0) == points.size(0),
+                 "features must have one row per point");
+  KPDEFORM_CHECK(features.get_device() == points.get_device(),
+                 "features and points are on different devices");
+  const ScalarType dtype = features.scalar_type();
+  KPDEFORM_CHECK(dtype == points.scalar_type() ||
+                     (points.scalar_type() == ScalarType::Float &&
+                      (dtype == ScalarType::Half || dtype == ScalarType::BFloat16)),
+                 "features must be of the positions' dtype, or half precision with float32");
+  KPDEFORM_CHECK(features.size(1) % offset_groups(offsets) == 0 &&
+                     features.size(1) % modulation_groups(modulations) == 0,
+                 "groups of offsets and modulations must divide the channels");
+}
+
+inline void check_dense(const Tensor& features, const Tensor& kernel_points, const Tensor& weight,
+                        int64_t groups) {
+  KPDEFORM_CHECK(weight.dim() == 3 && weight.size(0) == kernel_points.size(0) && groups > 0 &&
+                     weight.size(1) * groups == features.size(1) && weight.size(2) % groups == 0,
+                 "weight must be (K, C/groups, O)");
+  KPDEFORM_CHECK(features.scalar_type() == weight.scalar_type(),
+                 "features and weight differ in dtype");
+  KPDEFORM_CHECK(weight.get_device() == features.get_device(),
+                 "features and weight are on different devices");
+}
+
+inline void check_depthwise(const Tensor& features, const Tensor& kernel_points,
+                            const Tensor& weight) {
+  KPDEFORM_CHECK(weight.dim() == 2 && weight.size(0) == kernel_points.size(0) &&
+                     weight.size(1) == features.size(1),
+                 "weight must be (K, C)");
+  KPDEFORM_CHECK(features.scalar_type() == weight.scalar_type(),
+                 "features and weight differ in dtype");
+  KPDEFORM_CHECK(weight.get_device() == features.get_device(),
+                 "features and weight are on different devices");
+}
+
+inline void check_gradient(const Tensor& grad, const Tensor& features, int64_t rows,
+                           int64_t channels) {
+  KPDEFORM_CHECK(grad.dim() == 2 && grad.size(0) == rows && grad.size(1) == channels &&
+                     grad.scalar_type() == features.scalar_type() &&
+                     grad.get_device() == features.get_device(),
+                 "grad must have the shape, dtype and device of the result");
+}
+
+}  // namespace kpdeform

@@ -1,0 +1,51 @@
+// Neighbour tables read the other way round: the queries of every point, by counting sort. No
+// atomics, and the same table for any number of threads.
+#pragma once
+
+#include <algorithm>
+
+#include "base/common.h"
+#include "base/parallel.h"
+
+namespace kpdeform {
+
+// Calls body(i, m) for every slot of query m that holds point first + i < first + count, query
+// after query. Each thread scans the whole table for its share of the points: that is cheap beside
+// what scattered counters of every thread would cost.
+template <typename Index, typename Body>
+void for_each_entry(const Index* neighbors, int64_t num_queries, int64_t width, int64_t first,
+                    int64_t count, const Body& body) {
+  const int64_t parts = num_parts(std::min(count, num_queries * width), 4096);
+  parallel_chunks(parts, 1, [&](int64_t begin, int64_t end) {
+    const int64_t low = first + count * begin / parts, size = first + count * end / parts - low;
+    const Index* entry = neighbors;
+    for (int64_t m = 0; m < num_queries; ++m) {
+      for (int64_t h = 0; h < width; ++h, ++entry) {
+        const int64_t i = int64_t(*entry) - low;
+        if (uint64_t(i) < uint64_t(size)) body(i + low - first, m);
+      }
+    }
+  });
+}
+
+// starts (num_points + 1): how many queries points 0 to n - 1 have.
+template <typename Index>
+void count_queries(const Index* neighbors, int64_t num_queries, int64_t width, int64_t num_points,
+                   int64_t* starts) {
+  std::fill_n(starts, num_points + 1, 0);
+  for_each_entry(neighbors, num_queries, width, 0, num_points,
+                 [&](int64_t i, int64_t) { ++starts[i + 1]; });
+  for (int64_t i = 0; i < num_points; ++i) starts[i + 1] += starts[i];
+}
+
+// Lists the queries of points [first, first + count), whose starts are given: those of point first
+// + i are members[starts[i] - starts[0]], ..., ascending. `next` has room for count numbers.
+template <typename Index, typename Member>
+void list_queries(const Index* neighbors, int64_t num_queries, int64_t width, int64_t first,
+                  int64_t count, const int64_t* starts, int64_t* next, Member* members) {
+  for (int64_t i = 0; i < count; ++i) next[i] = starts[i] - starts[0];
+  for_each_entry(neighbors, num_queries, width, first, count,
+                 [&](int64_t i, int64_t m) { members[next[i]++] = Member(m); });
+}
+
+}  // namespace kpdeform
