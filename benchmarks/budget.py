@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Candidate(NamedTuple):
-    """A recipe and for how long to train it."""
+    """A configuration and for how long to train it."""
 
     config: str
     steps: int

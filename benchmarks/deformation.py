@@ -1,10 +1,10 @@
 """What keeps deformable layers stable: one choice changed at a time, three seeds each.
 
-Trains the network of a recipe with every variant, scores it on the validation scenes and looks at
-where its kernel points went. A run that is complete is not repeated, so that a killed experiment
-goes on and several processes can share it out by ``--variants`` and ``--seeds``. Writes
-results/deformation-<name of --out>.md and, with --pictures, a chart of the scores and a look at the
-kernels of some variants at one place.
+Trains the network of a configuration with every variant, scores it on the validation scenes and
+looks at where its kernel points went. A run that is complete is not repeated, so that a killed
+experiment goes on and several processes can share it out by ``--variants`` and ``--seeds``. Writes
+results/deformation-<name of --out>.md and, with --pictures, a chart of the scores and a look at
+the kernels of some variants at one place.
 
     python -m benchmarks.deformation --config scripts/configs/ign.yaml --data data/ign \
         --out runs/stability/ign --pictures docs/images
@@ -34,7 +34,7 @@ from kpdeform.viz import capture_deformations, contact_sheet
 
 
 class Variant(NamedTuple):
-    """How deformable layers are trained; the defaults are the library's and its recipes'."""
+    """How deformable layers are trained; the defaults are the library's and its configurations'."""
 
     deformable: bool = True
     offset_scale: float = 1.0  # length that a head value of 1 stands for, in sigma
@@ -74,7 +74,7 @@ class Scaled(nn.Module):
 
 
 def network(factory: str, offset_scale: float, random_offsets: bool, **arguments) -> nn.Module:
-    """The model of a recipe, its offset heads changed; what the runs name as their factory."""
+    """The model of a configuration, its offset heads changed; the runs name it as factory."""
     model = ModelConfig(factory, arguments).build()
     for layer in [m for m in model.modules() if isinstance(m, DeformKPConv)]:
         if random_offsets:
@@ -89,13 +89,13 @@ def network(factory: str, offset_scale: float, random_offsets: bool, **arguments
 
 
 def train(config: Path, data: Path, run: Path, variant: Variant, steps: int, seed: int) -> None:
-    """Runs the training script on the recipe, changed as the variant says."""
+    """Runs the training script on the configuration, changed as the variant says."""
     from scripts.train_segmentation import main
 
-    recipe = require("yaml", "train").safe_load(config.read_text())["model"]
+    network = require("yaml", "train").safe_load(config.read_text())["model"]
     arguments = {
-        **recipe["arguments"],
-        "factory": recipe["factory"],
+        **network["arguments"],
+        "factory": network["factory"],
         "deformable": variant.deformable,
         "offset_scale": variant.offset_scale,
         "random_offsets": variant.random_offsets,
@@ -237,7 +237,7 @@ def kernels(options: argparse.Namespace, path: Path, point: str = "edge") -> Non
 def main() -> None:
     """Trains what is missing, prints the table, writes it."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--config", type=Path, required=True, help="recipe to vary")
+    parser.add_argument("--config", type=Path, required=True, help="configuration to vary")
     parser.add_argument("--data", type=Path, required=True, help="prepared data set")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
     parser.add_argument("--steps", type=int, default=600)

@@ -29,7 +29,7 @@ from kpdeform.inference import Predictor, Tiles
 from kpdeform.inference.tiling import SortedCloud
 from kpdeform.models import KPFCNN, kpfcnn_s3dis_deform
 from kpdeform.nn import deformation_loss
-from kpdeform.train import SGDRecipe
+from kpdeform.train import SGDSetup
 
 CLASSES = 13
 FEATURES = ("ones", "red", "green", "blue", "height")
@@ -59,7 +59,7 @@ class Training:
         torch.manual_seed(0)
         self.batch = batch
         self.model = model or make_model([self.batch])
-        self.optimizer = SGDRecipe().build(self.model, 1000, fused=True).optimizer
+        self.optimizer = SGDSetup().build(self.model, 1000, fused=True).optimizer
 
     def step(self, replaced: tuple[str, ...] = (), pyramid: Pyramid | None = None) -> None:
         """One step, with the named ops replaced by their twins; builds the pyramid if not given."""

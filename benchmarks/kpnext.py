@@ -19,10 +19,10 @@ POINT_OPS = ("kpconv", "kpconv_depthwise", "neighbor_pool")
 NETWORK_OPS = (*POINT_OPS, "batch_norm")
 
 
-def step_table(num_points: int, attention_groups: int, repeats: int) -> str:
-    """Times of a step; no attention groups make it a KPConvD."""
+def step_table(num_points: int, attention_channels: int | None, repeats: int) -> str:
+    """Times of a step; without attention channels it is a KPConvD."""
     torch.manual_seed(0)
-    model = kpconvx_s(len(FEATURES), CLASSES, CELL, attention_groups=attention_groups)
+    model = kpconvx_s(len(FEATURES), CLASSES, CELL, attention_channels=attention_channels)
     training = Training(crop(num_points, CELL), model)
     return step_table_of(training, NETWORK_OPS, POINT_OPS, repeats)
 
@@ -36,9 +36,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     texts = []
-    for name, groups in (("KPConvX-S", 4), ("KPConvD-S", 0)):
+    for name, channels in (("KPConvX-S", 4), ("KPConvD-S", None)):
         print(name)
-        texts += [f"## {name}\n", step_table(options.points, groups, options.repeats)]
+        texts += [f"## {name}\n", step_table(options.points, channels, options.repeats)]
     measure.write("kpnext", ["torch", "kpdeform"], texts)
 
 

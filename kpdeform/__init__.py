@@ -1,3 +1,29 @@
-"""Rigid and deformable kernel-point convolutions for point clouds in PyTorch."""
+"""Rigid and deformable kernel-point convolutions for point clouds in PyTorch.
+
+The parts of the package are imported when they are first used: ``import kpdeform`` is cheap, and
+``kpdeform.nn.KPConv(...)`` works behind it.
+"""
+
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
+
+_PARTS = (
+    "cli", "data", "inference", "kernel_points", "models", "nn", "onnx", "ops", "reference",
+    "train", "viz",
+)  # fmt: skip
+
+__all__ = ["__version__", "info", *_PARTS]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PARTS:
+        return import_module(f"kpdeform.{name}")
+    if name == "info":
+        return import_module("kpdeform._info").info
+    raise AttributeError(f"module 'kpdeform' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 
-def _find(name: str) -> Path | None:
+def find(name: str) -> Path | None:
+    """Where a native library is, or None."""
     spec = find_spec("kpdeform")
     folders = spec.submodule_search_locations if spec is not None else None
     candidates = [Path(folder) / f"{name}.so" for folder in folders or [Path(__file__).parent]]
@@ -16,7 +17,7 @@ def _find(name: str) -> Path | None:
 
 
 def _load_cpu() -> None:
-    path = _find("_C")
+    path = find("_C")
     if path is None:
         raise ImportError(
             "kpdeform: the compiled library kpdeform/_C.so is missing; install the package with "
@@ -29,7 +30,7 @@ def _load_cuda() -> str | None:
     """Returns why the CUDA kernels cannot be used, or None when they can."""
     if not torch.cuda.is_available():
         return "torch.cuda.is_available() is False: no CUDA device, or a CPU build of torch"
-    path = _find("_C_cuda")
+    path = find("_C_cuda")
     if path is None:
         return "kpdeform was built without nvcc; install the CUDA toolkit and build it again"
     try:
@@ -37,6 +38,13 @@ def _load_cuda() -> str | None:
     except OSError as error:
         return f"loading {path.name} failed: {error.__cause__ or error}"
     return None
+
+
+def instruction_set() -> str:
+    """The instruction set that the CPU kernels were chosen for, such as "avx2"."""
+    if not hasattr(torch.ops.kpdeform, "instruction_set"):
+        return "not reported by this library"
+    return ("base", "avx2", "avx512")[torch.ops.kpdeform.instruction_set()]
 
 
 _load_cpu()

@@ -12,6 +12,7 @@ from tests.toy import run_python
 # From the bottom to the top. A part of the package imports from lower lines and from itself.
 LAYERS = [
     ["_checks", "_image_sizes", "_library", "_optional", "_types"],
+    ["_device", "_info"],
     ["kernel_points", "reference"],
     ["ops"],
     ["data", "nn", "onnx"],
@@ -82,6 +83,7 @@ def test_the_checks_can_fail():
     assert not runs_up("kpdeform.cli.train", "kpdeform.viz")
 
 
-def test_inference_needs_nothing_of_training():
-    code = "import sys, kpdeform.inference; print({'lightning', 'torchmetrics'} & set(sys.modules))"
+def test_inference_imports_neither_lightning_nor_other_slow_packages():
+    slow = "{'lightning', 'torchmetrics', 'sympy', 'matplotlib'}"
+    code = f"import sys, kpdeform.inference; print({slow} & set(sys.modules))"
     assert run_python("-c", code).stdout.strip() == "set()"

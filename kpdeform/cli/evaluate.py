@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 
+from kpdeform._device import describe_device
 from kpdeform._optional import require
 from kpdeform.data import open_dataset
 from kpdeform.inference import (
@@ -33,7 +34,7 @@ def evaluate(
     tile_size: float | None = None,
     overlap: float = 0.25,
     predictions: Literal["none", "ply", "laz"] = "none",
-    device: str = "cpu",
+    device: str = "auto",
 ) -> None:
     """Scores a trained network on whole scenes at full resolution.
 
@@ -47,9 +48,10 @@ def evaluate(
             the training crops by default.
         overlap: Share of a tile that it has in common with the next one, up to 0.5.
         predictions: Format of the labelled clouds, if any.
-        device: Such as "cpu" or "cuda".
+        device: Such as "cpu" or "cuda"; "auto" is CUDA where it can be used, else the CPU.
     """
     predictor = Predictor.load(checkpoint, device)
+    print(describe_device(predictor.device))
     dataset = open_dataset(data)
     names = predictor.class_names
     if tuple(dataset.info.class_names) != tuple(names):

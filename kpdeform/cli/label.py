@@ -8,6 +8,7 @@ the same command goes on with the next tile and ends with the same bytes.
 
 from pathlib import Path
 
+from kpdeform._device import describe_device
 from kpdeform._optional import require
 from kpdeform.inference import Predictor, Tiles, progress_bar, segment_file
 
@@ -20,7 +21,7 @@ def label(
     tile_size: float | None = None,
     overlap: float = 0.25,
     class_ids: list[int] | None = None,
-    device: str = "cpu",
+    device: str = "auto",
 ) -> None:
     """Labels a LAS, LAZ or PLY file with a trained network.
 
@@ -32,9 +33,10 @@ def label(
         tile_size: Side of a tile in the file's unit; as wide as the training crops by default.
         overlap: Share of a tile that it has in common with the next one, up to 0.5.
         class_ids: Number to write for each class; as configured in training by default.
-        device: Such as "cpu" or "cuda".
+        device: Such as "cpu" or "cuda"; "auto" is CUDA where it can be used, else the CPU.
     """
     predictor = Predictor.load(checkpoint, device)
+    print(describe_device(predictor.device))
     size = tile_size if tile_size is not None else predictor.tiles.size
     tiles = Tiles(size, overlap, predictor.tiles.dimensions)
     counts = segment_file(

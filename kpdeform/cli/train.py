@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from kpdeform._device import describe_device
 from kpdeform._optional import require
 from kpdeform.models import ImageUNet, ModelConfig
 from kpdeform.train import (
@@ -88,7 +89,7 @@ def _add_network(parser: Any, model: type, task: type, skip: set[str] = frozense
     parser.add_class_arguments(
         task,
         "task",
-        skip={"model", "class_names"},
+        skip={"model", "class_names", "class_counts"},
         instantiate=False,
         help="loss and optimizer",
     )
@@ -97,13 +98,15 @@ def _add_network(parser: Any, model: type, task: type, skip: set[str] = frozense
 
 
 def _network_of_points(data: Any, options: dict[str, Any]) -> tuple[nn.Module, ModelConfig]:
-    """The network for these data, and the configuration that builds it again."""
+    """The network for these data, whose levels they get to know, and what builds it again."""
     config = ModelConfig(**options).complete(
         in_channels=len(data.features),
         num_classes=len(data.class_names),
         cell_size=data.cell_size,
     )
-    return config.build(), config
+    model = config.build()
+    data.pyramid_spec = model.pyramid_spec
+    return model, config
 
 
 def _train(
@@ -129,6 +132,10 @@ def _train(
         config=parser.dump(options, skip_unset=False),
         model=config,
     )
-    learner = task(model, made.data.class_names, **made.task)
+    balanced = made.task["class_weights"] == "sqrt_inverse"
+    counts = made.data.class_counts() if balanced else None
+    learner = task(model, made.data.class_names, class_counts=counts, **made.task)
+    if trainer.is_global_zero:
+        print(describe_device(trainer.strategy.root_device))
     trainer.fit(learner, made.data, ckpt_path=checkpoint, weights_only=True)
     return options.run if trainer.is_global_zero else None, made.data, model

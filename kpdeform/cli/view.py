@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from kpdeform._device import describe_device
 from kpdeform._optional import require
 from kpdeform.data import (
     DatasetInfo,
@@ -53,7 +54,7 @@ def view(
     layer: str | None = None,
     points: str = "floor edge object clutter",
     color_by: ColorBy = "prediction",
-    device: str = "cpu",
+    device: str = "auto",
 ) -> None:
     """Shows the deformed kernels of a trained network on a scene, in a window or as a PNG.
 
@@ -67,15 +68,17 @@ def view(
         points: Where to look, separated by blanks: floor, edge, object, clutter or coordinates
             x,y,z of the file.
         color_by: What the colours of the cloud mean.
-        device: Such as "cpu" or "cuda".
+        device: Such as "cpu" or "cuda"; "auto" is CUDA where it can be used, else the CPU.
     """
     predictor = Predictor.load(checkpoint, device)
+    print(describe_device(predictor.device))
     source = open_cloud(data, predictor) if data.is_file() else open_scene(data, split, scene)
     name = source.scenes("all")[0].name
     batch = choose_crop(source, predictor, points.split(), color_by)
-    features = batch.features[:, : len(predictor.features)]
-    pyramid = build_pyramid(batch, predictor.spec).to(device)
-    logits, layers = capture_deformations(predictor.model, pyramid, features.to(device))
+    there = batch.to(predictor.device)
+    features = there.features[:, : len(predictor.features)]
+    pyramid = build_pyramid(there, predictor.spec)
+    logits, layers = capture_deformations(predictor.model, pyramid, features)
     if not layers:
         raise SystemExit(f"the model of {checkpoint} has no deformable layers")
     shown = find_layer(layers, layer)

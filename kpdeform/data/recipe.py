@@ -1,4 +1,4 @@
-"""What recipes and scripts share: class maps, progress, errors on the command line."""
+"""What the recipes that prepare data sets share: class maps, progress, errors in one line."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: It is not valid, or holds something else.
     """
-    yaml = require("yaml", "train")
+    yaml = require("yaml", "io")
     try:
         config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -99,7 +99,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def track(items: Iterable[T], what: str) -> Iterable[T]:
     """Goes through ``items`` with a progress bar."""
-    return require("rich.progress", "train").track(items, what)
+    return require("rich.progress", "io").track(items, what)
 
 
 def run(main: Callable[[], None]) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kpdeform import ops
+from kpdeform._device import choose_device
 from kpdeform.data import PointBatch, PyramidSpec, Sample, build_pyramid
 from kpdeform.data.columns import floor_of, floor_of_parts, from_file, input_columns
 from kpdeform.data.transforms import replace_points, transform_linear
@@ -46,21 +47,22 @@ class Predictor:
     tiles: Tiles = field(default_factory=lambda: Tiles(math.inf))
 
     @staticmethod
-    def load(path: str | Path, device: torch.device | str = "cpu") -> Predictor:
+    def load(path: str | Path, device: torch.device | str = "auto") -> Predictor:
         """Loads the model of a checkpoint that the training scripts wrote.
 
         Args:
             path: ``last.ckpt`` or ``best.ckpt`` of a run.
-            device: Where the model goes.
+            device: Where the model goes; "auto" is CUDA where it can be used, else the CPU.
 
         Returns:
             The predictor.
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: It is damaged, or not a checkpoint of kpdeform's training scripts.
+            ValueError: It is damaged, or not a checkpoint of kpdeform's training scripts; or the
+                device cannot be used.
         """
-        path = Path(path)
+        chosen, path = choose_device(device), Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"checkpoint {path} is not there")
         try:
@@ -77,7 +79,7 @@ class Predictor:
         prefix = "model."  # the task's name for the model
         weights = checkpoint["state_dict"].items()
         model.load_state_dict({k[len(prefix) :]: v for k, v in weights if k.startswith(prefix)})
-        return Predictor.from_record(model.to(device), entry["data"])
+        return Predictor.from_record(model.to(chosen), entry["data"])
 
     @staticmethod
     def from_record(model: nn.Module, record: Mapping[str, Any]) -> Predictor:

@@ -40,14 +40,14 @@ Target = Literal["kpconv-pytorch", "kpconvx"]
 _HINTS = [
     (r"not in the model: \S*offset_", "the file deforms here: DeformKPConv, or '_deformable'"),
     (r"not in the file: \S*offset_", "the file is rigid here: KPConv, or no '_deformable'"),
-    (r"not in the model: \S*alpha_mlp", "the file has attention here: KPConvX, attention_groups"),
-    (r"not in the file: \S*attention\.", "the file has no attention here: attention_groups=0"),
+    (r"not in the model: \S*alpha_mlp", "the file has attention here: KPConvX, attention_channels"),
+    (r"not in the file: \S*attention\.", "the file has no attention here: attention_channels=None"),
     (r"not in the model: \S*grpnorm", "the file's group norm is trained: group_norm=True"),
     (r"not in the model: \S*gamma", "the file scales its layers: layer_scale"),
     (r"not in the model: (\S*(conv|KPConv|mlp)\.)?bias ", "the file has biases: bias=True"),
     (r"not in the file: \S*norm\.running_mean", "the file has no batch norm: norm=nn.Bias"),
     (r"other shape: \S*(kernel|K)_points", "kernel_size, shells or dimension differ"),
-    (r"other shape: \S*(alpha_mlp\.3|grpnorm)", "attention_groups differ"),
+    (r"other shape: \S*(alpha_mlp\.3|grpnorm)", "attention_channels differ"),
     (r"other shape: \S*offset_(bias|weights)", "modulated or offset_groups differ"),
     (r"other shape: \S*head_mlp", "head_width differs"),
 ]
@@ -85,9 +85,10 @@ def load_weights(
     Radii, sigma and what else has no tensor are the model's own; build it with the settings of the
     training. What follows from the project alone is set: strided shortcuts that count an empty slot
     as zeros (``shadow_zero``: KPConv-PyTorch and its descendants), division by the number of
-    neighbours (``normalize_density``: Easy-KPConv, GeoTransformer), in place by size
-    (``size_decides``: ml-kpconvx), LeakyReLU on the logits (Open3D-ML with ``reduce_fc`` off).
-    These are attributes, not weights: a model that is built anew needs them again.
+    neighbours (``normalize_density``: Easy-KPConv, GeoTransformer), queries taken for the points
+    where they are as many (``infer_queries_are_points``: ml-kpconvx), LeakyReLU on the logits
+    (Open3D-ML with ``reduce_fc`` off). These are attributes, not weights: a model that is built
+    anew needs them again.
 
     Args:
         model: A model or a single layer; changed in place.

@@ -29,7 +29,7 @@ class Encoder(nn.Module):
         conv_radius: Neighbour radius of rigid layers, and of the ball of kernel points in all
             layers.
         deform_radius: Neighbour radius of deformable layers.
-        extent: Reach sigma of a kernel point.
+        sigma: Reach of a kernel point.
         kernel_size: K.
         dimension: D, 2 or 3.
         influence: "linear", "gaussian" or "constant".
@@ -62,7 +62,7 @@ class Encoder(nn.Module):
         width: int = 128,
         conv_radius: float = 2.5,
         deform_radius: float = 5.0,
-        extent: float = 1.2,
+        sigma: float = 1.2,
         kernel_size: int = 15,
         dimension: int = 3,
         influence: Influence = "linear",
@@ -87,7 +87,7 @@ class Encoder(nn.Module):
                 in_channels,
                 out_channels,
                 radius=conv_radius * cell,
-                sigma=extent * cell,
+                sigma=sigma * cell,
                 kernel_size=kernel_size,
                 dimension=dimension,
                 influence=influence,

@@ -147,7 +147,7 @@ LAYOUTS: Mapping[str, Layout] = {  # a file belongs to the first that recognises
     "kpconvx": Layout(
         names=_KPCONVX,
         recognised=r"(^|\.)(alpha_mlp|grpnorm|conv_norm|up_mlp)\.|\.norm\.batch_norm\.",
-        switches=((KPConvX, "size_decides", True),),
+        switches=((KPConvX, "infer_queries_are_points", True),),
         grouped_weights=True,
         foreign=(KPFCNN, KPCNN, DeformKPConv),
         idle=_LOSS,
@@ -242,7 +242,7 @@ def idle_tensors(model: nn.Module, source: str) -> dict[str, Tensor]:
         if isinstance(layer, KPConvX) and layer.group_norm is None:
             prefix = _translate(model, f"{path}.weight".lstrip("."), LAYOUTS[source])
             prefix = prefix.removesuffix("weights") + "grpnorm"
-            width = layer.kernel_size * layer.modulations_per_point
+            width = layer.kernel_size * layer.attention_groups
             idle |= {f"{prefix}.weight": torch.ones(width), f"{prefix}.bias": torch.zeros(width)}
     return idle
 

@@ -52,7 +52,7 @@ class KPCNN(nn.Module):
             width: Channels of level 0.
             head_width: Channels of the head.
             **options: Further arguments of :class:`Encoder`: ``conv_radius``, ``deform_radius``,
-                ``extent``, ``kernel_size``, ``dimension``, ``influence``, ``aggregation``,
+                ``sigma``, ``kernel_size``, ``dimension``, ``influence``, ``aggregation``,
                 ``modulated``, ``batch_norm_momentum``, ``norm``, ``shadow_zero``, ``generator``.
 
         Returns:

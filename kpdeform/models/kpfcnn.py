@@ -62,7 +62,7 @@ class KPFCNN(nn.Module):
             batch_norm_momentum: Share of the new statistics in the running ones.
             norm: Makes the normalisations, such as ``nn.Bias`` for none; batch norm when None.
             **options: Further arguments of :class:`Encoder`: ``conv_radius``, ``deform_radius``,
-                ``extent``, ``kernel_size``, ``dimension``, ``influence``, ``aggregation``,
+                ``sigma``, ``kernel_size``, ``dimension``, ``influence``, ``aggregation``,
                 ``modulated``, ``shadow_zero``, ``generator``.
 
         Returns:

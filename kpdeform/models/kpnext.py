@@ -56,7 +56,8 @@ class KPNeXt(nn.Module):
         blocks: Blocks per level.
         width: Channels of level 0.
         width_scaling: Channels of a level over those of the one before, rounded up to 16.
-        attention_groups: As in :class:`kpdeform.nn.KPConvX`; 0 makes every layer a KPConvD.
+        attention_channels: As in :class:`kpdeform.nn.KPConvX`; None makes every layer a KPConvD.
+        attention_groups: As in :class:`kpdeform.nn.KPConvX`, in place of ``attention_channels``.
         attention_level: First level whose encoder has attention; the decoder has it everywhere.
         activation: Of the attention.
         group_norm: Normalises the modulations of the attention.
@@ -81,7 +82,7 @@ class KPNeXt(nn.Module):
         dropout: Of the head for classification.
         batch_norm_momentum: Share of the new statistics in the running ones.
         norm: Makes the normalisations, such as ``nn.Bias`` for none; batch norm when None.
-        size_decides: As in :class:`kpdeform.nn.KPConvX`.
+        infer_queries_are_points: As in :class:`kpdeform.nn.KPConvX`.
         generator: Source of the kernel points' rotations; torch's global generator when None.
 
     Attributes:
@@ -108,7 +109,8 @@ class KPNeXt(nn.Module):
         blocks: Sequence[int] = (2, 2, 2, 8, 2),
         width: int = 64,
         width_scaling: float = 1.41,
-        attention_groups: int = 4,
+        attention_channels: int | None = 4,
+        attention_groups: int | None = None,
         attention_level: int = 1,
         activation: AttentionActivation = "sigmoid",
         group_norm: bool = True,
@@ -129,7 +131,7 @@ class KPNeXt(nn.Module):
         dropout: float = 0.4,
         batch_norm_momentum: float = 0.1,
         norm: Norm | None = None,
-        size_decides: bool = False,
+        infer_queries_are_points: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -153,11 +155,13 @@ class KPNeXt(nn.Module):
             influence=influence,
             aggregation=aggregation,
             norm=norm or partial(BatchNorm, momentum=batch_norm_momentum),
+            attends=attention_channels is not None or attention_groups is not None,
             attention={
+                "attention_channels": attention_channels,
                 "attention_groups": attention_groups,
                 "activation": activation,
                 "group_norm": group_norm,
-                "size_decides": size_decides,
+                "infer_queries_are_points": infer_queries_are_points,
             },
             block={"upcut": upcut, "layer_scale": layer_scale},
         )
@@ -255,6 +259,7 @@ class _Parts:
     influence: LayerInfluence
     aggregation: Aggregation
     norm: Norm
+    attends: bool
     attention: dict[str, Any]
     block: dict[str, Any]
 
@@ -282,7 +287,7 @@ class _Parts:
         self, level: int, channels: int, out_channels: int, attention: bool, drop_path: float = 0.0
     ) -> MultiShortcutBlock:
         step = self.spec.step(level)
-        attends = attention and self.attention["attention_groups"] != 0
+        attends = attention and self.attends
         conv = (partial(KPConvX, **self.attention) if attends else KPConvD)(
             channels,
             radius=self.radius * step,

@@ -83,7 +83,7 @@ def kpconvd_l(
     in_channels: int = 5, num_classes: int = 13, cell_size: float = 0.04, **options: Any
 ) -> KPNeXt:
     """Published "KPConvD-L": no attention, 7.83 M parameters; 72.3 mIoU on S3DIS area 5."""
-    return kpconvx_l(in_channels, num_classes, cell_size, **{"attention_groups": 0, **options})
+    return kpconvx_l(in_channels, num_classes, cell_size, **{"attention_channels": None, **options})
 
 
 def kpconvx_l_scanobjectnn(
@@ -96,7 +96,7 @@ def kpconvx_l_scanobjectnn(
     published = {
         "task": "classification",
         "blocks": _LARGE,
-        "attention_groups": 8,
+        "attention_channels": 8,
         "scaling": 2.0,
         "sigma": 2.1 / cell_size,
         "influence": "growing",
@@ -111,7 +111,7 @@ def kpconvd_l_scanobjectnn(
 
     Its influences grow, as those of :func:`kpconvx_l_scanobjectnn`.
     """
-    options = {"attention_groups": 0, **options}
+    options = {"attention_channels": None, **options}
     return kpconvx_l_scanobjectnn(in_channels, num_classes, cell_size, **options)
 
 

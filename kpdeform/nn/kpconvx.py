@@ -153,7 +153,7 @@ class KPConvX(KPConvD):
 
     .. math::
         \alpha_m = act(norm(W_2\, LeakyReLU_{0.1}(W_1 a_m + b))), \qquad
-        y_{mc} = \sum_h h_{mh}\, \alpha_m[k^*, \lfloor c / G \rfloor]\, W[k^*, c]\, f_{n(m,h)\,c}
+        y_{mc} = \sum_h h_{mh}\, \alpha_m[k^*, \lfloor g c / C \rfloor]\, W[k^*, c]\, f_{n(m,h)\,c}
 
     with :math:`k^*` the kernel point nearest to the neighbour, :math:`h_{mh}` its influence, and
     :math:`a_m` the features of the query itself, or of its nearest neighbour.
@@ -162,13 +162,14 @@ class KPConvX(KPConvD):
         channels: C, in and out.
         radius: As :class:`KPConvD`.
         sigma: As :class:`KPConvD`.
-        attention_groups: As published: G > 0 contiguous channels share one modulation, so that
-            every kernel point has g = C/G of them; a negative number is -g.
+        attention_channels: So many neighbouring channels, a divisor of C, share one modulation.
+        attention_groups: g, how many modulations every kernel point has, a divisor of C: given in
+            place of ``attention_channels``, of which it is C divided by them.
         activation: "sigmoid", "tanh", "identity", or "softmax" over all K·g modulations of a query.
         group_norm: Normalises the modulations of each kernel point over all queries of the batch,
             before the activation.
-        size_decides: Parity with the published code: a call with as many queries as points counts
-            as in place, whatever the caller says.
+        infer_queries_are_points: As the published code does: a call with as many queries as points
+            takes the queries for the points, whatever the caller says.
         shells: As :class:`KPConvD`.
         dimension: As :class:`KPConvD`.
         influence: As :class:`KPConvD`.
@@ -177,7 +178,8 @@ class KPConvX(KPConvD):
         generator: As :class:`KPConvD`.
 
     Raises:
-        ValueError: As :class:`KPConvD`, or attention_groups does not divide the channels.
+        ValueError: As :class:`KPConvD`, or ``attention_channels`` or ``attention_groups`` does not
+            divide the channels.
 
     Source: Thomas et al. 2024, arXiv:2405.13194, Eq. 4-6.
     Deviation: the published code keeps the parameters of a group norm that it does not use.
@@ -187,8 +189,8 @@ class KPConvX(KPConvD):
         >>> from kpdeform import nn, ops
         >>> points = torch.rand(100, 3)
         >>> neighbors = ops.knn_neighbors(points, points, 12)
-        >>> layer = nn.KPConvX(8, radius=0.3, sigma=0.3, attention_groups=4)
-        >>> layer(points, points, neighbors, torch.rand(100, 8), in_place=True).shape
+        >>> layer = nn.KPConvX(8, radius=0.3, sigma=0.3, attention_channels=4)
+        >>> layer(points, points, neighbors, torch.rand(100, 8), queries_are_points=True).shape
         torch.Size([100, 8])
     """
 
@@ -198,10 +200,11 @@ class KPConvX(KPConvD):
         *,
         radius: float,
         sigma: float,
-        attention_groups: int = 8,
+        attention_channels: int | None = 8,
+        attention_groups: int | None = None,
         activation: AttentionActivation = "sigmoid",
         group_norm: bool = False,
-        size_decides: bool = False,
+        infer_queries_are_points: bool = False,
         shells: Sequence[int] = (1, 14, 28),
         dimension: int = 3,
         influence: LayerInfluence = "linear",
@@ -221,16 +224,18 @@ class KPConvX(KPConvD):
             generator=generator,
         )
         _checks.one_of("KPConvX", "activation", activation, get_args(AttentionActivation))
-        if attention_groups == 0 or channels % attention_groups:
-            raise ValueError(
-                f"KPConvX: attention_groups={attention_groups} does not divide channels={channels}"
+        if attention_groups is None:
+            if attention_channels is None:
+                raise ValueError("KPConvX: attention_channels or attention_groups must be given")
+            _checks.divides(
+                "KPConvX", "attention_channels", attention_channels, "channels", channels
             )
-        self.attention_groups, self.size_decides = attention_groups, size_decides
+            attention_groups = channels // attention_channels
+        _checks.divides("KPConvX", "attention_groups", attention_groups, "channels", channels)
+        self.attention_groups = attention_groups
+        self.infer_queries_are_points = infer_queries_are_points
         self.activation: AttentionActivation = activation
-        self.modulations_per_point = (
-            channels // attention_groups if attention_groups > 0 else -attention_groups
-        )
-        width = self.kernel_size * self.modulations_per_point
+        width = self.kernel_size * attention_groups
         self.attention = nn.Sequential(
             nn.Linear(channels, channels, bias=False),
             Bias(channels),
@@ -245,7 +250,7 @@ class KPConvX(KPConvD):
         points: Tensor,
         neighbors: Tensor,
         features: Tensor,
-        in_place: bool = False,
+        queries_are_points: bool = False,
     ) -> Tensor:
         """Convolves.
 
@@ -254,16 +259,16 @@ class KPConvX(KPConvD):
             points: ``(N, D)``.
             neighbors: ``(M, H)`` int32 or int64 rows of ``points``; N or -1 is an empty slot.
             features: ``(N, C)``.
-            in_place: The queries are the points: each attends with its own features. Otherwise it
-                does with those of its nearest neighbour, the first in its row of ``neighbors``,
-                zeros if it has none.
+            queries_are_points: Query m is point m, and attends with its own features. Otherwise it
+                attends with those of its nearest neighbour, the first in its row of ``neighbors``,
+                or with zeros if it has none.
 
         Returns:
             ``(M, C)``; differentiable in features and parameters, not in positions.
 
         Raises:
-            ValueError: Features have other than C channels, or ``in_place`` with other than one
-                query per point.
+            ValueError: Features have other than C channels, or ``queries_are_points`` is set and
+                there are more or fewer queries than points.
             TypeError: Features have another dtype than the parameters, without autocast.
         """
         if features.dim() != 2 or features.shape[1] != self.in_channels:
@@ -273,12 +278,14 @@ class KPConvX(KPConvD):
         autocast = torch.is_autocast_enabled(features.device.type)
         if features.dtype != self.weight.dtype and not autocast:
             raise TypeError(f"KPConvX: weight is {self.weight.dtype}, features {features.dtype}")
-        if in_place and queries.shape[0] != features.shape[0]:
+        if queries_are_points and queries.shape[0] != features.shape[0]:
             raise ValueError(
-                f"KPConvX: in_place needs one query per point, got {queries.shape[0]} queries and "
-                f"{features.shape[0]} rows of features"
+                f"KPConvX: queries_are_points needs one query per point, got {queries.shape[0]} "
+                f"queries and {features.shape[0]} rows of features"
             )
-        if in_place or (self.size_decides and queries.shape[0] == features.shape[0]):
+        if queries_are_points or (
+            self.infer_queries_are_points and queries.shape[0] == features.shape[0]
+        ):
             nearest = features
         else:
             nearest = ops.neighbor_pool(features, neighbors, "nearest")
@@ -294,13 +301,13 @@ class KPConvX(KPConvD):
             x = x.softmax(1)
         elif self.activation != "identity":
             x = x.sigmoid() if self.activation == "sigmoid" else x.tanh()
-        return x.unflatten(1, (self.kernel_size, self.modulations_per_point))
+        return x.unflatten(1, (self.kernel_size, self.attention_groups))
 
     def extra_repr(self) -> str:
         """Shows every argument that is not at its default."""
         defaults = [
             ("activation", self.activation, "sigmoid"),
-            ("size_decides", self.size_decides, False),
+            ("infer_queries_are_points", self.infer_queries_are_points, False),
         ]
         return f"{super().extra_repr()}, attention_groups={self.attention_groups}" + "".join(
             f", {name}={value}" for name, value, usual in defaults if value != usual

@@ -29,8 +29,21 @@ class DropPath(nn.Module):
             raise ValueError(f"DropPath: probability must be in [0, 1), got {probability}")
         self.probability = float(probability)
 
-    def forward(self, features: Tensor, lengths: Tensor | None) -> Tensor | None:
-        """Draws what a branch is to be multiplied with.
+    def forward(self, features: Tensor, lengths: Tensor | None) -> Tensor:
+        """Leaves out the branch of some clouds.
+
+        Args:
+            features: ``(N, C)``, what the branch computed.
+            lengths: Points of each cloud, ``(B,)``; one cloud when None.
+
+        Returns:
+            ``(N, C)``; rows of a cloud that is left out are 0, the others are divided by
+            1 - probability, which keeps the mean. In evaluation, the features themselves.
+        """
+        return _times(features, self.draw(features, lengths))
+
+    def draw(self, features: Tensor, lengths: Tensor | None) -> Tensor | None:
+        """Draws what :meth:`forward` multiplies with, for branches that are left out together.
 
         Args:
             features: ``(N, C)``, for its device and dtype.
@@ -130,7 +143,7 @@ class InvertedBlock(nn.Module):
         x = x if self.layer_scale is None else self.layer_scale(x)
         if self.strided:
             features = ops.neighbor_pool(features, neighbors, "max")
-        x = _times(x, self.drop_path(x, lengths))
+        x = self.drop_path(x, lengths)
         return self.shortcut_norm(self.shortcut_linear(features)) + x
 
 
@@ -199,9 +212,9 @@ class MultiShortcutBlock(nn.Module):
         Returns:
             ``(N, O)``, and ``(N, expansion · C)`` for the next block, or None.
         """
-        x = _convolve(self.conv, points, points, neighbors, features, in_place=True)
+        x = _convolve(self.conv, points, points, neighbors, features, queries_are_points=True)
         x = normalize(self.norm, x)
-        kept = self.drop_path(x, lengths)
+        kept = self.drop_path.draw(x, lengths)
         x = self._widen(x, kept, upcut)
         return self._narrow(x, kept, self.shortcut(features)), x if self.upcut else None
 
@@ -228,10 +241,10 @@ def _convolve(
     points: Tensor,
     neighbors: Tensor,
     features: Tensor,
-    in_place: bool,
+    queries_are_points: bool,
 ) -> Tensor:
     if isinstance(conv, KPConvX):
-        return conv(queries, points, neighbors, features, in_place=in_place)
+        return conv(queries, points, neighbors, features, queries_are_points=queries_are_points)
     return conv(queries, points, neighbors, features)
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from kpdeform.ops._fake import index_dtype
 
 MOST_SLOTS = 8_000_000  # larger tables would be too much to keep; backward makes them in parts
 
@@ -49,6 +50,5 @@ def _stream(neighbors: Tensor) -> torch.Stream | None:
 @torch.library.register_fake("kpdeform::transpose_neighbors")
 def _transpose_fake(neighbors: Tensor, num_points: int) -> _Table:
     slots = neighbors.shape[0] * neighbors.shape[1]
-    wide = statically_known_true(neighbors.shape[0] > 2**31 - 1)
-    members = neighbors.new_empty(slots, dtype=torch.int64 if wide else torch.int32)
+    members = neighbors.new_empty(slots, dtype=index_dtype(neighbors.shape[0]))
     return neighbors.new_empty(num_points + 1, dtype=torch.int64), members

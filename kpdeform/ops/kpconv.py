@@ -168,8 +168,8 @@ def kernel_point_distances(
         points: ``(N, D)``.
         neighbors: ``(M, H)`` int32 or int64; empty slots are skipped.
         kernel_points: ``(K, D)``.
-        sigma: Reach of a kernel point, as in :func:`kpconv`, whose argument list this one keeps;
-            the distances do not depend on it.
+        sigma: Reach of a kernel point, > 0. It is checked and otherwise unused: the argument makes
+            the call look like that of :func:`kpconv`, the distances do not depend on it.
         offsets: ``(M, K, D)``, or ``(M, G, K, D)`` of G groups of channels.
 
     Returns:

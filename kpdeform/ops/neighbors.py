@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 from kpdeform import _checks
 from kpdeform import _library as _library
 from kpdeform.ops._call import call
+from kpdeform.ops._fake import index_dtype
 
 
 def radius_neighbors(
@@ -189,24 +189,20 @@ def _contiguous(queries: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     return (points_ready if queries is points else queries.detach().contiguous()), points_ready
 
 
-def _index_dtype(num_points: int | torch.SymInt) -> torch.dtype:
-    return torch.int64 if statically_known_true(num_points > 2**31 - 1) else torch.int32
-
-
 @torch.library.register_fake("kpdeform::radius_neighbors")
 def _radius_neighbors_fake(
     queries: Tensor, points: Tensor, radius: float, query_lengths: Tensor, point_lengths: Tensor,
     max_neighbors: int | None,
 ) -> Tensor:  # fmt: skip
     width = torch.library.get_ctx().new_dynamic_size()
-    return queries.new_empty((queries.shape[0], width), dtype=_index_dtype(points.shape[0]))
+    return queries.new_empty((queries.shape[0], width), dtype=index_dtype(points.shape[0]))
 
 
 @torch.library.register_fake("kpdeform::knn_neighbors")
 def _knn_neighbors_fake(
     queries: Tensor, points: Tensor, k: int, query_lengths: Tensor, point_lengths: Tensor
 ) -> Tensor:
-    return queries.new_empty((queries.shape[0], k), dtype=_index_dtype(points.shape[0]))
+    return queries.new_empty((queries.shape[0], k), dtype=index_dtype(points.shape[0]))
 
 
 @torch.library.register_fake("kpdeform::level_tables")
@@ -219,6 +215,6 @@ def _level_tables_fake(
         if queries is None:
             return points.new_empty((0, 0), dtype=torch.int32)
         width = torch.library.get_ctx().new_dynamic_size() if width is None else width
-        return points.new_empty((queries.shape[0], width), dtype=_index_dtype(points.shape[0]))
+        return points.new_empty((queries.shape[0], width), dtype=index_dtype(points.shape[0]))
 
     return table(points), table(coarse), table(fine, 1)

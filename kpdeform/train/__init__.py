@@ -12,20 +12,20 @@ from kpdeform.train.images import (
     ImageSegmentationTask,
 )
 from kpdeform.train.losses import lovasz_softmax
-from kpdeform.train.optimizers import AdamWRecipe, AdamWStepRecipe, Recipe, SGDRecipe
+from kpdeform.train.optimizers import AdamWSetup, AdamWStepSetup, OptimizerSetup, SGDSetup
 from kpdeform.train.tasks import ClassificationTask, SegmentationTask
 from kpdeform.train.trainer import TrainerConfig, checkpoint_to_resume, make_trainer
 
 __all__ = [
-    "AdamWRecipe",
-    "AdamWStepRecipe",
+    "AdamWSetup",
+    "AdamWStepSetup",
     "ClassificationTask",
     "ImageBatch",
     "ImageFolder",
     "ImageFolderDataModule",
     "ImageSegmentationTask",
-    "Recipe",
-    "SGDRecipe",
+    "OptimizerSetup",
+    "SGDSetup",
     "SceneDataModule",
     "SegmentationTask",
     "ShapeDataModule",

@@ -23,7 +23,12 @@ lightning = require("lightning.pytorch", "train")
 
 
 class _DataModule(lightning.LightningDataModule):
-    """Loaders with pyramids that fit the model, and the facts that inference needs later."""
+    """Loaders with pyramids that fit the model, and the facts that inference needs later.
+
+    Attributes:
+        pyramid_spec: Levels of the model that is trained, ``model.pyramid_spec``; whoever assembles
+            the run sets it before the training starts.
+    """
 
     def __init__(
         self,
@@ -32,6 +37,8 @@ class _DataModule(lightning.LightningDataModule):
         features: Sequence[str],
         class_ids: Sequence[int] | None,
         feature_scales: dict[str, float] | None,
+        train_split: str,
+        val_split: str,
         neighbor_quantile: float,
         num_workers: int,
     ) -> None:
@@ -46,8 +53,12 @@ class _DataModule(lightning.LightningDataModule):
                 f"got {self.class_ids}"
             )
         self.feature_scales = feature_scales or {}
+        self.train_split = train_split
+        self.val_split = val_split
         self.neighbor_quantile = neighbor_quantile
         self.num_workers = num_workers
+        self.pyramid_spec: PyramidSpec | None = None
+        self._batches: dict[str, PlannedBatches] = {}  # by split
         self._max_neighbors: tuple[int, ...] | None = None
         self._position: dict[str, int] | None = None
         self._train_loader: ResumableLoader | None = None
@@ -61,23 +72,35 @@ class _DataModule(lightning.LightningDataModule):
         """Tiles for inference that are like the crops of the training."""
         raise NotImplementedError
 
+    def batches(self, split: str, train: bool) -> PlannedBatches:
+        """Batches of a split: an endless choice of them to train on, or every point in order."""
+        raise NotImplementedError
+
     def train_batches(self) -> PlannedBatches:
         """The planned training batches."""
-        raise NotImplementedError
+        return self._once(self.train_split, train=True)
 
     def val_batches(self) -> PlannedBatches | None:
         """The batches that validation goes through, or None without a validation split."""
-        raise NotImplementedError
+        if self.val_split not in self.folder.info.splits:
+            return None
+        return self._once(self.val_split, train=False)
+
+    def _once(self, split: str, train: bool) -> PlannedBatches:
+        if split not in self._batches:
+            self._batches[split] = self.batches(split, train)
+        return self._batches[split]
 
     def spec(self) -> PyramidSpec:
         """The model's levels, with neighbour limits measured once on a few training batches."""
-        spec = self.trainer.lightning_module.model.pyramid_spec
+        if self.pyramid_spec is None:
+            raise ValueError("the data module needs pyramid_spec = model.pyramid_spec to train it")
         if self._max_neighbors is None:
             source = self.train_batches()
             source.set_epoch(0)
             some = (source[i] for i in range(min(len(source), 8)))
-            self._max_neighbors = neighbor_limits(some, spec, self.neighbor_quantile)
-        return replace(spec, max_neighbors=self._max_neighbors)
+            self._max_neighbors = neighbor_limits(some, self.pyramid_spec, self.neighbor_quantile)
+        return replace(self.pyramid_spec, max_neighbors=self._max_neighbors)
 
     def train_dataloader(self) -> ResumableLoader:
         """Loader of this rank's share of the training batches."""
@@ -171,59 +194,37 @@ class SceneDataModule(_DataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(
-            root, cell_size, features, class_ids, feature_scales, neighbor_quantile, num_workers
-        )
+            root, cell_size, features, class_ids, feature_scales, train_split, val_split,
+            neighbor_quantile, num_workers,
+        )  # fmt: skip
         self.crop = crop
         self.radius = radius
         self.sampling = sampling
         self.max_points = max_points
         self.batches_per_epoch = batches_per_epoch
         self.transforms = transforms
-        self.train_split = train_split
-        self.val_split = val_split
         self.seed = seed
-        self._train: SceneDataset | None = None
-        self._val: SceneDataset | None = None
 
     def tiles(self) -> Tiles:
         """Tiles as wide as the crops; see :class:`kpdeform.inference.tiling.Tiles`."""
         size = math.inf if self.crop == "none" else 2 * self.radius
         return Tiles(size, dimensions=2 if self.crop == "cylinder" else 3)
 
-    def train_batches(self) -> SceneDataset:
-        """The training crops."""
-        if self._train is None:
-            self._train = SceneDataset(
-                self.folder.root,
-                self.train_split,
-                cell_size=self.cell_size,
-                features=self.features,
-                crop=self.crop,
-                radius=self.radius,
-                sampling=self.sampling,
-                max_points=self.max_points,
-                batches_per_epoch=self.batches_per_epoch,
-                transform=Compose(self.transforms),
-                seed=self.seed,
-            )
-        return self._train
-
-    def val_batches(self) -> SceneDataset | None:
-        """Crops that visit every point of the validation scenes."""
-        if self.val_split not in self.folder.info.splits:
-            return None
-        if self._val is None:
-            self._val = SceneDataset(
-                self.folder.root,
-                self.val_split,
-                cell_size=self.cell_size,
-                features=self.features,
-                crop=self.crop,
-                radius=self.radius,
-                sampling="coverage",
-                max_points=self.max_points,
-            )
-        return self._val
+    def batches(self, split: str, train: bool) -> SceneDataset:
+        """Crops of the scenes; without ``train``, crops that visit every point of them."""
+        return SceneDataset(
+            self.folder,
+            split,
+            cell_size=self.cell_size,
+            features=self.features,
+            crop=self.crop,
+            radius=self.radius,
+            sampling=self.sampling if train else "coverage",
+            max_points=self.max_points,
+            batches_per_epoch=self.batches_per_epoch,
+            transform=Compose(self.transforms) if train else None,
+            seed=self.seed,
+        )
 
     def class_counts(self) -> Tensor:
         """Points of each class in the training scenes, ``(classes,)`` int64."""
@@ -269,55 +270,35 @@ class ShapeDataModule(_DataModule):
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
-        super().__init__(root, cell_size, features, None, None, neighbor_quantile, num_workers)
+        super().__init__(
+            root, cell_size, features, None, None, train_split, val_split, neighbor_quantile,
+            num_workers,
+        )  # fmt: skip
         self.max_points = max_points
         self.batches_per_epoch = batches_per_epoch
         self.transforms = transforms
-        self.train_split = train_split
-        self.val_split = val_split
         self.seed = seed
-        self._train: _ShapeBatches | None = None
-        self._val: _ShapeBatches | None = None
 
     def tiles(self) -> Tiles:
         """One tile: a shape is never cut."""
         return Tiles(math.inf, dimensions=3)
 
-    def train_batches(self) -> _ShapeBatches:
-        """The training shapes, in a new order each epoch."""
-        if self._train is None:
-            self._train = _ShapeBatches(
-                SceneDataset(
-                    self.folder.root,
-                    self.train_split,
-                    cell_size=self.cell_size,
-                    features=self.features,
-                    crop="none",
-                    max_points=self.max_points,
-                    batches_per_epoch=self.batches_per_epoch,
-                    transform=Compose(self.transforms),
-                    seed=self.seed,
-                )
+    def batches(self, split: str, train: bool) -> _ShapeBatches:
+        """The shapes in a new order each epoch; without ``train``, each shape once."""
+        return _ShapeBatches(
+            SceneDataset(
+                self.folder,
+                split,
+                cell_size=self.cell_size,
+                features=self.features,
+                crop="none",
+                sampling="potential" if train else "coverage",
+                max_points=self.max_points,
+                batches_per_epoch=self.batches_per_epoch,
+                transform=Compose(self.transforms) if train else None,
+                seed=self.seed,
             )
-        return self._train
-
-    def val_batches(self) -> _ShapeBatches | None:
-        """Each validation shape once."""
-        if self.val_split not in self.folder.info.splits:
-            return None
-        if self._val is None:
-            self._val = _ShapeBatches(
-                SceneDataset(
-                    self.folder.root,
-                    self.val_split,
-                    cell_size=self.cell_size,
-                    features=self.features,
-                    crop="none",
-                    sampling="coverage",
-                    max_points=self.max_points,
-                )
-            )
-        return self._val
+        )
 
     def class_counts(self) -> Tensor:
         """Training shapes of each class, ``(classes,)`` int64."""

@@ -1,4 +1,4 @@
-"""Recipes: an optimizer, its parameter groups and its learning-rate schedule in one object."""
+"""Setups: an optimizer, its parameter groups and its learning-rate schedule in one object."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from kpdeform.nn import parameter_groups
 
 
 class Optimization(NamedTuple):
-    """What a recipe makes: the optimizer and the factor on its learning rates after n intervals."""
+    """What a setup makes: the optimizer and the factor on its learning rates after n intervals."""
 
     optimizer: optim.Optimizer
     factor: Callable[[int], float]
     interval: str  # "step" or "epoch": what the argument of `factor` counts
 
 
-class Recipe:
-    """Base of the optimizer recipes. Offset parameters always form their own, slower group."""
+class OptimizerSetup:
+    """Base of the optimizer setups. Offset parameters always form their own, slower group."""
 
     def build(self, model: nn.Module, total_steps: int, fused: bool = False) -> Optimization:
         """Makes the optimizer of ``model`` for a training of ``total_steps`` steps.
@@ -30,8 +30,8 @@ class Recipe:
         raise NotImplementedError
 
 
-class SGDRecipe(Recipe):
-    """The published KPConv recipe: SGD with a long momentum, its learning rate decays by epoch.
+class SGDSetup(OptimizerSetup):
+    """As KPConv was trained: SGD with a long momentum, its learning rate decays by epoch.
 
     Source: Thomas et al. 2019, arXiv:1904.08889, supplementary material, and its public code,
         which clips gradients by value at 100.
@@ -59,7 +59,7 @@ class SGDRecipe(Recipe):
         self.epochs_per_tenth = epochs_per_tenth
 
     def build(self, model: nn.Module, total_steps: int, fused: bool = False) -> Optimization:
-        """See :meth:`Recipe.build`."""
+        """See :meth:`OptimizerSetup.build`."""
         groups = parameter_groups(
             model, self.lr, self.offset_lr_factor, weight_decay=self.weight_decay
         )
@@ -69,7 +69,7 @@ class SGDRecipe(Recipe):
         )
 
 
-class AdamWRecipe(Recipe):
+class AdamWSetup(OptimizerSetup):
     """AdamW with a linear warm-up and a cosine decay over the whole training (one cycle).
 
     Args:
@@ -95,7 +95,7 @@ class AdamWRecipe(Recipe):
         self.final = final
 
     def build(self, model: nn.Module, total_steps: int, fused: bool = False) -> Optimization:
-        """See :meth:`Recipe.build`."""
+        """See :meth:`OptimizerSetup.build`."""
         groups = parameter_groups(
             model, self.lr, self.offset_lr_factor, weight_decay=self.weight_decay
         )
@@ -110,8 +110,8 @@ class AdamWRecipe(Recipe):
         return Optimization(optim.AdamW(groups, lr=self.lr, fused=fused or None), factor, "step")
 
 
-class AdamWStepRecipe(Recipe):
-    """The published KPConvX recipe: AdamW, an exponential warm-up, then a decay by epoch.
+class AdamWStepSetup(OptimizerSetup):
+    """As KPConvX was trained: AdamW, an exponential warm-up, then a decay by epoch.
 
     Source: Thomas et al. 2024, arXiv:2405.13194, and its public code.
 
@@ -144,7 +144,7 @@ class AdamWStepRecipe(Recipe):
         self.epochs_per_tenth = epochs_per_tenth
 
     def build(self, model: nn.Module, total_steps: int, fused: bool = False) -> Optimization:
-        """See :meth:`Recipe.build`."""
+        """See :meth:`OptimizerSetup.build`."""
         groups = parameter_groups(
             model, self.lr, self.offset_lr_factor, weight_decay=self.weight_decay
         )

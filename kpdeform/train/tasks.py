@@ -15,7 +15,7 @@ from kpdeform.inference.metrics import scores
 from kpdeform.nn import deformation_loss
 from kpdeform.train.loading import LabelledBatch
 from kpdeform.train.losses import lovasz_softmax
-from kpdeform.train.optimizers import AdamWRecipe, Recipe
+from kpdeform.train.optimizers import AdamWSetup, OptimizerSetup
 
 lightning = require("lightning.pytorch", "train")
 torchmetrics = require("torchmetrics", "train")
@@ -25,7 +25,7 @@ _SCORES = ("mean_iou", "overall_accuracy", "mean_accuracy")
 
 
 class _Task(lightning.LightningModule):
-    """Cross entropy plus further losses, trained by a recipe, scored by a confusion matrix."""
+    """Cross entropy plus further losses; scores come from a confusion matrix."""
 
     shown_score: str  # the score that says which checkpoint is best
 
@@ -33,21 +33,26 @@ class _Task(lightning.LightningModule):
         self,
         model: nn.Module,
         class_names: Sequence[str],
-        optimizer: Recipe | None = None,
+        optimizer: OptimizerSetup | None = None,
         class_weights: Literal["none", "sqrt_inverse"] = "none",
         label_smoothing: float = 0.0,
         lovasz_weight: float = 0.0,
         deformation_weight: float = 1.0,
+        class_counts: Tensor | None = None,
     ) -> None:
         super().__init__()
+        if class_weights == "sqrt_inverse" and class_counts is None:
+            raise ValueError("class_weights='sqrt_inverse' needs class_counts")
         self.model = model
         self.class_names = list(class_names)
-        self.recipe = optimizer or AdamWRecipe()
-        self.balance_classes = class_weights == "sqrt_inverse"
+        self.optimizer_setup = optimizer or AdamWSetup()
         self.label_smoothing = label_smoothing
         self.lovasz_weight = lovasz_weight
         self.deformation_weight = deformation_weight
-        self.register_buffer("class_weights", torch.ones(len(self.class_names)))
+        weights = torch.ones(len(self.class_names))
+        if class_weights == "sqrt_inverse":
+            weights.copy_(sqrt_inverse_weights(class_counts.to(weights)))
+        self.register_buffer("class_weights", weights)
         self.confusion = torchmetrics.classification.MulticlassConfusionMatrix(
             num_classes=len(self.class_names), ignore_index=-1, validate_args=False
         )
@@ -98,19 +103,13 @@ class _Task(lightning.LightningModule):
         self.log(shown, logged.pop(shown), prog_bar=True, sync_dist=True)
         self.log_dict(logged, sync_dist=True)
 
-    def on_fit_start(self) -> None:
-        """Weights classes by the square root of their inverse frequency, when asked to."""
-        if self.balance_classes:
-            counts = self.trainer.datamodule.class_counts().to(self.class_weights)
-            self.class_weights.copy_(sqrt_inverse_weights(counts))
-
     def configure_optimizers(self) -> dict[str, Any]:
-        """Optimizer and schedule of the recipe."""
+        """Optimizer and schedule of the setup."""
         steps = self.trainer.max_steps
         if steps <= 0:
             steps = self.trainer.estimated_stepping_batches
         fused = self.trainer.precision == "32-true"  # else Lightning refuses to clip gradients
-        optimizer, factor, interval = self.recipe.build(self.model, int(steps), fused)
+        optimizer, factor, interval = self.optimizer_setup.build(self.model, int(steps), fused)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {
             "optimizer": optimizer,
@@ -144,12 +143,13 @@ class SegmentationTask(_Task):
     Args:
         model: ``model(pyramid, features) -> (logits (N, classes), deformations)``.
         class_names: Names of the classes, in the order of the logits.
-        optimizer: Optimizer recipe; AdamW by default.
+        optimizer: Optimizer and schedule; AdamW by default.
         class_weights: "sqrt_inverse" weights the classes of the cross entropy by the square root of
             their inverse frequency in the training scenes.
         label_smoothing: Share of the target spread evenly over all classes.
         lovasz_weight: Factor on the Lovász-Softmax loss.
         deformation_weight: Factor on the deformation loss.
+        class_counts: Points of each class, for their weights; ``class_counts()`` of a data module.
 
     Under DDP the cross entropy is averaged over the points of all ranks, so its gradient equals
     that of one process on the joined batch; the other losses are the mean of the ranks' losses.
@@ -170,12 +170,13 @@ class ClassificationTask(_Task):
     Args:
         model: ``model(pyramid, features) -> (logits (B, classes), deformations)``.
         class_names: Names of the classes, in the order of the logits.
-        optimizer: Optimizer recipe; AdamW by default.
+        optimizer: Optimizer and schedule; AdamW by default.
         class_weights: "sqrt_inverse" weights the classes of the cross entropy by the square root of
             their inverse frequency among the training clouds.
         label_smoothing: Share of the target spread evenly over all classes.
         lovasz_weight: Factor on the Lovász-Softmax loss.
         deformation_weight: Factor on the deformation loss.
+        class_counts: Points of each class, for their weights; ``class_counts()`` of a data module.
     """
 
     shown_score = "overall_accuracy"

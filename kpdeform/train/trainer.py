@@ -8,8 +8,9 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from kpdeform._device import choose_device
 from kpdeform._optional import require
 from kpdeform.models.config import ModelConfig
 from kpdeform.train.runs import AtomicCheckpointIO, CsvMetrics, RunRecord
@@ -22,8 +23,8 @@ class TrainerConfig:
     """Options of a training run that are not about model, data or optimizer.
 
     Args:
-        accelerator: "cpu", "gpu" or "auto"; a GPU needs the CUDA library, which is built where
-            nvcc is found.
+        accelerator: "cpu", "gpu", or "auto": the GPU where it can be used, else the CPU. A GPU
+            needs the CUDA library, which is built where nvcc is found.
         devices: How many processes, one per device; ``torchrun`` decides where it is used.
         precision: Lightning's precision: "32-true", "16-mixed" or "bf16-mixed".
         gradient_clip: Bound on the gradients, or null.
@@ -37,7 +38,7 @@ class TrainerConfig:
         progress_bar: Show a progress bar.
     """
 
-    accelerator: str = "cpu"
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int | str = 1
     precision: str = "32-true"
     gradient_clip: float | None = 10.0
@@ -137,7 +138,7 @@ def make_trainer(
         chosen.append(StepBar())
     return lightning.Trainer(
         max_steps=max_steps,
-        accelerator=options.accelerator,
+        accelerator=_accelerator(options.accelerator),
         devices=os.environ.get("LOCAL_WORLD_SIZE", options.devices),  # set by torchrun
         num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", 1)),
         precision=options.precision,
@@ -160,6 +161,12 @@ def make_trainer(
         enable_model_summary=False,
         default_root_dir=folder,
     )
+
+
+def _accelerator(name: str) -> str:
+    """Lightning's name of the device that the policy of the library chooses."""
+    device = choose_device("cuda" if name == "gpu" else name)
+    return "gpu" if device.type == "cuda" else "cpu"
 
 
 def _quieten() -> None:

@@ -3,7 +3,6 @@ import pytest
 import torch
 
 from kpdeform.inference import confusion_matrix, scores
-from kpdeform.train.tasks import sqrt_inverse_weights
 
 
 def oracle(labels, predictions, num_classes):
@@ -46,9 +45,3 @@ def test_scores_as_json_have_no_nan():
 def test_scores_refuse_what_is_not_square():
     with pytest.raises(ValueError, match="square"):
         scores(torch.zeros(2, 3))
-
-
-def test_class_weights_have_mean_one_over_classes_that_occur():
-    weights = sqrt_inverse_weights(torch.tensor([1000.0, 10.0, 0.0]))
-    assert weights[:2].mean() == pytest.approx(1) and weights[2] == 1
-    assert weights[1] / weights[0] == pytest.approx(10)

@@ -249,7 +249,7 @@ def kpconvx_keys(model) -> set[str]:
     "options",
     [
         {},
-        {"attention_groups": 0},
+        {"attention_channels": None},
         {"group_norm": False},
         {"pooling": "conv", "layer_scale": 0.1},
         {"task": "classification", "influence": "growing"},
@@ -276,8 +276,12 @@ def test_loading_kpconvx_lets_the_size_decide():
     state = {name: trained.state_dict()[ours] for ours, name in kpconvx_names(trained).items()}
     switches = models.load_weights(fresh, state).switches
     layers = [m for m in fresh.modules() if isinstance(m, nn.KPConvX)]
-    assert len(switches) == len(layers) > 0 and all(layer.size_decides for layer in layers)
-    assert not any(m.size_decides for m in trained.modules() if isinstance(m, nn.KPConvX))
+    assert len(switches) == len(layers) > 0 and all(
+        layer.infer_queries_are_points for layer in layers
+    )
+    assert not any(
+        m.infer_queries_are_points for m in trained.modules() if isinstance(m, nn.KPConvX)
+    )
 
 
 def kpconvx_names(model) -> dict[str, str]:

@@ -79,7 +79,7 @@ def test_evaluation_agrees_with_the_original(golden):
 @pytest.fixture(scope="module")
 def kpnext(shared):
     golden = np.load(shared / "golden" / "kpnext_small_KPConvD.npz")
-    model = KPNeXt(5, 13, cell_size=0.04, blocks=(2, 2, 2), width=32, attention_groups=0)
+    model = KPNeXt(5, 13, cell_size=0.04, blocks=(2, 2, 2), width=32, attention_channels=None)
     report = load_weights(model, section(golden, "state"))
     assert report.source == "kpconvx" and set(report.matched) == set(section(golden, "state"))
     return golden, model.eval()
@@ -112,7 +112,7 @@ def test_training_forward_of_kpnext_agrees_with_the_original(kpnext, monkeypatch
         share = torch.tensor(clouds) / (1 - block.drop_path.probability)
         monkeypatch.setattr(
             block.drop_path,
-            "forward",
+            "draw",
             lambda x, n, share=share: share.repeat_interleave(n)[:, None],
         )
     pyramid = Pyramid(*(levels(golden, field) for field in Pyramid._fields))

@@ -15,7 +15,7 @@ SMALL = {
 }
 CASES = {
     "kpconvx": {},
-    "kpconvd": {"attention_groups": 0},
+    "kpconvd": {"attention_channels": None},
     "conv pooling": {"pooling": "conv"},
     "upcut": {"upcut": True, "layer_scale": 0.1},
     "no decoder blocks": {"decoder_blocks": False},
@@ -205,7 +205,7 @@ def test_compiles_whole_and_does_not_recompile_for_a_new_size(case):
         ({"blocks": (1, 0)}, "every level needs a block"),
         ({"cell_size": -1.0}, "cell_size"),
         ({"max_neighbors": (3,)}, "max_neighbors must hold 3"),
-        ({"attention_groups": 7}, "attention_groups=7 does not divide"),
+        ({"attention_channels": 7}, "attention_channels=7 does not divide"),
         ({"drop_path": 1.5}, "probability must be in"),
         ({"radius": -1.0}, "KPNeXt: radius must be finite and > 0, got -1"),
         ({"width": 0}, "KPNeXt: width must be finite and > 0, got 0"),

@@ -32,7 +32,7 @@ STUB = 'extern "C" int aoti_torch_get_current_cuda_stream(int, void**) { return 
 
 @pytest.fixture(scope="module")
 def library():
-    path = _library._find("_C_cuda")
+    path = _library.find("_C_cuda")
     if path is None:
         pytest.skip("built without CUDA kernels")
     return path

@@ -47,7 +47,7 @@ def test_deformation_and_its_loss_agree_with_the_original(shared):
 KPCONVX = {
     "KPConvD": lambda: nn.KPConvD(32, radius=0.25, sigma=0.25),
     "KPConvD_const": lambda: nn.KPConvD(32, radius=0.25, sigma=0.25, influence="constant"),
-    "KPConvX_g8": lambda: nn.KPConvX(32, radius=0.25, sigma=0.25, attention_groups=8),
+    "KPConvX_g8": lambda: nn.KPConvX(32, radius=0.25, sigma=0.25, attention_channels=8),
     "KPConv_depth_nearest": lambda: nn.KPConv(
         32, 32, radius=0.25, sigma=0.25, kernel_size=43, aggregation="closest", groups=32
     ),

@@ -18,7 +18,7 @@ def inputs_of(num_points=40, channels=8, dtype=torch.float64, dimension=3, strid
 
 
 def make(kind=nn.KPConvX, channels=8, **options):
-    groups = {"attention_groups": 2} if kind is nn.KPConvX else {}
+    groups = {"attention_channels": 2} if kind is nn.KPConvX else {}
     usual = {"radius": RADIUS, "sigma": RADIUS, "shells": (1, 14), **groups}
     return kind(channels, **{**usual, **options}).double()
 
@@ -53,21 +53,28 @@ def test_kpconvd_follows_the_definition(influence, aggregation, dimension):
     np.testing.assert_allclose(layer(*inputs).detach(), convolve_by_hand(layer, inputs), atol=1e-12)
 
 
-@pytest.mark.parametrize("strided", [False, True], ids=["in place", "strided"])
+@pytest.mark.parametrize("strided", [False, True], ids=["not strided", "strided"])
 @pytest.mark.parametrize("group_norm", [False, True])
 @pytest.mark.parametrize("activation", ["sigmoid", "tanh", "softmax", "identity"])
-@pytest.mark.parametrize("attention_groups", [2, 8, -2, 1])
-def test_kpconvx_follows_the_definition(attention_groups, activation, group_norm, strided):
-    layer = make(attention_groups=attention_groups, activation=activation, group_norm=group_norm)
+@pytest.mark.parametrize(
+    ("groups", "width"),  # 8 channels
+    [
+        ({"attention_channels": 2}, 4),
+        ({"attention_channels": 8}, 1),
+        ({"attention_channels": 1}, 8),
+        ({"attention_groups": 2}, 2),
+    ],
+)
+def test_kpconvx_follows_the_definition(groups, width, activation, group_norm, strided):
+    layer = make(**groups, activation=activation, group_norm=group_norm)
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter)
     inputs = inputs_of(20, strided=strided)
     queries, _, neighbors, features = inputs
     own = features[neighbors[:, 0].long()] if strided else features
     modulations = attention_by_hand(layer, own)
-    width = {2: 4, 8: 1, -2: 2, 1: 8}[attention_groups]  # 8 channels
     assert modulations.shape == (len(queries), 15, width)
-    y = layer(*inputs, in_place=not strided)
+    y = layer(*inputs, queries_are_points=not strided)
     np.testing.assert_allclose(y.detach(), convolve_by_hand(layer, inputs, modulations), atol=1e-11)
 
 
@@ -79,7 +86,7 @@ def test_growing_influence_never_vanishes():
     np.testing.assert_allclose(layer(*inputs).detach(), expected, atol=1e-12)
 
 
-def test_the_caller_decides_what_is_in_place():
+def test_the_caller_decides_whether_queries_are_points():
     """As many queries as points, but other ones: only the parity switch takes them for the same."""
     layer = make()
     _, points, _, features = inputs_of()
@@ -89,7 +96,7 @@ def test_the_caller_decides_what_is_in_place():
     nearest = layer(*inputs)
     expected = convolve_by_hand(layer, inputs, attention_by_hand(layer, features.flip(0)))
     np.testing.assert_allclose(nearest.detach(), expected, atol=1e-12)
-    layer.size_decides = True
+    layer.infer_queries_are_points = True
     expected = convolve_by_hand(layer, inputs, attention_by_hand(layer, features))
     np.testing.assert_allclose(layer(*inputs).detach(), expected, atol=1e-12)
 
@@ -102,9 +109,11 @@ def test_features_that_do_not_fit_are_named():
         layer(queries, points, neighbors, features.float())
 
 
-def test_in_place_needs_a_query_per_point():
-    with pytest.raises(ValueError, match=r"in_place needs one query per point, got 20 .* 40"):
-        make()(*inputs_of(strided=True), in_place=True)
+def test_queries_that_are_points_are_as_many():
+    with pytest.raises(
+        ValueError, match=r"queries_are_points needs one query per point, got 20 .* 40"
+    ):
+        make()(*inputs_of(strided=True), queries_are_points=True)
 
 
 def test_a_query_without_neighbours_attends_with_zeros_and_gives_zeros():
@@ -185,9 +194,11 @@ def test_autocast():
     layer = make().float()
     inputs = inputs_of(dtype=torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        y = layer(*inputs, in_place=True)
+        y = layer(*inputs, queries_are_points=True)
     assert y.dtype == torch.bfloat16
-    torch.testing.assert_close(y.float(), layer(*inputs, in_place=True), atol=0.05, rtol=0.05)
+    torch.testing.assert_close(
+        y.float(), layer(*inputs, queries_are_points=True), atol=0.05, rtol=0.05
+    )
     y.float().sum().backward()
     assert layer.attention[0].weight.grad.isfinite().all()
 
@@ -205,7 +216,7 @@ def test_compiles_whole(kind):
 def test_repr_shows_what_is_not_usual():
     text = repr(make(activation="tanh", influence="constant"))
     assert (
-        "8, radius=0.4, sigma=0.4, kernel_size=15, influence=constant, attention_groups=2" in text
+        "8, radius=0.4, sigma=0.4, kernel_size=15, influence=constant, attention_groups=4" in text
     )
     assert "activation=tanh" in text
 
@@ -216,9 +227,9 @@ def test_repr_shows_what_is_not_usual():
         ({"channels": 0}, "KPConvX: in_channels must be at least 1, got 0"),
         ({"radius": -1.0}, "KPConvX: radius must be finite and > 0, got -1"),
         ({"sigma": float("nan")}, "KPConvX: sigma must be finite and > 0, got nan"),
+        ({"attention_channels": 3}, "attention_channels=3 does not divide channels=8"),
+        ({"attention_channels": 0}, "attention_channels=0 does not divide"),
         ({"attention_groups": 3}, "attention_groups=3 does not divide channels=8"),
-        ({"attention_groups": 0}, "attention_groups=0 does not divide"),
-        ({"attention_groups": -3}, "attention_groups=-3 does not divide"),
         ({"activation": "relu"}, "activation must be one of .*got 'relu'"),
         ({"influence": "cubic"}, "influence must be one of .*got 'cubic'"),
         ({"aggregation": "mean"}, "aggregation must be one of .*got 'mean'"),

@@ -15,7 +15,7 @@ def inputs_of(channels=8):
 
 
 def conv(channels=8, kind=nn.KPConvD):
-    groups = {"attention_groups": 2} if kind is nn.KPConvX else {}
+    groups = {"attention_channels": 2} if kind is nn.KPConvX else {}
     return kind(channels, radius=RADIUS, sigma=RADIUS, shells=(1, 14), **groups)
 
 
@@ -35,7 +35,7 @@ def test_drop_path_leaves_out_whole_clouds_and_keeps_the_mean():
     seen = []
     for _ in range(400):
         kept = drop(x, LENGTHS)
-        assert kept.shape == (50, 1)
+        assert kept.shape == (50, 3)
         first, last = kept[:30].unique(), kept[30:].unique()
         assert len(first) == len(last) == 1
         seen.append([float(first), float(last)])
@@ -51,8 +51,9 @@ def test_drop_path_without_lengths_takes_all_points_for_one_cloud():
 
 
 def test_drop_path_does_nothing_in_evaluation_or_at_zero():
-    assert nn.DropPath(0.5).eval()(torch.ones(4, 2), torch.tensor([4])) is None
-    assert nn.DropPath(0.0)(torch.ones(4, 2), torch.tensor([4])) is None
+    x = torch.randn(4, 2)
+    assert nn.DropPath(0.5).eval()(x, torch.tensor([4])) is x
+    assert nn.DropPath(0.0)(x, torch.tensor([4])) is x
 
 
 @pytest.mark.parametrize("probability", [-0.1, 1.0, 2.0])
@@ -72,7 +73,7 @@ def test_multi_shortcut_block_follows_its_definition(kind, out_channels, scale):
     block = nn.MultiShortcutBlock(conv(kind=kind), out_channels, upcut=True, layer_scale=scale)
     upcut = torch.randn(50, 32)
     y, wide = block(points, neighbors, features, LENGTHS, upcut)
-    place = {"in_place": True} if kind is nn.KPConvX else {}
+    place = {"queries_are_points": True} if kind is nn.KPConvX else {}
     x = act(normalised(block.conv(points, points, neighbors, features, **place)))
     x = act(normalised(x @ block.up.linear.weight.T) + upcut)
     torch.testing.assert_close(wide, x)
@@ -110,7 +111,7 @@ def test_inverted_block_follows_its_definition(strided, out_channels):
 def test_a_dropped_cloud_takes_the_shortcut_alone(kind):
     points, neighbors, features = inputs_of()
     block = kind(conv(), 8, drop_path=0.5)
-    block.drop_path.forward = lambda x, lengths: torch.cat([torch.zeros(30, 1), torch.ones(20, 1)])
+    block.drop_path.draw = lambda x, lengths: torch.cat([torch.zeros(30, 1), torch.ones(20, 1)])
     inputs = (points, points, neighbors) if kind is nn.InvertedBlock else (points, neighbors)
     y = block(*inputs, features, LENGTHS)
     y = y if kind is nn.InvertedBlock else y[0]
@@ -124,7 +125,7 @@ def test_both_branches_of_a_multi_shortcut_block_are_dropped_alike(with_upcut):
     points, neighbors, features = inputs_of()
     block = nn.MultiShortcutBlock(conv(), 8, drop_path=0.5, layer_scale=0.5)
     kept = torch.cat([torch.zeros(30, 1), torch.full((20, 1), 2.0)])
-    block.drop_path.forward = lambda x, lengths: kept
+    block.drop_path.draw = lambda x, lengths: kept
     upcut = torch.randn(50, 32) if with_upcut else torch.zeros(50, 32)
     y, _ = block(points, neighbors, features, LENGTHS, upcut if with_upcut else None)
     x = act(normalised(block.conv(points, points, neighbors, features)))

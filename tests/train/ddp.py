@@ -12,7 +12,7 @@ from torch import nn
 
 from kpdeform.data import PyramidSpec
 from kpdeform.nn import KPConv
-from kpdeform.train import SceneDataModule, SegmentationTask, SGDRecipe, TrainerConfig, make_trainer
+from kpdeform.train import SceneDataModule, SegmentationTask, SGDSetup, TrainerConfig, make_trainer
 
 
 class Rigid(nn.Module):
@@ -43,8 +43,16 @@ def make(data):
         batches_per_epoch=4,
         neighbor_quantile=1.0,
     )
-    recipe = SGDRecipe(lr=0.1, weight_decay=0.0)
-    return SegmentationTask(Rigid(), ("ground", "ball"), recipe, "sqrt_inverse"), module
+    model = Rigid()
+    module.pyramid_spec = model.pyramid_spec
+    task = SegmentationTask(
+        model,
+        ("ground", "ball"),
+        SGDSetup(lr=0.1, weight_decay=0.0),
+        "sqrt_inverse",
+        class_counts=module.class_counts(),
+    )
+    return task, module
 
 
 class Keep(Callback):

@@ -29,7 +29,7 @@ def test_two_processes_equal_one_on_the_joined_batch(toy, tmp_path):
     task, module = make(toy)
     source = module.train_batches()
     weights = sqrt_inverse_weights(module.class_counts().float())
-    optimizer = task.recipe.build(task.model, 2).optimizer
+    optimizer = task.optimizer_setup.build(task.model, 2).optimizer
     for step in range(2):  # the ranks take batches 0 and 1, then 2 and 3
         batch = joined([source[2 * step], source[2 * step + 1]])
         assert len(source[2 * step].labels) != len(source[2 * step + 1].labels)

@@ -10,14 +10,15 @@ from torch import nn
 from kpdeform.data import PointBatch, build_pyramid
 from kpdeform.nn import deformation_loss
 from kpdeform.train import (
-    AdamWRecipe,
-    AdamWStepRecipe,
+    AdamWSetup,
+    AdamWStepSetup,
     ClassificationTask,
     SegmentationTask,
-    SGDRecipe,
+    SGDSetup,
     lovasz_softmax,
 )
 from kpdeform.train.loading import LabelledBatch
+from kpdeform.train.tasks import sqrt_inverse_weights
 from tests.toy import TINY
 
 
@@ -72,7 +73,7 @@ def test_a_batch_without_labels_has_no_cross_entropy_and_finite_gradients():
     assert all(p.grad is None or p.grad.isfinite().all() for p in task.parameters())
 
 
-@pytest.mark.parametrize("kind", [SGDRecipe, AdamWRecipe, AdamWStepRecipe])
+@pytest.mark.parametrize("kind", [SGDSetup, AdamWSetup, AdamWStepSetup])
 def test_offset_parameters_form_a_group_with_a_tenth_of_the_learning_rate(kind):
     model = tiny_model()
     optimizer = kind(lr=0.5).build(model, 100).optimizer
@@ -84,13 +85,13 @@ def test_offset_parameters_form_a_group_with_a_tenth_of_the_learning_rate(kind):
 
 
 def test_sgd_decays_to_a_tenth_in_the_given_epochs():
-    made = SGDRecipe(epochs_per_tenth=150).build(nn.Linear(1, 1), 0)
+    made = SGDSetup(epochs_per_tenth=150).build(nn.Linear(1, 1), 0)
     assert made.interval == "epoch"
     assert [made.factor(e) for e in (0, 150, 300)] == pytest.approx([1, 0.1, 0.01])
 
 
 def test_adamw_warms_up_and_ends_low():
-    made = AdamWRecipe(warmup=0.1, final=0.01).build(nn.Linear(1, 1), 1000)
+    made = AdamWSetup(warmup=0.1, final=0.01).build(nn.Linear(1, 1), 1000)
     factors = [made.factor(step) for step in range(1000)]
     assert made.interval == "step" and factors[0] == pytest.approx(1 / 101)
     assert max(factors) == factors[100] == 1 and factors[-1] == pytest.approx(0.01, rel=1e-3)
@@ -99,7 +100,7 @@ def test_adamw_warms_up_and_ends_low():
 
 
 def test_adamw_by_steps_rises_stays_and_falls():
-    made = AdamWStepRecipe(start=0.01, warmup_epochs=10, plateau_epochs=5, epochs_per_tenth=20)
+    made = AdamWStepSetup(start=0.01, warmup_epochs=10, plateau_epochs=5, epochs_per_tenth=20)
     made = made.build(nn.Linear(1, 1), 0)
     assert made.interval == "epoch"
     factors = [made.factor(epoch) for epoch in (0, 5, 10, 15, 35, 55)]
@@ -164,10 +165,10 @@ def test_lovasz_is_added_when_asked_for():
 
 @pytest.mark.parametrize("precision, fused", [("32-true", True), ("bf16-mixed", None)])
 @pytest.mark.parametrize(
-    "recipe", [SGDRecipe(), AdamWRecipe(), AdamWStepRecipe()], ids=["sgd", "adamw", "steps"]
+    "setup", [SGDSetup(), AdamWSetup(), AdamWStepSetup()], ids=["sgd", "adamw", "steps"]
 )
-def test_optimizers_are_fused_where_gradients_can_be_clipped_all_the_same(recipe, precision, fused):
-    task = SegmentationTask(tiny_model(), "abc", recipe)
+def test_optimizers_are_fused_where_gradients_can_be_clipped_all_the_same(setup, precision, fused):
+    task = SegmentationTask(tiny_model(), "abc", setup)
     before = [p.detach().clone() for p in task.parameters()]
     trainer = lightning.Trainer(
         accelerator="cpu",
@@ -188,3 +189,17 @@ def test_optimizers_are_fused_where_gradients_can_be_clipped_all_the_same(recipe
 
 def test_classification_scores_clouds():
     assert ClassificationTask.shown_score == "overall_accuracy"
+
+
+def test_class_weights_have_mean_one_over_classes_that_occur():
+    weights = sqrt_inverse_weights(torch.tensor([1000.0, 10.0, 0.0]))
+    assert weights[:2].mean() == pytest.approx(1) and weights[2] == 1
+    assert weights[1] / weights[0] == pytest.approx(10)
+
+
+def test_balanced_classes_need_their_counts():
+    with pytest.raises(ValueError, match="needs class_counts"):
+        SegmentationTask(tiny_model(), "abc", class_weights="sqrt_inverse")
+    counts = torch.tensor([900, 100, 0])
+    task = SegmentationTask(tiny_model(), "abc", class_weights="sqrt_inverse", class_counts=counts)
+    torch.testing.assert_close(task.class_weights, torch.tensor([0.5, 1.5, 1.0]))
