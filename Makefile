@@ -13,6 +13,7 @@ SAY := @printf '\n== %s\n'
 
 # Without a GPU the CUDA library has nothing to run on: the demo leaves it out, the tests compile it all the same.
 HAS_GPU := $(shell nvidia-smi -L >/dev/null 2>&1 && echo yes)
+HAS_NVCC := $(shell command -v nvcc)
 TORCH ?= $(if $(HAS_GPU),"torch>=2.10",torch==2.13.0)
 NATIVE := $(shell find csrc -type f)
 SCATTER_WHEELS = $${XDG_CACHE_HOME:-$$HOME/.cache}/kpdeform/wheels
@@ -42,7 +43,7 @@ $(VENV)/.package: $(VENV)/.torch pyproject.toml $(NATIVE)
 # The package for the tests: CUDA kernels wherever nvcc is, warnings are errors; development tools; torch-scatter.
 $(VENV)/.everything: $(VENV)/.torch pyproject.toml $(NATIVE)
 	$(SAY) "installing kpdeform for tests: compiling csrc (CUDA too where nvcc is found)"
-	$(PIP) --no-build-isolation -Ccmake.define.KPDEFORM_CUDA=ON -Ccmake.define.KPDEFORM_WERROR=ON -e ".[dev]"
+	$(PIP) --no-build-isolation -Ccmake.define.KPDEFORM_CUDA=$(if $(HAS_NVCC),ON,OFF) -Ccmake.define.KPDEFORM_WERROR=ON -e ".[dev]"
 	$(SAY) "torch-scatter: built once (minutes), then taken from $(SCATTER_WHEELS)"
 	@tag=$$($(RUN) -c "import sys, torch; print(f'torch{torch.__version__}-python{sys.version_info[0]}.{sys.version_info[1]}')"); \
 	wheels=$(SCATTER_WHEELS)/$$tag; \
