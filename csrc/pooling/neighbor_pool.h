@@ -4,15 +4,15 @@
 //   y(m, c)     max, mean or first of features[neighbors[m, h], c] over the occupied slots h
 //   occupied    0 <= neighbors[m, h] < N; N and -1 are empty slots, anything else is an error
 //   empty row   0
-//   max         ties go to the lowest slot; NaN wins.  shadow_zero: a row with an empty slot has
-//   one more candidate, the
-//               value 0, behind the others (it wins only if all are negative)
+//   max         ties go to the lowest slot; NaN wins. With shadow_zero, a row with an empty slot has
+//               one more candidate: the value 0, behind the others, so it wins only if all of them
+//               are negative
 //   nearest     the first occupied slot
 //   arithmetic  mean adds in float32 (float64 for float64), in the order of slots
-//   argmax      (M, C) int16 for max: the slot that was taken, -1 for none. (0, C) for mean and
-//   nearest backward    grad_features(n, c) adds up in the order of (m, h), in float32 (float64):
-//   the same bits for any number
-//               of threads
+//   argmax      (M, C) int16 for max: the slot that was taken, -1 for none; (0, C) for mean and
+//               nearest
+//   backward    grad_features(n, c) adds up in the order of (m, h), in float32 (float64 for
+//               float64): the same bits for any number of threads
 #pragma once
 
 #include <cstdint>
@@ -21,8 +21,8 @@
 
 namespace kpdeform {
 
-// best[c], slot[c]: the largest of features[rows[i] * channels + c] over i in [0, count), count >
-// 0, and slots[i] of it.
+// best[c] is the largest of features[rows[i] * channels + c] over i in [0, count), with count > 0;
+// slot[c] is slots[i] of that i.
 KPDEFORM_DECLARE_ISA(void max_of_rows(const float* features, const int64_t* rows,
                                       const int32_t* slots, int64_t count, int64_t channels,
                                       float* best, int32_t* slot))

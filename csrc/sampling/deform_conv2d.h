@@ -8,10 +8,10 @@
 //    y = oy * stride_y - top + i * dilation_y + offset[m,g,k,0], x likewise with offset[m,g,k,1].
 //    Channel c moves with offset group g(c) = c / (C/OG). Positions are computed in the offset's
 //    dtype.
-// 2. Coefficients. With y0 = floor(y), x0 = floor(x): bilinear over the pixels (y0, x0), (y0,
-// x0+1),
-//    (y0+1, x0), (y0+1, x0+1). Pixels outside the image do not exist: a sample fades out over one
-//    pixel around it. A position that is NaN, or not in [-1, H) x [-1, W), samples nothing.
+// 2. Coefficients. With y0 = floor(y), x0 = floor(x): bilinear over the pixels (y0, x0),
+//    (y0, x0+1), (y0+1, x0), (y0+1, x0+1). Pixels outside the image do not exist: a sample fades
+//    out over one pixel around it. A position that is NaN, or not in [-1, H) x [-1, W), samples
+//    nothing.
 // 3. Kinks. Derivatives are those of the cell (y0, x0), the slope to the right at whole positions,
 //    also at exactly -1.
 // 4. Gradients go to input, offset, weight and mask.

@@ -1,7 +1,7 @@
 // Contract of deformable pooling of boxes. All else cites it.
 //
-//   out[r,i,j,c] = 1/n * sum of n bilinear samples of input[b, :, :, gi, gj, c] in bin (i, j) of
-//   box r
+//   out[r,i,j,c] = 1/n * sum of n bilinear samples of input[b, :, :, gi, gj, c]
+//                  in bin (i, j) of box r
 //
 // 1. Boxes. boxes[r] = (b, top, left, height, width) in pixels; b outside [0, B) is an error; on
 //    CUDA, where looking first would wait for the device, such a box samples nothing. Bin (i, j)
@@ -10,10 +10,10 @@
 //    the map.
 // 2. Samples, each way, of a bin of `size`: `samples` of them, or with samples = 0 ceil(size), none
 //    when that is negative. Bilinear, the position held inside [0, H - 1] x [0, W - 1].
-//    rule aligned: at (s + 1/2) size/samples; outside [-1, H] x [-1, W] a sample is 0 but counts in
-//    n.
-//    rule position-sensitive: at s * size/samples; outside [-1/2, H - 1/2] x [-1/2, W - 1/2] a
-//    sample is left out of n too; out is 0 where all are.
+//      aligned             at (s + 1/2) * size/samples; outside [-1, H] x [-1, W] a sample is 0 but
+//                          counts in n
+//      position-sensitive  at s * size/samples; outside [-1/2, H - 1/2] x [-1/2, W - 1/2] a sample
+//                          is left out of n too; out is 0 where all are left out
 //    A position that is NaN is outside.
 // 3. Kinks. The slope to the right at whole positions; 0 where the position is held at a border.
 // 4. Gradients go to input and shifts.
