@@ -52,6 +52,11 @@ $(VENV)/.everything: $(VENV)/.torch pyproject.toml $(NATIVE)
 	$(PIP) --no-deps --force-reinstall $$wheels/torch_scatter-*.whl
 	@touch $@
 
+# The linters, and torch for the types that mypy reads: nothing is compiled.
+$(VENV)/.lint: $(VENV)/.torch pyproject.toml
+	$(PIP) --group lint
+	@touch $@
+
 install: $(VENV)/.package ## .venv with the package and what scripts need
 
 system: ## Debian packages that Open3D's off-screen pictures need, when they are missing and can be installed
@@ -85,12 +90,12 @@ cuda-registers: $(VENV)/.everything ## registers and spills of the CUDA kernels 
 	@$(RUN) scripts/cuda_registers.py > benchmarks/results/registers.md
 	@cat benchmarks/results/registers.md
 
-lint: $(VENV)/.everything ## ruff, mypy, clang-format: what pre-commit runs
+lint: $(VENV)/.lint ## ruff, mypy, clang-format: what pre-commit runs
 	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check .
 	@$(RUN) -m mypy
 	@git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' | xargs $(VENV)/bin/clang-format --dry-run --Werror
 
-format: $(VENV)/.everything ## rewrite files in the project's format
+format: $(VENV)/.lint ## rewrite files in the project's format
 	@$(RUN) -m ruff check --fix . ; $(RUN) -m ruff format .
 	@git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' | xargs $(VENV)/bin/clang-format -i
 

@@ -24,8 +24,8 @@ struct CloudKeys {
 
 template <typename T>
 struct SortedView {
-  const T *x, *y,
-      *z;  // coordinates by cell, z = 0 for flat clouds; readable 64 entries beyond the end
+  // Coordinates by cell, z = 0 for flat clouds; readable 64 entries beyond the end.
+  const T *x, *y, *z;
   const uint32_t* rows;   // row of each in the caller's tensor, ascending inside a cell
   const uint64_t* keys;   // key of each occupied cell, ascending; then 8 larger than any
   const int64_t* begins;  // its first point; (num_cells + 1,)

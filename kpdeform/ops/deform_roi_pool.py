@@ -236,7 +236,8 @@ def _check(
 
 def _num_classes(op: str, offset: Tensor, rois: Tensor, outputs: int) -> int:
     fits = offset.dim() == 4 and offset.shape[0] == rois.shape[0] and offset.shape[1] >= 2
-    classes, rest = divmod(offset.shape[1], 2) if fits else (1, 1)
+    channels = offset.shape[1] if fits else 1
+    classes, rest = channels // 2, channels % 2  # compiled code has no divmod of a size
     if rest or outputs % classes or min(offset.shape[2:]) < 1:
         raise ShapeError(
             f"{op}: offset must be ({rois.shape[0]}, 2 * classes, parts, parts) with classes a "

@@ -9,6 +9,8 @@ from tests.oracles import kpconv as oracle
 from tests.oracles import neighbors as search_oracle
 from tests.tolerances import assert_close
 
+pytestmark = pytest.mark.shim
+
 
 @pytest.fixture
 def capturing(monkeypatch):

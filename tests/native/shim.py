@@ -45,12 +45,16 @@ def build() -> Path:
     return library
 
 
-def run_tests(*arguments: str) -> None:
-    """Runs pytest on the library in a process of its own."""
+def run_tests(*files: str, marked: str = "not cuda") -> None:
+    """Runs tests on the library in a process of its own, those with a mark or all.
+
+    Tests of what only the CPU's kernels owe are left out.
+    """
     environment = {**os.environ, "KPDEFORM_SHIM": str(build())}
-    options = ["-q", "-x", "--no-header", "-m", "not cuda", "-p", "no:cacheprovider"]
+    marks = f"{marked} and not cuda and not cpu_only"
+    options = ["-q", "-x", "--no-header", "-m", marks, "-p", "no:cacheprovider"]
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, *arguments],
+        [sys.executable, "-m", "pytest", *options, *files],
         cwd=ROOT,
         env=environment,
         capture_output=True,

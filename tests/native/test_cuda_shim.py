@@ -19,23 +19,19 @@ FILES = [
         "kpconv_depthwise",
         "deform_conv2d",
         "deform_roi_pool",
+        "ladder",
         "neighbors",
         "pooling",
         "precision",
         "subsample",
     )
 ]
-# What is the CPU's own: it looks at every index first; its products depend on threads.
-NOT_CUDA = (
-    "not thread and not instruction and not isa and not bad_input and not compile and not guards"
-)
-CHOSEN = "cuda_limits or test_precision or oracle or empty or int64 or outliers"
 
 
 def test_kernels_agree_with_their_oracles_up_to_their_limits():
-    shim.run_tests("tests/native/cuda_limits.py", *FILES, "-k", f"({CHOSEN}) and {NOT_CUDA}")
+    shim.run_tests("tests/native/cuda_limits.py", *FILES, marked="shim")
 
 
 @pytest.mark.slow
 def test_every_op_test():
-    shim.run_tests(*FILES, "-k", NOT_CUDA)
+    shim.run_tests(*FILES)

@@ -1,10 +1,12 @@
-"""Runs a test function again in processes that may use fewer instruction sets or threads."""
+"""Runs a function again with fewer instruction sets, in other processes, or with more threads."""
 
 import os
 import pickle
 import subprocess
 import sys
 from pathlib import Path
+
+import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 NARROWER_SETS = ("base", "avx2")  # than the widest, which this process uses where it can
@@ -30,3 +32,16 @@ def run_code(code, **environment):
         cwd=ROOT,
         check=True,
     )
+
+
+def at_thread_counts(function, counts=(1, 2, 3, 7)):
+    """The results of ``function()`` with each number of threads."""
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for count in counts:
+            torch.set_num_threads(count)
+            results.append(function())
+    finally:
+        torch.set_num_threads(before)
+    return results

@@ -1,9 +1,8 @@
-"""The ladder of DESIGN section 8 for deform_roi_pool and deform_ps_roi_pool."""
+"""What deform_roi_pool and deform_ps_roi_pool compute and refuse.
 
-import inspect
-import os
-import subprocess
-import sys
+What every op owes is tested in test_ladder.py.
+"""
+
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -114,6 +113,7 @@ def assert_agree(actual: dict, expected: dict, tolerance=None) -> None:
 # ---- values and gradients
 
 
+@pytest.mark.shim
 @pytest.mark.parametrize(
     "make",
     [
@@ -223,29 +223,10 @@ def test_boxes_without_end_are_safe(kind, bad, edge, device):
     assert all(value.isfinite().all() for value in found.values())
 
 
-@pytest.mark.parametrize("kind", MAKERS)
-def test_second_derivative_is_refused_by_name(kind):
-    case = MAKERS[kind]()
-    input = case.input.requires_grad_()
-    (grad,) = torch.autograd.grad(case.run().square().sum(), input, create_graph=True)
-    with pytest.raises(RuntimeError, match="deform_roi_pool can be differentiated once"):
-        grad.sum().backward()
-
-
-@pytest.mark.parametrize("kind", MAKERS)
-@pytest.mark.parametrize("wanted", ["input", "offset", "mask"])
-def test_only_the_gradients_asked_for_are_computed(kind, wanted, device):
-    case = MAKERS[kind](mask=True, device=device)
-    everything = case.values_and_grads()[f"grad_{wanted}"]
-    leaf = getattr(case, wanted).requires_grad_()
-    out = case.run()
-    (alone,) = torch.autograd.grad(out, leaf, upstream_of(out))
-    assert torch.equal(alone, everything)
-
-
 # ---- shapes, dtypes, layouts
 
 
+@pytest.mark.shim
 @pytest.mark.parametrize("kind", MAKERS)
 def test_no_boxes(kind, device):
     case = MAKERS[kind](boxes=[], device=device)
@@ -283,7 +264,7 @@ def test_half_precision(kind, dtype):
         assert_close(value.float(), exact[name], 2 * torch.finfo(dtype).eps, what=name)
 
 
-# ---- dispatcher, compiler, threads, instruction sets
+# ---- the native op
 
 
 def native_arguments(offset: bool, rule: int, device="cpu") -> tuple:
@@ -292,61 +273,6 @@ def native_arguments(offset: bool, rule: int, device="cpu") -> tuple:
     shifts = torch.randn(2, 2, 3, 2, 2, dtype=torch.float64) if offset else None
     tensors = (None if t is None else t.to(device) for t in (input, boxes, shifts))
     return *tensors, [2, 3], 3, rule
-
-
-@pytest.mark.parametrize("rule", [0, 1])
-@pytest.mark.parametrize("offset", [False, True])
-def test_opcheck(offset, rule, device):
-    input, boxes, shifts, *options = native_arguments(offset, rule, device)
-    input.requires_grad_()
-    shifts = None if shifts is None else shifts.requires_grad_()
-    args = (input, boxes, shifts, *options)
-    torch.library.opcheck(torch.ops.kpdeform.deform_roi_pool.default, args)
-
-
-def test_compiles_whole_and_does_not_recompile_for_new_sizes():
-    traced = []
-
-    def backend(graph, inputs):
-        traced.append(graph)
-        return graph.forward
-
-    compiled = torch.compile(
-        lambda case: case.run().sum(), fullgraph=True, dynamic=True, backend=backend
-    )
-    for size, boxes in (((11, 13), 8), ((17, 12), 7), ((12, 19), 5)):
-        case = make_plain(size=size, boxes=BOXES[:boxes])
-        assert_close(compiled(case), case.run().sum())
-    assert len(traced) == 1
-
-
-@pytest.mark.parametrize("kind", MAKERS)
-def test_same_bits_for_any_number_of_threads(kind):
-    case = MAKERS[kind](boxes=BOXES * 20, dtype=torch.float32, size=(17, 23), scale=2.0)
-    results = []
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            results.append(case.values_and_grads())
-    finally:
-        torch.set_num_threads(before)
-    for other in results[1:]:
-        for name, value in results[0].items():
-            assert torch.equal(value, other[name]), name
-
-
-@pytest.mark.parametrize("isa", ["base", "avx2"])
-def test_every_instruction_set(isa):
-    script = (
-        "import torch; from tests.ops.test_deform_roi_pool import *; torch.manual_seed(0)\n"
-        "for dtype in (torch.float32, torch.float64):\n"
-        "    for case in (make_plain(37, dtype=dtype), make_sensitive(21, dtype=dtype)):\n"
-        "        assert_agree(case.values_and_grads(), case.values_and_grads(reference))\n"
-    )
-    subprocess.run(
-        [sys.executable, "-c", script], check=True, env={**os.environ, "KPDEFORM_MAX_ISA": isa}
-    )
 
 
 # ---- bad input
@@ -393,6 +319,7 @@ BAD = [
 ]  # fmt: skip
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize(
     ("make", "error", "text"), BAD, ids=[f"{i} {text}" for i, (*_, text) in enumerate(BAD)]
 )
@@ -401,6 +328,7 @@ def test_bad_input(make, error, text):
         make().run()
 
 
+@pytest.mark.cpu_only
 def test_native_code_guards_itself():
     """torch.ops can be called without the Python checks: an error, never a crash."""
     args = native_arguments(True, 0)
@@ -420,12 +348,3 @@ def test_native_code_guards_itself():
             torch.ops.kpdeform.deform_roi_pool_backward(grad, *bad, True, True)
     with pytest.raises(RuntimeError, match="kpdeform:"):
         torch.ops.kpdeform.deform_roi_pool_backward(grad[:1], *args, True, True)
-
-
-def test_twins_have_the_same_signature():
-    for name in ("deform_roi_pool", "deform_ps_roi_pool"):
-        ours = inspect.signature(getattr(ops, name)).parameters
-        twins = inspect.signature(getattr(reference, name)).parameters
-        assert [(p.name, p.default) for p in ours.values()] == [
-            (p.name, p.default) for p in twins.values()
-        ]

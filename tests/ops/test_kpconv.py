@@ -1,9 +1,8 @@
-"""The ladder of DESIGN section 8 for kpconv and kernel_point_distances."""
+"""What kpconv and kernel_point_distances compute and refuse.
 
-import inspect
-import os
-import subprocess
-import sys
+What every op owes is tested in test_ladder.py.
+"""
+
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -90,6 +89,7 @@ def as_numpy(case: Case) -> dict:
 # ---- values and gradients
 
 
+@pytest.mark.shim
 @pytest.mark.parametrize(("influence", "aggregation"), MODES)
 @pytest.mark.parametrize("deformable", [False, True], ids=["rigid", "deformable"])
 @pytest.mark.parametrize("dim", [2, 3])
@@ -185,25 +185,6 @@ def test_gradient_at_distance_zero_is_zero_not_nan():
     assert torch.equal(offsets.grad, torch.zeros(1, 1, 3))
 
 
-def test_second_derivative_is_refused_by_name():
-    case = make_case()
-    features = case.features.requires_grad_()
-    (grad,) = torch.autograd.grad(case.run().square().sum(), features, create_graph=True)
-    with pytest.raises(RuntimeError, match="kpconv can be differentiated once"):
-        grad.sum().backward()
-
-
-@pytest.mark.parametrize("wanted", ["features", "weight", "offsets", "modulations"])
-def test_only_the_gradients_asked_for_are_computed(wanted):
-    case = make_case()
-    everything = case.values_and_grads()[f"grad_{wanted}"]
-    leaf = getattr(case, wanted).requires_grad_()
-    out = case.run()
-    upstream = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape)
-    (alone,) = torch.autograd.grad(out, leaf, upstream)
-    assert torch.equal(alone, everything)
-
-
 # ---- invariances
 
 
@@ -240,6 +221,7 @@ def test_zero_offsets_and_unit_modulations_equal_rigid():
 # ---- shapes, dtypes, layouts
 
 
+@pytest.mark.shim
 @pytest.mark.parametrize(
     "sizes",
     [
@@ -268,50 +250,6 @@ def test_rows_without_neighbours_give_zero(empty):
     assert torch.equal(case.run()[3:6], torch.zeros(3, 8, dtype=torch.float64))
 
 
-def test_int64_and_int32_tables_give_the_same_bits():
-    case = make_case()
-    wide = replace(case, neighbors=case.neighbors.long()).values_and_grads()
-    for name, value in case.values_and_grads().items():
-        assert torch.equal(value, wide[name]), name
-
-
-def test_non_contiguous_input():
-    case = make_case()
-    strided = {
-        n: torch.stack([t, t], -1)[..., 0] for n, t in vars(case).items() if isinstance(t, Tensor)
-    }
-    assert all(not t.is_contiguous() for t in strided.values())
-    actual, expected = replace(case, **strided).values_and_grads(), case.values_and_grads()
-    for name in expected:
-        assert torch.equal(actual[name], expected[name]), name
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_half_precision_error_is_at_most_twice_that_of_torch(dtype):
-    case = make_case(dtype=torch.float32, channels=32, outputs=32, slots=20)
-    low = {n: getattr(case, n).to(dtype) for n in ("features", "weight")}
-    exact = replace(case, **{n: t.float() for n, t in low.items()}).values_and_grads(
-        reference.kpconv
-    )
-    ours, torchs = (
-        replace(case, **low).values_and_grads(f) for f in (ops.kpconv, reference.kpconv)
-    )
-    for name, value in exact.items():
-        error = (ours[name].float() - value).abs().max()
-        assert error <= 2 * (torchs[name].float() - value).abs().max() + 1e-6, name
-    assert ours["out"].dtype == dtype
-    assert ours["grad_features"].dtype == dtype
-
-
-def test_autocast_lowers_features_and_weight_only():
-    case = make_case(dtype=torch.float32)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        out = case.run()
-    low = {n: getattr(case, n).bfloat16() for n in ("features", "weight")}
-    assert out.dtype == torch.bfloat16
-    assert torch.equal(out, replace(case, **low).run())
-
-
 # ---- kernel_point_distances
 
 
@@ -322,6 +260,7 @@ def distances(case: Case, function=ops.kernel_point_distances) -> Tensor:
     )  # fmt: skip
 
 
+@pytest.mark.shim
 @pytest.mark.parametrize("deformable", [False, True], ids=["rigid", "deformable"])
 @pytest.mark.parametrize("dim", [2, 3])
 def test_distances_agree_with_the_oracle(deformable, dim, device):
@@ -343,75 +282,6 @@ def test_distances_gradient():
     (twin,) = torch.autograd.grad(distances(case, reference.kernel_point_distances).sum(), offsets)
     assert_close(ours, twin)
     assert torch.equal(ours[0], torch.zeros(4, 3, dtype=torch.float64))
-    with pytest.raises(RuntimeError, match="kernel_point_distances can be differentiated once"):
-        (grad,) = torch.autograd.grad(distances(case).sum(), offsets, create_graph=True)
-        torch.autograd.grad((grad * offsets).sum(), offsets)
-
-
-# ---- dispatcher, compiler, threads, instruction sets
-
-
-@pytest.mark.parametrize("deformable", [False, True], ids=["rigid", "deformable"])
-def test_opcheck(deformable):
-    case = make_case(deformable=deformable, modulated=deformable)
-    leaves = {n: t.requires_grad_() for n, t in case.leaves().items()}
-    c = replace(case, **leaves)
-    args = (
-        c.queries, c.points, c.neighbors, c.features, c.kernel_points, c.weight, c.sigma,
-        c.offsets, c.modulations, 0, 0, 1,
-    )  # fmt: skip
-    torch.library.opcheck(torch.ops.kpdeform.kpconv.default, args)
-    torch.library.opcheck(
-        torch.ops.kpdeform.kernel_point_distances.default, (*args[:3], c.kernel_points, c.offsets)
-    )
-
-
-def test_compiles_whole_and_does_not_recompile_for_new_sizes():
-    traced = []
-
-    def backend(graph, inputs):
-        traced.append(graph)
-        return graph.forward
-
-    compiled = torch.compile(
-        lambda case: case.run().sum(), fullgraph=True, dynamic=True, backend=backend
-    )
-    for sizes in ((20, 30), (35, 50), (50, 70)):
-        case = make_case(num_queries=sizes[0], num_points=sizes[1])
-        assert_close(compiled(case), case.run().sum())
-    assert len(traced) == 1
-
-
-@pytest.mark.parametrize("channels", [3, 64])
-def test_same_bits_for_any_number_of_threads(channels):
-    case = make_case(
-        num_queries=1500, num_points=1200, channels=channels, outputs=24, dtype=torch.float32
-    )
-    results = []
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            results.append({**case.values_and_grads(), "distances": distances(case)})
-    finally:
-        torch.set_num_threads(before)
-    for other in results[1:]:
-        for name, value in results[0].items():
-            assert torch.equal(value, other[name]), name
-
-
-@pytest.mark.parametrize("isa", ["base", "avx2"])
-def test_every_instruction_set(isa):
-    script = (
-        "import torch; from tests.ops.test_kpconv import *; torch.manual_seed(0)\n"
-        "for dtype in (torch.float32, torch.float64):\n"
-        "    case = make_case(num_queries=150, channels=37, outputs=21, dtype=dtype)\n"
-        "    ours, twin = case.values_and_grads(), case.values_and_grads(reference.kpconv)\n"
-        "    for name in twin: assert_close(ours[name], twin[name], what=name)\n"
-    )
-    subprocess.run(
-        [sys.executable, "-c", script], check=True, env={**os.environ, "KPDEFORM_MAX_ISA": isa}
-    )
 
 
 # ---- other implementations
@@ -480,12 +350,14 @@ BAD = [
 ]
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize(("make", "error", "text"), BAD, ids=[text for *_, text in BAD])
 def test_bad_input(make, error, text):
     with pytest.raises(error, match=text):
         make().run()
 
 
+@pytest.mark.cpu_only
 def test_native_code_guards_itself():
     """torch.ops can be called without the Python checks: an error, never a crash."""
     case = make_case()
@@ -503,9 +375,3 @@ def test_native_code_guards_itself():
         bad[position] = value
         with pytest.raises(RuntimeError, match="kpdeform:"):
             torch.ops.kpdeform.kpconv.default(*bad)
-
-
-def test_twin_has_the_same_signature():
-    for name in ("kpconv", "kernel_point_distances"):
-        ours = inspect.signature(getattr(ops, name)).parameters
-        assert list(ours) == list(inspect.signature(getattr(reference, name)).parameters)

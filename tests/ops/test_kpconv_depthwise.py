@@ -1,9 +1,8 @@
-"""The ladder of DESIGN section 8 for kpconv_depthwise."""
+"""What kpconv_depthwise computes and refuses.
 
-import inspect
-import os
-import subprocess
-import sys
+What every op owes is tested in test_ladder.py.
+"""
+
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -92,6 +91,7 @@ def as_numpy(case: Case) -> dict:
 # ---- values and gradients
 
 
+@pytest.mark.shim
 @pytest.mark.parametrize(("influence", "aggregation"), MODES)
 @pytest.mark.parametrize("groups", GROUPS, ids=str)
 @pytest.mark.parametrize("dim", [2, 3])
@@ -157,25 +157,6 @@ def test_gradient_at_distance_zero_is_zero_not_nan():
     assert torch.equal(offsets.grad, torch.zeros(1, 1, 3))
 
 
-def test_second_derivative_is_refused_by_name():
-    case = make_case()
-    features = case.features.requires_grad_()
-    (grad,) = torch.autograd.grad(case.run().square().sum(), features, create_graph=True)
-    with pytest.raises(RuntimeError, match="kpconv_depthwise can be differentiated once"):
-        grad.sum().backward()
-
-
-@pytest.mark.parametrize("wanted", ["features", "weight", "offsets", "modulations"])
-def test_only_the_gradients_asked_for_are_computed(wanted):
-    case = make_case()
-    everything = case.values_and_grads()[f"grad_{wanted}"]
-    leaf = getattr(case, wanted).requires_grad_()
-    out = case.run()
-    upstream = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape)
-    (alone,) = torch.autograd.grad(out, leaf, upstream)
-    assert torch.equal(alone, everything)
-
-
 # ---- what it must equal
 
 
@@ -222,6 +203,7 @@ def test_zero_offsets_and_unit_modulations_equal_rigid():
 # ---- shapes, dtypes, layouts
 
 
+@pytest.mark.shim
 @pytest.mark.parametrize(
     "sizes",
     [
@@ -247,117 +229,6 @@ def test_rows_without_neighbours_give_zero(empty):
     case = make_case()
     case.neighbors[3:6] = empty
     assert torch.equal(case.run()[3:6], torch.zeros(3, 6, dtype=torch.float64))
-
-
-def test_int64_and_int32_tables_give_the_same_bits():
-    case = make_case()
-    wide = replace(case, neighbors=case.neighbors.long()).values_and_grads()
-    for name, value in case.values_and_grads().items():
-        assert torch.equal(value, wide[name]), name
-
-
-def test_non_contiguous_input_gives_the_same_bits():
-    def strided(t: Tensor) -> Tensor:
-        spread = t.new_zeros(*t.shape[:-1], 2 * t.shape[-1])
-        spread[..., ::2] = t
-        return spread[..., ::2]
-
-    case = make_case()
-    tensors = {n: strided(t) for n, t in vars(case).items() if isinstance(t, Tensor)}
-    spread = replace(case, **tensors)
-    assert not spread.features.is_contiguous()
-    for name, value in case.values_and_grads().items():
-        assert torch.equal(value, spread.values_and_grads()[name]), name
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_half_precision_is_at_most_twice_as_wrong_as_torch(dtype):
-    case = make_case(num_queries=60, num_points=200, channels=33, slots=20, dtype=torch.float32)
-    low = {n: getattr(case, n).to(dtype) for n in ("features", "weight")}
-    exact = replace(case, **{n: t.float() for n, t in low.items()}).values_and_grads(
-        reference.kpconv_depthwise
-    )
-    ours, torchs = (
-        replace(case, **low).values_and_grads(f)
-        for f in (ops.kpconv_depthwise, reference.kpconv_depthwise)
-    )
-    for name, value in exact.items():
-        error = (ours[name].float() - value).abs().max()
-        assert error <= 2 * (torchs[name].float() - value).abs().max() + 1e-6, name
-    assert ours["out"].dtype == dtype
-    assert ours["grad_features"].dtype == dtype
-
-
-def test_autocast_lowers_features_and_weight_only():
-    case = make_case(dtype=torch.float32)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        out = case.run()
-    low = {n: getattr(case, n).bfloat16() for n in ("features", "weight")}
-    assert out.dtype == torch.bfloat16
-    assert torch.equal(out, replace(case, **low).run())
-
-
-# ---- dispatcher, compiler, threads, instruction sets
-
-
-@pytest.mark.parametrize("groups", [(None, None), (None, 3), (1, 1), (3, 3)], ids=str)
-def test_opcheck(groups):
-    case = make_case(groups=groups)
-    leaves = {n: t.requires_grad_() for n, t in case.leaves().items()}
-    c = replace(case, **leaves)
-    args = (
-        c.queries, c.points, c.neighbors, c.features, c.kernel_points, c.weight, c.sigma,
-        c.offsets, c.modulations, 0, 1,
-    )  # fmt: skip
-    torch.library.opcheck(torch.ops.kpdeform.kpconv_depthwise.default, args)
-
-
-def test_compiles_whole_and_does_not_recompile_for_new_sizes():
-    traced = []
-
-    def backend(graph, inputs):
-        traced.append(graph)
-        return graph.forward
-
-    compiled = torch.compile(
-        lambda case: case.run().sum(), fullgraph=True, dynamic=True, backend=backend
-    )
-    for sizes in ((20, 30), (35, 50), (50, 70)):
-        case = make_case(num_queries=sizes[0], num_points=sizes[1])
-        assert_close(compiled(case), case.run().sum())
-    assert len(traced) == 1
-
-
-@pytest.mark.parametrize("channels", [3, 63])
-def test_same_bits_for_any_number_of_threads(channels):
-    case = make_case(num_queries=1500, num_points=1200, channels=channels, dtype=torch.float32)
-    results = []
-    before = torch.get_num_threads()
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            results.append(case.values_and_grads())
-    finally:
-        torch.set_num_threads(before)
-    for other in results[1:]:
-        for name, value in results[0].items():
-            assert torch.equal(value, other[name]), name
-
-
-@pytest.mark.parametrize("isa", ["base", "avx2"])
-def test_every_instruction_set(isa):
-    script = (
-        "import torch; from tests.ops.test_kpconv_depthwise import *; torch.manual_seed(0)\n"
-        "for dtype in (torch.float32, torch.float64):\n"
-        "    for groups in ((None, None), (None, 3), (3, 3)):\n"
-        "        case = make_case(num_queries=150, channels=39, groups=groups, dtype=dtype)\n"
-        "        ours = case.values_and_grads()\n"
-        "        twin = case.values_and_grads(reference.kpconv_depthwise)\n"
-        "        for name in twin: assert_close(ours[name], twin[name], what=name)\n"
-    )
-    subprocess.run(
-        [sys.executable, "-c", script], check=True, env={**os.environ, "KPDEFORM_MAX_ISA": isa}
-    )
 
 
 # ---- other implementations
@@ -432,12 +303,14 @@ BAD = [
 ]  # fmt: skip
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize(("make", "error", "text"), BAD, ids=[text for *_, text in BAD])
 def test_bad_input(make, error, text):
     with pytest.raises(error, match=text):
         make().run()
 
 
+@pytest.mark.cpu_only
 def test_native_code_guards_itself():
     """torch.ops can be called without the Python checks: an error, never a crash."""
     case = make_case()
@@ -455,8 +328,3 @@ def test_native_code_guards_itself():
         bad[position] = value
         with pytest.raises(RuntimeError, match="kpdeform:"):
             torch.ops.kpdeform.kpconv_depthwise.default(*bad)
-
-
-def test_twin_has_the_same_signature():
-    ours = inspect.signature(ops.kpconv_depthwise).parameters
-    assert list(ours) == list(inspect.signature(reference.kpconv_depthwise).parameters)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kpdeform import ops, reference
 from tests.clouds import as_wide, runs_on_cuda
-from tests.ops.isa import NARROWER_SETS, run_code, run_elsewhere
+from tests.ops.isa import NARROWER_SETS, at_thread_counts, run_code, run_elsewhere
 from tests.oracles import neighbors as oracle
 
 FLOATS = [torch.float32, torch.float64]
@@ -57,6 +57,7 @@ def assert_same_table(actual, expected):
 # ---- against the oracle and the twin
 
 
+@pytest.mark.shim
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("dim", [2, 3])
 @pytest.mark.parametrize("limit", [None, 5, 500])
@@ -71,6 +72,7 @@ def test_radius_agrees_with_the_oracle(dtype, dim, limit, device):
         assert_same_table(ops.radius_neighbors(q, points, 0.2, max_neighbors=limit), expected)
 
 
+@pytest.mark.shim
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("dim", [2, 3])
 @pytest.mark.parametrize("k", [1, 6, 200])
@@ -102,6 +104,7 @@ def test_knn_agrees_with_the_twin_on_a_larger_cloud(dtype, k, device):
         assert_same_table(actual, reference.knn_neighbors(queries, points, k))
 
 
+@pytest.mark.shim
 @pytest.mark.parametrize("lengths", [[500, 0, 0, 500, 1000], [0, 0, 7, 0], [1, 1, 1], [0], []])
 def test_clouds_do_not_see_each_other_and_may_be_empty(lengths, device):
     query_lengths = list(reversed(lengths))
@@ -211,6 +214,7 @@ def test_integer_translation_of_float64_points_changes_nothing():
     assert torch.equal(before, ops.radius_neighbors(moved, moved, 0.05))
 
 
+@pytest.mark.shim
 @pytest.mark.parametrize("outlier", [1e7, 1e12, 1e30], ids=str)
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_far_outliers(outlier, dtype, device):
@@ -263,6 +267,7 @@ def test_clusters_of_very_different_density():
 # ---- shapes and layouts
 
 
+@pytest.mark.shim
 @pytest.mark.parametrize(("num_queries", "num_points"), [(0, 0), (0, 5), (5, 0), (1, 1)])
 def test_small_and_empty_clouds(num_queries, num_points):
     queries, points = surface(num_queries), surface(num_points)
@@ -316,19 +321,14 @@ def tables():
     return [table.numpy() for table in found]
 
 
+@pytest.mark.cpu_only
 def test_same_bits_for_any_number_of_threads():
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        alone = tables()
-        for count in (2, 3):
-            torch.set_num_threads(count)
-            for a, b in zip(alone, tables(), strict=True):
-                assert np.array_equal(a, b)
-    finally:
-        torch.set_num_threads(threads)
+    first, *others = at_thread_counts(tables, (1, 2, 3))
+    for other in others:
+        assert all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
 
 
+@pytest.mark.cpu_only
 def test_same_bits_for_every_instruction_set(tmp_path):
     here = tables()
     for name in NARROWER_SETS:
@@ -339,6 +339,7 @@ def test_same_bits_for_every_instruction_set(tmp_path):
 # ---- threads and memory
 
 
+@pytest.mark.cpu_only
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in /proc")
 def test_one_thread_is_one_thread():
     """As in a worker of a DataLoader: no thread is started by itself."""
@@ -353,6 +354,7 @@ def test_one_thread_is_one_thread():
     run_code(code)
 
 
+@pytest.mark.cpu_only
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
 @pytest.mark.parametrize("threads", [1, 2])
 def test_no_memory_is_an_error(threads):
@@ -392,6 +394,7 @@ def test_opcheck(limit):
         torch.library.opcheck(torch.ops.kpdeform.level_tables.default, args)
 
 
+@pytest.mark.cpu_only
 def test_compiles_without_a_graph_break():
     @torch.compile(fullgraph=True, backend="aot_eager", dynamic=True)
     def count(points):

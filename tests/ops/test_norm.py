@@ -1,11 +1,14 @@
-"""The ladder of DESIGN section 8 for batch_norm."""
+"""What batch_norm computes and refuses.
+
+What every op owes is tested in test_ladder.py.
+"""
 
 import pytest
 import torch
 
 from kpdeform import ops, reference
 from kpdeform.ops import norm
-from tests.ops.isa import NARROWER_SETS, run_elsewhere
+from tests.ops.isa import at_thread_counts
 from tests.oracles import norm as oracle
 from tests.tolerances import assert_close
 
@@ -178,101 +181,14 @@ def test_nan_is_not_swallowed():
     assert out[:, 1].isnan().all() and not out[:, 0].isnan().any()
 
 
-def test_non_contiguous_input_and_gradient():
-    args = case()
-    expected = values_and_grads(ops.batch_norm, args, slope=0.1)
-    for name in ("features", "residual"):
-        args[name] = args[name].t().contiguous().t()
-    actual = values_and_grads(ops.batch_norm, args, slope=0.1)
-    assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(("rows", "channels"), [(70_000, 3), (3000, 64), (130, 1000)])
 def test_same_bits_for_any_number_of_threads(dtype, rows, channels):
+    """Long and wide tables: they are divided among threads in their own ways."""
     args = case(rows, channels, dtype)
-    threads = torch.get_num_threads()
-    try:
-        results = []
-        for count in (1, 2, 3, 7):
-            torch.set_num_threads(count)
-            results.append(values_and_grads(ops.batch_norm, args, slope=0.1))
-    finally:
-        torch.set_num_threads(threads)
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
-
-
-def all_kinds():
-    """What every kind gives, for processes with other instruction sets."""
-    results = []
-    for dtype in (torch.float32, torch.float64):
-        for kind in KINDS:
-            given, residual, slope = kind.values
-            args = case(77, 21, dtype, given, residual)
-            results += values_and_grads(ops.batch_norm, args, slope=slope)
-    return results
-
-
-@pytest.mark.parametrize("isa", NARROWER_SETS)
-def test_every_instruction_set(isa, tmp_path):
-    for a, e in zip(
-        run_elsewhere(all_kinds, tmp_path, KPDEFORM_MAX_ISA=isa), all_kinds(), strict=True
-    ):
-        assert_close(a, e)
-
-
-def test_second_derivative_is_refused_by_name():
-    args = case()
-    args["features"].requires_grad_()
-    (grad,) = torch.autograd.grad(
-        ops.batch_norm(**args)[0].square().sum(), args["features"], create_graph=True
-    )
-    with pytest.raises(RuntimeError, match="batch_norm can be differentiated once"):
-        grad.sum().backward()
-
-
-@pytest.mark.parametrize(("given", "residual", "slope"), KINDS)
-def test_opcheck(given, residual, slope):
-    args = case(given=given, residual=residual)
-    order = ("features", "weight", "bias", "mean", "variance", "residual")
-    for requires_grad in (False, True):
-        for name in NAMES:
-            if args[name] is not None:
-                args[name].requires_grad_(requires_grad)
-        tensors = [args[name] for name in order]
-        torch.library.opcheck(torch.ops.kpdeform.batch_norm.default, (*tensors, 1e-5, slope, 5))
-    plain = {n: t.detach() for n, t in case(given=True).items()}
-    tensors = [plain[n] for n in ("residual", "residual", "features", "weight", "mean", "variance")]
-    torch.library.opcheck(
-        torch.ops.kpdeform.batch_norm_backward.default, (*tensors, 1e-5, slope, 5, given, residual)
-    )
-
-
-def test_compiles_once_for_every_size():
-    graphs = []
-
-    def count_graphs(module, inputs):
-        graphs.append(module)
-        return module.forward
-
-    @torch.compile(fullgraph=True, backend=count_graphs, dynamic=True)
-    def norm(args):
-        return ops.batch_norm(**args, slope=0.1)[0]
-
-    for rows in (20, 31, 57):
-        args = case(rows)
-        assert torch.equal(norm(args), ops.batch_norm(**args, slope=0.1)[0])
-    assert len(graphs) == 1
-
-
-@pytest.mark.parametrize(("given", "residual", "slope"), KINDS)
-def test_gradient_through_compile(given, residual, slope):
-    args = case(given=given, residual=residual)
-    compiled = torch.compile(ops.batch_norm, fullgraph=True, backend="aot_eager")
-    actual = values_and_grads(compiled, args, slope=slope)
-    for a, e in zip(actual, values_and_grads(ops.batch_norm, args, slope=slope), strict=True):
-        assert_close(a, e)
+    first, *others = at_thread_counts(lambda: values_and_grads(ops.batch_norm, args, slope=0.1))
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
 BAD = [

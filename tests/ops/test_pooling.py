@@ -1,4 +1,7 @@
-"""The ladder of DESIGN section 8 for neighbor_pool and segment_reduce."""
+"""What neighbor_pool and segment_reduce compute and refuse.
+
+What every op owes is tested in test_ladder.py.
+"""
 
 import importlib.util
 
@@ -8,7 +11,7 @@ import torch
 
 from kpdeform import ops, reference
 from kpdeform.ops import pooling
-from tests.ops.isa import NARROWER_SETS, run_elsewhere
+from tests.ops.isa import NARROWER_SETS, at_thread_counts, run_elsewhere
 from tests.oracles import pooling as oracle
 from tests.tolerances import RELATIVE, assert_close
 
@@ -39,6 +42,7 @@ def value_and_grad(function, features, *args, **options):
 # ---- neighbor_pool: values and gradients
 
 
+@pytest.mark.shim
 @pytest.mark.parametrize(("reduce", "shadow_zero"), MODES)
 def test_agrees_with_the_oracle_in_value_and_gradient(reduce, shadow_zero, device):
     features, neighbors = case(device=device)
@@ -109,18 +113,7 @@ def test_nan_is_not_swallowed():
     assert ops.neighbor_pool(features, torch.tensor([[0, 1]])).item() == -float("inf")
 
 
-@pytest.mark.parametrize("reduce", ["max", "mean", "nearest"])
-@pytest.mark.parametrize("dtype", HALVES, ids=str)
-def test_half_precision_error_is_at_most_twice_that_of_torch(reduce, dtype):
-    features, neighbors = case(300, 200, 17, 32, dtype)
-    exact = value_and_grad(reference.neighbor_pool, features.double(), neighbors, reduce)
-    ours = value_and_grad(ops.neighbor_pool, features, neighbors, reduce)
-    torchs = value_and_grad(reference.neighbor_pool, features, neighbors, reduce)
-    for a, t, e in zip(ours, torchs, exact, strict=True):
-        assert a.dtype == dtype
-        assert (a.double() - e).abs().max() <= 2 * (t.double() - e).abs().max() + 1e-3
-
-
+@pytest.mark.shim
 @pytest.mark.parametrize("reduce", ["max", "mean", "nearest"])
 @pytest.mark.parametrize(
     "sizes",
@@ -135,37 +128,6 @@ def test_small_and_empty_shapes(reduce, sizes, device):
         assert_close(a, b)
 
 
-@pytest.mark.parametrize("reduce", ["max", "mean", "nearest"])
-def test_non_contiguous_input_and_gradient(reduce):
-    features, neighbors = case()
-    expected = value_and_grad(ops.neighbor_pool, features, neighbors, reduce)
-    leaf = features.t().contiguous().t().requires_grad_()
-    out = ops.neighbor_pool(leaf, neighbors.t().contiguous().t(), reduce)
-    upstream = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view(out.shape)
-    (grad,) = torch.autograd.grad(out, leaf, upstream.t().contiguous().t())
-    assert torch.equal(out, expected[0])
-    assert torch.equal(grad, expected[1])
-
-
-@pytest.mark.parametrize("dtype", [*FLOATS, *HALVES], ids=str)
-@pytest.mark.parametrize("channels", [3, 33, 64])
-def test_same_bits_for_any_number_of_threads(dtype, channels):
-    features, neighbors = case(900, 3000, 12, channels, dtype)
-    threads = torch.get_num_threads()
-    try:
-        for reduce, shadow_zero in MODES:
-            results = []
-            for count in (1, 2, 3, 7):
-                torch.set_num_threads(count)
-                options = {"shadow_zero": shadow_zero}
-                args = (features, neighbors, reduce)
-                results.append(value_and_grad(ops.neighbor_pool, *args, **options))
-            for other in results[1:]:
-                assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
-    finally:
-        torch.set_num_threads(threads)
-
-
 def all_modes():
     """What every mode gives, for processes with other instruction sets."""
     results = []
@@ -178,64 +140,12 @@ def all_modes():
     return results
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize("isa", NARROWER_SETS)
-def test_every_instruction_set(isa, tmp_path):
+def test_every_instruction_set_lets_nan_win(isa, tmp_path):
     elsewhere = run_elsewhere(all_modes, tmp_path, KPDEFORM_MAX_ISA=isa)
     for a, e in zip(elsewhere, all_modes(), strict=True):
         torch.testing.assert_close(a, e, rtol=0, atol=0, equal_nan=True)
-
-
-def test_second_derivative_is_refused_by_name():
-    features, neighbors = case()
-    features.requires_grad_()
-    out = ops.neighbor_pool(features, neighbors, "mean").square().sum()
-    (grad,) = torch.autograd.grad(out, features, create_graph=True)
-    with pytest.raises(RuntimeError, match="neighbor_pool can be differentiated once"):
-        grad.sum().backward()
-
-
-@pytest.mark.parametrize(("reduce", "shadow_zero"), MODES)
-def test_opcheck(reduce, shadow_zero):
-    features, neighbors = case()
-    code = ("max", "mean", "nearest").index(reduce)
-    for requires_grad in (False, True):
-        args = (features.requires_grad_(requires_grad), neighbors, code, shadow_zero)
-        torch.library.opcheck(torch.ops.kpdeform.neighbor_pool.default, args)
-    argmax = torch.zeros(20 if reduce == "max" else 0, 5, dtype=torch.int16)
-    args = (torch.ones(20, 5), neighbors, argmax, 30, code)
-    torch.library.opcheck(torch.ops.kpdeform.neighbor_pool_backward.default, args)
-
-
-def test_compiles_once_for_every_size():
-    graphs = []
-
-    def count_graphs(module, inputs):
-        graphs.append(module)
-        return module.forward
-
-    @torch.compile(fullgraph=True, backend=count_graphs, dynamic=True)
-    def pool(features, neighbors):
-        return ops.neighbor_pool(features * 2, neighbors) + ops.neighbor_pool(
-            features, neighbors, "mean"
-        )
-
-    for size in (20, 31, 57):
-        features, neighbors = case(size, size + 3)
-        expected = ops.neighbor_pool(features * 2, neighbors) + ops.neighbor_pool(
-            features, neighbors, "mean"
-        )
-        assert torch.equal(pool(features, neighbors), expected)
-    assert len(graphs) == 1
-
-
-@pytest.mark.parametrize("function", [ops.neighbor_pool, ops.segment_reduce])
-def test_gradient_through_compile(function):
-    features, neighbors = case(dtype=torch.float32)
-    table = neighbors if function is ops.neighbor_pool else torch.tensor([10, 0, 20])
-    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
-    actual = value_and_grad(compiled, features, table, "max")
-    for a, b in zip(actual, value_and_grad(function, features, table, "max"), strict=True):
-        assert_close(a, b)
 
 
 BAD = [
@@ -253,6 +163,7 @@ BAD = [
 ]
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize(("change", "error", "text"), BAD, ids=lambda x: str(x)[:30])
 def test_bad_input_is_named(change, error, text):
     good = {"features": torch.zeros(4, 2), "neighbors": torch.zeros(3, 2).int()}
@@ -272,6 +183,7 @@ def backend(request, monkeypatch):
         pytest.skip("torch-scatter is not installed")
 
 
+@pytest.mark.shim
 @pytest.mark.parametrize("reduce", REDUCTIONS)
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 def test_segments_agree_with_the_oracle_and_the_twin(backend, reduce, dtype):
@@ -292,6 +204,7 @@ def test_segments_gradcheck(backend, reduce):
     torch.autograd.gradcheck(lambda f: ops.segment_reduce(f, lengths, reduce), features)
 
 
+@pytest.mark.shim
 @pytest.mark.parametrize("reduce", REDUCTIONS)
 @pytest.mark.parametrize("lengths", [[], [0], [0, 0], [1]])
 def test_small_and_empty_segments(backend, reduce, lengths):
@@ -308,18 +221,12 @@ def test_segments_add_up_in_float32(backend, dtype):
     assert torch.equal(out, features[:1])
 
 
+@pytest.mark.cpu_only
 def test_segments_are_the_same_for_any_number_of_threads(backend):
     features, lengths = case(50_000, channels=7, dtype=torch.float32)[0], torch.tensor([9, 49_991])
-    threads = torch.get_num_threads()
-    try:
-        results = []
-        for count in (1, 2, 3):
-            torch.set_num_threads(count)
-            results.append(value_and_grad(ops.segment_reduce, features, lengths))
-        for other in results[1:]:
-            assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
-    finally:
-        torch.set_num_threads(threads)
+    first, *others = at_thread_counts(lambda: value_and_grad(ops.segment_reduce, features, lengths))
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
 
 
 def test_segment_errors():

@@ -7,8 +7,17 @@ import pytest
 import torch
 
 from kpdeform import ops, reference
-from tests.differentiable import CALLS, NOT_HALF, errors, exact, inputs_of, values_and_grads
+from tests.differentiable import (
+    CALLS,
+    SMALL,
+    WIDE,
+    errors,
+    exact,
+    inputs_of,
+    values_and_grads,
+)
 
+pytestmark = pytest.mark.shim
 HALF = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 every_call = pytest.mark.parametrize("name", CALLS)
 
@@ -23,10 +32,11 @@ def test_agrees_with_float64_on_the_cpu(name, dtype, most, device):
     assert max(found.values()) < most, found
 
 
-@pytest.mark.parametrize("name", [name for name in CALLS if name not in NOT_HALF])
+@pytest.mark.parametrize("name", [name for name in CALLS if CALLS[name].half])
+@pytest.mark.parametrize("sizes", [SMALL, WIDE], ids=["small", "wide"])
 @HALF
-def test_half_precision_is_at_most_twice_as_wrong_as_torch(name, dtype, device):
-    tensors = inputs_of(name, dtype, device)
+def test_half_precision_is_at_most_twice_as_wrong_as_torch(name, sizes, dtype, device):
+    tensors = inputs_of(name, dtype, device, sizes)
     ours = values_and_grads(name, ops, tensors)
     for key, value in ours.items():
         assert value.dtype == (dtype if key == "out" else tensors[key].dtype), key
@@ -38,7 +48,7 @@ def test_half_precision_is_at_most_twice_as_wrong_as_torch(name, dtype, device):
 
 @every_call
 def test_two_runs_have_the_same_bits(name, device):
-    dtype = torch.float32 if name in NOT_HALF else torch.bfloat16
+    dtype = torch.bfloat16 if CALLS[name].half else torch.float32
     tensors = inputs_of(name, dtype, device)
     torch.use_deterministic_algorithms(True)
     try:

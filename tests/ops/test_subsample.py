@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kpdeform import ops, reference
-from tests.ops.isa import NARROWER_SETS, run_elsewhere
+from tests.ops.isa import NARROWER_SETS, at_thread_counts, run_elsewhere
 from tests.oracles import subsample as oracle
 from tests.tolerances import assert_close
 
@@ -41,6 +41,7 @@ def assert_same(actual, expected):
 # ---- against the oracle and the twin
 
 
+@pytest.mark.shim
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize("dim", [2, 3])
 @pytest.mark.parametrize("cell", [0.2, 1.0, 50.0])
@@ -85,6 +86,7 @@ def test_any_cloud_agrees_with_the_twin(rows, cell, shift, outlier, dtype):
     assert_same(actual, reference.grid_subsample(points, cell, labels=labels))
 
 
+@pytest.mark.shim
 @pytest.mark.parametrize("lengths", [[], [0], [0, 0], [1], [500, 0, 0, 500, 1000], [0, 7, 0]])
 def test_clouds_stay_apart_and_may_be_empty(lengths, device):
     points, features, labels = (tensor.to(device) for tensor in cloud(sum(lengths)))
@@ -206,19 +208,14 @@ def results():
     return [tensor.numpy() for tensor in found if tensor is not None]
 
 
+@pytest.mark.cpu_only
 def test_same_bits_for_any_number_of_threads():
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        alone = results()
-        for count in (2, 3):
-            torch.set_num_threads(count)
-            for a, b in zip(alone, results(), strict=True):
-                assert np.array_equal(a, b)
-    finally:
-        torch.set_num_threads(threads)
+    first, *others = at_thread_counts(results, (1, 2, 3))
+    for other in others:
+        assert all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
 
 
+@pytest.mark.cpu_only
 def test_same_bits_for_every_instruction_set(tmp_path):
     here = results()
     for name in NARROWER_SETS:
@@ -237,6 +234,7 @@ def test_opcheck(extras):
     torch.library.opcheck(torch.ops.kpdeform.grid_subsample.default, args)
 
 
+@pytest.mark.cpu_only
 def test_compiles_without_a_graph_break():
     @torch.compile(fullgraph=True, backend="aot_eager", dynamic=True)
     def subsample(points, features):
@@ -271,6 +269,7 @@ BAD = [
 ]
 
 
+@pytest.mark.cpu_only
 @pytest.mark.parametrize(("change", "error", "text"), BAD, ids=lambda x: str(x)[:30])
 def test_bad_input_is_named(change, error, text):
     with pytest.raises(error, match=text):
