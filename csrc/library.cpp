@@ -5,7 +5,7 @@
 
 // clang-format off: one argument group per line
 STABLE_TORCH_LIBRARY(kpdeform, m) {
-  // sampling/kpconv.h.  influence: 0 linear, 1 gaussian, 2 constant; aggregation: 0 sum, 1 closest.
+  // kpconv/kpconv.h.  influence: 0 linear, 1 gaussian, 2 constant; aggregation: 0 sum, 1 closest.
   // starts, members: the table of transpose_neighbors, made where it is missing
   m.def("kpconv("
         "Tensor queries, Tensor points, Tensor neighbors, Tensor features, Tensor kernel_points, "
@@ -40,7 +40,7 @@ STABLE_TORCH_LIBRARY(kpdeform, m) {
   m.def("transpose_neighbors(Tensor neighbors, SymInt num_points) "
         "-> (Tensor starts, Tensor members)");
 
-  // sampling/deform_conv2d.h.  Channels-last tensors; padding: top, left, bottom, right
+  // deform/deform_conv2d.h.  Channels-last tensors; padding: top, left, bottom, right
   m.def("deform_conv2d("
         "Tensor input, Tensor offset, Tensor weight, Tensor? mask, "
         "int[] stride, int[] padding, int[] dilation) -> Tensor");
@@ -58,7 +58,7 @@ STABLE_TORCH_LIBRARY(kpdeform, m) {
         "bool input_wanted, bool offset_wanted, bool weight_wanted, bool mask_wanted) "
         "-> (Tensor, Tensor, Tensor, Tensor)");
 
-  // sampling/deform_roi_pool.h.  rule: 0 aligned, 1 position-sensitive
+  // deform/deform_roi_pool.h.  rule: 0 aligned, 1 position-sensitive
   m.def("deform_roi_pool("
         "Tensor input, Tensor boxes, Tensor? shifts, int[] output_size, int samples, int rule) "
         "-> Tensor");
@@ -100,5 +100,8 @@ STABLE_TORCH_LIBRARY(kpdeform, m) {
         "Tensor grad, Tensor out, Tensor features, Tensor weight, Tensor mean, Tensor variance, "
         "float eps, float slope, SymInt groups, bool given, bool residual_wanted) "
         "-> (Tensor, Tensor, Tensor, Tensor)");
+
+  // base/isa.h: 0 baseline, 1 AVX2, 2 AVX-512: what the CPU kernels were chosen for
+  m.def("instruction_set() -> int");
 }
 // clang-format on

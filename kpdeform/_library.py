@@ -42,8 +42,6 @@ def _load_cuda() -> str | None:
 
 def instruction_set() -> str:
     """The instruction set that the CPU kernels were chosen for, such as "avx2"."""
-    if not hasattr(torch.ops.kpdeform, "instruction_set"):
-        return "not reported by this library"
     return ("base", "avx2", "avx512")[torch.ops.kpdeform.instruction_set()]
 
 

@@ -1,3 +1,5 @@
+#include <torch/csrc/stable/library.h>
+
 #include <cstdlib>
 #include <cstring>
 
@@ -32,6 +34,18 @@ Isa allowed() {
 Isa best_isa() {
   static const Isa chosen = supported() < allowed() ? supported() : allowed();
   return chosen;
+}
+
+namespace {
+
+int64_t instruction_set() {
+  return static_cast<int64_t>(best_isa());
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(kpdeform, CompositeExplicitAutograd, m) {
+  m.impl("instruction_set", TORCH_BOX(&instruction_set));
 }
 
 }  // namespace kpdeform
