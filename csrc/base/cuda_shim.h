@@ -1,7 +1,8 @@
 // The part of CUDA that the kernels use, on one CPU thread, for tests of the very kernel text where
 // there is no GPU. Every thread of a block is a fiber; a collective lets fibers run until all lanes
 // it names have arrived. Some blocks run their fibers from first to last, others from last to
-// first: what lacks a synchronisation goes wrong in one of them. Speaks of no memory model.
+// first: code that lacks a synchronisation goes wrong in one of the two orders. Does not model
+// CUDA's memory consistency.
 #pragma once
 
 #include <setjmp.h>
@@ -128,7 +129,7 @@ inline void run_block() {
       take_turn();
     }
     if (!m.progress) {
-      std::fputs("cuda_shim: threads wait for each other for ever\n", stderr);
+      std::fputs("cuda_shim: deadlock: every thread is waiting at a collective\n", stderr);
       std::abort();
     }
   }

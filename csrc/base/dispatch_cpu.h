@@ -12,7 +12,8 @@ inline Tensor compute_copy(const Tensor& tensor, ScalarType dtype) {
       tensor.scalar_type() == dtype ? tensor : torch::stable::to(tensor, dtype));
 }
 
-// Zeros like `tensor` if its gradient is wanted, else nothing; new tensors are made from `maker`.
+// A zeroed gradient shaped like `tensor`, or an empty tensor if it is not requested; `maker`
+// supplies dtype and device.
 inline Tensor gradient_of(bool wanted, const MaybeTensor& tensor, const Tensor& maker) {
   return wanted && tensor.has_value() ? torch::stable::new_zeros(maker, tensor->sizes())
                                       : torch::stable::new_empty(maker, {0});

@@ -1,4 +1,4 @@
-// Neighbour tables read the other way round: the queries of every point, by counting sort. No
+// Transposed neighbour tables: the queries that have each point, by counting sort. No
 // atomics, and the same table for any number of threads.
 #pragma once
 

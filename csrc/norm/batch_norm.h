@@ -19,7 +19,7 @@
 
 namespace kpdeform {
 
-// What a row is multiplied with and moved by: (C,) each.
+// Per-channel scale and shift, each (C,).
 template <typename F>
 struct NormColumns {
   const F *mean, *scale, *shift;

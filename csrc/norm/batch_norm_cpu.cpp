@@ -79,7 +79,7 @@ void measure(const F* x, const Blocks& blocks, int64_t groups, F* mean, F* varia
   }
 }
 
-// sqrt(variance + eps) of every channel, upside down.
+// 1 / sqrt(variance + eps), per channel.
 template <typename F>
 std::vector<F> inverse_deviations(const F* variance, int64_t channels, double eps) {
   std::vector<F> result(channels);

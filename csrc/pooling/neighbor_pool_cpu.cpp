@@ -77,7 +77,7 @@ Table<Index> checked_table(const Tensor& neighbors, int64_t num_points) {
   return table;
 }
 
-// As max_of_rows of the header, for every type.
+// Portable max_of_rows for dtypes without a vector kernel.
 template <typename F>
 void max_of(const F* features, const int64_t* rows, const int32_t* slots, int64_t count,
             int64_t channels, Sum<F>* best, int32_t* slot) {

@@ -32,8 +32,8 @@ struct PointsView {
   const T* modulations;    // (M, K, MG) or null
   int64_t offset_groups;   // OG, 1 or G
   int64_t modulation_groups;  // MG, 1 or G
-  T* distances;               // (M, OG, K) or null: squared distances, see kpconv.h section 7, that
-                              // listing leaves there
+  T* distances;               // (M, OG, K) or null: optional output: list() writes the squared
+                              // distances of section 7 of kpconv.h here
   int num_kernel_points;      // K
   int dim;                    // D
   Influence influence;
@@ -130,8 +130,9 @@ struct BoxesView {
   int64_t modulation_index(int64_t, int64_t, int64_t) const { return 0; }
 };
 
-// The pairs of another view read the other way round, for some of its rows and groups: a site is a
-// row of that view, and a row is one of its sites. Modulation is in the coefficients.
+// The transposed view: its sites are the rows of another view, its rows are the other view's sites,
+// and its coefficients include the modulation. It covers a range
+// of the other view's rows and one or all of its groups.
 template <typename T>
 struct TableView {
   using Number = T;

@@ -162,7 +162,7 @@ def build_pyramid(batch: PointBatch, spec: PyramidSpec) -> Pyramid:
     pyramid = Pyramid([], [], [], [], [])
     tables = _tables_apart if spec.knn or spec.upsample_neighbors > 1 else _tables_together
     for level, here in enumerate(levels):
-        searched = not spec.partition  # else cells decide who pools and who goes back where
+        searched = not spec.partition  # with a partition, the grid cells give pools and upsamples
         coarse = levels[level + 1] if searched and level + 1 < spec.num_levels else None
         fine = levels[level - 1] if searched and level > 0 else None
         neighbors, pool, upsample = tables(spec, level, here, coarse, fine)

@@ -186,7 +186,7 @@ class InterpolateUnary(Unary):
         self, features: Tensor, upsamples: Tensor, skip: Tensor, fine: Tensor, coarse: Tensor
     ) -> Tensor:
         """As :class:`UpsampleUnary`, with ``upsamples`` ``(M, H)`` and both positions."""
-        rows = upsamples.long()  # the last row of what is padded is that of N and of -1
+        rows = upsamples.long()  # N and -1 both index the zero row that F.pad appends
         apart = (F.pad(coarse, (0, 0, 0, 1))[rows] - fine[:, None]).norm(dim=2)  # (M, H)
         occupied = (rows >= 0) & (rows < features.shape[0])
         weight = torch.where(occupied, 1 / (apart + 1e-8), 0.0)

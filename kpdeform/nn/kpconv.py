@@ -296,7 +296,8 @@ class DeformKPConv(KPConv):
     def reset_parameters(self) -> None:
         """Draws new weights and makes the layer rigid again; kernel points stay."""
         super().reset_parameters()
-        for name, parameter in self.named_parameters():  # none of them while the parent constructs
+        # KPConv.__init__ calls this method before the offset head exists.
+        for name, parameter in self.named_parameters():
             if name.startswith("offset"):
                 nn.init.zeros_(parameter)
 

@@ -17,7 +17,7 @@ Norm = Callable[[int], nn.Module]
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """Batch normalisation of rows ``(N, C)``, exact and content with fewer than two rows.
+    """Batch normalisation of rows ``(N, C)``; also accepts batches of fewer than two rows.
 
     A variance needs two rows. With one or none, in training too, the running statistics are used
     and left as they are.

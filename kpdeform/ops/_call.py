@@ -1,4 +1,4 @@
-"""Calls a native op and gives its complaints the exception type that users expect."""
+"""Calls a native op and converts its errors about the input to ValueError."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Neighbour tables read the other way round: for every point, the queries that have it.
+"""Transposed neighbour tables: for every point, the queries that have it as a neighbour.
 
 The gradient of features is a convolution over that table (csrc/README.md). It is made once per
 neighbour table, and found again by every layer and step that uses the same tensor. On a GPU it

@@ -172,7 +172,7 @@ def segment_reduce(features: Tensor, lengths: Tensor, reduce: SegmentReduction =
         starts = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
         reduced = _segment_csr(rows, starts, reduce=reduce)
     else:
-        # On the CPU the caller has been checked, unless this is compiled: then it is here.
+        # Eager CPU calls have validated `lengths`; compiled code has not, so PyTorch checks.
         checked = lengths.is_cuda or not torch.compiler.is_compiling()
         reduced = torch.segment_reduce(rows, reduce, lengths=lengths, axis=0, unsafe=checked)
         reduced = torch.where((lengths == 0)[:, None], 0.0, reduced)
