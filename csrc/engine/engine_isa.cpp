@@ -1,7 +1,7 @@
-// The engine (DESIGN: one idea). It walks sites in tiles, asks a sampler for pairs of (row,
-// coefficient, derivative), accumulates rows into S, combines a tile that is still in cache, and
-// drops it. Backward asks the same sampler again. Compiled once per instruction set; memory and
-// threads are the business of the ops (*_cpu.cpp).
+// The engine. It walks sites in tiles, asks a sampler for pairs of (row,
+// coefficient, derivative), accumulates rows into S, combines a tile while it is still in cache, and
+// drops it. Backward asks the same sampler again. This file is compiled once per instruction set; the
+// ops (*_cpu.cpp) provide memory and threads.
 #include "engine/engine.h"
 #include "engine/matrix.h"
 #include "engine/rows.h"
@@ -15,7 +15,7 @@ namespace {
 
 constexpr int64_t kTileBytes = 512 << 10;  // S of a tile: half of a common L2
 
-// ---- samplers and views
+// ---- Samplers and views
 
 // Calls body(sampler) with the sampler that a view asks for.
 template <typename T, typename Body>
@@ -92,7 +92,7 @@ void add_site_gradients(const View& view, int64_t site, int64_t g, int64_t k,
         modulation * horizontal_sum<T>(sums.by_derivative[d]);
 }
 
-// ---- the dense combiner
+// ---- The dense combiner
 
 // Where the channels of a span begin in S of kernel point 0; kernel point k is k * group_in
 // further.
@@ -163,9 +163,10 @@ struct DenseTile {
   T* rows;     // (sites, O)
 };
 
-// ---- the depthwise combiner
+// ---- The depthwise combiner
 
-// Modulations of groups of channels that are no whole vectors: channel c has number c / width.
+// Modulations of groups of channels whose width is not a multiple of a vector: channel c belongs to
+// group c / width.
 template <typename T>
 class Spread {
  public:
@@ -214,8 +215,8 @@ class Spread {
   LaneNumbers<T> by_group_, firsts_;
 };
 
-// How a depthwise view is modulated: the sampler's groups are modulated by the sampler, smaller
-// ones by the combiner.
+// How a depthwise view is modulated. The sampler applies modulations that are given per group of
+// offsets; the combiner applies those of smaller groups of channels.
 template <typename View>
 struct Modulator {
   using T = typename View::Number;
@@ -291,9 +292,9 @@ void combine_site(const Modulator<View>& modulator, Sampler& sampler, int64_t si
   });
 }
 
-// One pair of the depthwise combiner, backward, on the channels of a group: adds to grad_weight and
-// to the gradients of spread modulations. Returns, in lanes, the product that the gradients of the
-// pair's offset and modulation are made of.
+// Backward of the depthwise combiner for one pair and the channels of one group: adds to grad_weight
+// and to the gradients of modulations of smaller groups. Returns one partial sum per lane; the
+// gradients of the pair's offset and modulation are made from their total.
 template <typename View, typename T, typename F>
 Vec<T> backward_pair(const Modulator<View>& modulator, const F* row, const T* grad, const T* weight,
                      T coefficient, T plain_coefficient, const T* modulations, int64_t begin,
@@ -356,7 +357,7 @@ void backward_site_depthwise(const Modulator<View>& modulator, Sampler& sampler,
 
 }  // namespace
 
-// ---- what the ops call
+// ---- What the ops call
 
 template <typename View>
 int64_t dense_bytes(const View& view, const DenseShape& shape) {
@@ -503,7 +504,7 @@ void depthwise_backward(const View& view, int64_t channels, const F* features, c
   });
 }
 
-// ---- tables of pairs
+// ---- Tables of pairs
 
 // body(index, site, k, coefficient) for pairs of sites [begin, end) with a row in [low, high); see
 // count_pairs.
@@ -623,7 +624,7 @@ void min_squared_distances_backward(const PointsView<T>& view, const T* grad, in
   }
 }
 
-// Keep in step with sampling.h.
+// Keep in step with engine/functions.inc.
 #define KPDEFORM_INSTANTIATE_FORWARD(View, F)                                                     \
   template void sample_and_combine(const View&, const DenseShape&, const F*, const View::Number*, \
                                    F*, int64_t, int64_t, char*);                                  \

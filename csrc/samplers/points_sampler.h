@@ -10,8 +10,8 @@
 
 namespace kpdeform::KPDEFORM_ISA {
 
-// kPerSource: kernel positions differ from source to source (transposed and deformable), else from
-// site to site.
+// kPerSource: kernel points stand at another position for every source, which is so for a deformable
+// kernel seen transposed. Otherwise they have one position per site.
 template <typename T, bool kPerSource>
 class PointsSampler {
  public:
@@ -45,7 +45,7 @@ class PointsSampler {
 
   int count() const { return count_; }
 
-  // The pairs of group g. Leaves distances, if the view wants them.
+  // The pairs of group g. Also writes view.distances, if the caller gave it.
   Pairs<T> list(int64_t g) {
     select(g);
     if (view_.distances != nullptr && (g == 0 || view_.offset_groups > 1)) leave_distances(g);
@@ -69,8 +69,8 @@ class PointsSampler {
     return pairs;
   }
 
-  // Leaves the smallest squared distance of every kernel point of the selected group g to the
-  // site's sources, 0 if it has none.
+  // Writes the smallest squared distance from every kernel point of the selected group g to the
+  // site's sources, or 0 if the site has no source.
   void leave_distances(int64_t g) {
     T* distances = view_.distances + view_.distance_index(site_, g);
     for (int k = 0; k < view_.num_kernel_points; ++k) {
