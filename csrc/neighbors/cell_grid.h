@@ -8,6 +8,7 @@
 // empty cells along an axis are shortened to two, which keeps apart what was apart.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -52,6 +53,9 @@ struct Clouds {
   std::vector<int64_t> offsets;  // (B + 1,): cloud b has rows offsets[b] to offsets[b + 1]
   int64_t size() const { return offsets.back(); }
   int64_t count() const { return static_cast<int64_t>(offsets.size()) - 1; }
+  int64_t cloud_of(int64_t row) const {
+    return std::upper_bound(offsets.begin(), offsets.end(), row) - offsets.begin() - 1;
+  }
 };
 
 struct Box {

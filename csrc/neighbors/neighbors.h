@@ -29,6 +29,13 @@
 // queries' cells ascend. Distances are first taken in float32, relative to the queries' cell and in
 // units of the radius, so that their error has one bound, `slack`, wherever the cloud lies; pairs
 // that float32 cannot decide or order are decided by d2 as above.
+//
+// What cells cannot do cheaply is left to kd-trees (point_trees.h), which are made only then:
+// queries around which cells hold thousands of points, or as many that float32 cannot order; and
+// what a k-nearest search has not completed when larger cells no longer complete half of what is
+// left. So no cloud takes quadratic time: not equal points, outliers, or densities that differ.
+//
+// A table that the memory of the machine cannot hold is an error that tells its size.
 #pragma once
 
 #include <cstdint>
@@ -58,6 +65,7 @@ struct Search {
   int64_t width;
   int64_t empty;     // value of an empty slot
   uint32_t* counts;  // (M,) neighbours of each query, no more than `width`; may be null
+  uint8_t* left;     // (M,) set for queries that are not answered: a kd-tree does it faster
 };
 
 constexpr int64_t kNoMemory = -1;

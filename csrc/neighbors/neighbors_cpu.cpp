@@ -1,17 +1,21 @@
 // radius_neighbors, knn_neighbors and level_tables on the CPU. Contract: neighbors.h.
+#include <unistd.h>
+
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <optional>
 
 #include "base/common.h"
 #include "base/parallel.h"
 #include "neighbors/clouds.h"
 #include "neighbors/neighbors.h"
+#include "neighbors/point_trees.h"
 
 namespace kpdeform {
 namespace {
 
-constexpr int64_t kMostRows = 4294967295;  // rows are 32-bit numbers inside
+constexpr uint32_t kMostRows = 4294967295;  // rows are 32-bit numbers inside
 constexpr int64_t kQueriesPerTask = 2048;
 
 // Cells a little larger than the radius: points in reach stay in adjacent cells although x / cell
@@ -30,7 +34,19 @@ ScalarType index_type(int64_t num_points) {
   return num_points > std::numeric_limits<int32_t>::max() ? ScalarType::Long : ScalarType::Int;
 }
 
+// Memory of the machine, in bytes.
+double physical_memory() {
+  return static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
+}
+
 Tensor empty_table(const Tensor& like, int64_t rows, int64_t width, ScalarType type) {
+  const double bytes = double(rows) * double(width) * (type == ScalarType::Long ? 8 : 4);
+  constexpr double kGiB = 1 << 30;
+  KPDEFORM_CHECK(bytes <= physical_memory(), "a table of ", rows, " queries by ", width,
+                 " neighbors takes ", std::ceil(bytes / kGiB), " GiB, but this machine has ",
+                 std::floor(physical_memory() / kGiB),
+                 " GiB; pass a smaller max_neighbors, k or radius, or search for fewer queries at "
+                 "a time");
   Tensor table = torch::stable::new_empty(like, {rows, width}, type);
   advise_huge_pages(table.mutable_data_ptr(), table.numel() * (type == ScalarType::Long ? 8 : 4));
   return table;
@@ -97,9 +113,10 @@ Search<T> make_search(const Clouds<T>& queries, const Index<T>& index,
   return search;
 }
 
-// Searches for all queries on all threads; returns the largest number of neighbours.
+// Searches for all queries, cell by cell, on all threads; returns the largest number of neighbours.
+// Appends to `left` the queries that are left to kd-trees.
 template <typename T>
-int64_t run(const Search<T>& search) {
+int64_t search_grid(Search<T> search, int64_t num_queries, std::vector<uint32_t>& left) {
   const SortedView<T>& queries = search.queries;
   std::vector<int64_t> tasks{0};  // cells, about kQueriesPerTask queries each
   for (int64_t cell = 0; cell < queries.num_cells; ++cell)
@@ -108,11 +125,60 @@ int64_t run(const Search<T>& search) {
       tasks.push_back(cell + 1);
   const int64_t count = static_cast<int64_t>(tasks.size()) - 1;
   std::vector<int64_t> most(count + 1, 0);
-  const int64_t threads = num_parts(queries.begins[queries.num_cells], 2 * kQueriesPerTask);
-  parallel_tasks(count, threads, [&](int64_t task) {
+  std::vector<uint8_t> is_left(num_queries, 0);
+  search.left = is_left.data();
+  const int64_t size = queries.begins[queries.num_cells];
+  parallel_tasks(count, num_parts(size, 2 * kQueriesPerTask), [&](int64_t task) {
     most[task] = KPDEFORM_DISPATCH(search_cells, search, tasks[task], tasks[task + 1]);
   });
   if (std::find(most.begin(), most.end(), kNoMemory) != most.end()) throw std::bad_alloc();
+  for (int64_t i = 0; i < size; ++i)
+    if (is_left[queries.rows[i]] != 0) left.push_back(queries.rows[i]);
+  return *std::max_element(most.begin(), most.end());
+}
+
+template <typename T>
+void write_row(const Search<T>& search, int64_t query, const std::vector<TreeNeighbor>& found) {
+  const int64_t size = static_cast<int64_t>(found.size()), first = query * search.width;
+  for (int64_t slot = 0; slot < search.width; ++slot) {
+    const int64_t row = slot < size ? int64_t{found[slot].row} : search.empty;
+    if (search.wide)
+      static_cast<int64_t*>(search.table)[first + slot] = row;
+    else
+      static_cast<int32_t*>(search.table)[first + slot] = static_cast<int32_t>(row);
+  }
+}
+
+// Searches for the queries `rows` in kd-trees: their neighbours come before `limit`. Returns the
+// largest number of neighbours.
+template <typename T>
+int64_t search_trees(const Search<T>& search, const Clouds<T>& queries, const Clouds<T>& points,
+                     const std::vector<uint32_t>& rows, const TreeNeighbor& limit) {
+  const int64_t count = static_cast<int64_t>(rows.size());
+  if (count == 0) return 0;
+  std::vector<int64_t> clouds(count), queries_in(queries.count(), 0);
+  for (int64_t i = 0; i < count; ++i) {
+    clouds[i] = queries.cloud_of(rows[i]);
+    ++queries_in[clouds[i]];
+  }
+  const PointTrees<T> trees(points, queries_in);
+
+  constexpr int64_t kQueriesPerTreeTask = 64;
+  std::vector<int64_t> most((count + kQueriesPerTreeTask - 1) / kQueriesPerTreeTask, 0);
+  parallel_tasks(static_cast<int64_t>(most.size()), num_threads(), [&](int64_t task) {
+    std::vector<TreeNeighbor> found;
+    const int64_t end = std::min(count, (task + 1) * kQueriesPerTreeTask);
+    for (int64_t i = task * kQueriesPerTreeTask; i < end; ++i) {
+      const T* query = queries.data + int64_t{rows[i]} * queries.dims;
+      if (search.table == nullptr) {
+        most[task] = std::max(most[task], trees.count(query, clouds[i], limit.d2));
+      } else {
+        trees.find(query, clouds[i], limit, search.width, found);
+        write_row(search, rows[i], found);
+        most[task] = std::max(most[task], static_cast<int64_t>(found.size()));
+      }
+    }
+  });
   return *std::max_element(most.begin(), most.end());
 }
 
@@ -132,15 +198,23 @@ Tensor radius_table(const Clouds<T>& queries, const Index<T>& index, double radi
   Search<T> search =
       make_search(queries, index, same ? index.sorted.view() : sorted_queries.view(), radius);
 
+  // No row comes before row 0: a distance that equals the radius is outside.
+  const TreeNeighbor limit{radius * radius, 0};
+  const auto run = [&] {
+    std::vector<uint32_t> left;
+    const int64_t most = search_grid(search, queries.size(), left);
+    return std::max(most, search_trees(search, queries, index.points, left, limit));
+  };
+
   // Rows of known width are written at once; a wide limit is first replaced by the largest count.
   constexpr int64_t kDirectWidth = 128;
   int64_t width = std::min(max_neighbors, num_points);
-  if (width > kDirectWidth) width = std::min(width, run(search));
+  if (width > kDirectWidth) width = std::min(width, run());
   Tensor table = empty_table(like, queries.size(), width, type);
   search.table = table.mutable_data_ptr();
   search.wide = type == ScalarType::Long;
   search.width = width;
-  const int64_t most = run(search);
+  const int64_t most = run();
   return most < width ? first_columns(table, most) : table;
 }
 
@@ -200,40 +274,8 @@ Index<T> index_for_knn(const Clouds<T>& points, int64_t k) {
   }
 }
 
-// The k nearest of all points of the query's cloud, by comparison with each of them.
-template <typename T>
-void search_all_points(const Clouds<T>& points, int64_t query, int64_t cloud,
-                       const Search<T>& search) {
-  struct Neighbor {
-    double d2;
-    int64_t row;
-    bool operator<(const Neighbor& other) const {
-      return d2 != other.d2 ? d2 < other.d2 : row < other.row;
-    }
-  };
-  std::vector<Neighbor> all;
-  for (int64_t row = points.offsets[cloud]; row < points.offsets[cloud + 1]; ++row) {
-    double d2 = 0;
-    for (int d = 0; d < search.dims; ++d) {
-      const double difference = static_cast<double>(search.query_rows[query * search.dims + d]) -
-                                static_cast<double>(search.point_rows[row * search.dims + d]);
-      d2 += difference * difference;
-    }
-    all.push_back({d2, row});
-  }
-  const int64_t count = std::min<int64_t>(search.width, all.size());
-  std::partial_sort(all.begin(), all.begin() + count, all.end());
-  for (int64_t slot = 0; slot < count; ++slot) {
-    const int64_t i = query * search.width + slot;
-    if (search.wide)
-      static_cast<int64_t*>(search.table)[i] = all[slot].row;
-    else
-      static_cast<int32_t*>(search.table)[i] = static_cast<int32_t>(all[slot].row);
-  }
-}
-
-// Searches spheres that grow until they hold k points. What is left when few queries are, is
-// compared with every point. The index may have any cells: only the time depends on them.
+// Searches spheres that grow, and cells with them, while that completes most queries; what is left
+// is searched in kd-trees. The index may have any cells: only the time depends on them.
 template <typename T>
 Tensor knn_table(const Clouds<T>& queries, const Index<T>& index, int64_t k, const Tensor& like) {
   const int64_t num_queries = queries.size(), num_points = index.points.size();
@@ -242,53 +284,46 @@ Tensor knn_table(const Clouds<T>& queries, const Index<T>& index, int64_t k, con
   if (num_queries == 0) return table;
   if (num_points == 0) return torch::stable::fill_(table, 0);
 
-  const auto cloud_of = [&](int64_t query) {
-    const std::vector<int64_t>& offsets = queries.offsets;
-    return std::upper_bound(offsets.begin(), offsets.end(), query) - offsets.begin() - 1;
-  };
-  const auto cloud_size = [&](int64_t cloud) {
-    return index.points.offsets[cloud + 1] - index.points.offsets[cloud];
-  };
+  constexpr int64_t kFew = 16;
   const double hoped_for = (2 * k + 4) / (3.0 * median_cell(index.sorted));
   double reach = std::min(1.0, std::sqrt(hoped_for));  // in cells
-  Buffer<uint32_t> counts(num_queries), pending(num_queries);
-  int64_t num_pending = num_queries;
+  const Buffer<uint32_t> counts(num_queries);
+  const auto is_incomplete = [&](uint32_t query) {
+    if (counts[query] >= k) return false;
+    const int64_t cloud = queries.cloud_of(query);
+    return counts[query] < index.points.offsets[cloud + 1] - index.points.offsets[cloud];
+  };
+  std::vector<uint32_t> left, pending(num_queries);
+  std::iota(pending.begin(), pending.end(), 0u);
+  Search<T> search;
   std::optional<Index<T>> larger;
   for (bool first = true;; first = false) {
     const Index<T>& current = larger ? *larger : index;
     const bool same = first && same_clouds(queries, index.points);
+    const int64_t num_pending = static_cast<int64_t>(pending.size());
     SortedPoints<T> sorted_queries;
     if (!same)
-      sorted_queries = current.grid.sort(queries, first ? nullptr : pending.get(), num_pending);
-    const double radius = reach * current.grid.cell() / cell_for(1);
-    Search<T> search =
-        make_search(queries, current, same ? index.sorted.view() : sorted_queries.view(), radius);
+      sorted_queries = current.grid.sort(queries, first ? nullptr : pending.data(), num_pending);
+    search = make_search(queries, current, same ? index.sorted.view() : sorted_queries.view(),
+                         reach * current.grid.cell() / cell_for(1));
     search.table = table.mutable_data_ptr();
     search.wide = type == ScalarType::Long;
     search.width = k;
     search.counts = counts.get();
-    run(search);
+    const size_t left_before = left.size();
+    search_grid(search, num_queries, left);
+    for (size_t i = left_before; i < left.size(); ++i) counts[left[i]] = ~0u;  // not here any more
 
-    int64_t left = 0;
-    double comparisons = 0;
-    for (int64_t i = 0; i < num_pending; ++i) {
-      const int64_t query = first ? i : pending[i];
-      if (counts[query] >= k) continue;
-      const int64_t available = cloud_size(cloud_of(query));
-      if (counts[query] == available) continue;
-      pending[left++] = static_cast<uint32_t>(query);
-      comparisons += available;
-    }
-    num_pending = left;
-    if (comparisons < 4.0 * (num_queries + num_points) || radius > 1e100) {
-      parallel_tasks(num_pending, num_threads(), [&](int64_t i) {
-        search_all_points(index.points, pending[i], cloud_of(pending[i]), search);
-      });
-      return table;
-    }
+    std::erase_if(pending, [&](uint32_t query) { return !is_incomplete(query); });
+    const int64_t num_incomplete = static_cast<int64_t>(pending.size());
+    if (num_incomplete < kFew || 2 * num_incomplete > num_pending) break;
     if (reach == 1) larger.emplace(index.points, index.boxes, current.grid.cell() * 2);
     reach = 1;
   }
+  left.insert(left.end(), pending.begin(), pending.end());
+  constexpr double kAnyDistance = std::numeric_limits<double>::infinity();
+  search_trees(search, queries, index.points, left, {kAnyDistance, kMostRows});
+  return table;
 }
 
 template <typename T>

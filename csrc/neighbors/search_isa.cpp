@@ -24,6 +24,11 @@ constexpr int64_t kSortable = kMostVectors * kLanes < 256 ? kMostVectors * kLane
 constexpr uint32_t kNumberBits = 8;
 constexpr uint32_t kNumberMask = (1 << kNumberBits) - 1;
 
+// More points than this are left to a kd-tree: around a query, and of those the ones that float32
+// cannot put into order. Some more for every neighbour wanted.
+constexpr int64_t kMostAround = 4096, kMostAroundPerNeighbor = 64;
+constexpr int64_t kMostUnordered = 1024, kMostUnorderedPerNeighbor = 8;
+
 // A neighbour with its distance in float64.
 struct Neighbor {
   double d2;
@@ -262,6 +267,10 @@ class CellSearch {
     }
     Run runs[9];
     const int64_t around = cursors_.move_to(search_.queries.keys[cell], runs);
+    if (around > kMostAround + kMostAroundPerNeighbor * search_.width) {
+      for (int64_t i = begin; i < end; ++i) search_.left[search_.queries.rows[i]] = 1;
+      return 0;
+    }
     int64_t most = 0;
     if (!scratch_.holds(around)) {
       most = finish();
@@ -454,10 +463,14 @@ class CellSearch {
   }
 
   // The same for more hits. Where they are more than the row takes, those that cannot come into it
-  // are dropped first; if that does not help, float64 decides.
+  // are dropped first; if that does not help, float64 decides, here or in a kd-tree.
   int64_t select_and_write(int64_t query, int64_t count) {
     if (count > search_.width) count = drop_far(count);
     if (count <= kSortable) return sort_and_write(query, count);
+    if (count > kMostUnordered + kMostUnorderedPerNeighbor * search_.width) {
+      search_.left[query] = 1;
+      return 0;
+    }
     int64_t inside = 0, length = 0;
     for (int64_t i = 0; i < count; ++i) add_if_inside(query, scratch_.hit[i], inside);
     append(inside, length);

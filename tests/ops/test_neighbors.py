@@ -1,6 +1,7 @@
 """The ladder of DESIGN section 8 for radius_neighbors and knn_neighbors."""
 
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -264,6 +265,105 @@ def test_clusters_of_very_different_density():
         assert_same_table(actual, as_wide(expected, limit, points))
 
 
+# ---- clouds that would take minutes if the time were quadratic
+
+
+def uniform(rows):
+    """Uniform numbers, ``(rows, 3)``."""
+    return torch.rand(rows, 3, generator=torch.Generator().manual_seed(0))
+
+
+def worst_clouds():
+    rows = 200_000
+    spread, step = uniform(rows), torch.arange(rows)[:, None] * torch.ones(3)
+    half, outlier = spread.clone(), spread.clone()
+    half[::2] = 0.5
+    outlier[:3] = torch.tensor([[1e6], [-1e9], [1e12]])
+    spots = uniform(40).repeat(rows // 40, 1)
+    return {
+        "equal": (torch.ones(rows, 3), 0.1),
+        "half equal": (half, 0.02),
+        "equal in 40 places": (spots, 0.01),
+        "close in 40 places": (spots.double() + 1e-6 * spread, 0.1),
+        "axis-parallel line": (1e-3 * step * torch.tensor([1.0, 0, 0]), 0.01),
+        "diagonal line": (1e-3 * step, 0.01),
+        "plane": (spread * torch.tensor([1.0, 1.0, 0.0]), 0.005),
+        "outliers": (outlier, 0.02),
+        "exponential": (2.0 ** (-60 * spread[:, :1]) * (1 + spread), 0.01),
+        "lattice": ((20 * spread).round(), 1.5),
+        "flat": (spread[:, :2].contiguous(), 0.005),
+        "far from the origin": (1e7 + 1e-3 * (500 * spread.double()).round(), 3e-3),
+        "small radius": (spread, 1e-9),
+        "radius of the whole cloud": (spread, 5.0),
+    }
+
+
+@pytest.mark.skipif("KPDEFORM_SHIM" in os.environ, reason="kd-trees are the CPU's own")
+@pytest.mark.parametrize("name", worst_clouds())
+def test_no_cloud_takes_quadratic_time(name):
+    points, radius = worst_clouds()[name]
+    some = torch.arange(0, len(points), len(points) // 8)
+    actual = ops.radius_neighbors(points, points, radius, max_neighbors=20)
+    expected = reference.radius_neighbors(points[some], points, radius, max_neighbors=20)
+    assert_same_table(actual[some, : expected.shape[1]], expected)
+    assert (actual[some, expected.shape[1] :] == len(points)).all()
+    expected = reference.knn_neighbors(points[some], points, 12)
+    assert_same_table(ops.knn_neighbors(points, points, 12)[some], expected)
+    if name in ("equal", "outliers", "exponential"):
+        far = points + 1000
+        expected = reference.knn_neighbors(far[some], points, 12)
+        assert_same_table(ops.knn_neighbors(far, points, 12)[some], expected)
+
+
+@pytest.mark.skipif("KPDEFORM_SHIM" in os.environ, reason="kd-trees are the CPU's own")
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("dim", [2, 3])
+@pytest.mark.parametrize("limit", [1, 30, 150, None])
+def test_crowds_agree_with_the_twin(dtype, dim, limit):
+    """Two clouds; most of their points are too many, or too close together, for cells."""
+    points = surface(13_000, dim, dtype)
+    points[:6000] *= 1e-7
+    points[4000:5000] = points[4000]
+    clouds = {"query_lengths": torch.tensor([70, 30]), "point_lengths": torch.tensor([9000, 4000])}
+    queries = points[torch.arange(0, 13_000, 130)].contiguous()
+    for radius in (1e-7, 0.05, 0.3):
+        if limit is None and radius == 0.3:
+            continue
+        actual = ops.radius_neighbors(queries, points, radius, max_neighbors=limit, **clouds)
+        expected = reference.radius_neighbors(
+            queries, points, radius, max_neighbors=limit, **clouds
+        )
+        assert_same_table(actual, expected)
+    k = limit or 5000
+    actual = ops.knn_neighbors(queries, points, k, **clouds)
+    assert_same_table(actual, reference.knn_neighbors(queries, points, k, **clouds))
+
+
+@pytest.mark.skipif("KPDEFORM_SHIM" in os.environ, reason="tiny clouds are many launches there")
+def test_many_tiny_clouds_and_a_giant():
+    lengths = torch.cat([torch.tensor([50_000]), torch.arange(100_000) % 4])
+    points = uniform(int(lengths.sum()))
+    clouds = {"query_lengths": lengths, "point_lengths": lengths}
+    nearest = ops.knn_neighbors(points, points, 3, **clouds)
+    near = ops.radius_neighbors(points, points, 0.5, max_neighbors=3, **clouds)
+    first, last = 50_000 + int(lengths[1:-400].sum()), len(points)
+    ends = {"query_lengths": lengths[-400:], "point_lengths": lengths[-400:]}
+    for table, twin in (
+        (nearest, reference.knn_neighbors(points[first:], points[first:], 3, **ends)),
+        (near, reference.radius_neighbors(points[first:], points[first:], 0.5, **ends)),
+    ):
+        assert torch.equal(table[first:], torch.where(twin < last - first, twin + first, last))
+
+
+@pytest.mark.skipif("KPDEFORM_SHIM" in os.environ, reason="PyTorch's error there")
+def test_a_table_that_memory_does_not_hold_is_refused_at_once():
+    points = torch.zeros(3_000_000, 3)
+    with pytest.raises(ValueError, match=r"3000000 queries by 3000000 neighbors takes 33528 GiB"):
+        ops.radius_neighbors(points, points, 1.0)
+    with pytest.raises(ValueError, match=r"by 9000000000 .* pass a smaller max_neighbors, k or"):
+        ops.knn_neighbors(points, points, 9_000_000_000)
+
+
 # ---- shapes and layouts
 
 
@@ -318,6 +418,9 @@ def tables():
             found.append(ops.radius_neighbors(queries, points, radius, max_neighbors=limit))
         found += [ops.knn_neighbors(points, points, k) for k in (1, 16)]
         found += [ops.knn_neighbors(queries, points, 40)]
+        points[:9000] *= 1e-7
+        found += [ops.radius_neighbors(points, points, 0.02, max_neighbors=8)]
+        found += [ops.knn_neighbors(points + 100, points, 8)]
     return [table.numpy() for table in found]
 
 
