@@ -110,6 +110,47 @@ __global__ void extents_kernel(const T* points, int64_t rows, int dims, const in
   }
 }
 
+// Leaves far outliers out of the extent of a cloud: nine tenths of a sample, and 32 times their
+// spread on either side. A block of kSample threads takes one cloud after the other.
+constexpr int kSample = 256;
+template <typename T>
+__global__ void narrow_extents_kernel(const T* points, int dims, const int64_t* offsets,
+                                      int64_t num_clouds, Extent* extents) {
+  constexpr int kTail = kSample / 20;
+  constexpr double kMargin = 32;
+  KPDEFORM_SHARED(shared);
+  double* const sample = reinterpret_cast<double*>(shared);
+  double* const low = sample + kSample;
+  double* const high = low + 3;
+  const int thread = int(threadIdx.x);
+  for (int64_t b = blockIdx.x; b < num_clouds; b += gridDim.x) {
+    const int64_t begin = offsets[b], count = offsets[b + 1] - begin;
+    if (count < kSample) continue;
+    const T* x = points + (begin + count * thread / kSample) * dims;
+    const bool usable = is_finite(x, dims);
+    for (int d = 0; d < dims; ++d) {
+      const double value = usable ? double(x[d]) : from_ordered(extents[b].low[d]);
+      sample[thread] = value;
+      __syncthreads();
+      int rank = 0;
+      for (int i = 0; i < kSample; ++i)
+        rank += sample[i] < value || (sample[i] == value && i < thread);
+      if (rank == kTail) low[d] = value;
+      if (rank == kSample - 1 - kTail) high[d] = value;
+      __syncthreads();
+    }
+    double spread = 0;
+    for (int d = 0; d < dims; ++d) spread = high[d] - low[d] > spread ? high[d] - low[d] : spread;
+    for (int d = 0; d < dims && thread == 0 && spread > 0; ++d) {
+      const Word lowest = ordered(low[d] - kMargin * spread);
+      const Word highest = ordered(high[d] + kMargin * spread);
+      extents[b].low[d] = extents[b].low[d] > lowest ? extents[b].low[d] : lowest;
+      extents[b].high[d] = extents[b].high[d] < highest ? extents[b].high[d] : highest;
+    }
+    __syncthreads();
+  }
+}
+
 // Cells that begin at multiples of `cell`, one more on every side.
 __device__ double rows_grid(const Extent& extent, double cell, CloudGrid& grid, bool& far) {
   grid.cell = cell;
@@ -118,11 +159,22 @@ __device__ double rows_grid(const Extent& extent, double cell, CloudGrid& grid, 
     const double first = cell_number(from_ordered(extent.low[d]), cell);
     const double last = cell_number(from_ordered(extent.high[d]), cell);
     grid.origin[d] = first - 1;
-    grid.size[d] = int64_t(last - first) + 3;
+    grid.extent[d] = grid.size[d] = int64_t(last - first) + 3;
     cells *= last - first + 3;
     far |= first <= -kLastCellNumber || last >= kLastCellNumber;
   }
   return cells;
+}
+
+// Folds the longest axes until the cells are no more than `most`.
+__device__ void fold(double most, double cells, CloudGrid& grid) {
+  while (cells > most) {
+    int longest = 0;
+    for (int d = 1; d < 3; ++d) longest = grid.size[d] > grid.size[longest] ? d : longest;
+    cells /= double(grid.size[longest]);
+    grid.size[longest] = grid.size[longest] / 2 + 1;
+    cells *= double(grid.size[longest]);
+  }
 }
 
 __device__ void morton_grid(const Extent& extent, int axis_bits, CloudGrid& grid) {
@@ -130,7 +182,7 @@ __device__ void morton_grid(const Extent& extent, int axis_bits, CloudGrid& grid
   double largest = 0;
   for (int d = 0; d < 3; ++d) {
     grid.origin[d] = from_ordered(extent.low[d]);
-    grid.size[d] = int64_t{1} << axis_bits;
+    grid.extent[d] = grid.size[d] = int64_t{1} << axis_bits;
     const double size = from_ordered(extent.high[d]) - grid.origin[d];
     largest = size > largest ? size : largest;
   }
@@ -139,19 +191,18 @@ __device__ void morton_grid(const Extent& extent, int axis_bits, CloudGrid& grid
 }
 
 __global__ void grids_kernel(const Extent* extents, int64_t num_clouds, CellOrder order,
-                             double wanted, double most_cells, bool may_grow, int axis_bits,
+                             double cell, double most_cells, bool may_fold, int axis_bits,
                              CloudGrid* grids, Findings* findings) {
   for (int64_t b = global_thread(); b < num_clouds; b += num_threads_of_grid()) {
     CloudGrid& grid = grids[b];
     if (extents[b].low[0] > extents[b].high[0]) {  // no point
-      grid = CloudGrid{1, {0, 0, 0}, {0, 0, 0}};
+      grid = CloudGrid{1, {0, 0, 0}, {0, 0, 0}, {0, 0, 0}};
     } else if (order == CellOrder::kMorton) {
       morton_grid(extents[b], axis_bits, grid);
     } else {
       bool far = false;
-      double cell = wanted, cells = rows_grid(extents[b], cell, grid, far);
-      for (; may_grow && !(cells <= most_cells); cell *= 2)
-        cells = rows_grid(extents[b], 2 * cell, grid, far);
+      const double cells = rows_grid(extents[b], cell, grid, far);
+      if (may_fold) fold(most_cells, cells, grid);
       if (far) findings->far_cells = 1;
       // An ordered number of a double that is not negative: all bits but the sign.
       atomicMax(reinterpret_cast<Word*>(&findings->most_cells), ordered(cells) & ~(Word{1} << 63));
@@ -166,11 +217,9 @@ __device__ uint64_t key_of(const T* x, int dims, int64_t cloud, int64_t num_clou
   const uint64_t nowhere = uint64_t(num_clouds) << bits;
   int64_t cell[3];
   for (int d = 0; d < 3; ++d) {
-    cell[d] = cell_of(grid, order, d, d < dims ? double(x[d]) : 0.0);
     if (grid.size[d] == 0) return nowhere;
-    const bool inside = cell[d] >= 0 && cell[d] < grid.size[d];
-    if (order == CellOrder::kRows && !inside) return nowhere;
-    if (!inside) cell[d] = cell[d] < 0 ? 0 : grid.size[d] - 1;  // only decides the order
+    cell[d] = cell_of(grid, order, d, d < dims ? double(x[d]) : 0.0);
+    if (cell[d] < 0) return nowhere;
   }
   const uint64_t in_cloud =
       order == CellOrder::kMorton
@@ -281,12 +330,20 @@ int morton_bits(int64_t num_clouds) {
 }
 
 Tensor make_grids(const OnDevice& device, const DeviceClouds& clouds, CellOrder order, double cell,
-                  bool may_grow, const Tensor& findings) {
+                  bool may_fold, const Tensor& findings) {
   const Tensor grids =
       scratch(clouds.points, std::max<int64_t>(clouds.count(), 1) * int64_t(sizeof(CloudGrid)));
+  if (order == CellOrder::kMorton)
+    with_positions(clouds.points, [&](auto t) {
+      using T = decltype(t);
+      device.launch(narrow_extents_kernel<T>, OnDevice::Grid{clouds.count()}, kSample,
+                    int64_t(kSample + 6) * int64_t(sizeof(double)), data<T>(clouds.points),
+                    clouds.dims(), data<int64_t>(clouds.offsets), clouds.count(),
+                    mutable_data<Extent>(clouds.extents));
+    });
   device.launch(grids_kernel, divide_up(clouds.count(), kBlock), kBlock,
                 data<Extent>(clouds.extents), clouds.count(), order, cell,
-                std::ldexp(1.0, cell_bits(clouds.count()) - 1), may_grow,
+                std::ldexp(1.0, cell_bits(clouds.count()) - 1), may_fold,
                 morton_bits(clouds.count()), mutable_data<CloudGrid>(grids),
                 mutable_data<Findings>(findings));
   return grids;

@@ -31,11 +31,16 @@ struct DeviceClouds {
   int dims() const { return int(points.size(1)); }
 };
 
-// Coordinates of a cell of one cloud. Points lie in cells 1 to size - 2.
+// Coordinates of a cell of one cloud. Points lie in cells 1 to extent - 2.
+//
+// Where these are more than keys can number, the axis is folded like a strip of paper: cells 0, 1,
+// ..., size - 1, size - 2, ..., 1, 0, 1, ... Adjacent cells stay adjacent, and cells that come to
+// lie on each other only add points to look at. So one far outlier costs nothing.
 struct CloudGrid {
   double cell;
-  double origin[3];  // of whole cells, or a coordinate (Morton order)
-  int64_t size[3];   // cells
+  double origin[3];   // of whole cells, or a coordinate (Morton order)
+  int64_t extent[3];  // cells
+  int64_t size[3];    // cells that have a number of their own
 };
 
 template <typename T>
@@ -69,11 +74,12 @@ DeviceClouds make_clouds(const OnDevice& device, const Tensor& points, const Ten
 int cell_bits(int64_t num_clouds);
 int morton_bits(int64_t num_clouds);
 
-// (B,) CloudGrid for the extents of the clouds. Cells begin at multiples of `cell`, which, if it
-// may grow, is doubled for a cloud that would need too many of them. Morton cells fit the extent,
-// and `cell` is ignored.
+// (B,) CloudGrid for the extents of the clouds. Cells begin at multiples of `cell`; they are
+// folded, if that is allowed, for a cloud that would need too many of them. Morton cells divide the
+// extent of nearly all points of a cloud, the outermost ones hold what lies beyond, and `cell` is
+// ignored.
 Tensor make_grids(const OnDevice& device, const DeviceClouds& clouds, CellOrder order, double cell,
-                  bool may_grow, const Tensor& findings);
+                  bool may_fold, const Tensor& findings);
 
 // Keys and rows by the cells of `grids`, ascending rows in a cell; a cloud's keys take `bits` bits.
 KeysAndValues sort_rows(const OnDevice& device, const DeviceClouds& clouds, const Tensor& grids,
@@ -108,10 +114,18 @@ __device__ inline double cell_number(double x, double cell) {
   return std::floor(v);
 }
 
-// Cell of x along one axis in either order; outside [0, size) where the grid does not reach.
+// Cell of x along one axis in either order; -1 where the grid does not reach.
 __device__ inline int64_t cell_of(const CloudGrid& grid, CellOrder order, int d, double x) {
-  if (order == CellOrder::kRows) return int64_t(cell_number(x, grid.cell) - grid.origin[d]);
-  return int64_t(cell_number(x - grid.origin[d], grid.cell));
+  const int64_t last = grid.size[d] - 1;
+  if (order == CellOrder::kMorton) {
+    const int64_t cell = int64_t(cell_number(x - grid.origin[d], grid.cell));
+    return cell < 0 ? 0 : cell > last ? last : cell;
+  }
+  const int64_t cell = int64_t(cell_number(x, grid.cell) - grid.origin[d]);
+  if (cell < 0 || cell >= grid.extent[d]) return -1;
+  if (cell <= last) return cell;
+  const int64_t folded = cell % (2 * last);
+  return folded <= last ? folded : 2 * last - folded;
 }
 
 // The lowest 21 bits of x, two zeros before each.

@@ -33,7 +33,8 @@
 // What cells cannot do cheaply is left to kd-trees (point_trees.h), which are made only then:
 // queries around which cells hold thousands of points, or as many that float32 cannot order; and
 // what a k-nearest search has not completed when larger cells no longer complete half of what is
-// left. So no cloud takes quadratic time: not equal points, outliers, or densities that differ.
+// left. So no cloud takes quadratic time on the CPU: not equal points, outliers, or densities that
+// differ.
 //
 // A table that the memory of the machine cannot hold is an error that tells its size.
 #pragma once
