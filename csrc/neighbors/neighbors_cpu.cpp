@@ -316,7 +316,7 @@ Tensor knn_table(const Clouds<T>& queries, const Index<T>& index, int64_t k, con
 
     std::erase_if(pending, [&](uint32_t query) { return !is_incomplete(query); });
     const int64_t num_incomplete = static_cast<int64_t>(pending.size());
-    if (num_incomplete < kFew || 2 * num_incomplete > num_pending) break;
+    if (num_incomplete < kFew || (larger && 2 * num_incomplete > num_pending)) break;
     if (reach == 1) larger.emplace(index.points, index.boxes, current.grid.cell() * 2);
     reach = 1;
   }
