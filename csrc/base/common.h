@@ -1,4 +1,4 @@
-// What every CPU kernel needs: tensors, error text, a parallel loop.
+// What every CPU kernel needs: tensors, error text.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -28,12 +28,6 @@ template <typename... Parts>
   text << "kpdeform: ";
   (text << ... << parts);
   throw std::runtime_error(text.str());
-}
-
-// Runs body(begin, end) over [0, count) on torch's own threads. body must not throw.
-template <typename Body>
-void parallel_chunks(int64_t count, int64_t grain, const Body& body) {
-  if (count > 0) torch::stable::parallel_for(0, count, grain, body);
 }
 
 }  // namespace kpdeform

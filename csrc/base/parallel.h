@@ -1,9 +1,19 @@
-// Loops on torch's threads for work of uneven size.
+// Loops on torch's threads. Work is cut into tasks, and a thread takes the next task when it is
+// done with one: a thread that another process holds up then delays one task and not its share of
+// all. Results must not depend on which thread runs a task.
 #pragma once
+
+#include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
 #include <exception>
+#include <mutex>
+#include <thread>
+#include <vector>
 
 #include "base/common.h"
 
@@ -19,28 +29,102 @@ inline int64_t num_parts(int64_t count, int64_t grain) {
   return std::max<int64_t>(1, std::min(num_threads(), count / grain));
 }
 
-// Runs body(i) for i in [0, count) on up to `threads` threads; a thread takes the next i when it is
-// done with one. What body throws is thrown here.
-template <typename Body>
-void parallel_tasks(int64_t count, int64_t threads, const Body& body) {
-  threads = std::min(threads, count);
-  if (threads <= 1) {
-    for (int64_t i = 0; i < count; ++i) body(i);
-    return;
+// How many pieces of `size` items cover `count` items; the last one may be smaller.
+inline int64_t num_pieces(int64_t count, int64_t size) {
+  return (count + size - 1) / size;
+}
+
+// A count of finished work that threads can wait for. A waiting thread soon sleeps, because the one
+// that it waits for may need its processor.
+class Progress {
+ public:
+  void add(int64_t count) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      done_ += count;
+    }
+    changed_.notify_all();
   }
+
+  void wait_for(int64_t count) {
+    using Clock = std::chrono::steady_clock;
+    if (done_ >= count) return;
+    const Clock::time_point patience = Clock::now() + std::chrono::microseconds(20);
+    while (Clock::now() < patience)
+      if (done_ >= count) return;
+    std::unique_lock<std::mutex> lock(mutex_);
+    changed_.wait(lock, [&] { return done_ >= count; });
+  }
+
+ private:
+  std::atomic<int64_t> done_{0};
+  std::mutex mutex_;
+  std::condition_variable changed_;
+};
+
+// Runs work(), which must not throw, on `threads` threads at once. The caller sleeps until the
+// others have finished: OpenMP would let it spin on the processor that they need.
+template <typename Work>
+void on_threads(int64_t threads, const Work& work) {
+  if (threads <= 1) return work();
+  const std::thread::id caller = std::this_thread::get_id();
+  Progress finished;
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+    work();
+    finished.add(end - begin);
+    if (std::this_thread::get_id() == caller) finished.wait_for(threads);
+  });
+}
+
+// Runs body(step, i) for every step in [0, steps) and i in [0, tasks_of(step)), on up to `threads`
+// threads. A step begins when the one before it is finished. What body throws is thrown here,
+// once the tasks that had begun are finished.
+template <typename TasksOf, typename Body>
+void parallel_steps(int64_t steps, int64_t threads, const TasksOf& tasks_of, const Body& body) {
+  std::vector<int64_t> begins{0};  // the first task of every step, among those of all steps
+  for (int64_t step = 0; step < steps; ++step) begins.push_back(begins.back() + tasks_of(step));
+  const int64_t count = begins.back();
   std::atomic<int64_t> next{0};
   std::atomic<bool> failed{false};
   std::exception_ptr error;
-  parallel_chunks(threads, 1, [&](int64_t begin, int64_t end) {
+  Progress finished;
+  on_threads(std::min(threads, count), [&] {
     try {
-      for (int64_t thread = begin; thread < end; ++thread)
-        for (int64_t i = next++; i < count; i = next++) body(i);
+      int64_t step = 0;
+      for (int64_t task = next++; task < count; task = next++) {
+        while (task >= begins[step + 1]) ++step;
+        finished.wait_for(begins[step]);  // whoever has taken an earlier task is working on it
+        if (failed) return;
+        body(step, task - begins[step]);
+        finished.add(1);
+      }
     } catch (...) {
-      next = count;
       if (!failed.exchange(true)) error = std::current_exception();
+      finished.add(count);  // nobody waits for what will not be done
     }
   });
   if (error) std::rethrow_exception(error);
+}
+
+// Runs body(i) for i in [0, count), on up to `threads` threads.
+template <typename Body>
+void parallel_tasks(int64_t count, int64_t threads, const Body& body) {
+  parallel_steps(1, threads, [&](int64_t) { return count; }, [&](int64_t, int64_t i) { body(i); });
+}
+
+// How many of `count` items make a task, where `grain` items are the fewest worth one: enough tasks
+// to keep all threads busy to the end, none so large that Ctrl-C would have to wait for it.
+inline int64_t task_size(int64_t count, int64_t grain) {
+  constexpr int64_t kTasksPerThread = 16, kMostGrains = 64;
+  return std::clamp(num_pieces(count, kTasksPerThread * num_threads()), grain, kMostGrains * grain);
+}
+
+// Runs body(begin, end) over pieces of at least `grain` items that together cover [0, count).
+template <typename Body>
+void parallel_chunks(int64_t count, int64_t grain, const Body& body) {
+  const int64_t size = task_size(count, grain);
+  parallel_tasks(num_pieces(count, size), num_threads(),
+                 [&](int64_t i) { body(i * size, std::min(count, (i + 1) * size)); });
 }
 
 }  // namespace kpdeform

@@ -6,13 +6,19 @@
 #include <vector>
 
 #include "base/common.h"
+#include "base/parallel.h"
 #include "base/scratch.h"
 #include "engine/engine.h"
 
 namespace kpdeform {
 
-constexpr int64_t kGrain = 32;                // fewest sites worth a thread
+constexpr int64_t kGrain = 32;                // fewest sites worth a task
 constexpr int64_t kSuperTileBytes = 4 << 20;  // S of a super tile, shared by all threads
+
+// Fewest sites worth a task: kGrain, or those that take some ten million operations.
+inline int64_t site_grain(const DenseShape& shape) {
+  return std::clamp<int64_t>((8 << 20) / (shape.row() * shape.group_out()), 1, kGrain);
+}
 
 // One packed matrix per group. The matrix of group g has `blocks` blocks of `terms` rows; element
 // (p, c) of block k stands at weight[g * group_stride + k * block_stride + p * row_stride + c *
@@ -50,7 +56,7 @@ template <typename View, typename F, typename T>
 void convolve(const View& view, const DenseShape& shape, const F* features, const T* packed, F* out,
               int64_t first, int64_t last) {
   const int64_t bytes = KPDEFORM_DISPATCH(dense_bytes, view, shape);
-  parallel_chunks(last - first, kGrain, [&](int64_t begin, int64_t end) {
+  parallel_chunks(last - first, site_grain(shape), [&](int64_t begin, int64_t end) {
     const Scratch<char> workspace(bytes);
     KPDEFORM_DISPATCH(sample_and_combine, view, shape, features, packed, out, first + begin,
                       first + end, workspace.get());
@@ -102,44 +108,64 @@ void features_backward(View view, const DenseShape& shape, const F* grad, const 
   }
 }
 
-// Adds to the gradients of weight, offsets and modulations, those that are not null, super tile by
-// super tile: all threads sample its sites, then share the rows of the weight.
+// Adds to the gradients of weight, offsets and modulations, those that are not null. Super tile by
+// super tile, threads sample its sites into one of two buffers and share the rows of the weight,
+// which is multiplied from the other buffer meanwhile: step t samples tile t and multiplies t - 1.
 template <typename View, typename F, typename T>
 void sites_backward(const View& view, int64_t num_sites, const DenseShape& shape, const F* features,
                     const F* grad, const T* weight, T* grad_weight,
                     const SiteGradients<T>& gradients) {
   const Scratch<T> packed = gradients.any() ? pack_backward(shape, weight) : Scratch<T>(0);
   const int64_t bytes = KPDEFORM_DISPATCH(dense_bytes, view, shape);
-  const int64_t super_sites =
+  const auto sample = [&](int64_t begin, int64_t end, T* sampled) {
+    const Scratch<char> workspace(bytes);
+    KPDEFORM_DISPATCH(sample_backward, view, shape, features, grad, packed.get(), gradients, begin,
+                      end, sampled, workspace.get());
+  };
+  if (grad_weight == nullptr)
+    return parallel_chunks(num_sites, site_grain(shape),
+                           [&](int64_t begin, int64_t end) { sample(begin, end, nullptr); });
+
+  constexpr int64_t kRowsPerTask = 48;
+  const int64_t tile =
       std::clamp<int64_t>(kSuperTileBytes / int64_t(sizeof(T)) / shape.row(), 64, 1024);
   const int64_t panel = KPDEFORM_DISPATCH(panel_columns<T>);
-  const int64_t columns = (shape.group_out() + panel - 1) / panel * panel;
-  const bool wanted = grad_weight != nullptr;
-  const Scratch<T> sampled(wanted ? super_sites * shape.row() : 0);
-  const Scratch<T> padded(wanted ? super_sites * columns * shape.groups : 0);
-  for (int64_t first = 0; first < num_sites; first += super_sites) {
-    const int64_t sites = std::min(super_sites, num_sites - first);
-    parallel_chunks(sites, kGrain, [&](int64_t begin, int64_t end) {
-      const Scratch<char> workspace(bytes);
-      KPDEFORM_DISPATCH(sample_backward, view, shape, features, grad, packed.get(), gradients,
-                        first + begin, first + end,
-                        wanted ? sampled.get() + begin * shape.row() : nullptr, workspace.get());
-      if (wanted)
-        KPDEFORM_DISPATCH(pad_groups, grad + (first + begin) * shape.out_channels, end - begin,
-                          shape.out_channels, shape.groups,
-                          padded.get() + begin * shape.groups * columns);
-    });
-    if (!wanted) continue;
-    parallel_chunks(shape.terms(), 48, [&](int64_t begin, int64_t end) {
-      for (int64_t g = 0; g < shape.groups; ++g) {
-        KPDEFORM_DISPATCH(accumulate_outer, sampled.get() + g * shape.terms() + begin, shape.row(),
-                          padded.get() + g * columns, columns * shape.groups, sites, end - begin,
-                          shape.group_out(),
-                          grad_weight + begin * shape.out_channels + g * shape.group_out(),
-                          shape.out_channels);
-      }
-    });
-  }
+  const int64_t columns = (shape.group_out() + panel - 1) / panel * panel * shape.groups;
+  const Scratch<T> sampled(2 * tile * shape.row()), padded(2 * tile * columns);
+  const int64_t tiles = num_pieces(num_sites, tile);
+  const auto sites_of = [&](int64_t t) {
+    return t < 0 ? 0 : std::clamp<int64_t>(num_sites - t * tile, 0, tile);
+  };
+  const int64_t size = std::max(kGrain, num_pieces(tile, 4 * num_threads()));  // sites of a task
+  const auto sampling_tasks = [&](int64_t t) { return num_pieces(sites_of(t), size); };
+  const int64_t row_tasks = num_pieces(shape.terms(), kRowsPerTask);
+
+  const auto sample_tile = [&](int64_t t, int64_t task) {
+    const int64_t at = t % 2 * tile + task * size;  // in the buffers
+    const int64_t begin = t * tile + task * size;
+    const int64_t end = std::min(begin + size, t * tile + sites_of(t));
+    sample(begin, end, sampled.get() + at * shape.row());
+    KPDEFORM_DISPATCH(pad_groups, grad + begin * shape.out_channels, end - begin,
+                      shape.out_channels, shape.groups, padded.get() + at * columns);
+  };
+  const auto multiply_tile = [&](int64_t t, int64_t task) {
+    const int64_t first = task * kRowsPerTask;
+    const int64_t rows = std::min(kRowsPerTask, shape.terms() - first);
+    for (int64_t g = 0; g < shape.groups; ++g) {
+      KPDEFORM_DISPATCH(
+          accumulate_outer, sampled.get() + t % 2 * tile * shape.row() + g * shape.terms() + first,
+          shape.row(), padded.get() + t % 2 * tile * columns + g * columns / shape.groups, columns,
+          sites_of(t), rows, shape.group_out(),
+          grad_weight + first * shape.out_channels + g * shape.group_out(), shape.out_channels);
+    }
+  };
+  parallel_steps(
+      tiles + 1, num_threads(),
+      [&](int64_t step) { return sampling_tasks(step) + (step > 0 ? row_tasks : 0); },
+      [&](int64_t step, int64_t task) {
+        const int64_t rest = task - sampling_tasks(step);
+        rest < 0 ? sample_tile(step, task) : multiply_tile(step - 1, rest);
+      });
 }
 
 }  // namespace kpdeform

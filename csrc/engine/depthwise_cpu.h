@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/common.h"
+#include "base/parallel.h"
 #include "base/scratch.h"
 #include "engine/dense_cpu.h"
 #include "engine/engine.h"

@@ -7,6 +7,7 @@
 
 #include "base/common.h"
 #include "base/dispatch_cpu.h"
+#include "base/parallel.h"
 #include "base/scratch.h"
 #include "engine/engine.h"
 #include "kpconv/kpconv_check.h"
@@ -26,7 +27,7 @@ auto dispatch_index(const Tensor& table, const Body& body) {
 inline void check_indices(const Tensor& neighbors, int64_t num_points) {
   std::atomic<int64_t> bad{-1};
   dispatch_index(neighbors, [&](const auto* index) {
-    parallel_chunks(neighbors.numel(), 1 << 16, [&](int64_t begin, int64_t end) {
+    parallel_chunks(neighbors.numel(), 1 << 18, [&](int64_t begin, int64_t end) {
       bool fine = true;
       for (int64_t i = begin; i < end; ++i) fine &= index[i] >= -1 && index[i] <= num_points;
       for (int64_t i = begin; i < end && !fine; ++i) {

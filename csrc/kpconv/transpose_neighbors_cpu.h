@@ -10,22 +10,27 @@
 namespace kpdeform {
 
 // Calls body(i, m) for every slot of query m that holds point first + i < first + count, query
-// after query. Each thread scans the whole table for its share of the points: that is cheap beside
-// what scattered counters of every thread would cost.
+// after query. Each task scans the table for its share of the points: that is cheap beside what
+// scattered counters of every thread would cost.
 template <typename Index, typename Body>
 void for_each_entry(const Index* neighbors, int64_t num_queries, int64_t width, int64_t first,
                     int64_t count, const Body& body) {
+  constexpr int64_t kSlotsPerStep = 2 << 20;
   const int64_t parts = num_parts(std::min(count, num_queries * width), 4096);
-  parallel_chunks(parts, 1, [&](int64_t begin, int64_t end) {
-    const int64_t low = first + count * begin / parts, size = first + count * end / parts - low;
-    const Index* entry = neighbors;
-    for (int64_t m = 0; m < num_queries; ++m) {
-      for (int64_t h = 0; h < width; ++h, ++entry) {
-        const int64_t i = int64_t(*entry) - low;
-        if (uint64_t(i) < uint64_t(size)) body(i + low - first, m);
-      }
-    }
-  });
+  const int64_t block = std::max<int64_t>(kSlotsPerStep / std::max<int64_t>(width, 1), 1);
+  parallel_steps(
+      num_pieces(num_queries, block), parts, [&](int64_t) { return parts; },
+      [&](int64_t step, int64_t part) {
+        const int64_t low = first + count * part / parts;
+        const int64_t size = first + count * (part + 1) / parts - low;
+        const Index* entry = neighbors + step * block * width;
+        for (int64_t m = step * block, end = std::min(m + block, num_queries); m < end; ++m) {
+          for (int64_t h = 0; h < width; ++h, ++entry) {
+            const int64_t i = int64_t(*entry) - low;
+            if (uint64_t(i) < uint64_t(size)) body(i + low - first, m);
+          }
+        }
+      });
 }
 
 // starts (num_points + 1): how many queries points 0 to n - 1 have.

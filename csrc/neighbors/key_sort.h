@@ -17,6 +17,7 @@ namespace kpdeform {
 
 constexpr int64_t kItemsPerThread =
     50'000;  // a millisecond of work; waking a thread may take as long
+constexpr int64_t kItemsPerTask = 16'384;  // at least
 
 template <typename T, typename Key>
 struct Item {
@@ -48,11 +49,12 @@ Buckets<Item<T, Key>> deal(int64_t count, uint64_t limit, uint64_t* keys, const 
   const int64_t size =
       count == 0 ? 1 : static_cast<int64_t>((limit == 0 ? 0 : limit - 1) >> buckets.shift) + 1;
 
-  const int64_t parts = num_parts(count, kItemsPerThread);
+  const int64_t threads = num_parts(count, kItemsPerThread);
+  const int64_t parts = num_pieces(count, task_size(count, kItemsPerTask));
   const auto begin_of = [&](int64_t part) { return count * part / parts; };
   std::vector<int64_t> next(parts * size, 0);
   const int shift = buckets.shift;
-  parallel_tasks(parts, parts, [&, keys](int64_t part) {
+  parallel_tasks(parts, threads, [&, keys](int64_t part) {
     int64_t* const histogram = next.data() + part * size;  // a local: stores cannot change it
     const int64_t begin = begin_of(part), end = begin_of(part + 1);
     keys_of(begin, end, keys);
@@ -66,7 +68,7 @@ Buckets<Item<T, Key>> deal(int64_t count, uint64_t limit, uint64_t* keys, const 
   }
   buckets.begins.push_back(total);
   buckets.items = Buffer<Item<T, Key>>(count);
-  parallel_tasks(parts, parts, [&, keys](int64_t part) {
+  parallel_tasks(parts, threads, [&, keys](int64_t part) {
     const uint64_t low = (uint64_t{1} << shift) - 1;
     Item<T, Key>* const items = buckets.items.get();
     int64_t* const slot = next.data() + part * size;
@@ -127,7 +129,7 @@ inline void counts_to_begins(std::vector<uint32_t>& counts) {
 // to the next.
 template <typename Scratch, typename Item, typename Body>
 void for_each_bucket(const Buckets<Item>& buckets, const Body& body) {
-  const int64_t tasks = std::min<int64_t>(buckets.size(), 64);
+  const int64_t tasks = std::min<int64_t>(buckets.size(), 256);
   parallel_tasks(tasks, num_parts(buckets.begins.back(), kItemsPerThread), [&](int64_t task) {
     Scratch scratch;
     for (int64_t b = buckets.size() * task / tasks; b < buckets.size() * (task + 1) / tasks; ++b)

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "base/common.h"
+#include "base/parallel.h"
 #include "norm/batch_norm.h"
 
 namespace kpdeform {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/common.h"
+#include "base/parallel.h"
 #include "pooling/neighbor_pool.h"
 
 namespace kpdeform {
@@ -206,16 +207,22 @@ class Backward {
 
   void run() const {
     constexpr int64_t kChannels = 16;  // a task's share of a row: at least one cache line
-    const int64_t threads = torch::stable::get_num_threads();
+    constexpr int64_t kElementsPerStep = 8 << 20;
+    const int64_t threads = num_threads();
     const int64_t blocks = std::max<int64_t>(1, std::min(threads, channels_ / kChannels));
     const int64_t ranges = std::max<int64_t>(1, threads / blocks);
-    parallel_chunks(blocks * ranges, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t task = begin; task < end; ++task) {
-        const int64_t block = task % blocks, range = task / blocks;
-        add({table_.num_points * range / ranges, table_.num_points * (range + 1) / ranges,
-             channels_ * block / blocks, channels_ * (block + 1) / blocks});
-      }
-    });
+    const int64_t rows = std::max<int64_t>(1, kElementsPerStep / std::max<int64_t>(1, channels_));
+    const auto share_of = [&](int64_t task) {
+      const int64_t block = task % blocks, range = task / blocks;
+      return Share{table_.num_points * range / ranges, table_.num_points * (range + 1) / ranges,
+                   channels_ * block / blocks, channels_ * (block + 1) / blocks};
+    };
+    parallel_steps(
+        1 + num_pieces(table_.rows, rows), threads, [&](int64_t) { return blocks * ranges; },
+        [&](int64_t step, int64_t task) {
+          if (step == 0) return clear(share_of(task));
+          add(share_of(task), (step - 1) * rows, std::min(step * rows, table_.rows));
+        });
   }
 
  private:
@@ -224,12 +231,14 @@ class Backward {
     bool owns(int64_t n) const { return n >= point_begin && n < point_end; }
   };
 
-  void add(const Share& share) const {
+  void clear(const Share& share) const {
     for (int64_t n = share.point_begin; n < share.point_end; ++n)
       std::fill(result_ + n * channels_ + share.channel_begin,
                 result_ + n * channels_ + share.channel_end, Sum<F>(0));
-    for (int64_t m = 0; m < table_.rows; ++m)
-      reduce_ == kMax ? add_max(share, m) : add_mean(share, m);
+  }
+
+  void add(const Share& share, int64_t begin, int64_t end) const {
+    for (int64_t m = begin; m < end; ++m) reduce_ == kMax ? add_max(share, m) : add_mean(share, m);
   }
 
   void add_max(const Share& share, int64_t m) const {

@@ -348,8 +348,8 @@ Result subsample_typed(const Clouds<T>& clouds, const Cells<T>& cells, const Ten
       begin += count;
     }
   });
-  const int64_t parts = num_parts(clouds.size(), kItemsPerThread);
-  parallel_tasks(parts, parts, [&](int64_t part) {
+  const int64_t parts = num_pieces(clouds.size(), task_size(clouds.size(), kItemsPerTask));
+  parallel_tasks(parts, num_parts(clouds.size(), kItemsPerThread), [&](int64_t part) {
     const int64_t end = clouds.size() * (part + 1) / parts;
     for (int64_t row = clouds.size() * part / parts; row < end; ++row)
       group_of[row] = groups.begins[places[row] >> 32] + groups.numbers[places[row] & 0xffffffff];
