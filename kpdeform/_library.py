@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import threading
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,6 +26,21 @@ def _load_cpu() -> None:
             "`pip install .` (or `make install`) instead of importing the bare source tree"
         )
     torch.ops.load_library(path)
+    _let_it_hear_interrupts(path)
+
+
+def _let_it_hear_interrupts(path: Path) -> None:
+    """Gives the native code what it needs to end a long call early when Ctrl-C is pressed.
+
+    No signal handler is changed: Python notes the signal as always, and native code asks whether it
+    did (``csrc/base/interrupt.h``). ``_TAKE_INTERRUPT`` calls a C function directly, so that no
+    handler can run, and raise, where nobody could catch it.
+    """
+    address_of_set_interrupt = ctypes.cast(ctypes.pythonapi.PyErr_SetInterrupt, ctypes.c_void_p)
+    main_thread = ctypes.c_ulong(threading.main_thread().ident or 0)
+    ctypes.CDLL(str(path)).kpdeform_hear_interrupts(
+        main_thread, _TAKE_INTERRUPT, address_of_set_interrupt
+    )
 
 
 def _load_cuda() -> str | None:
@@ -44,6 +61,8 @@ def instruction_set() -> str:
     """The instruction set that the CPU kernels were chosen for, such as "avx2"."""
     return ("base", "avx2", "avx512")[torch.ops.kpdeform.instruction_set()]
 
+
+_TAKE_INTERRUPT = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.pythonapi.PyOS_InterruptOccurred)
 
 _load_cpu()
 CUDA_MISSING: str | None = _load_cuda()

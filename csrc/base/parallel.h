@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "base/common.h"
+#include "base/interrupt.h"
 
 namespace kpdeform {
 
@@ -77,8 +78,8 @@ void on_threads(int64_t threads, const Work& work) {
 }
 
 // Runs body(step, i) for every step in [0, steps) and i in [0, tasks_of(step)), on up to `threads`
-// threads. A step begins when the one before it is finished. What body throws is thrown here,
-// once the tasks that had begun are finished.
+// threads. A step begins when the one before it is finished. What body throws is thrown here, and
+// Ctrl-C too, once the tasks that had begun are finished.
 template <typename TasksOf, typename Body>
 void parallel_steps(int64_t steps, int64_t threads, const TasksOf& tasks_of, const Body& body) {
   std::vector<int64_t> begins{0};  // the first task of every step, among those of all steps
@@ -95,6 +96,7 @@ void parallel_steps(int64_t steps, int64_t threads, const TasksOf& tasks_of, con
         while (task >= begins[step + 1]) ++step;
         finished.wait_for(begins[step]);  // whoever has taken an earlier task is working on it
         if (failed) return;
+        interruption_point();
         body(step, task - begins[step]);
         finished.add(1);
       }

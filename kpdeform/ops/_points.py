@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kpdeform import _checks
 from kpdeform.ops._autograd import gradient_like
+from kpdeform.ops._call import call
 from kpdeform.ops._transposed import transposed_neighbors
 
 INFLUENCES = ("linear", "gaussian", "constant")  # position = the number native code knows
@@ -146,9 +147,10 @@ def backward(name: str, ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, .
     _, points, neighbors, *_ = tensors
     wanted = [ctx.needs_input_grad[i] for i in (3, 5, 7, 8)]
     table = transposed_neighbors(neighbors, points.shape[0]) if wanted[0] else (None, None)
-    grads = getattr(torch.ops.kpdeform, name).default(
-        grad, *tensors, ctx.sigma, offsets, modulations, *ctx.options, *table, *wanted
-    )
+    op = getattr(torch.ops.kpdeform, name).default
+    grads = call(
+        op, grad, *tensors, ctx.sigma, offsets, modulations, *ctx.options, *table, *wanted
+    )  # fmt: skip
     features, weight, of_offsets, of_modulations = (
         g if w else None for g, w in zip(grads, wanted, strict=True)
     )

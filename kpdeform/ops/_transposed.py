@@ -7,10 +7,13 @@ belongs to one stream, as the memory it is in does.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from kpdeform.ops._call import call
 from kpdeform.ops._fake import index_dtype
 
 MOST_SLOTS = 8_000_000  # larger tables would be too much to keep; backward makes them in parts
@@ -26,7 +29,7 @@ def transposed_neighbors(neighbors: Tensor, num_points: int) -> _Table | tuple[N
     table that is too large to keep, and while a CUDA graph is captured: a replay must find the
     queries of what the neighbours are then, and nothing made in a graph is there outside it.
     """
-    make = torch.ops.kpdeform.transpose_neighbors.default
+    make = partial(call, torch.ops.kpdeform.transpose_neighbors.default)
     if type(neighbors) is not Tensor or neighbors.is_inference():  # traced; or without a version
         return make(neighbors, num_points)
     if neighbors.numel() > MOST_SLOTS or _is_captured(neighbors):

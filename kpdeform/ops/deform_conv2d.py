@@ -425,7 +425,7 @@ def _register(name: str) -> None:
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         wanted = ctx.needs_input_grad[:4]
         op = getattr(torch.ops.kpdeform, f"{name}_backward").default
-        grads = op(grad, *ctx.saved_tensors, *ctx.geometry, *wanted)
+        grads = call(op, grad, *ctx.saved_tensors, *ctx.geometry, *wanted)
         found = (g if w else None for g, w in zip(grads, wanted, strict=True))
         return (*found, None, None, None)
 

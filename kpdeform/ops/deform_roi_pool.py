@@ -275,9 +275,8 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     wanted = (ctx.needs_input_grad[0], ctx.needs_input_grad[2])
-    of_input, of_shifts = torch.ops.kpdeform.deform_roi_pool_backward.default(
-        grad, *ctx.saved_tensors, *ctx.options, *wanted
-    )
+    op = torch.ops.kpdeform.deform_roi_pool_backward.default
+    of_input, of_shifts = call(op, grad, *ctx.saved_tensors, *ctx.options, *wanted)
     return (
         of_input if wanted[0] else None, None, of_shifts if wanted[1] else None, None, None, None
     )  # fmt: skip

@@ -256,9 +256,10 @@ def _kpconv_with_distances_backward(
     grads = list(backward("kpconv_backward", ctx, grad))
     if grad_distances is not None and ctx.needs_input_grad[7]:
         queries, points, neighbors, _, kernel_points, _, offsets, _ = ctx.saved_tensors
-        by_distances = torch.ops.kpdeform.kernel_point_distances_backward.default(
-            grad_distances, queries, points, neighbors, kernel_points, offsets
-        )
+        op = torch.ops.kpdeform.kernel_point_distances_backward.default
+        by_distances = call(
+            op, grad_distances, queries, points, neighbors, kernel_points, offsets
+        )  # fmt: skip
         grads[7] = by_distances if grads[7] is None else grads[7] + by_distances
     return tuple(grads)
 
@@ -303,8 +304,8 @@ def _distances_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _distances_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     if not ctx.needs_input_grad[4]:
         return None, None, None, None, None
-    gradient = torch.ops.kpdeform.kernel_point_distances_backward.default(grad, *ctx.saved_tensors)
-    return None, None, None, None, gradient
+    op = torch.ops.kpdeform.kernel_point_distances_backward.default
+    return None, None, None, None, call(op, grad, *ctx.saved_tensors)
 
 
 torch.library.register_autograd(

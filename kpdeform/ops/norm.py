@@ -154,8 +154,9 @@ def _batch_norm_setup(
 
 def _batch_norm_backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     residual_wanted = ctx.needs_input_grad[5]
-    features, weight, bias, residual = torch.ops.kpdeform.batch_norm_backward.default(
-        grad.contiguous(), *ctx.saved_tensors, ctx.eps, ctx.slope, ctx.groups, ctx.given,
+    op = torch.ops.kpdeform.batch_norm_backward.default
+    features, weight, bias, residual = call(
+        op, grad.contiguous(), *ctx.saved_tensors, ctx.eps, ctx.slope, ctx.groups, ctx.given,
         residual_wanted,
     )  # fmt: skip
     if ctx.slope == 1:

@@ -118,9 +118,8 @@ def _neighbor_pool_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor
 
 def _neighbor_pool_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     neighbors, argmax = ctx.saved_tensors
-    grad_features = torch.ops.kpdeform.neighbor_pool_backward.default(
-        grad.contiguous(), neighbors, argmax, ctx.num_points, ctx.reduce
-    )
+    op = torch.ops.kpdeform.neighbor_pool_backward.default
+    grad_features = call(op, grad.contiguous(), neighbors, argmax, ctx.num_points, ctx.reduce)
     return grad_features, None, None, None
 
 
