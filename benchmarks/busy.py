@@ -1,27 +1,65 @@
-"""Times next to a process that keeps one core busy: what waiting threads cost on a full machine."""
+"""Times beside a process that keeps one core busy: what waiting threads cost on a full machine.
+
+OpenMP threads that wait spin, unless OMP_WAIT_POLICY is PASSIVE, so a busy neighbour can cost more
+than its share. PyTorch's own operations, in the same run, are what to compare with.
+"""
 
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 from benchmarks import measure
 from benchmarks.clouds import room
-from kpdeform import ops
+from benchmarks.kpfcnn import Training, crop
+from kpdeform import kernel_points, ops
 from kpdeform.data import PointBatch, PyramidSpec, build_pyramid
 
 CELL = 0.04
 POLICIES = (None, "PASSIVE")  # OMP_WAIT_POLICY
+Times = dict[str, list[list[float]]]  # of every case, alone and beside the busy process; ms
 
 
-def cases() -> measure.Cases:
-    raw = room(400_000)
-    points = ops.grid_subsample(raw, CELL).points
+def torch_cases() -> measure.Cases:
+    """PyTorch's operations, of about the length of the others."""
+    image, filters = torch.rand(4, 64, 96, 96), torch.rand(64, 64, 3, 3)
+    trained = filters.clone().requires_grad_()
+    matrix, numbers = torch.rand(1200, 1200), torch.rand(8_000_000)
+    return {
+        "F.conv2d": lambda: F.conv2d(image, filters),
+        "F.conv2d, forward and backward": lambda: F.conv2d(image, trained).sum().backward(),
+        "mm": lambda: matrix @ matrix,
+        "sin": lambda: numbers.sin(),
+    }
+
+
+def convolution_cases(points: torch.Tensor) -> measure.Cases:
+    """Convolutions with 64 channels in and out."""
+    neighbors = ops.radius_neighbors(points, points, 2.5 * CELL, max_neighbors=40)
+    kernel = torch.as_tensor(kernel_points.load(15, 3)).float() * 2.5 * CELL
+    features, weight = torch.rand(len(points), 64), torch.rand(15, 64, 64)
+    leaves = [tensor.clone().requires_grad_() for tensor in (features, weight)]
+
+    def kpconv(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return ops.kpconv(points, points, neighbors, x, kernel, w, 1.2 * CELL)
+
+    return {
+        "kpconv": lambda: kpconv(features, weight),
+        "kpconv, forward and backward": lambda: kpconv(*leaves).sum().backward(),
+    }
+
+
+def search_cases(raw: torch.Tensor, points: torch.Tensor) -> measure.Cases:
+    """Thinning, searches and pyramids."""
     batch = PointBatch(points, torch.ones(len(points), 1), torch.tensor([len(points)]))
     spec = PyramidSpec(CELL, 5, max_neighbors=(40,) * 5)
     return {
@@ -34,8 +72,46 @@ def cases() -> measure.Cases:
     }
 
 
-def medians(policy: str | None, threads: int, repeats: int) -> dict[str, float]:
-    """Wall time of every case, in a process with that OMP_WAIT_POLICY."""
+def all_cases() -> measure.Cases:
+    raw = room(400_000)
+    points = ops.grid_subsample(raw, CELL).points
+    return {
+        **torch_cases(),
+        **convolution_cases(points[:30_000].contiguous()),
+        "KPFCNN, training step": Training(crop(8_000)).step,
+        **search_cases(raw, points),
+    }
+
+
+def wall_times(function: Callable[[], object], seconds: float) -> list[float]:
+    """Milliseconds of the runs that fit, after a first one that does not count."""
+    function()
+    times, end = [], time.perf_counter() + seconds
+    while not times or time.perf_counter() < end:
+        start = time.perf_counter()
+        function()
+        times.append(1000 * (time.perf_counter() - start))
+    return times
+
+
+def measured(repeats: int) -> Times:
+    """Times of all cases in this process; with and without the busy process takes turns."""
+    cases = all_cases()
+    times: Times = {name: [[], []] for name in cases}
+    neighbor = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        for _ in range(repeats):
+            for name, function in cases.items():
+                for beside, change in enumerate((signal.SIGSTOP, signal.SIGCONT)):
+                    neighbor.send_signal(change)
+                    times[name][beside] += wall_times(function, 0.5)
+    finally:
+        neighbor.kill()
+    return times
+
+
+def measured_under(policy: str | None, threads: int, repeats: int) -> Times:
+    """The same, in a process with that OMP_WAIT_POLICY."""
     environment = {name: v for name, v in os.environ.items() if name != "OMP_WAIT_POLICY"}
     if policy is not None:
         environment["OMP_WAIT_POLICY"] = policy
@@ -47,27 +123,24 @@ def medians(policy: str | None, threads: int, repeats: int) -> dict[str, float]:
     return json.loads(done.stdout)
 
 
-def table(repeats: int) -> str:
-    alone = {t: {p: medians(p, t, repeats) for p in POLICIES} for t in (1, 2)}
-    neighbor = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-    try:
-        busy = {t: {p: medians(p, t, repeats) for p in POLICIES} for t in (1, 2)}
-    finally:
-        neighbor.kill()
+def table(threads: int, repeats: int) -> str:
     columns = [
-        f"{t} threads{where}, {policy or 'unset'}"
-        for where in ("", " + neighbour")
-        for t in (1, 2)
+        f"{policy or 'unset'}, {what}"
         for policy in POLICIES
+        for what in ("alone", "beside a busy process", "ratio")
     ]
     lines = [
-        "### median ms; column: threads, with or without the busy process, OMP_WAIT_POLICY",
+        f"### median ms with {threads} threads, by OMP_WAIT_POLICY",
         "",
         " | ".join(["|", *columns]) + " |",
         "|---" * (len(columns) + 1) + "|",
     ]
-    for name in alone[1][None]:
-        numbers = [f"{w[t][p][name]:.1f}" for w in (alone, busy) for t in (1, 2) for p in POLICIES]
+    times = [measured_under(policy, threads, repeats) for policy in POLICIES]
+    for name in times[0]:
+        numbers = []
+        for of_policy in times:
+            alone, beside = (statistics.median(t) for t in of_policy[name])
+            numbers += [f"{alone:.1f}", f"{beside:.1f}", f"{beside / alone:.2f}"]
         lines.append(" | ".join([f"| {name}", *numbers]) + " |")
     return "\n".join([*lines, ""])
 
@@ -80,12 +153,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.child:
-        times = measure.interleaved(cases(), options.repeats)
-        print(json.dumps({name: statistics.median(wall) for name, (wall, _) in times.items()}))
+        print(json.dumps(measured(options.repeats)))
         return
-    text = table(options.repeats)
+    text = table(options.threads, options.repeats)
     print(text)
-    measure.write("busy", ("torch",), [text])
+    note = "the busy process is stopped and continued in turns; ratios are of medians"
+    measure.write("busy", ("torch",), [text], note)
 
 
 if __name__ == "__main__":
