@@ -6,7 +6,9 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <atomic>
 #include <cstdint>
+#include <new>
 #include <sstream>
 #include <stdexcept>
 
@@ -30,10 +32,20 @@ template <typename... Parts>
   throw std::runtime_error(text.str());
 }
 
-// Runs body(begin, end) over [0, count) on torch's own threads. body must not throw.
+// Runs body(begin, end) over [0, count) on torch's own threads. The only exception that body may
+// throw is std::bad_alloc, which is passed on when all threads are done.
 template <typename Body>
 void parallel_chunks(int64_t count, int64_t grain, const Body& body) {
-  if (count > 0) torch::stable::parallel_for(0, count, grain, body);
+  std::atomic<bool> out_of_memory{false};
+  const auto guarded = [&](int64_t begin, int64_t end) {
+    try {
+      body(begin, end);
+    } catch (const std::bad_alloc&) {
+      out_of_memory = true;
+    }
+  };
+  if (count > 0) torch::stable::parallel_for(0, count, grain, guarded);
+  if (out_of_memory) throw std::bad_alloc();
 }
 
 }  // namespace kpdeform
