@@ -105,7 +105,7 @@ def test_a_wrong_argmax_is_refused(name):
 def calls():
     """Calls that a kernel must refuse, with the word that the refusal holds."""
     queries, points, neighbors, features, kernel = inputs("cpu")
-    weight, grad = torch.ones(K, C, OUT), torch.ones(M, O)
+    weight, grad = torch.ones(K, C, OUT), torch.ones(M, OUT)
     conv = (queries, points, neighbors, features, kernel, weight)
     one = torch.tensor([N])
     image, offset = torch.ones(1, 8, 8, 4), torch.ones(1, 8, 8, 1, 9, 2)
