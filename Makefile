@@ -20,7 +20,7 @@ SCATTER_WHEELS = $${XDG_CACHE_HOME:-$$HOME/.cache}/kpdeform/wheels
 
 DEMO := runs/demo
 
-.PHONY: help demo test test-slow gpu-check cuda-registers lint format install system clean
+.PHONY: help demo test test-slow gpu-check fuzz sanitize cuda-registers lint format install system clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -89,6 +89,12 @@ gpu-check: ## on a machine with a GPU: build, tests, compute-sanitizer, benchmar
 cuda-registers: $(VENV)/.everything ## registers and spills of the CUDA kernels (benchmarks/results/registers.md)
 	@$(RUN) scripts/cuda_registers.py > benchmarks/results/registers.md
 	@cat benchmarks/results/registers.md
+
+fuzz: $(VENV)/.everything ## random input to ops and readers for MINUTES (60); a finding ends in exit 1
+	@$(RUN) -m tests.fuzz --minutes $(or $(MINUTES),60)
+
+sanitize: $(VENV)/.everything ## csrc with AddressSanitizer and UndefinedBehaviorSanitizer: tests of ops, fuzzing for MINUTES (2)
+	@PYTHON=$(RUN) MINUTES=$(or $(MINUTES),2) scripts/sanitize.sh
 
 lint: $(VENV)/.lint ## ruff, mypy, clang-format: what pre-commit runs
 	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check .

@@ -8,6 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from kpdeform._checks import MOST
+
 Padding = int | Sequence[int] | Literal["same", "valid"]
 
 
@@ -17,12 +19,19 @@ class ShapeError(ValueError, RuntimeError):
 
 def pair(op: str, name: str, value: int | Sequence[int], least: int = 1) -> tuple[int, int]:
     """``value`` as (vertical, horizontal), both at least ``least``."""
-    both = (value, value) if isinstance(value, int) else tuple(value)
-    if len(both) != 2 or not all(isinstance(v, int) and v >= least for v in both):
+    both = tuple(value) if isinstance(value, Sequence) else (value, value)
+    if len(both) != 2 or not _are_counts(both, least):
         raise ShapeError(
-            f"{op}: {name} must be one or two whole numbers, each at least {least}, got {value!r}"
+            f"{op}: {name} must be one or two whole numbers, each from {least} to {MOST}, "
+            f"got {value!r}"
         )
     return both[0], both[1]
+
+
+def _are_counts(values: Sequence[Any], least: int) -> bool:
+    return all(
+        isinstance(v, int) and not isinstance(v, bool) and least <= v <= MOST for v in values
+    )
 
 
 def sides(
@@ -47,11 +56,11 @@ def sides(
         return before[0], before[1], total[0] - before[0], total[1] - before[1]
     if isinstance(padding, str):
         raise ShapeError(f"{op}: padding must be numbers, 'same' or 'valid', got {padding!r}")
-    if isinstance(padding, int) or len(padding) != 4:
+    if not isinstance(padding, Sequence) or len(padding) != 4:
         vertical, horizontal = pair(op, "padding", padding, least=0)
         return vertical, horizontal, vertical, horizontal
-    if not all(isinstance(p, int) and p >= 0 for p in padding):
-        raise ShapeError(f"{op}: padding must be at least 0, got {padding!r}")
+    if not _are_counts(padding, 0):
+        raise ShapeError(f"{op}: padding must be whole numbers from 0 to {MOST}, got {padding!r}")
     return padding[0], padding[1], padding[2], padding[3]
 
 
@@ -72,4 +81,6 @@ def output_size(
 
 def is_channels_last(image: Tensor) -> bool:
     """Whether ``(B, C, H, W)`` lies in memory as ``(B, H, W, C)``, beyond doubt."""
+    if torch._C._are_functorch_transforms_active():  # where memory formats cannot be asked for
+        return False
     return image.is_contiguous(memory_format=torch.channels_last) and not image.is_contiguous()

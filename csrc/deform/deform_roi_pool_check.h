@@ -11,6 +11,8 @@
 
 namespace kpdeform {
 
+constexpr int64_t kMostSamples = 1024;  // in a bin, each way
+
 inline void check_boxes(const Tensor& input, const Tensor& boxes,
                         const std::optional<Tensor>& shifts, const std::vector<int64_t>& bins,
                         int64_t samples, int64_t rule) {
@@ -22,8 +24,9 @@ inline void check_boxes(const Tensor& input, const Tensor& boxes,
                      dtype == ScalarType::Half || dtype == ScalarType::BFloat16,
                  "input must be float32, float64, float16 or bfloat16");
   KPDEFORM_CHECK(bins.size() == 2 && in_range(bins[0]) && in_range(bins[1]),
-                 "output_size must be two numbers >= 1");
-  KPDEFORM_CHECK(samples >= 0, "samples must not be negative, got ", samples);
+                 "output_size must be two numbers from 1 to 32768");
+  KPDEFORM_CHECK(samples >= 0 && samples <= kMostSamples, "samples must be 0 to ", kMostSamples,
+                 ", got ", samples);
   KPDEFORM_CHECK(kAligned <= rule && rule <= kPositionSensitive, "rule must be 0 or 1");
   const ScalarType position = dtype == ScalarType::Double ? dtype : ScalarType::Float;
   KPDEFORM_CHECK(boxes.dim() == 2 && boxes.size(1) == 5 && boxes.scalar_type() == position &&

@@ -52,9 +52,7 @@ Tensor kernel_point_distances_backward(const Tensor& grad, const Tensor& queries
                                        const Tensor& kernel_points, const Tensor& offsets) {
   const PointsInputs in(queries, points, neighbors, kernel_points, 1.0, offsets, std::nullopt,
                         kLinear, kSum);
-  KPDEFORM_CHECK(grad.numel() * kernel_points.size(1) == offsets.numel() &&
-                     grad.scalar_type() == queries.scalar_type(),
-                 "grad must be (M, K) or (M, G, K) of the positions' dtype");
+  check_distances_gradient(grad, offsets);
   const Tensor out = torch::stable::new_zeros(in.queries, in.offsets->sizes());
   const Tensor g = torch::stable::contiguous(grad);
   const auto run = [&](auto number) {

@@ -78,10 +78,7 @@ Tensor kernel_point_distances_backward(const Tensor& grad, const Tensor& queries
   const PointsInputs in = make_points_inputs(queries, points, neighbors, kernel_points, 1.0,
                                              offsets, std::nullopt, kLinear, kSum);
   const int64_t count = grad.numel();
-  KPDEFORM_CHECK(count * kernel_points.size(1) == offsets.numel() &&
-                     grad.scalar_type() == queries.scalar_type() &&
-                     grad.get_device() == queries.get_device(),
-                 "grad must be (M, K) or (M, G, K) of the positions' dtype and device");
+  check_distances_gradient(grad, offsets);
   const Tensor upstream = torch::stable::contiguous(grad);
   const Tensor out = torch::stable::new_empty(queries, offsets.sizes());
   with_positions(queries, [&](auto number) {

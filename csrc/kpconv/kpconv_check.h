@@ -67,6 +67,37 @@ inline void check_positions(const Tensor& queries, const Tensor& points, const T
   }
 }
 
+inline void check_num_points(int64_t num_points) {
+  KPDEFORM_CHECK(num_points >= 0 && num_points <= 4294967295,
+                 "num_points must be 0 to 4294967295, got ", num_points);
+}
+
+// sigma, its inverse and their squares are numbers above 0 in the dtype of the positions.
+inline void check_sigma(double sigma, ScalarType positions) {
+  const double most = positions == ScalarType::Double ? 1e150 : 1e18;
+  KPDEFORM_CHECK(sigma >= 1 / most && sigma <= most, "sigma must be within ", 1 / most, " and ",
+                 most, " for positions of this dtype, got ", sigma);
+}
+
+// A table of transpose_neighbors: both of its tensors or none. Values are checked where they are
+// read: on the CPU by check_transposed, on CUDA by the sampler.
+inline void check_transposed_shapes(const std::optional<Tensor>& starts,
+                                    const std::optional<Tensor>& members, const Tensor& neighbors,
+                                    int64_t num_points) {
+  KPDEFORM_CHECK(starts.has_value() == members.has_value(),
+                 "starts and members must be given together");
+  if (!starts.has_value()) return;
+  KPDEFORM_CHECK(starts->scalar_type() == ScalarType::Long && starts->dim() == 1 &&
+                     starts->size(0) == num_points + 1 &&
+                     starts->get_device() == neighbors.get_device(),
+                 "starts must be (N + 1,) int64 on the device of the neighbors");
+  KPDEFORM_CHECK(
+      (members->scalar_type() == ScalarType::Int || members->scalar_type() == ScalarType::Long) &&
+          members->dim() == 1 && members->size(0) == neighbors.numel() &&
+          members->get_device() == neighbors.get_device(),
+      "members must be (M * H,) int32 or int64 on the device of the neighbors");
+}
+
 // The channels, which every group of offsets and modulations divides.
 inline void check_channels(const Tensor& features, const Tensor& points,
                            const std::optional<Tensor>& offsets,
@@ -105,6 +136,13 @@ inline void check_depthwise(const Tensor& features, const Tensor& kernel_points,
                  "features and weight differ in dtype");
   KPDEFORM_CHECK(weight.get_device() == features.get_device(),
                  "features and weight are on different devices");
+}
+
+inline void check_distances_gradient(const Tensor& grad, const Tensor& offsets) {
+  bool fine = grad.dim() + 1 == offsets.dim() && grad.scalar_type() == offsets.scalar_type() &&
+              grad.get_device() == offsets.get_device();
+  for (int d = 0; fine && d < grad.dim(); ++d) fine = grad.size(d) == offsets.size(d);
+  KPDEFORM_CHECK(fine, "grad must be (M, K) or (M, G, K) of the positions' dtype and device");
 }
 
 inline void check_gradient(const Tensor& grad, const Tensor& features, int64_t rows,

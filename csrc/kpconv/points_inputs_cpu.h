@@ -64,6 +64,7 @@ struct PointsInputs {
     offsets = contiguous(offsets_);
     modulations = contiguous(modulations_);
     check_indices(neighbors, points.size(0));
+    check_sigma(sigma, queries.scalar_type());
   }
 
   template <typename T>
@@ -95,6 +96,25 @@ struct PointsInputs {
   static constexpr int64_t kMostRows = 4294967295;  // rows are 32-bit numbers in the engine
 };
 
+// Refuses a table that would lead outside of memory: one pass over both, as check_indices does over
+// the neighbours. Whether it is the table of these neighbours is the caller's business.
+inline void check_transposed(const Tensor& starts, const Tensor& members, int64_t num_queries,
+                             int64_t num_points) {
+  const int64_t* start = data<int64_t>(starts);
+  bool rises = start[0] == 0 && start[num_points] <= members.numel();
+  for (int64_t n = 0; n < num_points; ++n) rises &= start[n] <= start[n + 1];
+  KPDEFORM_CHECK(rises, "starts must rise from 0 to at most the number of members");
+  dispatch_index(members, [&](const auto* member) {
+    std::atomic<bool> fine{true};
+    parallel_chunks(start[num_points], 1 << 16, [&](int64_t begin, int64_t end) {
+      bool all = true;
+      for (int64_t i = begin; i < end; ++i) all &= member[i] >= 0 && member[i] < num_queries;
+      if (!all) fine = false;
+    });
+    KPDEFORM_CHECK(fine, "members must be rows of queries, of which there are ", num_queries);
+  });
+}
+
 // Calls body(view, begin, end) with transposed views of the points [begin, end), which together
 // cover all. With the table of transpose_neighbors there is one; otherwise tables of a bounded size
 // are made one after the other.
@@ -113,9 +133,13 @@ void for_each_transposed(PointsView<T> view, const Tensor& neighbors, const Mayb
       view.max_sources = std::max(view.max_sources, first_start[i + 1] - first_start[i]);
     body(view, begin, end);
   };
+  check_transposed_shapes(starts, members, neighbors, view.num_points);
   if (starts.has_value()) {
-    const bool wide = members->scalar_type() == ScalarType::Long;
-    use(data<int64_t>(*starts), members->const_data_ptr(), wide, 0, view.num_points);
+    const Tensor first = torch::stable::contiguous(*starts);
+    const Tensor queries = torch::stable::contiguous(*members);
+    check_transposed(first, queries, view.num_queries, view.num_points);
+    const bool wide = queries.scalar_type() == ScalarType::Long;
+    use(data<int64_t>(first), queries.const_data_ptr(), wide, 0, view.num_points);
     return;
   }
   dispatch_index(neighbors, [&](const auto* index) {

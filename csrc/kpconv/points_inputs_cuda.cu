@@ -21,6 +21,7 @@ PointsInputs make_points_inputs(const Tensor& queries, const Tensor& points,
   using torch::stable::contiguous;
   check_positions(queries, points, neighbors, kernel_points, offsets, modulations, influence,
                   aggregation);
+  check_sigma(sigma, queries.scalar_type());
   constexpr int64_t kMostRows = std::numeric_limits<uint32_t>::max() - 1;
   KPDEFORM_CHECK(queries.size(0) <= kMostRows && points.size(0) <= kMostRows,
                  "more than 4294967294 rows in one call");
@@ -37,17 +38,8 @@ PointsInputs make_points_inputs(const Tensor& queries, const Tensor& points,
 
 TransposedTable transposed_table(const OnDevice& device, const PointsInputs& in,
                                  const MaybeTensor& starts, const MaybeTensor& members) {
-  if (!starts.has_value() || !members.has_value())
-    return transpose_table(device, in.neighbors, in.num_points());
-  KPDEFORM_CHECK(starts->scalar_type() == ScalarType::Long && starts->dim() == 1 &&
-                     starts->size(0) == in.num_points() + 1 &&
-                     starts->get_device() == in.queries.get_device(),
-                 "starts must be (N + 1,) int64 on the device of the neighbors");
-  KPDEFORM_CHECK(
-      (members->scalar_type() == ScalarType::Int || members->scalar_type() == ScalarType::Long) &&
-          members->numel() == in.neighbors.numel() &&
-          members->get_device() == in.queries.get_device(),
-      "members must be (M * H,) int32 or int64 on the device of the neighbors");
+  check_transposed_shapes(starts, members, in.neighbors, in.num_points());
+  if (!starts.has_value()) return transpose_table(device, in.neighbors, in.num_points());
   return {torch::stable::contiguous(*starts), torch::stable::contiguous(*members)};
 }
 

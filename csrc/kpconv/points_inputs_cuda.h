@@ -56,6 +56,7 @@ struct PointsInputs {
       sampler.starts = data<int64_t>(transposed->starts);
       sampler.members = indices(transposed->members);
     }
+    sampler.num_queries = num_queries();
     sampler.num_points = num_points();
     sampler.width = neighbors.size(1);
     sampler.num_kernel_points = int(num_kernel_points());

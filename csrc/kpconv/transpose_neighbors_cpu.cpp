@@ -10,7 +10,7 @@ std::tuple<Tensor, Tensor> transpose_neighbors(const Tensor& neighbors, int64_t 
   KPDEFORM_CHECK(neighbors.dim() == 2 && (neighbors.scalar_type() == ScalarType::Int ||
                                           neighbors.scalar_type() == ScalarType::Long),
                  "neighbors must be (M, H) int32 or int64");
-  KPDEFORM_CHECK(num_points >= 0, "num_points must not be negative, got ", num_points);
+  check_num_points(num_points);
   const Tensor table = torch::stable::contiguous(neighbors);
   const int64_t num_queries = table.size(0), width = table.size(1);
   const bool wide = num_queries > std::numeric_limits<int32_t>::max();

@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "base/sort_cuda.h"
+#include "kpconv/kpconv_check.h"
 #include "kpconv/transpose_neighbors_cuda.h"
 
 namespace kpdeform {
@@ -44,7 +45,7 @@ std::tuple<Tensor, Tensor> transpose_neighbors(const Tensor& neighbors, int64_t 
   KPDEFORM_CHECK(neighbors.dim() == 2 && (neighbors.scalar_type() == ScalarType::Int ||
                                           neighbors.scalar_type() == ScalarType::Long),
                  "neighbors must be (M, H) int32 or int64");
-  KPDEFORM_CHECK(num_points >= 0, "num_points must not be negative, got ", num_points);
+  check_num_points(num_points);
   const OnDevice device(neighbors);
   const TransposedTable table =
       transpose_table(device, torch::stable::contiguous(neighbors), num_points);

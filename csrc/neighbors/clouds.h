@@ -24,6 +24,9 @@ inline std::vector<int64_t> offsets_of(const Tensor& lengths, int64_t rows, cons
 
 template <typename T>
 Clouds<T> clouds_of(const Tensor& points, const Tensor& lengths, const char* argument) {
+  KPDEFORM_CHECK(points.scalar_type() ==
+                     (sizeof(T) == sizeof(double) ? ScalarType::Double : ScalarType::Float),
+                 argument, " must be float32 or float64, the same for queries and points");
   KPDEFORM_CHECK(points.is_cpu() && points.dim() == 2 &&
                      (points.size(1) == 2 || points.size(1) == 3) && points.is_contiguous(),
                  argument, " must be contiguous (N, 2) or (N, 3) on the CPU");

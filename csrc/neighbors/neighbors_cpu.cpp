@@ -388,7 +388,8 @@ Tensor radius_neighbors(Tensor queries, Tensor points, double radius, Tensor que
 
 Tensor knn_neighbors(Tensor queries, Tensor points, int64_t k, Tensor query_lengths,
                      Tensor point_lengths) {
-  KPDEFORM_CHECK(k >= 1, "k must be at least 1, got ", k);
+  KPDEFORM_CHECK(k >= 1 && k <= std::numeric_limits<int32_t>::max(),
+                 "k must be from 1 to 2147483647, got ", k);
   return queries.scalar_type() == ScalarType::Double
              ? knn_typed<double>(queries, points, k, query_lengths, point_lengths)
              : knn_typed<float>(queries, points, k, query_lengths, point_lengths);

@@ -103,8 +103,11 @@ void check_columns(const Tensor& tensor, const Tensor& features, const char* nam
                  name, " must be contiguous (C,) on the CPU, of the features' dtype");
 }
 
-void check_groups(const Tensor& features, int64_t groups) {
+void check_numbers(const Tensor& features, double eps, double slope, int64_t groups) {
   KPDEFORM_CHECK(groups > 0 && features.size(1) % groups == 0, "groups must divide the channels");
+  KPDEFORM_CHECK(eps >= 0 && std::isfinite(eps), "eps must be finite and at least 0, got ", eps);
+  KPDEFORM_CHECK(slope >= 0 && std::isfinite(slope), "slope must be finite and at least 0, got ",
+                 slope);
 }
 
 std::tuple<Tensor, Tensor, Tensor> batch_norm(Tensor features, Tensor weight, Tensor bias,
@@ -117,13 +120,15 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm(Tensor features, Tensor weight, Te
   check_columns(weight, features, "weight");
   check_columns(bias, features, "bias");
   if (residual) check_rows(*residual, features, "residual");
-  const bool given = given_mean && given_variance;
+  KPDEFORM_CHECK(given_mean.has_value() == given_variance.has_value(),
+                 "mean and variance must be given together");
+  const bool given = given_mean.has_value();
   if (given) {
     check_columns(*given_mean, features, "mean");
     check_columns(*given_variance, features, "variance");
   }
   KPDEFORM_CHECK(given || features.size(0) > 0, "features has no rows to take statistics of");
-  check_groups(features, groups);
+  check_numbers(features, eps, slope, groups);
   const Blocks blocks{features.size(0), features.size(1)};
   const int64_t channels = blocks.channels;
   Tensor out = torch::stable::new_empty(features, {blocks.rows, channels});
@@ -163,7 +168,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_backward(
   check_columns(weight, features, "weight");
   check_columns(mean, features, "mean");
   check_columns(variance, features, "variance");
-  check_groups(features, groups);
+  check_numbers(features, eps, slope, groups);
   const Blocks blocks{features.size(0), features.size(1)};
   const int64_t rows = blocks.rows, channels = blocks.channels;
   const bool activated = slope != 1;

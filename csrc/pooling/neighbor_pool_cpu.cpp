@@ -164,8 +164,13 @@ void pool_mean(const F* features, const Table<Index>& table, int64_t channels, F
   });
 }
 
+void check_reduce(int64_t reduce) {
+  KPDEFORM_CHECK(kMax <= reduce && reduce <= kNearest, "reduce must be 0, 1 or 2, got ", reduce);
+}
+
 std::tuple<Tensor, Tensor> neighbor_pool(Tensor features, Tensor neighbors, int64_t reduce,
                                          bool shadow_zero) {
+  check_reduce(reduce);
   KPDEFORM_CHECK(features.is_cpu() && features.dim() == 2 && features.is_contiguous(),
                  "features must be contiguous (N, C) on the CPU");
   KPDEFORM_CHECK(neighbors.dim() == 2 && neighbors.size(1) <= std::numeric_limits<int16_t>::max(),
@@ -275,13 +280,19 @@ class Backward {
 
 Tensor neighbor_pool_backward(Tensor grad, Tensor neighbors, Tensor argmax, int64_t num_points,
                               int64_t reduce) {
-  const int64_t channels = grad.size(1);
+  check_reduce(reduce);
+  KPDEFORM_CHECK(neighbors.dim() == 2, "neighbors must be (M, H)");
   KPDEFORM_CHECK(
       grad.is_cpu() && grad.dim() == 2 && grad.is_contiguous() && grad.size(0) == neighbors.size(0),
       "grad must be contiguous (M, C) on the CPU");
-  KPDEFORM_CHECK(reduce != kMax || (argmax.is_contiguous() && argmax.numel() == grad.numel() &&
-                                    argmax.scalar_type() == ScalarType::Short),
-                 "argmax must be the (M, C) one of the forward pass");
+  KPDEFORM_CHECK(num_points >= 0 && num_points <= 4294967295,
+                 "num_points must be 0 to 4294967295, got ", num_points);
+  const int64_t channels = grad.size(1);
+  KPDEFORM_CHECK(
+      reduce != kMax || (argmax.is_cpu() && argmax.is_contiguous() && argmax.dim() == 2 &&
+                         argmax.size(0) == grad.size(0) && argmax.size(1) == channels &&
+                         argmax.scalar_type() == ScalarType::Short),
+      "argmax must be the (M, C) one of the forward pass");
   Tensor result = torch::stable::new_empty(grad, {num_points, channels});
   dispatch_features(grad, [&](auto f) {
     with_index(neighbors, [&](auto index) {

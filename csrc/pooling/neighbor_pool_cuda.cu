@@ -211,11 +211,13 @@ Tensor neighbor_pool_backward(const Tensor& grad, const Tensor& neighbors, const
                               int64_t num_points, int64_t reduce) {
   check_table(grad, neighbors, reduce);
   KPDEFORM_CHECK(grad.size(0) == neighbors.size(0), "grad must have one row per row of neighbors");
-  KPDEFORM_CHECK(num_points >= 0, "num_points must not be negative, got ", num_points);
-  KPDEFORM_CHECK(reduce != kMax ||
-                     (argmax.numel() == grad.numel() && argmax.scalar_type() == ScalarType::Short &&
-                      argmax.get_device() == grad.get_device()),
-                 "argmax must be the (M, C) one of the forward pass");
+  KPDEFORM_CHECK(num_points >= 0 && num_points <= 4294967295,
+                 "num_points must be 0 to 4294967295, got ", num_points);
+  KPDEFORM_CHECK(
+      reduce != kMax ||
+          (argmax.dim() == 2 && argmax.size(0) == grad.size(0) && argmax.size(1) == grad.size(1) &&
+           argmax.scalar_type() == ScalarType::Short && argmax.get_device() == grad.get_device()),
+      "argmax must be the (M, C) one of the forward pass");
   const OnDevice device(grad);
   const Tensor in = torch::stable::contiguous(grad);
   const Tensor table = torch::stable::contiguous(neighbors);

@@ -26,7 +26,7 @@ struct PointsSampler {
   Indices neighbors;       // (M, H)
   const int64_t* starts;   // transposed: (N + 1,), else null
   Indices members;         // transposed: queries of point n from starts[n] on
-  int64_t num_points, width;
+  int64_t num_queries, num_points, width;
   int num_kernel_points, dim;
   int offset_groups, modulation_groups;
   Influence influence;
@@ -50,18 +50,22 @@ struct PointsSampler {
   };
 
   __device__ bool transposed() const { return starts != nullptr; }
+  // A table from outside may say anything: what is not within its members is not there.
   __device__ int64_t num_sources(int64_t site, int) const {
-    return transposed() ? starts[site + 1] - starts[site] : width;
+    if (!transposed()) return width;
+    const int64_t begin = starts[site], end = starts[site + 1];
+    return begin >= 0 && end <= num_queries * width && begin < end ? end - begin : 0;
   }
 
-  // Source i of the site. A slot that holds no row of points counts as empty and is not read.
+  // Source i of the site. A slot that holds no row of points, or a member that is no query, counts
+  // as empty and is not read.
   __device__ Source source(int64_t site, int64_t i, int group) const {
     Source source;
     source.row = kNoRow;
     source.closest = 0;
     const int64_t query = transposed() ? members[starts[site] + i] : site;
     const int64_t point = transposed() ? site : neighbors[site * width + i];
-    if (point < 0 || point >= num_points) return source;
+    if (point < 0 || point >= num_points || query < 0 || query >= num_queries) return source;
     source.row = uint32_t(transposed() ? query : point);
 #pragma unroll
     for (int d = 0; d < kDims; ++d)

@@ -21,6 +21,13 @@ class Cells {
  public:
   Cells(const Clouds<T>& clouds, double cell_size)
       : clouds_(clouds), cell_size_(cell_size), boxes_(bounding_boxes(clouds, "points")) {
+    for (int64_t b = 0; b < clouds.count(); ++b)
+      for (int d = 0; d < clouds.dims && clouds.offsets[b] < clouds.offsets[b + 1]; ++d)
+        KPDEFORM_CHECK(std::isfinite(boxes_[b].low[d] / cell_size) &&
+                           std::isfinite(boxes_[b].high[d] / cell_size),
+                       "cell_size ", cell_size, " is too small for coordinates from ",
+                       boxes_[b].low[d], " to ", boxes_[b].high[d],
+                       ": the numbers of their cells are infinite");
     if (!number_cells()) rank_cells();
   }
 
@@ -289,10 +296,6 @@ struct Attribute {
             ScalarType missing)
       : result(torch::stable::new_empty(points, {0}, missing)) {
     if (!values) return;
-    KPDEFORM_CHECK(values->is_cpu() && values->is_contiguous() && values->size(0) == points.size(0),
-                   "features and labels must be contiguous, on the CPU, with a row per point");
-    KPDEFORM_CHECK(values->dim() == (missing == ScalarType::Long ? 1 : 2),
-                   "features must be (N, C) and labels (N)");
     channels = values->dim() == 2 ? values->size(1) : 1;
     row_bytes = channels * static_cast<int64_t>(values->element_size());
     result = values->dim() == 2 ? torch::stable::new_empty(*values, {groups, channels})
@@ -364,10 +367,21 @@ Result subsample_typed(const Clouds<T>& clouds, const Cells<T>& cells, const Ten
   return {means, new_lengths, feature.result, label.result, inverse, counts};
 }
 
+void check_attribute(const std::optional<Tensor>& values, int64_t dims, const Tensor& points,
+                     const char* argument) {
+  KPDEFORM_CHECK(!values || (values->is_cpu() && values->dim() == dims && values->is_contiguous() &&
+                             values->size(0) == points.size(0)),
+                 argument,
+                 " must be contiguous, on the CPU, with a row per point: features (N, C), "
+                 "labels (N,)");
+}
+
 template <typename T>
 Result subsample(const Tensor& points, double cell_size, const Tensor& lengths,
                  const std::optional<Tensor>& features, const std::optional<Tensor>& labels) {
   const Clouds<T> clouds = clouds_of<T>(points, lengths, "points");
+  check_attribute(features, 2, points, "features");
+  check_attribute(labels, 1, points, "labels");
   KPDEFORM_CHECK(clouds.size() <= 4294967295,
                  "more than 4294967295 rows in one call; subsample cloud by cloud");
   const Cells<T> cells(clouds, cell_size);

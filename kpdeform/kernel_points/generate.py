@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 Fixed = Literal["none", "center", "verticals"]
 
+MOST_POINTS = 512  # generating takes time and memory that grow with their square
 MEAN_RADIUS = 0.66  # of the points that are not pinned at the centre; the ball has radius 1
 _STARTS = 30
 _MAX_STEPS = 5_000
@@ -63,6 +64,8 @@ def generate(
 def _check(num_points: int, dimension: int, fixed: str) -> None:
     if fixed not in ("none", "center", "verticals"):
         raise ValueError(f"kernel points: fixed is {fixed!r}; use 'none', 'center' or 'verticals'")
+    if num_points > MOST_POINTS:
+        raise ValueError(f"kernel points: num_points is {num_points}; at most {MOST_POINTS}")
     least = 3 if fixed == "verticals" else 1
     if num_points < least:
         raise ValueError(f"kernel points: num_points is {num_points}; {fixed!r} needs {least}")

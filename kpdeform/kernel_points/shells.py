@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from kpdeform import _checks
+from kpdeform.kernel_points.generate import MOST_POINTS
+
 _STARTS = 30
 _MAX_STEPS = 3_000
 _LONGEST_STEP = 0.05
@@ -55,7 +58,11 @@ def generate_shells(
 
 
 def _check(shells: Sequence[int], dimension: int) -> None:
-    if len(shells) == 0 or shells[0] != 1 or min(shells) < 1:
+    for number in shells:
+        _checks.count("kernel points", "shells", number, most=MOST_POINTS)
+    if sum(shells) > MOST_POINTS:
+        raise ValueError(f"kernel points: shells is {list(shells)}; at most {MOST_POINTS} points")
+    if len(shells) == 0 or shells[0] != 1:
         raise ValueError(
             f"kernel points: shells is {list(shells)}; it starts with 1, the centre, and every "
             "shell holds at least one point"

@@ -7,12 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kpdeform import ops
+from kpdeform.nn._layer import Layer
 from kpdeform.nn.kpconv import Deformation, DeformKPConv, KPConv
 from kpdeform.nn.kpconvx import KPConvD
 from kpdeform.nn.norm import NEGATIVE_SLOPE, BatchNorm, Norm, normalize
 
 
-class Unary(nn.Module):
+class Unary(Layer):
     """Linear map of every row, normalisation, a residual if there is one, and LeakyReLU 0.1.
 
     Args:
@@ -45,7 +46,7 @@ class Unary(nn.Module):
         return normalize(self.norm, x, residual, self.slope if slope is None else slope)
 
 
-class SimpleBlock(nn.Module):
+class SimpleBlock(Layer):
     """Convolution, normalisation, LeakyReLU 0.1.
 
     Args:
@@ -67,7 +68,7 @@ class SimpleBlock(nn.Module):
         return normalize(self.norm, x, slope=self.slope), deformation
 
 
-class ResnetBlock(nn.Module):
+class ResnetBlock(Layer):
     """Bottleneck: narrow, convolve, widen, add the shortcut.
 
     The shortcut of a strided block is the maximum over the same neighbours that the convolution
@@ -133,7 +134,7 @@ class ResnetBlock(nn.Module):
         )
 
 
-class NearestUpsample(nn.Module):
+class NearestUpsample(Layer):
     """Gives every fine point the features of its nearest coarse point."""
 
     def forward(self, features: Tensor, upsamples: Tensor) -> Tensor:
@@ -196,7 +197,7 @@ class InterpolateUnary(Unary):
         return super().forward(torch.cat([x, skip], dim=1))
 
 
-class NeighborMax(nn.Module):
+class NeighborMax(Layer):
     """Gives every coarse point the maximum over its fine points; 0 if it has none."""
 
     def forward(self, features: Tensor, pools: Tensor) -> Tensor:
@@ -204,7 +205,7 @@ class NeighborMax(nn.Module):
         return ops.neighbor_pool(features, pools, "max")
 
 
-class GlobalAverage(nn.Module):
+class GlobalAverage(Layer):
     """Mean over the points of each cloud; 0 for an empty cloud."""
 
     def forward(self, features: Tensor, lengths: Tensor) -> Tensor:

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from kpdeform import _checks, ops
+from kpdeform.nn._layer import Layer
 
 
-class DCNv3(nn.Module):
+class DCNv3(Layer):
     """DCNv3: linear projections around :func:`kpdeform.ops.dcnv3`.
 
     A depthwise convolution, a layer norm and a GELU look at the input (``offset_branch``), and
@@ -54,7 +55,9 @@ class DCNv3(nn.Module):
     ) -> None:
         super().__init__()
         head_kernel_size = kernel_size if head_kernel_size is None else head_kernel_size
-        _check("DCNv3", channels, groups, stride, dilation, kernel_size, head_kernel_size)
+        _check(
+            "DCNv3", channels, groups, stride, dilation, kernel_size, head_kernel_size, offset_scale
+        )
         self.channels, self.kernel_size, self.stride = channels, kernel_size, stride
         self.dilation, self.groups, self.offset_scale = dilation, groups, offset_scale
         self.remove_center = remove_center
@@ -90,7 +93,7 @@ class DCNv3(nn.Module):
         offset, logits = self.offset_head(seen).split([2 * self.num_taps, self.num_taps], -1)
         mask = logits.unflatten(-1, (self.groups, -1)).softmax(-1).flatten(-2)
         y = ops.dcnv3(
-            x, offset, mask.to(offset.dtype), self.kernel_size, self.stride,
+            x, offset, mask, self.kernel_size, self.stride,
             self.dilation * (self.kernel_size // 2), self.dilation, self.groups,
             self.offset_scale, self.remove_center,
         )  # fmt: skip
@@ -101,7 +104,7 @@ class DCNv3(nn.Module):
         return self.output_proj(y)
 
 
-class DCNv4(nn.Module):
+class DCNv4(Layer):
     """DCNv4: DCNv3 with unbounded masks and a lighter head; see :func:`kpdeform.ops.dcnv4`.
 
     ``offset_head``, a linear layer that starts at zero, makes offsets and masks in one tensor, out
@@ -149,7 +152,16 @@ class DCNv4(nn.Module):
         output_bias: bool = True,
     ) -> None:
         super().__init__()
-        _check("DCNv4", channels, groups, stride, dilation, kernel_size, head_kernel_size or 1)
+        _check(
+            "DCNv4",
+            channels,
+            groups,
+            stride,
+            dilation,
+            kernel_size,
+            head_kernel_size or 1,
+            offset_scale,
+        )
         self.channels, self.kernel_size, self.stride = channels, kernel_size, stride
         self.dilation, self.groups, self.offset_scale = dilation, groups, offset_scale
         self.remove_center = remove_center
@@ -233,10 +245,12 @@ def _check(
     dilation: int,
     kernel_size: int,
     head_kernel_size: int,
+    offset_scale: float,
 ) -> None:
+    _checks.number(layer, "offset_scale", offset_scale)
     _checks.divides(layer, "groups", groups, "channels", channels)
     _checks.count(layer, "stride", stride)
     _checks.count(layer, "dilation", dilation)
     for name, number in (("kernel_size", kernel_size), ("head_kernel_size", head_kernel_size)):
-        if number < 1 or number % 2 == 0:
+        if _checks.count(layer, name, number) % 2 == 0:
             raise ValueError(f"{layer}: {name} must be odd, got {number}")

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from kpdeform import _checks, _image_sizes, ops
 from kpdeform._image_sizes import Padding
+from kpdeform.nn._layer import Layer
 from kpdeform.nn.offsets import MaskActivation, num_offset_channels, split_offsets
 
 
-class DeformConv2d(nn.Module):
+class DeformConv2d(Layer):
     """Deformable convolution of images; see :func:`kpdeform.ops.deform_conv2d` for the maths.
 
     ``offset_conv``, an ordinary convolution with the same kernel, stride, padding and dilation,

@@ -8,11 +8,13 @@ from typing import get_args
 
 from torch import Tensor, nn
 
-from kpdeform import _checks, _image_sizes, ops
+from kpdeform import _checks, ops
+from kpdeform.nn._layer import Layer
 from kpdeform.nn.offsets import MaskActivation, activate_mask
+from kpdeform.ops.deform_roi_pool import MOST_BINS, MOST_SAMPLES, check_bins, check_options
 
 
-class DeformRoIPool(nn.Module):
+class DeformRoIPool(Layer):
     """Pools every box twice: the first result tells how the bins of the second one move.
 
     ``offset_fc`` is a perceptron on the pooled features whose last layer starts at zero; with
@@ -58,7 +60,8 @@ class DeformRoIPool(nn.Module):
         super().__init__()
         choices = get_args(MaskActivation)
         _checks.one_of("DeformRoIPool", "mask_activation", mask_activation, choices)
-        self.output_size = _image_sizes.pair("DeformRoIPool", "output_size", output_size)
+        check_options("DeformRoIPool", spatial_scale, gamma, sampling_ratio)
+        self.output_size = check_bins("DeformRoIPool", output_size)
         self.spatial_scale, self.sampling_ratio, self.gamma = spatial_scale, sampling_ratio, gamma
         self.mask_activation: MaskActivation = mask_activation
         bins = self.output_size[0] * self.output_size[1]
@@ -99,7 +102,7 @@ class DeformRoIPool(nn.Module):
         )
 
 
-class DeformPSRoIPool(nn.Module):
+class DeformPSRoIPool(Layer):
     """Position-sensitive pooling (R-FCN) whose bins move, for every class in its own way.
 
     ``offset_conv``, a 1x1 convolution that starts at zero, makes maps which the same pooling,
@@ -147,6 +150,10 @@ class DeformPSRoIPool(nn.Module):
         super().__init__()
         choices = get_args(MaskActivation)
         _checks.one_of("DeformPSRoIPool", "mask_activation", mask_activation, choices)
+        check_options("DeformPSRoIPool", spatial_scale, gamma)
+        _checks.count("DeformPSRoIPool", "output_size", output_size, most=MOST_BINS)
+        _checks.count("DeformPSRoIPool", "samples_per_part", samples_per_part, most=MOST_SAMPLES)
+        _checks.count("DeformPSRoIPool", "classes", classes)
         self.output_size, self.spatial_scale, self.gamma = output_size, spatial_scale, gamma
         self.group_size = output_size if group_size is None else group_size
         self.samples_per_part, self.classes, self.modulated = samples_per_part, classes, modulated

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from kpdeform import _checks, ops
 from kpdeform import kernel_points as dispositions
 from kpdeform._types import Aggregation, Influence
+from kpdeform.nn._layer import Layer
 from kpdeform.nn.offsets import num_offset_channels, split_offsets
 
 LayerInfluence = Literal["linear", "gaussian", "constant", "growing"]
@@ -35,7 +36,7 @@ class Deformation(NamedTuple):
     sigma: float
 
 
-class KPConv(nn.Module):
+class KPConv(Layer):
     """Rigid kernel point convolution; see :func:`kpdeform.ops.kpconv` for the maths.
 
     ``weight`` ``(K, C / groups, O)`` starts uniform in ±√(6·groups / (K·C)), He's rule with fan-in
@@ -106,6 +107,7 @@ class KPConv(nn.Module):
         _checks.one_of("KPConv", "influence", influence, get_args(LayerInfluence))
         _checks.one_of("KPConv", "aggregation", aggregation, get_args(Aggregation))
         if kernel_points is None:
+            _checks.count("KPConv", "kernel_size", kernel_size, most=dispositions.MOST_POINTS)
             table = dispositions.load(kernel_size, dimension)
             kernel_points = dispositions.place(table, radius, generator)
         _checks.kernel_points("KPConv", kernel_points)
@@ -401,8 +403,8 @@ def check_arguments(
     layer: str, in_channels: int, out_channels: int, radius: float, sigma: float, groups: int
 ) -> None:
     """Raises ValueError or TypeError naming the layer, the argument and what it got."""
-    _checks.positive(layer, "radius", radius)
-    _checks.positive(layer, "sigma", sigma)
+    _checks.reach(layer, "radius", radius)
+    _checks.reach(layer, "sigma", sigma)
     _checks.count(layer, "in_channels", in_channels)
     _checks.count(layer, "out_channels", out_channels)
     _checks.divides(layer, "groups", groups, "in_channels", in_channels)

@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from kpdeform import _checks, ops
 from kpdeform import kernel_points as dispositions
 from kpdeform._types import Aggregation, Influence
+from kpdeform.nn._layer import Layer
 from kpdeform.nn.kpconv import LayerInfluence, check_arguments, with_influence
 from kpdeform.nn.norm import NEGATIVE_SLOPE, Bias, GroupNorm
+from kpdeform.ops._call import autocast_dtype
 
 AttentionActivation = Literal["sigmoid", "tanh", "softmax", "identity"]
 
 
-class KPConvD(nn.Module):
+class KPConvD(Layer):
     """Depthwise kernel point convolution; see :func:`kpdeform.ops.kpconv_depthwise` for the maths.
 
     ``weight`` ``(K, C)`` starts uniform in ±√(6 / K), He's rule with fan-in K. ``kernel_points``
@@ -275,7 +277,7 @@ class KPConvX(KPConvD):
             raise ValueError(
                 f"KPConvX: features must be (N, {self.in_channels}), got {tuple(features.shape)}"
             )
-        autocast = torch.is_autocast_enabled(features.device.type)
+        autocast = autocast_dtype(features.device.type) is not None
         if features.dtype != self.weight.dtype and not autocast:
             raise TypeError(f"KPConvX: weight is {self.weight.dtype}, features {features.dtype}")
         if queries_are_points and queries.shape[0] != features.shape[0]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kpdeform import ops
+from kpdeform import _checks, ops
+from kpdeform.nn._layer import Layer
 from kpdeform.nn.blocks import Unary
 from kpdeform.nn.kpconvx import KPConvD, KPConvX
 from kpdeform.nn.norm import NEGATIVE_SLOPE, BatchNorm, Norm, activate, normalize
 
 
-class DropPath(nn.Module):
+class DropPath(Layer):
     """Stochastic depth: a branch that is left out, in training, for some clouds of a batch.
 
     Args:
@@ -67,7 +68,7 @@ class DropPath(nn.Module):
         return f"{self.probability:.3g}"
 
 
-class LayerScale(nn.Module):
+class LayerScale(Layer):
     """Multiplies every channel with a learned number that starts small.
 
     Args:
@@ -79,14 +80,15 @@ class LayerScale(nn.Module):
 
     def __init__(self, channels: int, initial: float = 1e-6) -> None:
         super().__init__()
-        self.gamma = nn.Parameter(torch.full((channels,), float(initial)))
+        initial = _checks.number("LayerScale", "initial", initial)
+        self.gamma = nn.Parameter(torch.full((channels,), initial))
 
     def forward(self, features: Tensor) -> Tensor:
         """``(N, C)`` to ``(N, C)``."""
         return features * self.gamma.to(features.dtype)
 
 
-class InvertedBlock(nn.Module):
+class InvertedBlock(Layer):
     """Convolve depthwise, widen, narrow, add the shortcut: the block of ConvNeXt and PointNeXt.
 
     Args:
@@ -147,7 +149,7 @@ class InvertedBlock(nn.Module):
         return self.shortcut_norm(self.shortcut_linear(features)) + x
 
 
-class MultiShortcutBlock(nn.Module):
+class MultiShortcutBlock(Layer):
     """The block of KPNeXt: an inverted bottleneck with a shortcut at its narrow and its wide place.
 
     .. code-block:: text

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from kpdeform import _checks
 from kpdeform.nn.kpconv import Deformation
 
 
@@ -48,6 +49,10 @@ def deformation_loss(
         >>> deformation_loss([at_one_place])
         tensor(1.4400)
     """
+    for name, number in (
+        ("fitting", fitting), ("repulsion", repulsion), ("repulsion_extent", repulsion_extent)
+    ):  # fmt: skip
+        _checks.number("deformation_loss", name, number)
     total = torch.zeros(())  # on the CPU: a number to other devices, which do not wait for it
     for kernel_points, distances, sigma in deformations:
         fit = _mean(distances) / sigma**2

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kpdeform import ops
+from kpdeform.nn._layer import Layer
 
 NEGATIVE_SLOPE = 0.1
 
@@ -16,7 +17,7 @@ Norm = Callable[[int], nn.Module]
 """Makes a normalisation for a number of channels, such as ``BatchNorm`` or ``nn.LayerNorm``."""
 
 
-class BatchNorm(nn.BatchNorm1d):
+class BatchNorm(Layer, nn.BatchNorm1d):
     """Batch normalisation of rows ``(N, C)``; also accepts batches of fewer than two rows.
 
     A variance needs two rows. With one or none, in training too, the running statistics are used
@@ -42,13 +43,13 @@ class BatchNorm(nn.BatchNorm1d):
         if x.device.type != "cpu":
             y = super().forward(x) if measures else self._with_running_statistics(x)
             return activate(y, residual, slope)
-        dtype = self.weight.dtype
+        dtype = _precise(self.weight.dtype)
         y, mean, variance = ops.batch_norm(
             x.to(dtype),
-            self.weight,
-            self.bias,
-            mean=None if measures else self.running_mean,
-            variance=None if measures else self.running_var,
+            self.weight.to(dtype),
+            self.bias.to(dtype),
+            mean=None if measures else self.running_mean.to(dtype),
+            variance=None if measures else self.running_var.to(dtype),
             residual=None if residual is None else residual.to(dtype),
             eps=self.eps,
             slope=slope,
@@ -56,8 +57,8 @@ class BatchNorm(nn.BatchNorm1d):
         if measures:
             with torch.no_grad():
                 unbiased = variance * (x.shape[0] / (x.shape[0] - 1))
-                self.running_mean.lerp_(mean, self.momentum)
-                self.running_var.lerp_(unbiased, self.momentum)
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+                self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
                 self.num_batches_tracked += 1
         return y.to(x.dtype)
 
@@ -67,7 +68,7 @@ class BatchNorm(nn.BatchNorm1d):
         )
 
 
-class GroupNorm(nn.GroupNorm):
+class GroupNorm(Layer, nn.GroupNorm):
     """Group normalisation of rows ``(N, C)`` over all rows of the batch, not row by row.
 
     As the pack of a batch is one cloud to it, a result depends on the other clouds in the batch.
@@ -85,14 +86,15 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor, residual: Tensor | None = None, slope: float = 1.0) -> Tensor:
         """``(N, C)`` to ``(N, C)``: normalises, adds the residual, applies LeakyReLU."""
-        rows = x.to(self.weight.dtype)
+        dtype = _precise(self.weight.dtype)
+        rows, weight, bias = x.to(dtype), self.weight.to(dtype), self.bias.to(dtype)
         if x.shape[0] * (self.num_channels // self.num_groups) < 2:  # there is no variance
-            y = torch.addcmul(self.bias, 0 * rows, self.weight)
+            y = torch.addcmul(bias, 0 * rows, weight)
             return activate(y.to(x.dtype), residual, slope)
         y, _, _ = ops.batch_norm(
             rows,
-            self.weight,
-            self.bias,
+            weight,
+            bias,
             residual=None if residual is None else residual.to(rows.dtype),
             eps=self.eps,
             slope=slope,
@@ -101,7 +103,12 @@ class GroupNorm(nn.GroupNorm):
         return y.to(x.dtype)
 
 
-class Bias(nn.Module):
+def _precise(dtype: torch.dtype) -> torch.dtype:
+    """What statistics are computed in for parameters of ``dtype``."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+class Bias(Layer):
     """Adds a learned number per channel: what stands where a normalisation is not wanted.
 
     Args:

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NoReturn
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from kpdeform._library import CUDA_MISSING
+from kpdeform.ops._autograd import run
 
 _PREFIX = "kpdeform: "
 _INTERRUPTED = "kpdeform was interrupted"
+# How the stable ABI tells that a tensor could not be made, and C++ and PyTorch that memory is out.
+_MEMORY = re.compile(
+    r"aten::(new_empty|new_zeros|contiguous|clone|to|_to_copy|empty_like)\b.* API call failed"
+    r"|bad_alloc|can't allocate memory|Storage size calculation overflowed|CUDA out of memory",
+    re.DOTALL,
+)
 
 
-def call(op: Callable[..., Any], *args: Any) -> Any:
+def call(op: torch._ops.OpOverload, *args: Any) -> Any:
     """Runs ``op(*args)``.
 
     Only data-dependent checks (an index out of range, a NaN coordinate) are left to native code,
     where they cost one pass. The stable ABI turns every native exception into RuntimeError; those
-    that begin with ``kpdeform:`` speak of the caller's data and become ValueError here.
+    that begin with ``kpdeform:`` speak of the caller's data and become ValueError here, and memory
+    that is not there becomes MemoryError, or torch.OutOfMemoryError on a GPU.
 
     Ctrl-C ends a long native call early. Python's handler of the signal then runs here and raises
     KeyboardInterrupt; after a handler of the user's that returns, the op starts again.
@@ -27,7 +38,7 @@ def call(op: Callable[..., Any], *args: Any) -> Any:
         return op(*args)
     while True:
         try:
-            return op(*args)
+            return run(op, *args)
         except NotImplementedError as error:
             if "'CUDA' backend" in str(error) and CUDA_MISSING is not None:
                 raise RuntimeError(f"kpdeform has no CUDA kernels here: {CUDA_MISSING}") from error
@@ -36,11 +47,53 @@ def call(op: Callable[..., Any], *args: Any) -> Any:
             failure = error
         # Outside the except block, so that KeyboardInterrupt does not come with a RuntimeError.
         if _INTERRUPTED not in str(failure):
-            _raise_for_user(failure)
+            raise _known(failure, op, args) or failure
 
 
-def _raise_for_user(failure: RuntimeError) -> NoReturn:
-    message = str(failure)
-    if _PREFIX not in message:
-        raise failure
-    raise ValueError(message.split(_PREFIX, 1)[1].splitlines()[0])
+def contiguous(owner: str, tensor: Tensor) -> Tensor:
+    """``tensor.contiguous()``, or MemoryError: an expanded tensor may be larger than all memory."""
+    try:
+        return tensor.contiguous()
+    except RuntimeError as error:
+        if _MEMORY.search(str(error)) is None:
+            raise
+        raise _memory_error(owner, f"a copy of {_gigabytes([tensor])}", tensor.is_cuda) from error
+
+
+def _known(
+    error: RuntimeError, op: torch._ops.OpOverload, args: tuple[Any, ...]
+) -> Exception | None:
+    """What users expect to catch, if the error is one that is known here."""
+    message, name = str(error), op._schema.name.removeprefix("kpdeform::")
+    if _PREFIX in message:
+        return ValueError(message.split(_PREFIX, 1)[1].splitlines()[0])
+    if "data-dependent shape" in message and "meta Tensors" in message:
+        return NotImplementedError(f"{name}: the size of the result is not known on meta tensors")
+    if _MEMORY.search(message) is None:
+        return None
+    tensors = [arg for arg in args if isinstance(arg, Tensor)]
+    sizes = f"inputs of {_gigabytes(tensors)}"
+    try:
+        results = op(*(arg.to("meta") if isinstance(arg, Tensor) else arg for arg in args))
+        sizes += f", a result of {_gigabytes(results if isinstance(results, tuple) else [results])}"
+    except RuntimeError:  # its size depends on the data, or is beyond 64 bits
+        pass
+    return _memory_error(name, sizes, any(tensor.is_cuda for tensor in tensors))
+
+
+def _memory_error(name: str, sizes: str, on_gpu: bool) -> Exception:
+    kind = torch.OutOfMemoryError if on_gpu else MemoryError
+    return kind(f"{name}: out of memory: {sizes}")
+
+
+def _gigabytes(tensors: Sequence[Tensor]) -> str:
+    shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+    size = sum(math.prod(tensor.shape) * tensor.element_size() for tensor in tensors)
+    return f"{size / 1e9:.3g} GB {shapes}"
+
+
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """What autocast computes in on a kind of device; None where it is off or not known."""
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return None
+    return torch.get_autocast_dtype(device)

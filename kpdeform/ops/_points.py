@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kpdeform import _checks
 from kpdeform.ops._autograd import gradient_like
-from kpdeform.ops._call import call
+from kpdeform.ops._call import autocast_dtype, call
 from kpdeform.ops._transposed import transposed_neighbors
 
 INFLUENCES = ("linear", "gaussian", "constant")  # position = the number native code knows
@@ -19,23 +19,21 @@ _HALF = (torch.float16, torch.bfloat16)
 
 def autocast(features: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Under autocast, both in its dtype, except float64 features; else as they are."""
-    device = features.device.type
-    if features.dtype == torch.float64 or not torch.is_autocast_enabled(device):
+    dtype = autocast_dtype(features.device.type)
+    if features.dtype == torch.float64 or dtype is None:
         return features, weight
-    dtype = torch.get_autocast_dtype(device)
     return features.to(dtype), weight.to(dtype)
 
 
-def check_positions(
+def check_shapes(
     op: str,
     queries: Tensor,
     points: Tensor,
     neighbors: Tensor,
     kernel_points: Tensor,
+    features: Tensor | None = None,
 ) -> None:
-    """Dtypes, devices and shapes of all inputs but features, weight, offsets and modulations."""
-    if queries.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"{op}: queries must be float32 or float64, got {queries.dtype}")
+    """Shapes of all inputs but weight, offsets and modulations, which depend on the op."""
     _checks.kernel_points(op, kernel_points)
     dimension = kernel_points.shape[1]
     for name, tensor in (("queries", queries), ("points", points)):
@@ -49,23 +47,37 @@ def check_positions(
             f"{op}: neighbors has shape {tuple(neighbors.shape)} but queries has "
             f"{queries.shape[0]} rows; build it with radius_neighbors(queries, points, ...)"
         )
-    if neighbors.dtype not in (torch.int32, torch.int64):
-        raise TypeError(f"{op}: neighbors must be int32 or int64, got {neighbors.dtype}")
-    for name, other in (("points", points), ("kernel_points", kernel_points)):
-        _checks.alike(op, name, other, "queries", queries)
-    if neighbors.device != queries.device:
-        raise ValueError(
-            f"{op}: neighbors is on {neighbors.device} but queries is on {queries.device}"
-        )
-
-
-def check_features(op: str, points: Tensor, features: Tensor, weight: Tensor) -> None:
-    """``features`` has a row per point; its dtype suits the points, and the weight has the same."""
-    if features.dim() != 2 or features.shape[0] != points.shape[0]:
+    if features is not None and (features.dim() != 2 or features.shape[0] != points.shape[0]):
         raise ValueError(
             f"{op}: features must have one row per point, ({points.shape[0]}, C), "
             f"got {tuple(features.shape)}"
         )
+
+
+def check_dtypes(
+    op: str,
+    queries: Tensor,
+    points: Tensor,
+    neighbors: Tensor,
+    kernel_points: Tensor,
+    features: Tensor | None = None,
+    weight: Tensor | None = None,
+    offsets: Tensor | None = None,
+    modulations: Tensor | None = None,
+) -> None:
+    """Dtypes and devices of all inputs; the positions decide."""
+    _checks.of_type(op, "queries", queries, (torch.float32, torch.float64))
+    _checks.of_type(op, "neighbors", neighbors, (torch.int32, torch.int64))
+    others = {"points": points, "kernel_points": kernel_points}
+    for name, other in (others | {"offsets": offsets, "modulations": modulations}).items():
+        if other is not None:
+            _checks.alike(op, name, other, "queries", queries)
+    if neighbors.device != queries.device:
+        raise ValueError(
+            f"{op}: neighbors is on {neighbors.device} but queries is on {queries.device}"
+        )
+    if features is None or weight is None:
+        return
     if features.dtype != points.dtype and not (
         features.dtype in _HALF and points.dtype == torch.float32
     ):
@@ -109,7 +121,6 @@ def check_groups(
                 f"{op}: {name} must be {words} with {expected} but for the groups, "
                 f"got {tuple(tensor.shape)}"
             )
-        _checks.alike(op, name, tensor, "queries", queries)
     if len(set(groups.values())) > 1:
         raise ValueError(f"{op}: offsets and modulations must have one number of groups: {groups}")
 

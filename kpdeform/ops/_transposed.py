@@ -1,8 +1,10 @@
 """Transposed neighbour tables: for every point, the queries that have it as a neighbour.
 
 The gradient of features is a convolution over that table (csrc/README.md). It is made once per
-neighbour table, and found again by every layer and step that uses the same tensor. On a GPU it
-belongs to one stream, as the memory it is in does.
+backward pass, and found again by every layer of that pass which has the same neighbours. The next
+pass makes its own, since neighbours can change in ways that no tensor tells of (NumPy arrays and
+``.data`` share memory, not version counters). On a GPU it belongs to one stream, as the memory it
+is in does.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from kpdeform.ops._autograd import is_transformed
 from kpdeform.ops._call import call
 from kpdeform.ops._fake import index_dtype
 
@@ -30,11 +33,12 @@ def transposed_neighbors(neighbors: Tensor, num_points: int) -> _Table | tuple[N
     queries of what the neighbours are then, and nothing made in a graph is there outside it.
     """
     make = partial(call, torch.ops.kpdeform.transpose_neighbors.default)
-    if type(neighbors) is not Tensor or neighbors.is_inference():  # traced; or without a version
+    this_pass = torch._C._current_graph_task_id()  # -1 outside of a backward pass
+    if type(neighbors) is not Tensor or is_transformed() or this_pass < 0:
         return make(neighbors, num_points)
     if neighbors.numel() > MOST_SLOTS or _is_captured(neighbors):
         return None, None
-    now = (neighbors._version, num_points, _stream(neighbors))
+    now = (this_pass, num_points, _stream(neighbors))
     then, table = _tables.get(neighbors, (None, None))
     if then != now:
         table = make(neighbors, num_points)

@@ -15,8 +15,8 @@ from kpdeform import _checks, _image_sizes
 from kpdeform import _library as _library
 from kpdeform._image_sizes import Padding, ShapeError
 from kpdeform.ops import layouts
-from kpdeform.ops._autograd import gradient_like, refuse_second_derivative
-from kpdeform.ops._call import call
+from kpdeform.ops._autograd import gradient_like, refuse_second_derivative, register_autograd
+from kpdeform.ops._call import autocast_dtype, call
 from kpdeform.ops._torchscript import scriptable
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -84,12 +84,14 @@ def deform_conv2d(
         True
     """
     op = "deform_conv2d"
+    _checks.tensors(op, input=input, offset=offset, weight=weight)
+    _checks.optional_tensors(op, bias=bias, mask=mask)
     _check_dimensions(op, input, offset, weight, mask)
     batched = input.dim() == 4
     if not batched:
         input, offset = input[None], offset[None]
         mask = None if mask is None else mask[None]
-    if torch.is_autocast_enabled(input.device.type):
+    if autocast_dtype(input.device.type) is not None:
         weight, bias = weight.to(input.dtype), None if bias is None else bias.to(input.dtype)
     kernel = (weight.shape[2], weight.shape[3])
     stride = _image_sizes.pair(op, "stride", stride)
@@ -98,6 +100,7 @@ def deform_conv2d(
     _check_weight(op, input, weight, bias)
     size = _image_sizes.output_size(input.shape[2:], kernel, stride, padding, dilation)
     offset_groups = _check_offset(op, input, offset, mask, kernel, size)
+    _check_dtypes(op, input, {"weight": weight, "bias": bias}, {"offset": offset, "mask": mask})
 
     taps = (offset_groups, kernel[0] * kernel[1])
     y = _convolve(
@@ -211,8 +214,9 @@ def dcnv4(
         >>> ops.dcnv4(torch.rand(1, 8, 8, 16), torch.zeros(1, 8, 8, 112), groups=4).shape
         torch.Size([1, 8, 8, 16])
     """
-    kernel_h, kernel_w = _image_sizes.pair("dcnv4", "kernel_size", kernel_size)
-    taps = kernel_h * kernel_w - int(remove_center)
+    _checks.tensors("dcnv4", input=input, offset_mask=offset_mask)
+    _checks.count("dcnv4", "groups", groups)
+    taps = _num_taps("dcnv4", _image_sizes.pair("dcnv4", "kernel_size", kernel_size), remove_center)
     if offset_mask.dim() != 4 or offset_mask.shape[-1] < groups * 3 * taps:
         raise ShapeError(
             f"dcnv4: offset_mask must be (B, oh, ow, at least groups * 3 * taps = "
@@ -238,23 +242,24 @@ def _aggregate(
     offset_scale: float,
     remove_center: bool,
 ) -> Tensor:
-    _checks.tensor(op, "input", input, _checks.FLOATS, 4)
+    _checks.tensors(op, input=input, offset=offset, mask=mask)
+    if input.dim() != 4:
+        raise ShapeError(f"{op}: input must be (B, H, W, C), got {tuple(input.shape)}")
+    offset_scale = _checks.number(op, "offset_scale", offset_scale)
     kernel = _image_sizes.pair(op, "kernel_size", kernel_size)
     stride = _image_sizes.pair(op, "stride", stride)
     dilation = _image_sizes.pair(op, "dilation", dilation)
     padding = _image_sizes.sides(op, padding, kernel, stride, dilation)
-    if remove_center and not (kernel[0] % 2 and kernel[1] % 2):
-        raise ShapeError(f"{op}: remove_center needs a kernel with a middle tap, got {kernel}")
+    taps = _num_taps(op, kernel, remove_center)
     _check_groups(op, "groups", groups, input.shape[3])
     size = _image_sizes.output_size(input.shape[1:3], kernel, stride, padding, dilation)
-    taps = kernel[0] * kernel[1] - int(remove_center)
     for name, tensor, each in (("offset", offset, 2), ("mask", mask, 1)):
         expected = (input.shape[0], *size, groups * taps * each)
         if tuple(tensor.shape) != expected:
             raise ShapeError(f"{op}: {name} must be {expected}, got {tuple(tensor.shape)}")
-        _check_coordinates(op, name, tensor, input)
+    _check_dtypes(op, input, {}, {"offset": offset, "mask": mask})
 
-    spread = offset.unflatten(-1, (groups, taps, 2)).flip(-1)  # y, x
+    spread = offset.to(position_dtype(input)).unflatten(-1, (groups, taps, 2)).flip(-1)  # y, x
     spread = layouts.rows_first(spread, kernel, remove_center, -2)
     if offset_scale != 1:
         from_middle = torch.cartesian_prod(
@@ -267,6 +272,11 @@ def _aggregate(
     weights = layouts.rows_first(mask.unflatten(-1, (groups, taps)), kernel, remove_center, -1)
     ones = input.new_ones(input.shape[3], 1, *kernel)
     return _convolve(input, spread, ones, weights, (stride, padding, dilation))
+
+
+def position_dtype(image: Tensor) -> torch.dtype:
+    """What positions in ``image`` are computed in."""
+    return torch.float64 if image.dtype == torch.float64 else torch.float32
 
 
 def _convolve(
@@ -288,7 +298,7 @@ def _convolve(
     Returns:
         ``(B, oh, ow, O)``.
     """
-    position = torch.float64 if image.dtype == torch.float64 else torch.float32
+    position = position_dtype(image)
     offset, mask = offset.to(position), None if mask is None else mask.to(position)
     taps_first = weight.permute(2, 3, 1, 0)  # (kh, kw, C / groups, O)
     if weight.shape[1] == 1 and weight.shape[0] == image.shape[3]:
@@ -306,7 +316,6 @@ def _check_dimensions(
 ) -> None:
     given = {"input": input, "offset": offset, "weight": weight}
     for name, tensor in (given if mask is None else {**given, "mask": mask}).items():
-        _checks.of_type(op, name, tensor, _checks.FLOATS)
         if tensor.dim() != (4 if name == "weight" or input.dim() != 3 else 3):
             raise ShapeError(
                 f"{op}: weight must have 4 dimensions, and input, offset and mask either all "
@@ -327,9 +336,6 @@ def _check_weight(op: str, input: Tensor, weight: Tensor, bias: Tensor | None) -
         )
     if bias is not None and tuple(bias.shape) != (outputs,):
         raise ShapeError(f"{op}: bias must be ({outputs},), got {tuple(bias.shape)}")
-    for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is not None:
-            _checks.alike(op, name, tensor, "input", input)
 
 
 def _check_offset(
@@ -368,24 +374,47 @@ def _check_offset(
                 f"{op}: the shape of the {name} tensor does not fit the output: it must be "
                 f"{(expected[0], tensor.shape[1], *size)}, got {tuple(tensor.shape)}"
             )
-        _check_coordinates(op, name, tensor, input)
     return groups
 
 
+def _num_taps(op: str, kernel: tuple[int, int], remove_center: bool) -> int:
+    if not isinstance(remove_center, bool):
+        raise TypeError(f"{op}: remove_center must be a bool, got {remove_center!r}")
+    taps = kernel[0] * kernel[1] - int(remove_center)
+    if remove_center and (taps == 0 or kernel[0] % 2 == 0 or kernel[1] % 2 == 0):
+        raise ShapeError(
+            f"{op}: remove_center needs a kernel with a middle tap and others, got {kernel}"
+        )
+    return taps
+
+
 def _check_groups(op: str, name: str, groups: int, channels: int) -> None:
-    if groups < 1 or channels % groups:
+    if channels % _checks.count(op, name, groups):
         raise ShapeError(f"{op}: {name} must divide the {channels} channels of input, got {groups}")
 
 
-def _check_coordinates(op: str, name: str, tensor: Tensor, input: Tensor) -> None:
+def _check_dtypes(
+    op: str,
+    input: Tensor,
+    like_input: dict[str, Tensor | None],
+    coordinates: dict[str, Tensor | None],
+) -> None:
+    """Dtypes and devices; offsets and masks may be more precise than the image."""
+    _checks.of_type(op, "input", input, _checks.FLOATS)
     allowed = (torch.float64,) if input.dtype == torch.float64 else (torch.float32, *_HALF)
-    if tensor.dtype not in allowed:
-        raise TypeError(
-            f"{op}: {name} must be {' or '.join(map(str, allowed))} for input of {input.dtype}, "
-            f"got {tensor.dtype}"
-        )
-    if tensor.device != input.device:
-        raise ValueError(f"{op}: {name} is on {tensor.device} but input is on {input.device}")
+    for name, tensor in coordinates.items():
+        if tensor is None:
+            continue
+        if tensor.dtype not in allowed:
+            raise TypeError(
+                f"{op}: {name} must be {' or '.join(map(str, allowed))} for input of "
+                f"{input.dtype}, got {tensor.dtype}"
+            )
+        if tensor.device != input.device:
+            raise ValueError(f"{op}: {name} is on {tensor.device} but input is on {input.device}")
+    for name, tensor in like_input.items():
+        if tensor is not None:
+            _checks.alike(op, name, tensor, "input", input)
 
 
 # ---- fakes and autograd, the same for both ops
@@ -431,7 +460,7 @@ def _register(name: str) -> None:
 
     torch.library.register_fake(f"kpdeform::{name}", _fake)
     torch.library.register_fake(f"kpdeform::{name}_backward", _backward_fake)
-    torch.library.register_autograd(f"kpdeform::{name}", backward, setup_context=_setup)
+    register_autograd(f"kpdeform::{name}", backward, setup_context=_setup)
     refuse_second_derivative(name)
 
 

@@ -14,9 +14,11 @@ from torch import Tensor
 from kpdeform import _checks, _image_sizes
 from kpdeform import _library as _library
 from kpdeform._image_sizes import ShapeError
-from kpdeform.ops._autograd import gradient_like, refuse_second_derivative
+from kpdeform.ops._autograd import gradient_like, refuse_second_derivative, register_autograd
 from kpdeform.ops._call import call
 
+MOST_SAMPLES = 1024  # in a bin, each way; native code refuses more
+MOST_BINS = 32768
 _ALIGNED, _POSITION_SENSITIVE = 0, 1  # sampling rules, the numbers native code knows
 
 
@@ -43,11 +45,12 @@ def deform_roi_pool(
 
     Args:
         input: x, ``(B, C, H, W)`` float32, float64, float16 or bfloat16.
-        rois: ``(R, 5)``: image number, x1, y1, x2, y2 in the unit of the original image.
+        rois: ``(R, 5)``: image number, x1, y1, x2, y2 in the unit of the original image. A box that
+            is not finite pools 0.
         offset: Delta, ``(R, 2, ph, pw)``: x then y, as fractions of the box's size.
-        output_size: Bins, one number or (ph, pw).
+        output_size: Bins, one number or (ph, pw), at most 32768 each.
         spatial_scale: Pixels of ``input`` per unit of ``rois``.
-        sampling_ratio: Samples per bin each way; 0 for about one per pixel.
+        sampling_ratio: Samples per bin each way, at most 1024; 0 for about one per pixel.
         gamma: Factor of the offsets.
         mask: m, ``(R, 1, ph, pw)``, multiplies the pooled values.
 
@@ -75,14 +78,14 @@ def deform_roi_pool(
                 [38.5000, 40.5000]])
     """
     op = "deform_roi_pool"
-    bins = _image_sizes.pair(op, "output_size", output_size)
+    bins = check_bins(op, output_size)
     _check(op, input, rois, offset, mask, bins)
     if offset is not None and tuple(offset.shape) != (rois.shape[0], 2, *bins):
         raise ShapeError(
             f"{op}: offset must be {(rois.shape[0], 2, *bins)}, got {tuple(offset.shape)}"
         )
-    if not isinstance(sampling_ratio, int) or sampling_ratio < 0:
-        raise ValueError(f"{op}: sampling_ratio must be a whole number >= 0, got {sampling_ratio}")
+    check_options(op, spatial_scale, gamma, sampling_ratio)
+    _check_dtypes(op, input, rois, offset, mask)
     image, edges = _split(input, rois)
     first, last = (e * spatial_scale - 0.5 for e in edges)  # (R, 2), y then x
     size = last - first
@@ -121,10 +124,10 @@ def deform_ps_roi_pool(
         rois: ``(R, 5)``: image number, x1, y1, x2, y2 in the unit of the original image.
         offset: ``(R, 2 * classes, parts, parts)``: for every class x then y, as fractions of the
             box's size. classes divides D; output channel d moves with class d // (D / classes).
-        output_size: Bins, one number or (ph, pw).
+        output_size: Bins, one number or (ph, pw), at most 32768 each.
         spatial_scale: Pixels of ``input`` per unit of ``rois``.
         group_size: Cells of a box each way; as many as bins when None.
-        samples_per_part: Samples per bin each way.
+        samples_per_part: Samples per bin each way, at most 1024.
         gamma: Factor of the offsets, ``trans_std`` in MXNet.
         mask: ``(R, 1, ph, pw)``, multiplies the pooled values.
 
@@ -150,7 +153,7 @@ def deform_ps_roi_pool(
                 [6., 7.]])
     """
     op = "deform_ps_roi_pool"
-    bins = _image_sizes.pair(op, "output_size", output_size)
+    bins = check_bins(op, output_size)
     _check(op, input, rois, offset, mask, bins)
     if group_size is None and bins[0] != bins[1]:
         raise ValueError(f"{op}: give group_size where output_size is not square, got {bins}")
@@ -161,14 +164,17 @@ def deform_ps_roi_pool(
             f"{op}: input must have a multiple of group_size**2 = {group**2} channels, "
             f"got {input.shape[1]}"
         )
-    samples = _checks.count(op, "samples_per_part", samples_per_part)
+    check_options(op, spatial_scale, gamma)
+    samples = _checks.count(op, "samples_per_part", samples_per_part, most=MOST_SAMPLES)
+    if offset is not None:
+        classes = _num_classes(op, offset, rois, outputs)
+    _check_dtypes(op, input, rois, offset, mask)
     image, edges = _split(input, rois)
     rounded = [e.sign() * (e.abs() + 0.5).floor() for e in edges]  # halves away from 0
     first, last = rounded[0] * spatial_scale - 0.5, (rounded[1] + 1) * spatial_scale - 0.5
     size = (last - first).clamp_min(0.1)
     shifts = None
     if offset is not None:
-        classes = _num_classes(op, offset, rois, outputs)
         shifts = _shifts(offset.unflatten(1, (classes, 2)), bins, gamma * size)
     rows = input.unflatten(1, (outputs, group, group)).permute(0, 4, 5, 2, 3, 1)
     boxes = torch.cat([image, first, size], 1)
@@ -197,7 +203,8 @@ def _shifts(offset: Tensor, bins: tuple[int, int], scale: Tensor) -> Tensor:
             for n, parts in zip(bins, offset.shape[3:], strict=True)
         )
         offset = offset[..., row[:, None], column]
-    scale = scale.nan_to_num(0, 0, 0)  # such boxes pool 0 wherever their bins are moved
+    # A box that is not finite pools 0 wherever its bins are moved; its offsets get gradient 0.
+    scale = scale.nan_to_num(0, 0, 0)
     return offset.permute(0, 3, 4, 1, 2).flip(-1).to(scale.dtype) * scale[:, None, None, None]
 
 
@@ -212,6 +219,21 @@ def _finish(pooled: Tensor, mask: Tensor | None, input: Tensor) -> Tensor:
 # ---- checks
 
 
+def check_bins(owner: str, output_size: int | Sequence[int]) -> tuple[int, int]:
+    """``output_size`` as (ph, pw)."""
+    bins = _image_sizes.pair(owner, "output_size", output_size)
+    if max(bins) > MOST_BINS:
+        raise ShapeError(f"{owner}: output_size must be at most {MOST_BINS}, got {output_size}")
+    return bins
+
+
+def check_options(owner: str, spatial_scale: float, gamma: float, sampling_ratio: int = 0) -> None:
+    """Numbers are finite and counts have bounds: they multiply the work of every bin."""
+    _checks.number(owner, "spatial_scale", spatial_scale)
+    _checks.number(owner, "gamma", gamma)
+    _checks.count(owner, "sampling_ratio", sampling_ratio, least=0, most=MOST_SAMPLES)
+
+
 def _check(
     op: str,
     input: Tensor,
@@ -220,12 +242,20 @@ def _check(
     mask: Tensor | None,
     bins: tuple[int, int],
 ) -> None:
-    _checks.tensor(op, "input", input, _checks.FLOATS, 4)
-    _checks.tensor(op, "rois", rois, _checks.FLOATS, 2)
-    if rois.shape[1] != 5:
+    _checks.tensors(op, input=input, rois=rois)
+    _checks.optional_tensors(op, offset=offset, mask=mask)
+    if input.dim() != 4:
+        raise ShapeError(f"{op}: input must be (B, C, H, W), got {tuple(input.shape)}")
+    if rois.dim() != 2 or rois.shape[1] != 5:
         raise ShapeError(f"{op}: rois must be (R, 5), got {tuple(rois.shape)}")
     if mask is not None and tuple(mask.shape) != (rois.shape[0], 1, *bins):
         raise ShapeError(f"{op}: mask must be {(rois.shape[0], 1, *bins)}, got {tuple(mask.shape)}")
+
+
+def _check_dtypes(
+    op: str, input: Tensor, rois: Tensor, offset: Tensor | None, mask: Tensor | None
+) -> None:
+    _checks.of_type(op, "input", input, _checks.FLOATS)
     for name, tensor in (("rois", rois), ("offset", offset), ("mask", mask)):
         if tensor is None:
             continue
@@ -282,5 +312,5 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     )  # fmt: skip
 
 
-torch.library.register_autograd("kpdeform::deform_roi_pool", _backward, setup_context=_setup)
+register_autograd("kpdeform::deform_roi_pool", _backward, setup_context=_setup)
 refuse_second_derivative("deform_roi_pool")

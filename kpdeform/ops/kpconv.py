@@ -14,7 +14,7 @@ from torch import Tensor
 from kpdeform import _checks
 from kpdeform import _library as _library
 from kpdeform._types import Aggregation, Influence
-from kpdeform.ops._autograd import refuse_second_derivative
+from kpdeform.ops._autograd import refuse_second_derivative, register_autograd
 from kpdeform.ops._call import call
 from kpdeform.ops._points import (
     AGGREGATIONS,
@@ -22,9 +22,9 @@ from kpdeform.ops._points import (
     autocast,
     backward,
     backward_fake,
-    check_features,
+    check_dtypes,
     check_groups,
-    check_positions,
+    check_shapes,
     setup,
 )
 
@@ -136,12 +136,18 @@ def kpconv(
         >>> ops.kpconv(points, points, neighbors, features, kernel_points, weight, 0.15).shape
         torch.Size([100, 32])
     """
+    _checks.tensors(
+        "kpconv", queries=queries, points=points, neighbors=neighbors, features=features,
+        kernel_points=kernel_points, weight=weight,
+    )  # fmt: skip
+    _checks.optional_tensors("kpconv", offsets=offsets, modulations=modulations)
     features, weight = autocast(features, weight)
-    check_positions("kpconv", queries, points, neighbors, kernel_points)
-    check_features("kpconv", points, features, weight)
+    positions = (queries, points, neighbors, kernel_points)
+    check_shapes("kpconv", *positions, features)
     _check_weight(features, weight, kernel_points, groups)
     check_groups("kpconv", queries, kernel_points, features.shape[1], offsets, modulations)
-    sigma = _checks.positive("kpconv", "sigma", sigma)
+    check_dtypes("kpconv", *positions, features, weight, offsets, modulations)
+    sigma = _checks.reach("kpconv", "sigma", sigma, queries.dtype)
     op = torch.ops.kpdeform.kpconv_with_distances if return_distances else torch.ops.kpdeform.kpconv
     return call(
         op.default, queries, points, neighbors, features, kernel_points, weight, sigma,
@@ -195,9 +201,16 @@ def kernel_point_distances(
         tensor([[0.0625],
                 [0.5625]])
     """
-    check_positions("kernel_point_distances", queries, points, neighbors, kernel_points)
-    check_groups("kernel_point_distances", queries, kernel_points, 0, offsets, None)
-    sigma = _checks.positive("kernel_point_distances", "sigma", sigma)
+    op = "kernel_point_distances"
+    _checks.tensors(
+        op, queries=queries, points=points, neighbors=neighbors, kernel_points=kernel_points
+    )
+    _checks.optional_tensors(op, offsets=offsets)
+    positions = (queries, points, neighbors, kernel_points)
+    check_shapes(op, *positions)
+    check_groups(op, queries, kernel_points, 0, offsets, None)
+    check_dtypes(op, *positions, offsets=offsets)
+    sigma = _checks.reach(op, "sigma", sigma, queries.dtype)
     return call(
         torch.ops.kpdeform.kernel_point_distances.default,
         queries,
@@ -209,7 +222,7 @@ def kernel_point_distances(
 
 
 def _check_weight(features: Tensor, weight: Tensor, kernel_points: Tensor, groups: int) -> None:
-    if groups < 1 or features.shape[1] % groups:
+    if features.shape[1] % _checks.count("kpconv", "groups", groups):
         raise ValueError(
             f"kpconv: groups must divide the {features.shape[1]} channels of features, got {groups}"
         )
@@ -265,10 +278,8 @@ def _kpconv_with_distances_backward(
 
 
 torch.library.register_fake("kpdeform::kpconv_backward", backward_fake)
-torch.library.register_autograd(
-    "kpdeform::kpconv", partial(backward, "kpconv_backward"), setup_context=setup
-)
-torch.library.register_autograd(
+register_autograd("kpdeform::kpconv", partial(backward, "kpconv_backward"), setup_context=setup)
+register_autograd(
     "kpdeform::kpconv_with_distances", _kpconv_with_distances_backward, setup_context=setup
 )
 
@@ -308,7 +319,7 @@ def _distances_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return None, None, None, None, call(op, grad, *ctx.saved_tensors)
 
 
-torch.library.register_autograd(
+register_autograd(
     "kpdeform::kernel_point_distances", _distances_backward, setup_context=_distances_setup
 )
 

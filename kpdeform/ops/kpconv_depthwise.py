@@ -13,7 +13,7 @@ from torch import Tensor
 from kpdeform import _checks
 from kpdeform import _library as _library
 from kpdeform._types import Aggregation, Influence
-from kpdeform.ops._autograd import refuse_second_derivative
+from kpdeform.ops._autograd import refuse_second_derivative, register_autograd
 from kpdeform.ops._call import call
 from kpdeform.ops._points import (
     AGGREGATIONS,
@@ -21,9 +21,9 @@ from kpdeform.ops._points import (
     autocast,
     backward,
     backward_fake,
-    check_features,
+    check_dtypes,
     check_groups,
-    check_positions,
+    check_shapes,
     setup,
 )
 
@@ -98,14 +98,20 @@ def kpconv_depthwise(
         torch.Size([100, 32])
     """
     op = "kpconv_depthwise"
+    _checks.tensors(
+        op, queries=queries, points=points, neighbors=neighbors, features=features,
+        kernel_points=kernel_points, weight=weight,
+    )  # fmt: skip
+    _checks.optional_tensors(op, offsets=offsets, modulations=modulations)
     features, weight = autocast(features, weight)
-    check_positions(op, queries, points, neighbors, kernel_points)
-    check_features(op, points, features, weight)
+    positions = (queries, points, neighbors, kernel_points)
+    check_shapes(op, *positions, features)
     expected = (kernel_points.shape[0], features.shape[1])
     if weight.shape != expected:
         raise ValueError(f"{op}: weight must be (K, C) = {expected}, got {tuple(weight.shape)}")
     check_groups(op, queries, kernel_points, features.shape[1], offsets, modulations)
-    sigma = _checks.positive(op, "sigma", sigma)
+    check_dtypes(op, *positions, features, weight, offsets, modulations)
+    sigma = _checks.reach(op, "sigma", sigma, queries.dtype)
     return call(
         torch.ops.kpdeform.kpconv_depthwise.default,
         queries, points, neighbors, features, kernel_points, weight, sigma,
@@ -129,7 +135,7 @@ def _depthwise_fake(
 
 
 torch.library.register_fake("kpdeform::kpconv_depthwise_backward", backward_fake)
-torch.library.register_autograd(
+register_autograd(
     "kpdeform::kpconv_depthwise",
     partial(backward, "kpconv_depthwise_backward"),
     setup_context=setup,

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kpdeform import _checks
 from kpdeform import _library as _library
-from kpdeform.ops._call import call
+from kpdeform.ops._call import call, contiguous
 from kpdeform.ops._fake import index_dtype
 
 
@@ -16,8 +16,8 @@ def radius_neighbors(
     points: Tensor,
     radius: float,
     *,
-    query_lengths: Tensor | None = None,
-    point_lengths: Tensor | None = None,
+    query_lengths: _checks.Lengths | None = None,
+    point_lengths: _checks.Lengths | None = None,
     max_neighbors: int | None = None,
 ) -> Tensor:
     r"""Points closer than ``radius`` to each query, nearest first.
@@ -34,9 +34,9 @@ def radius_neighbors(
         points: p, ``(N, D)``, dtype and device of ``queries``. Same tensor as ``queries``: the
             search is faster.
         radius: r > 0, in the unit of the coordinates.
-        query_lengths: Queries of each cloud, ``(B,)`` int64. Default: one cloud. Clouds of size 0
+        query_lengths: Queries of each cloud, ``(B,)``. Default: one cloud. Clouds of size 0
             are fine.
-        point_lengths: Points of each cloud, ``(B,)`` int64. Default: one cloud.
+        point_lengths: Points of each cloud, ``(B,)``. Default: one cloud.
         max_neighbors: Keep only this many, the nearest.
 
     Returns:
@@ -65,7 +65,7 @@ def radius_neighbors(
     if max_neighbors is not None:
         max_neighbors = _checks.count(op, "max_neighbors", max_neighbors)
     lengths = _both_lengths(op, queries, points, query_lengths, point_lengths)
-    queries, points = _contiguous(queries, points)
+    queries, points = _contiguous(op, queries, points)
     return call(
         torch.ops.kpdeform.radius_neighbors.default,
         queries,
@@ -81,8 +81,8 @@ def knn_neighbors(
     points: Tensor,
     k: int,
     *,
-    query_lengths: Tensor | None = None,
-    point_lengths: Tensor | None = None,
+    query_lengths: _checks.Lengths | None = None,
+    point_lengths: _checks.Lengths | None = None,
 ) -> Tensor:
     """The ``k`` points nearest to each query, nearest first.
 
@@ -93,9 +93,9 @@ def knn_neighbors(
         points: p, ``(N, D)``, dtype and device of ``queries``. Same tensor as ``queries``: the
             search is faster.
         k: Number of neighbours, at least 1.
-        query_lengths: Queries of each cloud, ``(B,)`` int64. Default: one cloud. Clouds of size 0
+        query_lengths: Queries of each cloud, ``(B,)``. Default: one cloud. Clouds of size 0
             are fine.
-        point_lengths: Points of each cloud, ``(B,)`` int64. Default: one cloud.
+        point_lengths: Points of each cloud, ``(B,)``. Default: one cloud.
 
     Returns:
         Rows of ``points``, ``(M, k)`` int32 (int64 from N = 2^31 on). Where a cloud has fewer than
@@ -118,7 +118,7 @@ def knn_neighbors(
     _check_clouds(op, queries, points)
     k = _checks.count(op, "k", k)
     lengths = _both_lengths(op, queries, points, query_lengths, point_lengths)
-    queries, points = _contiguous(queries, points)
+    queries, points = _contiguous(op, queries, points)
     return call(torch.ops.kpdeform.knn_neighbors.default, queries, points, k, *lengths)
 
 
@@ -170,8 +170,8 @@ def _both_lengths(
     op: str,
     queries: Tensor,
     points: Tensor,
-    query_lengths: Tensor | None,
-    point_lengths: Tensor | None,
+    query_lengths: _checks.Lengths | None,
+    point_lengths: _checks.Lengths | None,
 ) -> tuple[Tensor, Tensor]:
     of_queries = _checks.cloud_lengths(op, "query_lengths", query_lengths, "queries", queries)
     of_points = _checks.cloud_lengths(op, "point_lengths", point_lengths, "points", points)
@@ -183,10 +183,10 @@ def _both_lengths(
     return of_queries, of_points
 
 
-def _contiguous(queries: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+def _contiguous(op: str, queries: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
     """Both contiguous, and still one tensor if they were: the native search profits from that."""
-    points_ready = points.detach().contiguous()
-    return (points_ready if queries is points else queries.detach().contiguous()), points_ready
+    points_ready = contiguous(op, points.detach())
+    return (points_ready if queries is points else contiguous(op, queries.detach())), points_ready
 
 
 @torch.library.register_fake("kpdeform::radius_neighbors")
@@ -208,8 +208,8 @@ def _knn_neighbors_fake(
 @torch.library.register_fake("kpdeform::level_tables")
 def _level_tables_fake(
     points: Tensor, lengths: Tensor, radius: float, max_neighbors: int | None,
-    coarse: Tensor | None, coarse_lengths: Tensor | None, pool_radius: float,
-    fine: Tensor | None, fine_lengths: Tensor | None,
+    coarse: Tensor | None, coarse_lengths: _checks.Lengths | None, pool_radius: float,
+    fine: Tensor | None, fine_lengths: _checks.Lengths | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     def table(queries: Tensor | None, width: int | torch.SymInt | None = None) -> Tensor:
         if queries is None:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from kpdeform import _checks
 from kpdeform import _library as _library
-from kpdeform.ops._autograd import refuse_second_derivative
-from kpdeform.ops._call import call
+from kpdeform.ops._autograd import refuse_second_derivative, register_autograd
+from kpdeform.ops._call import call, contiguous
 
 
 def batch_norm(
@@ -64,33 +64,37 @@ def batch_norm(
         ([-1.0, 1.0], 2.0, 1.0)
     """
     op = "batch_norm"
-    _checks.tensor(op, "features", features, (torch.float32, torch.float64), 2)
     columns = {"weight": weight, "bias": bias, "mean": mean, "variance": variance}
+    _checks.tensors(op, features=features, weight=weight, bias=bias)
+    _checks.optional_tensors(op, mean=mean, variance=variance, residual=residual)
+    if features.dim() != 2:
+        raise ValueError(f"{op}: features must be (N, C), got {tuple(features.shape)}")
     shapes = {name: (features.shape[1],) for name in columns} | {"residual": features.shape}
-    for name, value in {**columns, "residual": residual}.items():
-        if value is None:
-            continue
-        _checks.alike(op, name, value, "features", features)
+    given = {k: v for k, v in {**columns, "residual": residual}.items() if v is not None}
+    for name, value in given.items():
         if value.shape != shapes[name]:
             raise ValueError(
                 f"{op}: {name} must be {tuple(shapes[name])}, got {tuple(value.shape)}"
             )
+    _checks.of_type(op, "features", features, (torch.float32, torch.float64))
+    for name, value in given.items():
+        _checks.alike(op, name, value, "features", features)
     if (mean is None) != (variance is None):
         raise ValueError(f"{op}: mean and variance must be given together")
     rows, channels = features.shape
     groups = max(channels, 1) if groups is None else groups
-    if groups < 1 or channels % groups:
+    if channels % _checks.count(op, "groups", groups):
         raise ValueError(f"{op}: groups must divide the {channels} channels, got {groups}")
     if mean is None and rows * max(channels // groups, 1) < 2:
         raise ValueError(f"{op}: a variance needs 2 rows of features, got {rows}")
     for name, number in (("eps", eps), ("slope", slope)):
-        _checks.not_negative(op, name, number)
+        _checks.number(op, name, number, least=0)
     tensors = (features, weight, bias, mean, variance, residual)
     if features.device.type != "cpu":
         return _step_by_step(*tensors, eps, slope, groups)
     return call(
         torch.ops.kpdeform.batch_norm.default,
-        *(None if tensor is None else tensor.contiguous() for tensor in tensors),
+        *(None if tensor is None else contiguous(op, tensor) for tensor in tensors),
         float(eps),
         float(slope),
         groups,
@@ -174,7 +178,5 @@ def _batch_norm_backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | N
     )
 
 
-torch.library.register_autograd(
-    "kpdeform::batch_norm", _batch_norm_backward, setup_context=_batch_norm_setup
-)
+register_autograd("kpdeform::batch_norm", _batch_norm_backward, setup_context=_batch_norm_setup)
 refuse_second_derivative("batch_norm")

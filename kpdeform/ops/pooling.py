@@ -9,8 +9,8 @@ from torch import Tensor
 
 from kpdeform import _checks
 from kpdeform import _library as _library
-from kpdeform.ops._autograd import refuse_second_derivative
-from kpdeform.ops._call import call
+from kpdeform.ops._autograd import refuse_second_derivative, register_autograd
+from kpdeform.ops._call import call, contiguous
 
 try:
     from torch_scatter import segment_csr as _segment_csr
@@ -83,8 +83,8 @@ def neighbor_pool(
         raise ValueError(f'{op}: shadow_zero is for reduce="max", got reduce={reduce!r}')
     pooled, _ = call(
         torch.ops.kpdeform.neighbor_pool.default,
-        features.contiguous(),
-        neighbors.contiguous(),
+        contiguous(op, features),
+        contiguous(op, neighbors),
         code,
         bool(shadow_zero),
     )
@@ -123,13 +123,15 @@ def _neighbor_pool_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor |
     return grad_features, None, None, None
 
 
-torch.library.register_autograd(
+register_autograd(
     "kpdeform::neighbor_pool", _neighbor_pool_backward, setup_context=_neighbor_pool_setup
 )
 refuse_second_derivative("neighbor_pool")
 
 
-def segment_reduce(features: Tensor, lengths: Tensor, reduce: SegmentReduction = "mean") -> Tensor:
+def segment_reduce(
+    features: Tensor, lengths: _checks.Lengths, reduce: SegmentReduction = "mean"
+) -> Tensor:
     """Mean, sum or maximum of the features of each cloud of a packed batch.
 
     Uses torch-scatter when it is installed (``pip install 'kpdeform[scatter]'``), PyTorch's own
@@ -137,7 +139,7 @@ def segment_reduce(features: Tensor, lengths: Tensor, reduce: SegmentReduction =
 
     Args:
         features: ``(N, C)`` float32, float64, float16 or bfloat16.
-        lengths: Rows of each cloud, ``(B,)`` int64, adding up to N.
+        lengths: Rows of each cloud, ``(B,)`` whole numbers, adding up to N.
         reduce: "mean", "sum" or "max".
 
     Returns:
@@ -157,11 +159,8 @@ def segment_reduce(features: Tensor, lengths: Tensor, reduce: SegmentReduction =
     """
     op = "segment_reduce"
     _checks.tensor(op, "features", features, _checks.FLOATS, 2)
-    _checks.tensor(op, "lengths", lengths, (torch.int64,), 1)
     _checks.one_of(op, "reduce", reduce, _SEGMENT_REDUCTIONS)
-    if not torch.compiler.is_compiling():
-        _checks.cloud_lengths(op, "lengths", lengths, "features", features)
-    lengths = lengths.to(features.device)
+    lengths = _checks.cloud_lengths(op, "lengths", lengths, "features", features)
     if lengths.is_cuda:  # not looked at, which would wait for it, so cut to the rows
         ends = lengths.clamp(min=0).cumsum(0).clamp(max=features.shape[0])
         lengths = ends.diff(prepend=ends.new_zeros(1))

@@ -8,14 +8,14 @@ from torch import Tensor
 from kpdeform import _checks
 from kpdeform import _library as _library
 from kpdeform._types import GridSubsample
-from kpdeform.ops._call import call
+from kpdeform.ops._call import call, contiguous
 
 
 def grid_subsample(
     points: Tensor,
     cell_size: float,
     *,
-    lengths: Tensor | None = None,
+    lengths: _checks.Lengths | None = None,
     features: Tensor | None = None,
     labels: Tensor | None = None,
 ) -> GridSubsample:
@@ -29,7 +29,7 @@ def grid_subsample(
     Args:
         points: ``(N, D)`` float32 or float64, D in {2, 3}.
         cell_size: Edge of a cell > 0, in the unit of the coordinates.
-        lengths: Points of each cloud, ``(B,)`` int64. Default: one cloud. Clouds of size 0 are
+        lengths: Points of each cloud, ``(B,)``. Default: one cloud. Clouds of size 0 are
             fine. The result's lengths are on the device of ``points``.
         features: ``(N, C)``, floating point; the result holds their mean.
         labels: ``(N,)``, whole numbers; the result holds the most frequent one, the lowest of
@@ -61,19 +61,19 @@ def grid_subsample(
     _checks.positions(op, "points", points)
     cell_size = _checks.positive(op, "cell_size", cell_size)
     if features is not None:
-        _checks.tensor(op, "features", features, _checks.FLOATS, 2)
         _check_rows(op, "features", features, points)
+        _checks.tensor(op, "features", features, _checks.FLOATS, 2)
     if labels is not None:
-        _checks.tensor(op, "labels", labels, _checks.INTEGERS, 1)
         _check_rows(op, "labels", labels, points)
+        _checks.tensor(op, "labels", labels, _checks.INTEGERS, 1)
     lengths = _checks.cloud_lengths(op, "lengths", lengths, "points", points)
     result = call(
         torch.ops.kpdeform.grid_subsample.default,
-        points.detach().contiguous(),
+        contiguous(op, points.detach()),
         cell_size,
         lengths,
-        None if features is None else features.detach().contiguous(),
-        None if labels is None else labels.contiguous(),
+        None if features is None else contiguous(op, features.detach()),
+        None if labels is None else contiguous(op, labels),
     )
     means, new_lengths, mean_features, majority, inverse, counts = result
     return GridSubsample(
@@ -87,8 +87,11 @@ def grid_subsample(
 
 
 def _check_rows(op: str, name: str, value: Tensor, points: Tensor) -> None:
-    if value.shape[0] != points.shape[0]:
-        raise ValueError(f"{op}: {name} has {value.shape[0]} rows but points has {points.shape[0]}")
+    _checks.tensors(op, **{name: value})
+    if value.dim() == 0 or value.shape[0] != points.shape[0]:
+        raise ValueError(
+            f"{op}: {name} has shape {tuple(value.shape)} but points has {points.shape[0]}"
+        )
     if value.device != points.device:
         raise ValueError(f"{op}: {name} is on {value.device} but points is on {points.device}")
 

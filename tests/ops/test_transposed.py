@@ -37,29 +37,79 @@ def test_opcheck():
     torch.library.opcheck(transpose, (table(20, 5, 11), 11))
 
 
-def test_one_table_serves_all_layers_until_the_neighbours_change():
+def number_of_tables(monkeypatch, in_one_backward):
+    made = []
+
+    def count(make, neighbors, num_points):
+        made.append(neighbors)
+        return make(neighbors, num_points)
+
+    monkeypatch.setattr(_transposed, "run", count)
+    in_one_backward()
+    return len(made)
+
+
+def two_layers(neighbors, points):
+    x = torch.rand(len(points), 2, requires_grad=True)
+    kernel_points, weight = points[:5] - 0.5, torch.rand(5, 2, 2)
+    for _ in range(2):
+        x = ops.kpconv(points, points, neighbors, x, kernel_points, weight, 0.4)
+    return x.sum()
+
+
+def test_one_table_serves_all_layers_of_a_backward_pass(monkeypatch):
+    points, neighbors = torch.rand(20, 3), table(20, 5, 20)
+    assert number_of_tables(monkeypatch, two_layers(neighbors, points).backward) == 1
+    assert number_of_tables(monkeypatch, two_layers(neighbors, points).backward) == 1
+
+
+def test_outside_of_a_backward_pass_nothing_is_kept():
     neighbors = table(20, 5, 11)
     first = _transposed.transposed_neighbors(neighbors, 11)
-    assert _transposed.transposed_neighbors(neighbors, 11)[1] is first[1]
-    assert _transposed.transposed_neighbors(neighbors, 12)[0].shape == (13,)
-    neighbors[0, 0] = 11
-    changed = _transposed.transposed_neighbors(neighbors, 11)
-    assert torch.equal(changed[0], transpose(neighbors, 11)[0])
+    assert _transposed.transposed_neighbors(neighbors, 11)[1] is not first[1]
 
 
 def test_a_table_belongs_to_one_stream(monkeypatch):
-    neighbors = table(20, 5, 11)
-    first = _transposed.transposed_neighbors(neighbors, 11)
-    monkeypatch.setattr(_transposed, "_stream", lambda neighbors: "another")
-    second = _transposed.transposed_neighbors(neighbors, 11)
-    assert second[1] is not first[1] and torch.equal(second[1], first[1])
+    points, neighbors, streams = torch.rand(20, 3), table(20, 5, 20), iter(range(9))
+    monkeypatch.setattr(_transposed, "_stream", lambda neighbors: next(streams))
+    assert number_of_tables(monkeypatch, two_layers(neighbors, points).backward) == 2
 
 
 def test_a_captured_graph_makes_its_own_table(monkeypatch):
-    neighbors = table(20, 5, 11)
-    _transposed.transposed_neighbors(neighbors, 11)
+    points, neighbors = torch.rand(20, 3), table(20, 5, 20)
     monkeypatch.setattr(_transposed, "_is_captured", lambda neighbors: True)
-    assert _transposed.transposed_neighbors(neighbors, 11) == (None, None)
+    assert number_of_tables(monkeypatch, two_layers(neighbors, points).backward) == 0
+
+
+def overwritten_by_numpy(neighbors, other):
+    neighbors.numpy()[:] = other.numpy()
+
+
+def overwritten_by_data(neighbors, other):
+    neighbors.data.copy_(other)
+
+
+def overwritten_by_detached(neighbors, other):
+    neighbors.detach().copy_(other)
+
+
+def overwritten_by_dlpack(neighbors, other):
+    torch.from_dlpack(neighbors).copy_(other)
+
+
+WRITES = [overwritten_by_numpy, overwritten_by_data, overwritten_by_detached, overwritten_by_dlpack]
+
+
+@pytest.mark.parametrize("write", WRITES, ids=lambda write: write.__name__)
+def test_neighbours_may_be_overwritten_between_steps(write):
+    torch.manual_seed(0)
+    points, features, weight = torch.rand(50, 3), torch.rand(50, 4), torch.rand(15, 4, 4)
+    neighbors, other = table(50, 9, 50), table(50, 9, 50).flip(0).contiguous()
+    before = gradient(neighbors, points, features, weight)
+    write(neighbors, other)
+    found = gradient(neighbors, points, features, weight)
+    assert torch.equal(found, gradient(other, points, features, weight))
+    assert not torch.equal(found, before)
 
 
 def gradient(neighbors, points, features, weight):
@@ -77,6 +127,5 @@ def test_tables_made_in_parts_give_the_same_bits(monkeypatch):
     neighbors = table(num_points, width, num_points)
     kept = gradient(neighbors, points, features, weight)
     monkeypatch.setattr(_transposed, "MOST_SLOTS", 0)
-    assert _transposed.transposed_neighbors(neighbors, num_points) == (None, None)
     assert kept.abs().max() > 0
     assert torch.equal(gradient(neighbors, points, features, weight), kept)

@@ -1,0 +1,50 @@
+"""What every layer and block owes the tools of PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Layer(nn.Module):
+    """A module that is one step to PyTorch's tools, whatever its ``forward`` does.
+
+    * ``torch.fx.symbolic_trace`` records a call of it and does not look inside.
+    * ``torch.jit.script`` refuses it by name.
+    * A buffer ``kernel_points`` is a position: ``half()`` and ``bfloat16()`` leave it in float32.
+    """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "forward" in cls.__dict__:
+            cls.forward = _one_step(cls.forward)  # type: ignore[method-assign]
+
+    def __prepare_scriptable__(self) -> None:
+        raise NotImplementedError(
+            f"{type(self).__name__} cannot be compiled by torch.jit.script, which PyTorch has "
+            "deprecated; use torch.compile, or torch.export to save it"
+        )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        before = self._buffers.get("kernel_points")
+        super()._apply(fn, recurse)
+        after = self._buffers.get("kernel_points")
+        if after is not None and before is not None and after.element_size() < 4:
+            self._buffers["kernel_points"] = before.to(after.device, torch.float32)
+        return self
+
+
+def _one_step(forward: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(forward)
+    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, torch.fx.Proxy):
+                path = value.tracer.path_of_module(self)
+                return value.tracer.create_proxy("call_module", path, args, kwargs)
+        return forward(self, *args, **kwargs)
+
+    return call
