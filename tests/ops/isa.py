@@ -34,7 +34,7 @@ def run_code(code, **environment):
     )
 
 
-def at_thread_counts(function, counts=(1, 2, 3, 7)):
+def at_thread_counts(function, counts=(1, 2, 7)):
     """The results of ``function()`` with each number of threads."""
     before = torch.get_num_threads()
     results = []
