@@ -1,4 +1,4 @@
-"""The CUDA kernels and their launches run on the CPU (csrc/base/cuda_shim.h), against the oracles."""
+"""The CUDA kernels and their launches on the CPU (base/cuda_shim.h), against the oracles."""
 
 import os
 import shutil
