@@ -41,11 +41,11 @@ double physical_memory() {
 
 Tensor empty_table(const Tensor& like, int64_t rows, int64_t width, ScalarType type) {
   const double bytes = double(rows) * double(width) * (type == ScalarType::Long ? 8 : 4);
-  constexpr double kGiB = 1 << 30;
-  KPDEFORM_CHECK(bytes <= physical_memory(), "a table of ", rows, " queries by ", width,
-                 " neighbors takes ", std::ceil(bytes / kGiB), " GiB, but this machine has ",
-                 std::floor(physical_memory() / kGiB),
-                 " GiB; pass a smaller max_neighbors, k or radius, or search for fewer queries at "
+  constexpr double kGB = 1e9;
+  KPDEFORM_CHECK(bytes <= physical_memory(), "out of memory: a table of ", rows, " queries by ",
+                 width, " neighbors takes ", std::ceil(bytes / kGB), " GB, but this machine has ",
+                 std::floor(physical_memory() / kGB),
+                 " GB; pass a smaller max_neighbors, k or radius, or search for fewer queries at "
                  "a time");
   Tensor table = torch::stable::new_empty(like, {rows, width}, type);
   advise_huge_pages(table.mutable_data_ptr(), table.numel() * (type == ScalarType::Long ? 8 : 4));

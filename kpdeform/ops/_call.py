@@ -15,6 +15,7 @@ from kpdeform.ops._autograd import run
 
 _PREFIX = "kpdeform: "
 _INTERRUPTED = "kpdeform was interrupted"
+_TOO_LARGE = "out of memory: "  # native code knows the size beforehand
 # How the stable ABI tells that a tensor could not be made, and C++ and PyTorch that memory is out.
 _MEMORY = re.compile(
     r"aten::(new_empty|new_zeros|contiguous|clone|to|_to_copy|empty_like)\b.* API call failed"
@@ -66,7 +67,10 @@ def _known(
     """What users expect to catch, if the error is one that is known here."""
     message, name = str(error), op._schema.name.removeprefix("kpdeform::")
     if _PREFIX in message:
-        return ValueError(message.split(_PREFIX, 1)[1].splitlines()[0])
+        text = message.split(_PREFIX, 1)[1].splitlines()[0]
+        if text.startswith(_TOO_LARGE):
+            return MemoryError(f"{name}: {text}")
+        return ValueError(text)
     if "data-dependent shape" in message and "meta Tensors" in message:
         return NotImplementedError(f"{name}: the size of the result is not known on meta tensors")
     if _MEMORY.search(message) is None:
