@@ -172,7 +172,6 @@ from kpdeform import ops
 p, n = torch.rand(10, 3), torch.zeros(10, 2, dtype=torch.int32)
 x, r = torch.ones(1, 4, 8, 8), torch.tensor([[0.0, 1, 1, 6, 6]])
 calls = {
-    "knn_neighbors": lambda: ops.knn_neighbors(p, p, 2**31 - 1),
     "deform_roi_pool": lambda: ops.deform_roi_pool(x, r.expand(3, 5), output_size=32768),
     "kpconv": lambda: ops.kpconv(
         p, p, n, p, p[:1], torch.ones(1, 3, 1).expand(1, 3, 10**12), 0.1
@@ -192,13 +191,18 @@ for name, call in calls.items():
 """
 
 
+def test_a_table_larger_than_the_machine_is_refused_before_it_is_made():
+    with pytest.raises((ValueError, MemoryError), match=r"(takes|result of) .*\bGi?B"):
+        ops.knn_neighbors(POINTS.expand(100, M, 3).flatten(0, 1), POINTS, 2**31 - 1)
+
+
 def test_out_of_memory_is_a_memory_error_with_the_size():
     done = subprocess.run(
         [sys.executable, "-c", TOO_LARGE], cwd=ROOT, capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 0, done.stderr[-2000:]
     lines = done.stdout.splitlines()
-    assert len(lines) == 6, done.stdout
+    assert len(lines) == 5, done.stdout
     for line in lines:
         name, said = line.split(" ", 1)
         assert said.startswith(f"{name}: out of memory: ") and " GB " in said, line
