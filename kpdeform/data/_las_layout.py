@@ -10,7 +10,7 @@ https://github.com/LASzip/LASzip (sections on the LASzip VLR, the chunk table an
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 _HEADER_SIZES = {0: 227, 1: 227, 2: 227, 3: 235, 4: 375, 5: 393}  # by minor version
@@ -46,6 +46,7 @@ class LasLayout:
         vlrs: Records before the points.
         evlrs: Extended records behind the points.
         laszip: Content of the LASzip record, or None if the points are not compressed.
+        largest_chunk: Points that the largest chunk of a compressed file claims to have.
     """
 
     size: int
@@ -57,6 +58,7 @@ class LasLayout:
     vlrs: tuple[Record, ...]
     evlrs: tuple[Record, ...]
     laszip: bytes | None
+    largest_chunk: int = 0
 
 
 def read_layout(file: BinaryIO) -> LasLayout:
@@ -103,7 +105,7 @@ def read_layout(file: BinaryIO) -> LasLayout:
         size, minor, points_start, length, num_points, point_format, vlrs, evlrs, laszip
     )
     if laszip is not None and num_points:
-        _check_chunks(file, layout, laszip)
+        return replace(layout, largest_chunk=_check_chunks(file, layout, laszip))
     return layout
 
 
@@ -164,8 +166,12 @@ def _items(laszip: bytes) -> tuple[int, list[tuple[int, int, int]]]:
     return count, list(struct.iter_unpack("<HHH", laszip[34 : 34 + 6 * (min(count, 1000))]))
 
 
-def _check_chunks(file: BinaryIO, layout: LasLayout, laszip: bytes) -> None:
-    """Compares the chunk table with the file and the layers of every chunk with its length."""
+def _check_chunks(file: BinaryIO, layout: LasLayout, laszip: bytes) -> int:
+    """Compares the chunk table with the file and the layers of every chunk with its length.
+
+    Returns:
+        Points of the largest chunk, as the table claims.
+    """
     from kpdeform._optional import require
 
     lazrs = require("lazrs", "io")
@@ -204,6 +210,7 @@ def _check_chunks(file: BinaryIO, layout: LasLayout, laszip: bytes) -> None:
         raise ValueError(
             f"the header promises {layout.num_points} points, the chunks hold {num_points}"
         )
+    return max(count for count, _ in chunks)
 
 
 def _check_layers(file: BinaryIO, start: int, length: int, point: int, layers: int) -> int:

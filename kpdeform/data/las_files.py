@@ -25,6 +25,7 @@ from kpdeform.data._las_layout import Record, read_layout
 from kpdeform.data.fields import Fields, damaged
 
 _PLAIN_CHUNK = 50_000  # points of a chunk in the files that LASzip writes
+_PARALLEL_LIMIT = 1 << 26  # bytes of a chunk
 
 
 class LasFile(ChunkedFile):
@@ -164,7 +165,10 @@ class LasFile(ChunkedFile):
         if layout.laszip is not None and layout.num_points:
             with _damage_named(self.path):
                 lazrs = require("lazrs", "io")
-                read = lazrs.ParLasZipDecompressor(file, layout.laszip).decompress_many
+                # in parallel it allocates whole chunks, of which only the table tells the size
+                small = layout.largest_chunk * layout.record_length <= _PARALLEL_LIMIT
+                kind = lazrs.ParLasZipDecompressor if small else lazrs.LasZipDecompressor
+                read = kind(file, layout.laszip).decompress_many
         for start in range(0, max(layout.num_points, 1), chunk):
             count = min(chunk, layout.num_points - start)
             records = np.empty((count, layout.record_length), np.uint8)

@@ -380,12 +380,12 @@ def _places(words: list[Any], properties: list[Property]) -> dict[str, int]:
     places, position = {}, 0
     for item in properties:
         if position >= len(words):
-            break
+            raise ValueError(f"a row of {len(words)} values has none for {item.name!r}")
         if item.count_type is None:
             places[item.name] = position
             position += 1
         else:
             position += 1 + abs(int(words[position]))
-    if position != len(words) or len(places) < sum(p.count_type is None for p in properties):
+    if position != len(words):
         raise ValueError(f"a row has {len(words)} values, its lists make it {position}")
     return places

@@ -150,6 +150,21 @@ def test_a_damaged_chunk_table_is_refused_before_it_is_decompressed(tmp_path):
         assert line.startswith(f"{path}: cannot be read")
 
 
+@pytest.mark.parametrize("point_format", [1, 6])
+def test_a_chunk_size_beyond_all_points_allocates_nothing(tmp_path, point_format):
+    las = las_file(tmp_path / "a.laz", point_format, "1.4" if point_format == 6 else "1.2")
+    vlr = (tmp_path / "a.laz").read_bytes().index(b"laszip encoded") - 2 + 54
+    change(tmp_path / "a.laz", vlr + 12, "<I", 4_278_240_080)
+    code = (
+        "import resource, sys\nfrom kpdeform.data import read_cloud\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (1 << 34, 1 << 34))\n"
+        "print(len(read_cloud(sys.argv[1]).points))"
+    )
+    command = [sys.executable, "-c", code, tmp_path / "a.laz"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, f"{len(las)}\n"), done.stderr[-500:]
+
+
 def test_layers_longer_than_their_chunk_are_refused(tmp_path):
     path = tmp_path / "bad.laz"
     las_file(path)

@@ -156,6 +156,7 @@ LIST = "element vertex 1\nproperty list uint float d\n" + XYZ
         (text_ply("0 1 2\n", count=-1), "not understood"),
         (text_ply("0 1 2\n", XYZ + "property float x\n", 1), "two properties of one name"),
         (text_ply("00 10\n", count=1), "2 values where 3 belong"),
+        (text_ply("0 1 2222\n", XYZ + "property list uchar int d\n", 1), "has none for 'd'"),
         (text_ply("0 1 oops\n", count=1), "'oops' is not a number"),
         (text_ply("0 1 2 300\n", XYZ + "property uchar red\n", 1), "not whole numbers within"),
         (text_ply("0 1 2 nan\n", XYZ + "property uchar red\n", 1), "not whole numbers within"),
