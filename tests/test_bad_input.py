@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from kpdeform import nn, ops
-from kpdeform.data import PointBatch, PyramidSpec, build_pyramid, read_cloud
+from kpdeform.data import PointBatch, PyramidSpec, build_pyramid, check_finite, read_cloud
+from kpdeform.data.cloud_files import open_cloud_file
 from kpdeform.data.recipe import ClassMap
 from kpdeform.data.scenes import DatasetInfo, SceneWriter, open_dataset
 from kpdeform.models import kpfcnn_small
@@ -118,6 +119,50 @@ def test_laz_cut_in_half(tmp_path, shared):
     half.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"half\.laz"):
         read_cloud(half)
+
+
+XYZ_PLY = "ply\nformat ascii 1.0\nelement vertex {}\n" + "".join(
+    f"property float {name}\n" for name in ("x", "y", "z", "intensity")
+)
+FILES = {
+    "count": ("a.ply", XYZ_PLY.format(10**9) + "end_header\n1 2 3 4\n", "do not fit into"),
+    "labels": ("a.csv", "x,y,z,label\n1,2,3,0.5\n", "1 of 1 labels are no whole numbers"),
+    "gap": ("a.csv", "x,y,z\n1,,3\n", "line 2 has no value for one of its coordinates"),
+    "word": ("a.csv", "x,y,z\n1,2,3\n4,5,oops\n", "line 3, column 3: 'oops' is not a number"),
+    "short row": ("a.csv", "x,y,z\n1,2,3\n4,5\n", "line 3 has 2 values where 3 belong"),
+    "commas": ("a.csv", "x,y,z\n1,5,2,5,3,5\n", "write numbers with a decimal point"),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_files_refused(tmp_path, case):
+    name, text, words = FILES[case]
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=rf"{name}: cannot be read .*{words}"):
+        read_cloud(tmp_path / name)
+
+
+def test_values_of_files_that_are_not_finite(tmp_path):
+    path = tmp_path / "a.ply"
+    path.write_text(XYZ_PLY.format(2) + "end_header\n1 2 3 4\n1 2 3 nan\n")
+    cloud = read_cloud(path)
+    words = r"a\.ply: NaN or infinite values in intensity \(1 points\) of 2 points"
+    with pytest.raises(ValueError, match=words):
+        check_finite(cloud, path, ["intensity"])
+    with pytest.raises(ValueError, match=words):
+        list(open_cloud_file(path).chunks(["intensity"]))
+    (tmp_path / "a.csv").write_text("x,y,z,label\n1,2,3,\n4,5,6,nan\n")
+    assert read_cloud(tmp_path / "a.csv").attributes["classification"].tolist() == [-1, -1]
+
+
+def test_a_file_larger_than_the_memory(tmp_path, monkeypatch):
+    def too_large(*_, **__):
+        raise MemoryError
+
+    np.save(tmp_path / "a.npy", np.zeros((4, 3)))
+    monkeypatch.setattr(np, "load", too_large)
+    with pytest.raises(MemoryError, match=r"a\.npy: not enough memory for this file of 224 bytes"):
+        read_cloud(tmp_path / "a.npy")
 
 
 def test_disk_full_leaves_finished_scenes_and_nothing_half_written(tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 from kpdeform.data import transforms
 from kpdeform.data.batch import PointBatch, Sample
 from kpdeform.data.dataset import SceneDataset
-from kpdeform.data.files import Cloud, read_cloud
+from kpdeform.data.files import Cloud, check_finite, read_cloud
 from kpdeform.data.pyramid import Pyramid, PyramidSpec, build_pyramid, neighbor_limits
 from kpdeform.data.scenes import (
     DatasetInfo,
@@ -27,6 +27,7 @@ __all__ = [
     "SceneFolder",
     "SceneWriter",
     "build_pyramid",
+    "check_finite",
     "neighbor_limits",
     "open_dataset",
     "read_cloud",

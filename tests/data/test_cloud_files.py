@@ -7,7 +7,7 @@ import pytest
 laspy = pytest.importorskip("laspy")
 plyfile = pytest.importorskip("plyfile")
 
-from kpdeform.data import cloud_files, read_cloud  # noqa: E402
+from kpdeform.data import _chunked_file, read_cloud  # noqa: E402
 from kpdeform.data.cloud_files import open_cloud_file  # noqa: E402
 
 NUM_POINTS = 1000
@@ -15,7 +15,7 @@ NUM_POINTS = 1000
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
-    monkeypatch.setattr(cloud_files, "_CHUNK", 300)
+    monkeypatch.setattr(_chunked_file, "CHUNK", 300)
 
 
 def las_file(path, point_format, version):
@@ -170,7 +170,7 @@ def test_other_problems_are_named(tmp_path):
         open_cloud_file(tmp_path / "a.ply")
     header = "ply\nformat ascii 1.0\nelement face 1\nproperty list uchar int v\nend_header\n"
     (tmp_path / "a.ply").write_text(header)
-    with pytest.raises(ValueError, match="first element is not 'vertex'"):
+    with pytest.raises(ValueError, match="no element with x, y, z among"):
         open_cloud_file(tmp_path / "a.ply")
     las_file(tmp_path / "a.las", 1, "1.2")
     with pytest.raises(ValueError, match=r"needs \['red'\], but the file has .*'intensity'"):

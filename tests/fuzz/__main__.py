@@ -17,7 +17,7 @@ import time
 import traceback
 from pathlib import Path
 
-TARGETS = ["ops"]
+TARGETS = ["ops", "readers"]
 LONGEST = 30  # seconds for one input; more is a hang
 MEMORY = 12 << 30
 BAD_ANSWER = 3  # exit status of a batch that was finished

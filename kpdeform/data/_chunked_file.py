@@ -1,0 +1,148 @@
+"""What files have in common that are read in parts and copied with another classification."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from kpdeform.data.fields import COLORS, ColorRange, Fields, usual_names
+
+CHUNK = 500_000  # points read at a time
+# labels(start, stop) gives the classification of these points.
+Labels = Callable[[int, int], np.ndarray]
+
+
+class ChunkedFile(ABC):
+    """A file of points, opened; its header has been checked against the file's size.
+
+    Attributes:
+        path: The file.
+        num_points: Number of points.
+        names: The file's names of its columns, ``x``, ``y`` and ``z`` among them.
+        highest_label: Largest classification that the file can hold.
+    """
+
+    path: Path
+    num_points: int
+    names: Sequence[str]
+    highest_label: int
+
+    @abstractmethod
+    def parts(self, names: Iterable[str]) -> Iterator[Fields]:
+        """Yields these columns, named as in the file, of about ``CHUNK`` points at a time.
+
+        Raises:
+            ValueError: The file is truncated or corrupt.
+        """
+
+    @abstractmethod
+    def write(self, path: Path, labels: Labels) -> None:
+        """Copies the file to ``path``, atomically, with other classifications."""
+
+    def read(self) -> Fields:
+        """All columns of all points, named as in the file."""
+        parts = list(self.parts(self.names))
+        return {name: np.concatenate([part[name] for part in parts]) for name in self.names}
+
+    def chunks(self, names: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields points ``(n, 3)`` float64 and the columns ``names`` ``(n, F)`` float32.
+
+        Names are those of :func:`kpdeform.data.read_cloud`. Colours are brought to 0 to 1,
+        everything else, coordinates included, is in the unit of the file.
+
+        Raises:
+            ValueError: The file has no such column, is truncated or corrupt, or one of the values
+                is NaN or infinite; the message counts them.
+        """
+        check_names(self.path, names, list(self._columns))
+        wanted = [self._columns[name] for name in (*"xyz", *names)]
+        for part in self.parts(wanted):
+            columns = [part[name] for name in wanted]
+            if not all(np.isfinite(values).all() for values in columns):
+                raise self._not_finite((*"xyz", *names))
+            points = np.stack(columns[:3], 1).astype(np.float64)
+            features = np.empty((len(points), len(names)), np.float32)
+            for column, (name, values) in enumerate(zip(names, columns[3:], strict=True)):
+                if name in COLORS:
+                    values = np.clip(values / self._color_range, 0, 1)
+                features[:, column] = values
+            yield points, features
+
+    @cached_property
+    def _columns(self) -> dict[str, str]:
+        """Names in the file, by the names that kpdeform gives them."""
+        return {usual: name for name, usual in usual_names(self.names).items()}
+
+    @cached_property
+    def _color_range(self) -> float:
+        channels = [self._columns[name] for name in COLORS if name in self._columns]
+        color_range = ColorRange()
+        for part in self.parts(channels):
+            for name in channels:
+                color_range.add(part[name])
+        return color_range.top()
+
+    def _not_finite(self, names: Sequence[str]) -> ValueError:
+        counts = dict.fromkeys(names, 0)
+        for part in self.parts([self._columns[name] for name in names]):
+            for name in names:
+                counts[name] += int((~np.isfinite(part[self._columns[name]])).sum())
+        return not_finite(self.path, counts, self.num_points)
+
+
+def not_finite(path: str | Path, counts: dict[str, int], num_points: int) -> ValueError:
+    """The error of a file in which some values are NaN or infinite."""
+    bad = ", ".join(f"{name} ({count} points)" for name, count in counts.items() if count)
+    return ValueError(
+        f"{path}: NaN or infinite values in {bad} of {num_points} points; remove these points or "
+        "give them values first"
+    )
+
+
+def check_names(path: Path, names: Sequence[str], known: Sequence[str]) -> None:
+    """Refuses a file that lacks a column.
+
+    Raises:
+        ValueError: The file has no column of one of these names.
+    """
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise ValueError(f"{path}: the model needs {missing}, but the file has {sorted(known)}")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write that takes the place of ``path`` at the end; an error leaves nothing."""
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def check_class_ids(ids: np.ndarray, highest: int) -> None:
+    """Refuses numbers that the file cannot hold as a classification.
+
+    Raises:
+        ValueError: One is below 0 or above ``highest``.
+    """
+    if len(ids) and (ids.min() < 0 or ids.max() > highest):
+        raise ValueError(
+            f"this file holds classes 0 to {highest}, but class_ids are {np.unique(ids).tolist()}"
+        )
+
+
+def copy_bytes(source: BinaryIO, target: BinaryIO, count: int) -> None:
+    """Copies the next ``count`` bytes, or as many as there are."""
+    while count > 0 and (data := source.read(min(count, 1 << 20))):
+        target.write(data)
+        count -= len(data)

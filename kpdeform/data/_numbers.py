@@ -1,0 +1,120 @@
+"""Rows of numbers in text, as PLY, PCD and plain text files have them."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+_MISSING = {"", "na", "n/a", "null", "none", "-", "\\n", "#n/a", "nan(ind)", "-nan(ind)", "?"}
+
+
+def parse_numbers(
+    lines: Sequence[str],
+    num_columns: int,
+    delimiter: str | None = None,
+    decimal_comma: bool = False,
+    line_numbers: Sequence[int] | None = None,
+) -> np.ndarray:
+    """Parses rows of ``num_columns`` numbers; empty cells become NaN.
+
+    Args:
+        lines: Rows; none of them is blank.
+        num_columns: Values in each row.
+        delimiter: What separates them; None for blanks and tabs.
+        decimal_comma: Whether the decimals come after a comma.
+        line_numbers: Line number of every row, for errors.
+
+    Returns:
+        ``(len(lines), num_columns)`` float64.
+
+    Raises:
+        ValueError: A row has another number of values, or one is not a number.
+    """
+    if not lines or num_columns == 0:
+        return np.empty((len(lines), num_columns))
+    try:  # in C, where there is nothing odd about any row
+        if any("_" in line for line in lines):
+            raise ValueError("NumPy takes 1_0 for 10")
+        plain = [line.replace(",", ".") for line in lines] if decimal_comma else lines
+        table = np.loadtxt(plain, delimiter=delimiter, ndmin=2, comments=None)
+        if table.shape == (len(lines), num_columns):
+            return table
+    except ValueError:
+        pass
+    table = np.empty((len(lines), num_columns))
+    for row, line in enumerate(lines):
+        where = "a row" if line_numbers is None else f"line {line_numbers[row]}"
+        cells = split_line(line, delimiter)
+        if len(cells) == num_columns + 1 and cells[-1] == "":
+            cells.pop()  # a separator at the end
+        if len(cells) != num_columns:
+            raise ValueError(f"{where} has {len(cells)} values where {num_columns} belong")
+        for column, cell in enumerate(cells):
+            try:
+                table[row, column] = to_number(cell, decimal_comma)
+            except ValueError:
+                raise ValueError(
+                    f"{where}, column {column + 1}: {cell[:40]!r} is not a number{_hint(cell)}"
+                ) from None
+    return table
+
+
+def split_line(line: str, delimiter: str | None) -> list[str]:
+    """Splits a row into its values, without quotes and blanks around them."""
+    if '"' in line:
+        if delimiter is None:
+            return [
+                cell.strip()
+                for cell in re.findall(r'"([^"]*)"|(\S+)', line)
+                for cell in cell
+                if cell
+            ]
+        line = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True))
+        return [cell.strip(" \t'") for cell in line]
+    return [cell.strip(" \t'") for cell in line.split(delimiter)]
+
+
+def to_number(cell: str, decimal_comma: bool = False) -> float:
+    """Reads a number as Python, Fortran (1.0D3) and MSVC (1.#QNAN) write it.
+
+    Raises:
+        ValueError: It is not a number.
+    """
+    text = cell.lower()
+    if text in _MISSING:
+        return np.nan
+    if decimal_comma and text.count(",") == 1 and "." not in text:
+        text = text.replace(",", ".")
+    if "#" in text:
+        text = re.sub(r"^([+-]?)1\.#(inf|ind|qnan|snan|nan)0*$", _msvc, text)
+    if "_" in text:
+        raise ValueError(f"{cell!r} is not a number")
+    return float(re.sub(r"(?<=[\d.])d(?=[+-]?\d)", "e", text))
+
+
+def _msvc(match: re.Match[str]) -> str:
+    return match[1] + ("inf" if match[2] == "inf" else "nan")
+
+
+def _hint(cell: str) -> str:
+    if re.fullmatch(r"[+-]?[\d.,']*\d", cell) and "," in cell:
+        return "; write numbers with a decimal point and without thousands separators"
+    return ""
+
+
+def cast_numbers(column: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
+    """Numbers of a text as the type that the header gives them; "128.0" is a whole number.
+
+    Raises:
+        ValueError: The type is of whole numbers and cannot hold one of the values.
+    """
+    if dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            return column.astype(dtype)
+    limits = np.iinfo(dtype)
+    if not ((column >= limits.min) & (column <= limits.max)).all():
+        raise ValueError(f"{name!r} has values that are not whole numbers within {dtype}")
+    return np.rint(column).astype(dtype)

@@ -1,0 +1,391 @@
+"""PLY files of every kind: read in parts, and copied with another classification.
+
+The points are the first element that has x, y and z, wherever it stands and whatever it is called.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from kpdeform.data import _chunked_file
+from kpdeform.data._chunked_file import (
+    ChunkedFile,
+    Labels,
+    check_class_ids,
+    copy_bytes,
+    replacing,
+)
+from kpdeform.data._numbers import cast_numbers, parse_numbers
+from kpdeform.data.fields import Fields, canonical_name, damaged, plain_name
+
+_TYPES = {
+    **dict.fromkeys(("char", "int8"), "i1"),
+    **dict.fromkeys(("uchar", "uint8"), "u1"),
+    **dict.fromkeys(("short", "int16"), "i2"),
+    **dict.fromkeys(("ushort", "uint16"), "u2"),
+    **dict.fromkeys(("int", "int32"), "i4"),
+    **dict.fromkeys(("uint", "uint32"), "u4"),
+    **dict.fromkeys(("float", "float32"), "f4"),
+    **dict.fromkeys(("double", "float64"), "f8"),
+}
+_BYTE_ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
+_BOM = b"\xef\xbb\xbf"
+_HEADER_LIMIT = 1 << 20
+
+
+@dataclass(frozen=True)
+class Property:
+    """A property of an element; ``count_type`` is the type of a list's length."""
+
+    name: str
+    type: str
+    count_type: str | None
+    line: int
+
+
+@dataclass
+class Element:
+    """An element of the header: so many rows with these properties."""
+
+    name: str
+    count: int
+    properties: list[Property]
+
+    @property
+    def scalars(self) -> list[str]:
+        """Names of the properties that are no lists."""
+        return [p.name for p in self.properties if p.count_type is None]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of an element: their bytes and the values of its scalar properties."""
+
+    raw: bytes
+    values: np.ndarray
+
+
+class PlyFile(ChunkedFile):
+    """A PLY file, text or binary of either byte order.
+
+    A property that is called classification (in any case, or ``scalar_Classification``) is
+    replaced by a copy; where there is none, ``classification`` is added as the last property of the
+    points. Columns such as ``label`` or ``sem_class`` are left alone: they may be the truth.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with path.open("rb") as file:
+            try:
+                self._header = _read_header(file)
+                self._data_start = file.tell()
+                self._byte_order, elements = _parse_header(self._header)
+                self._points = next(i for i, e in enumerate(elements) if _has_points(e))
+            except StopIteration:
+                names = [f"{e.name} {e.scalars}" for e in elements]
+                raise damaged(path, f"no element with x, y, z among {names}") from None
+            except ValueError as error:
+                raise damaged(path, error) from error
+        self._elements = elements
+        element = elements[self._points]
+        self.num_points, self.names = element.count, element.scalars
+        self._label = next((n for n in element.scalars if plain_name(n) == "classification"), None)
+        kind = np.dtype("u1")
+        if self._label is not None:
+            kind = np.dtype(next(p.type for p in element.properties if p.name == self._label))
+        self.highest_label = int(np.iinfo(kind).max) if kind.kind in "iu" else 2**24
+        self._check_size()
+
+    def parts(self, names: Iterable[str]) -> Iterator[Fields]:
+        """See :meth:`ChunkedFile.parts`."""
+        names = list(names)
+        batch, size = [], 0
+        with self.path.open("rb") as file:
+            for rows in self._rows(file):
+                batch.append(rows.values)
+                size += len(rows.values)
+                if size >= _chunked_file.CHUNK:
+                    yield _columns(batch, names)
+                    batch, size = [], 0
+            if batch:
+                yield _columns(batch, names)
+
+    def write(self, path: Path, labels: Labels) -> None:
+        """See :meth:`ChunkedFile.write`."""
+        header = list(self._header)
+        if self._label is None:
+            line = header[self._elements[self._points].properties[-1].line]
+            ending = line[len(line.rstrip()) :]
+            place = self._elements[self._points].properties[-1].line + 1
+            header.insert(place, b"property uchar classification" + ending)
+        with replacing(path) as partial, partial.open("wb") as target:
+            target.write(b"".join(header))
+            with self.path.open("rb") as source:
+                source.seek(self._data_start)
+                self._skip_to_points(source)
+                points_start = source.tell()
+                source.seek(self._data_start)
+                copy_bytes(source, target, points_start - self._data_start)
+                start = 0
+                for rows in self._rows(source):
+                    values = labels(start, start + len(rows.values))
+                    check_class_ids(values, self.highest_label)
+                    target.write(self._with_labels(rows, values))
+                    start += len(rows.values)
+                shutil.copyfileobj(source, target)
+
+    def _check_size(self) -> None:
+        """Every row takes at least so many bytes, lists being empty."""
+        room = self.path.stat().st_size - self._data_start
+        for element in self._elements:
+            smallest = 2 * len(element.properties) - 1  # digits with blanks between them
+            if self._byte_order:
+                kinds = [p.count_type or p.type for p in element.properties]
+                smallest = sum(np.dtype(kind).itemsize for kind in kinds)
+            if element.count * smallest > room:
+                raise damaged(
+                    self.path,
+                    f"{element.count} rows of {element.name!r} do not fit into {room} bytes",
+                )
+            room -= element.count * smallest
+
+    def _skip_to_points(self, file: BinaryIO) -> None:
+        for element in self._elements[: self._points]:
+            for _ in self._element_rows(file, element):
+                pass
+
+    def _rows(self, file: BinaryIO) -> Iterator[Rows]:
+        """Yields all points, at most ``CHUNK`` at a time, and leaves ``file`` behind them."""
+        try:
+            file.seek(self._data_start)
+            self._skip_to_points(file)
+            yield from self._element_rows(file, self._elements[self._points])
+        except ValueError as error:
+            raise damaged(self.path, error) from error
+
+    def _element_rows(self, file: BinaryIO, element: Element) -> Iterator[Rows]:
+        if not self._byte_order:
+            return _text_rows(file, element)
+        if len(element.scalars) == len(element.properties):
+            return _fixed_rows(file, element, self._byte_order)
+        return _list_rows(file, element, self._byte_order)
+
+    def _with_labels(self, rows: Rows, labels: np.ndarray) -> bytes:
+        """The bytes of some points with their classification put in."""
+        if not self._byte_order:
+            return self._text_with_labels(rows.raw, labels)
+        count = len(rows.values)
+        if self._label is not None:
+            changed = np.frombuffer(rows.raw, rows.values.dtype).copy()
+            changed[self._label] = labels
+            return changed.tobytes()
+        if count == 0:
+            return b""
+        kind = np.dtype([("point", f"V{len(rows.raw) // count}"), ("label", "u1")])
+        joined = np.empty(count, kind)
+        joined["point"] = np.frombuffer(rows.raw, kind["point"])
+        joined["label"] = labels
+        return joined.tobytes()
+
+    def _text_with_labels(self, raw: bytes, labels: np.ndarray) -> bytes:
+        lines, values = [], iter(labels.tolist())
+        properties = self._elements[self._points].properties
+        for line in io.BytesIO(raw):  # a \r within a row ends no line
+            if not line.strip(_BOM + b" \t\r\n"):
+                lines.append(line)
+                continue
+            words = list(re.finditer(rb"\S+", line))
+            label = b"%d" % next(values)
+            if self._label is None:
+                start = stop = words[-1].end()
+                label = b" " + label
+            else:
+                place = _places([word.group() for word in words], properties)[self._label]
+                start, stop = words[place].span()
+            lines.append(line[:start] + label + line[stop:])
+        return b"".join(lines)
+
+
+def _has_points(element: Element) -> bool:
+    return {"x", "y", "z"} <= {canonical_name(name) for name in element.scalars}
+
+
+def _read_header(file: BinaryIO) -> list[bytes]:
+    lines = [file.readline(_HEADER_LIMIT)]
+    if lines[0].removeprefix(_BOM).strip() != b"ply":
+        raise ValueError("not a PLY file, it does not begin with 'ply'")
+    while lines[-1].strip() != b"end_header":
+        lines.append(file.readline(_HEADER_LIMIT))
+        if not lines[-1] or file.tell() > _HEADER_LIMIT:
+            raise ValueError("the header has no end")
+    return lines
+
+
+def _parse_header(lines: list[bytes]) -> tuple[str, list[Element]]:
+    """Byte order ("" for text) and elements."""
+    order, elements = None, []
+    for number, line in enumerate(lines[1:-1], 1):
+        words = line.decode("latin-1").split()
+        match words:
+            case [] | ["comment" | "obj_info", *_]:
+                pass
+            case ["format", kind, _] if kind in _BYTE_ORDERS:
+                order = _BYTE_ORDERS[kind]
+            case ["element", name, count] if count.isdecimal():
+                elements.append(Element(name, int(count), []))
+            case ["property", "list", count_type, kind, name] if elements and (
+                _TYPES.get(count_type, "f")[0] in "iu" and kind in _TYPES
+            ):
+                item = Property(name, _TYPES[kind], _TYPES[count_type], number)
+                elements[-1].properties.append(item)
+            case ["property", kind, name] if elements and kind in _TYPES:
+                elements[-1].properties.append(Property(name, _TYPES[kind], None, number))
+            case _:
+                text = " ".join(words)[:80]
+                raise ValueError(f"PLY header not understood: line {number + 1}, {text!r}")
+    if order is None:
+        raise ValueError("PLY header not understood: it names no format")
+    for element in elements:
+        names = [p.name for p in element.properties]
+        if not names and element.count:
+            raise ValueError(f"element {element.name!r} has no properties")
+        if len(set(names)) < len(names):
+            raise ValueError(f"element {element.name!r} has two properties of one name: {names}")
+    return order, elements
+
+
+def _columns(batch: list[np.ndarray], names: list[str]) -> Fields:
+    return {name: np.concatenate([part[name] for part in batch]) for name in names}
+
+
+def _fixed_rows(file: BinaryIO, element: Element, order: str) -> Iterator[Rows]:
+    """Rows without lists."""
+    dtype = np.dtype([(p.name, order + p.type) for p in element.properties])
+    for start in range(0, max(element.count, 1), _chunked_file.CHUNK):
+        count = min(_chunked_file.CHUNK, element.count - start)
+        raw = file.read(count * dtype.itemsize)
+        if len(raw) < count * dtype.itemsize:
+            there = start + len(raw) // dtype.itemsize
+            raise ValueError(f"{there} of {element.count} rows of {element.name!r} are there")
+        yield Rows(raw, np.frombuffer(raw, dtype, count))
+
+
+def _list_rows(file: BinaryIO, element: Element, order: str) -> Iterator[Rows]:
+    """Rows with lists, in runs of rows whose lists have equal lengths."""
+    ahead, start, last = 1, 0, None
+    size = os.fstat(file.fileno()).st_size
+    if element.count == 0:
+        dtype = np.dtype([(p.name, p.type) for p in element.properties if p.count_type is None])
+        yield Rows(b"", np.empty(0, dtype))
+    while start < element.count:
+        lengths = _lengths(file, element, order, size)
+        ahead = min(2 * ahead, _chunked_file.CHUNK) if lengths == last else 1
+        last = lengths
+        dtype = _run_dtype(element, order, lengths)
+        count = min(ahead, element.count - start, max(1, (1 << 24) // max(dtype.itemsize, 1)))
+        place = file.tell()
+        raw = file.read(count * dtype.itemsize)
+        values = np.frombuffer(raw, dtype, len(raw) // max(dtype.itemsize, 1))
+        same = np.ones(len(values), bool)
+        for name, length in lengths.items():
+            same &= values[f"number of {name}"] == length
+        count = len(values) if same.all() else int(same.argmin())
+        if count == 0:
+            raise ValueError(f"{start} of {element.count} rows of {element.name!r} are there")
+        file.seek(place + count * dtype.itemsize)
+        yield Rows(raw[: count * dtype.itemsize], values[:count])
+        start += count
+
+
+def _lengths(file: BinaryIO, element: Element, order: str, file_size: int) -> dict[str, int]:
+    """Lengths of the lists of the row that begins here; ``file`` stays there."""
+    place, lengths = file.tell(), {}
+    for item in element.properties:
+        size = np.dtype(item.type).itemsize
+        if item.count_type is not None:
+            raw = file.read(np.dtype(item.count_type).itemsize)
+            if not raw or len(raw) < np.dtype(item.count_type).itemsize:
+                raise ValueError(f"it ends within an element {element.name!r}")
+            (length,) = np.frombuffer(raw, order + item.count_type).tolist()
+            if length < 0:
+                raise ValueError(f"a list {item.name!r} has {length} entries")
+            lengths[item.name] = length
+            size *= length
+        file.seek(size, 1)
+    if file.tell() > file_size:
+        raise ValueError(f"a row of {element.name!r} goes beyond the end of the file")
+    file.seek(place)
+    return lengths
+
+
+def _run_dtype(element: Element, order: str, lengths: dict[str, int]) -> np.dtype:
+    fields: list[tuple[str, str]] = []
+    for item in element.properties:
+        if item.count_type is None:
+            fields.append((item.name, order + item.type))
+        else:
+            size = np.dtype(item.type).itemsize * lengths[item.name]
+            fields.append((f"number of {item.name}", order + item.count_type))
+            fields.append((f"entries of {item.name}", f"V{size}"))
+    return np.dtype(fields)
+
+
+def _text_rows(file: BinaryIO, element: Element) -> Iterator[Rows]:
+    """Rows of a text; blank lines belong to the row after them."""
+    dtype = np.dtype([(p.name, p.type) for p in element.properties if p.count_type is None])
+    if element.count == 0:
+        yield Rows(b"", np.empty(0, dtype))
+    for start in range(0, element.count, _chunked_file.CHUNK):
+        count = min(_chunked_file.CHUNK, element.count - start)
+        lines, full = [], []
+        while len(full) < count:
+            line = file.readline()
+            if not line:
+                there = start + len(full)
+                raise ValueError(f"{there} of {element.count} rows of {element.name!r} are there")
+            lines.append(line)
+            text = line.removeprefix(_BOM) if start == 0 and not full else line
+            if text.strip():
+                full.append(text)
+        yield Rows(b"".join(lines), _parse_lines(full, element, dtype))
+
+
+def _parse_lines(lines: list[bytes], element: Element, dtype: np.dtype) -> np.ndarray:
+    texts = [line.decode("ascii", "replace") for line in lines]
+    if len(element.scalars) < len(element.properties):
+        rows = [text.split() for text in texts]
+        places = [_places(row, element.properties) for row in rows]
+        texts = [
+            " ".join(row[at[name]] for name in element.scalars)
+            for row, at in zip(rows, places, strict=True)
+        ]
+    table = parse_numbers(texts, len(element.scalars))
+    values = np.empty(len(texts), dtype)
+    for name, column in zip(element.scalars, table.T, strict=True):
+        values[name] = cast_numbers(column, dtype[name], name)
+    return values
+
+
+def _places(words: list[Any], properties: list[Property]) -> dict[str, int]:
+    """At which word of a row each scalar stands."""
+    places, position = {}, 0
+    for item in properties:
+        if position >= len(words):
+            raise ValueError(f"a row of {len(words)} values has none for {item.name!r}")
+        if item.count_type is None:
+            places[item.name] = position
+            position += 1
+        else:
+            position += 1 + abs(int(words[position]))
+    if position != len(words):
+        raise ValueError(f"a row has {len(words)} values, its lists make it {position}")
+    return places
