@@ -237,7 +237,9 @@ def distances(dtype: torch.dtype, offsets_dims: int) -> list[Tensor]:
     if offsets_dims:
         group = (2,) if offsets_dims == 4 else ()
         offsets = (0.1 * inputs.normal(150, *group, 7, 3, dtype=dtype).detach()).requires_grad_()
-    out = ops.kernel_point_distances(queries, points, neighbors, kernel_points, 0.2, offsets=offsets)
+    out = ops.kernel_point_distances(
+        queries, points, neighbors, kernel_points, 0.2, offsets=offsets
+    )
     return with_gradients(out, [offsets]) if offsets_dims else [out]
 
 
@@ -252,7 +254,11 @@ def transposed(dtype: torch.dtype) -> list[Tensor]:
 def calls_on_images() -> Iterator[Call]:
     """Deformable convolutions of images."""
     for precision, masked in itertools.product(PRECISIONS, (False, True)):
-        for channels, outputs, groups, offset_groups in ((24, 40, 1, 1), (16, 8, 2, 4), (6, 9, 3, 1)):
+        for channels, outputs, groups, offset_groups in (
+            (24, 40, 1, 1),
+            (16, 8, 2, 4),
+            (6, 9, 3, 1),
+        ):
             for stride, padding, dilation in ((1, 1, 1), (2, (2, 1), (1, 2))):
                 shape = (channels, outputs, groups, offset_groups)
                 walk = (stride, padding, dilation)
