@@ -425,24 +425,24 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except (ImportError, OSError, ValueError, RecursionError) as error:
-        _fail(f"error: {error}", 1)
+        raise SystemExit(_one_line(f"error: {error}")) from None
     except MemoryError as error:
-        _fail(f"error: out of memory ({str(error) or 'no size given'}); use smaller files", 1)
+        size = str(error) or "no size given"
+        raise SystemExit(_one_line(f"error: out of memory ({size}); use smaller files")) from None
     except RuntimeError as error:
         if not re.search("out of memory|can't allocate memory", str(error)):
             raise
-        _fail(f"error: out of memory ({error})", 1)
+        raise SystemExit(_one_line(f"error: out of memory ({error})")) from None
     except KeyboardInterrupt:
-        _fail("interrupted: what was finished is kept, run the same command again to go on", 130)
+        print(
+            "interrupted: what was finished is kept, run the same command again to go on",
+            file=sys.stderr,
+        )
+        raise SystemExit(130) from None
 
 
 def _terminate(*arguments: object) -> None:
     raise KeyboardInterrupt
-
-
-def _fail(message: str, code: int) -> None:
-    print(_one_line(message), file=sys.stderr)
-    raise SystemExit(code) from None
 
 
 def _one_line(text: str) -> str:

@@ -506,24 +506,36 @@ def test_negative_labels_need_no_equals_sign(prepare, raw):
     assert labels_of(prepare("--ignored", "0", "--class", "none=-1"))[1] == [2, -1, 0]
 
 
-def test_every_error_is_one_line(capsys):
-    def fail(error):
-        def main():
-            raise error
+def raising(error):
+    def main():
+        raise error
 
-        with pytest.raises(SystemExit) as caught:
-            run(main)
-        lines = capsys.readouterr().err.splitlines()
-        assert len(lines) == 1
-        return caught.value.code, lines[0]
+    return main
 
-    assert fail(ValueError("a\n  b")) == (1, "error: a b")
-    assert fail(MemoryError("12 GiB"))[0] == 1
-    assert fail(RuntimeError("CUDA out of memory. Tried"))[0] == 1
-    code, line = fail(KeyboardInterrupt())
-    assert code == 130 and "run the same command again" in line
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("a\n  b"), "error: a b"),
+        (OSError("no\nroom"), "error: no room"),
+        (MemoryError("12 GiB"), "error: out of memory (12 GiB); use smaller files"),
+        (RuntimeError("CUDA out of memory. Tried"), "error: out of memory (CUDA out of memory. Tr"),
+        (RecursionError("deep"), "error: deep"),
+    ],
+)
+def test_every_error_is_one_line(error, line):
+    with pytest.raises(SystemExit) as caught:  # text as the code is printed, with exit status 1
+        run(raising(error))
+    assert caught.value.code.startswith(line) and "\n" not in caught.value.code
+
+
+def test_an_interruption_says_how_to_go_on_and_a_bug_shows_where_it_is(capsys):
+    with pytest.raises(SystemExit) as caught:
+        run(raising(KeyboardInterrupt()))
+    assert caught.value.code == 130
+    assert "run the same command again" in capsys.readouterr().err
     with pytest.raises(RuntimeError, match="a bug"):
-        run(lambda: (_ for _ in ()).throw(RuntimeError("a bug")))
+        run(raising(RuntimeError("a bug")))
 
 
 def test_one_line_and_exit_1_of_the_program(tmp_path):
