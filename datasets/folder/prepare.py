@@ -7,21 +7,29 @@ Examples:
   python datasets/folder/prepare.py RAW --config classes.yaml
   python datasets/folder/prepare.py RAW --class ground=2 --class tree=3,4,5 --ignored 1,7
   python datasets/folder/prepare.py RAW --class ground=2 --class rest=1 --ignored rest \\
-      --features intensity --split "train=tile_0*.laz" --split "val=tile_10.laz"
+      --features intensity/2000 --split "train=tile_0*.laz" --split "val=tile_10.laz"
+  python datasets/folder/prepare.py RAW --class wall=5 --class door=6 \\
+      --columns x y z red green blue label --features red green blue
 """
 
 import argparse
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from files import TEXT, Layout, find_files, has_numbers, scene_names
 
-from kpdeform.data import Cloud, DatasetInfo, SceneWriter, read_cloud
-from kpdeform.data.recipe import ClassMap, read_config, run, track
+from kpdeform.data import Cloud, DatasetInfo, read_cloud, values
+from kpdeform.data.columns import FROM_POSITIONS
+from kpdeform.data.recipe import ClassMap, Job, Parser, make_scenes, read_config, run, warn
+from kpdeform.data.scenes import LARGEST_EXTENT, check_free_space, far_points
 
-SUFFIXES = {".las", ".laz", ".ply", ".pcd", ".txt", ".csv", ".xyz", ".pts", ".asc", ".npy", ".npz"}
-FOLDERS = ("train", "val", "test")
+COLORS = ("red", "green", "blue")
+NORMALS = ("nx", "ny", "nz")
 
 
 @dataclass
@@ -29,187 +37,427 @@ class Config:
     """What the files mean; every field is a key of the YAML file, and an option of the program."""
 
     name: str = "own"
-    classes: Mapping[str, int | list[int]] = field(default_factory=dict)  # name -> raw label(s)
+    classes: dict[str, list[int]] = field(default_factory=dict)  # name -> raw labels
     ignored: list[int] | str = field(default_factory=list)  # raw labels, or "rest"
-    colors: Mapping[str, list[int]] = field(default_factory=dict)  # name -> [r, g, b]
+    colors: dict[str, tuple[int, int, int]] = field(default_factory=dict)  # by class
     label: str = "classification"  # the attribute that holds the raw label
-    features: list[str] = field(default_factory=list)  # attributes to keep
-    splits: Mapping[str, list[str]] = field(default_factory=dict)  # split -> files or patterns
+    features: dict[str, float | None] = field(default_factory=dict)  # attribute -> scale
+    splits: dict[str, tuple[str, ...]] = field(default_factory=dict)  # files or patterns
     points: str = "xyz"  # NPZ: name of the (N, 3) array
-    scale: float = 1.0  # metres per unit of the coordinates
+    columns: tuple[str, ...] = ()  # names of the columns of text and NPY files
+    scale: float = 1.0  # what coordinates are multiplied with
+    unit: str = "metre"  # unit of the coordinates after that
+    fill_nan: float | None = None  # what takes the place of NaN in features
+    drop_far: bool = False  # leave stray points far from all others out
     licence: str = ""
     source: str = ""
 
     @staticmethod
-    def read(path: Path) -> "Config":
-        """Reads a YAML or JSON file.
+    def of(
+        options: Mapping[str, Any], content: Mapping[str, Any] | None = None, path: str | Path = ""
+    ) -> "Config":
+        """Checks options of the program and a configuration file; options beat the file.
+
+        Args:
+            options: Values by key, as a YAML file would have them.
+            content: What the file holds; a key without a value is as if it were not there.
+            path: The file, for errors.
 
         Raises:
-            ValueError: It holds an unknown key.
+            ValueError: A key is unknown, or a value is not what it must be.
         """
-        config = read_config(path)
-        known = [item.name for item in fields(Config)]
-        if unknown := sorted(set(config) - set(known)):
-            raise ValueError(f"{path}: unknown keys {unknown}; these are known: {known}")
-        return Config(**config)
+        names = {"classes": "class", "splits": "split"}
+        values.known(str(path), content or {}, _CHECKS)
+        checked = {
+            key: _CHECKS[key](f"{path}: {key}", value)
+            for key, value in (content or {}).items()
+            if value is not None
+        }
+        for key, value in options.items():
+            option = names.get(key, key).replace("_", "-")
+            checked[key] = _CHECKS[key](f"--{option}", value)
+        config = Config(**checked)
+        config.check_together(f"{path}: " if path else "")
+        return config
+
+    def check_together(self, origin: str) -> None:
+        """Checks what several keys say together.
+
+        Raises:
+            ValueError: Classes are missing, or colours do not fit them.
+        """
+        if not self.classes:
+            raise ValueError(
+                f"{origin}no classes: give --config with classes, or --class name=id,id for each"
+            )
+        values.known(f"{origin}colors", self.colors, self.classes)
+        if self.colors and len(self.colors) < len(self.classes):
+            raise ValueError(f"{origin}colors must name every class, got {sorted(self.colors)}")
+        if self.columns and not {"x", "y", "z"} <= {name.lower() for name in self.columns}:
+            raise ValueError(f"{origin}columns must name x, y and z, got {' '.join(self.columns)}")
 
 
-def find_files(raw: Path, splits: Mapping[str, list[str]]) -> dict[str, list[Path]]:
-    """Files of every split: by list or pattern, or else by the folders train, val and test.
+def _classes(where: str, value: object) -> dict[str, list[int]]:
+    found = values.mapping(where, value, "{ground: 2, tree: [3, 4, 5]}")
+    checked = {}
+    for name, raw in found.items():
+        if not isinstance(name, str):
+            raise ValueError(f"{where}: the name {name!r} must be text; write it in quotes")
+        values.text(where, name)
+        if raw is None or raw == []:
+            raise ValueError(f"{where}: {name} has no raw label; write {name}: 2, or remove it")
+        checked[name] = values.wholes(f"{where}: {name}", raw)
+    return checked
 
-    Raises:
-        ValueError: A pattern matches nothing, a file is in two splits, or there are no files.
-    """
-    if not raw.is_dir():
-        raise ValueError(f"{raw}: no such folder")
-    if not splits:
-        splits = {name: [f"{name}/**/*"] for name in FOLDERS if (raw / name).is_dir()}
-    if not splits:
-        raise ValueError(
-            f"{raw}: has none of the folders {FOLDERS}; make them, or list the files of every "
-            'split (--split "train=*.laz", or "splits" in the configuration)'
-        )
-    found = {name: _match(raw, name, patterns) for name, patterns in splits.items()}
-    owner: dict[Path, str] = {}
-    for name, paths in found.items():
-        for path in paths:
-            if owner.setdefault(path, name) != name:
-                raise ValueError(f"{path}: is in the splits {owner[path]} and {name}")
+
+def _ignored(where: str, value: object) -> list[int] | str:
+    if isinstance(value, str) and value != "rest":
+        raise values.refuse(where, 'whole numbers such as [0, 7], or "rest"', value)
+    return value if isinstance(value, str) else values.wholes(where, value)
+
+
+def _colors(where: str, value: object) -> dict[str, tuple[int, int, int]]:
+    found = values.mapping(where, value, "{ground: [160, 120, 80]}")
+    return {name: values.color(f"{where}: {name}", color) for name, color in found.items()}
+
+
+def _features(where: str, value: object) -> dict[str, float | None]:
+    """Names, each with what its values are divided by after a slash."""
+    found: dict[str, float | None] = {}
+    for text in values.names(where, value):
+        name, slash, scale = text.partition("/")
+        if name in found:
+            raise ValueError(f"{where}: {name} is there twice")
+        if name in FROM_POSITIONS:
+            raise ValueError(
+                f"{where}: {name} is made from the coordinates when training; leave it out here"
+            )
+        if slash and name in COLORS:
+            raise ValueError(f"{where}: {text}: colours become 0 to 1 anyway; write {name} alone")
+        found[name] = values.positive(f"{where}: {name}", scale) if slash else None
     return found
 
 
-def _match(raw: Path, split: str, patterns: list[str]) -> list[Path]:
-    matched: set[Path] = set()
-    for pattern in patterns:
-        paths = [p for p in raw.glob(pattern) if p.is_file() and p.suffix.lower() in SUFFIXES]
-        if not paths:
-            raise ValueError(
-                f"split {split}: nothing in {raw} matches {pattern!r} and is one of "
-                f"{' '.join(sorted(SUFFIXES))}"
-            )
-        matched.update(paths)
-    return sorted(matched)
+def _splits(where: str, value: object) -> dict[str, tuple[str, ...]]:
+    found = values.mapping(where, value, "{train: [a.laz], val: [b.laz]}")
+    checked = {}
+    for split, patterns in found.items():
+        values.folder_name(where, split)
+        checked[split] = values.names(f"{where}: {split}", patterns)
+        if not checked[split]:
+            raise ValueError(f"{where}: {split} has no files; list some, or remove it")
+    return checked
+
+
+_CHECKS = {
+    "name": values.folder_name,
+    "classes": _classes,
+    "ignored": _ignored,
+    "colors": _colors,
+    "label": values.text,
+    "features": _features,
+    "splits": _splits,
+    "points": values.text,
+    "columns": lambda where, value: values.names(
+        where, value.split() if isinstance(value, str) else value
+    ),
+    "scale": values.positive,
+    "unit": values.text,
+    "fill_nan": values.number,
+    "drop_far": values.flag,
+    "licence": partial(values.text, empty=True),
+    "source": partial(values.text, empty=True),
+}
 
 
 def read(path: Path, config: Config) -> Cloud:
-    """Reads one file, its coordinates in metres."""
-    cloud = _read_npz(path, config.points) if path.suffix == ".npz" else read_cloud(path)
-    return Cloud(cloud.points * config.scale, cloud.attributes)
+    """Reads one file, its coordinates multiplied with the scale.
+
+    Raises:
+        ValueError: It cannot be read, or holds NaN coordinates or stray points.
+    """
+    cloud = _read_npz(path, config) if path.suffix.lower() == ".npz" else _read_file(path, config)
+    points = cloud.points * config.scale
+    finite = np.isfinite(points).all(axis=1)
+    if not finite.all():
+        raise ValueError(
+            f"{path}: {np.count_nonzero(~finite)} of {len(points)} points have NaN or infinite "
+            f"coordinates, the first is point {int(finite.argmin())} (counted from 0); remove them"
+        )
+    far = far_points(points)
+    if not far.any():
+        return Cloud(points, cloud.attributes)
+    if far.mean() > 0.01:
+        raise ValueError(
+            f"{path}: its points are too far apart for float32 to hold them to 0.001 (from "
+            f"{points.min(axis=0).tolist()} to {points.max(axis=0).tolist()}, at most "
+            f"{LARGEST_EXTENT:g} on an axis); cut the file into tiles, or use --scale if it does "
+            "not count in metres"
+        )
+    first = int(far.argmax())
+    stray = (
+        f"{path}: {np.count_nonzero(far)} of {len(points)} points lie far from all others, the "
+        f"first is point {first} at {points[first].tolist()}"
+    )
+    if not config.drop_far:
+        raise ValueError(f"{stray}; remove them, or leave them out with --drop-far")
+    warn(f"{stray}; left out")
+    return Cloud(points[~far], {name: v[~far] for name, v in cloud.attributes.items()})
 
 
-def _read_npz(path: Path, points: str) -> Cloud:
+def _read_file(path: Path, config: Config) -> Cloud:
+    if config.columns and path.suffix.lower() in {*TEXT, ".npy", ".npz"}:
+        return read_cloud(path, columns=config.columns)
+    return read_cloud(path)
+
+
+def _read_npz(path: Path, config: Config) -> Cloud:
     """Reads an archive whose coordinates may be integers under any name."""
-    with np.load(path, allow_pickle=False) as archive:
-        if points not in archive.files:
-            return read_cloud(path)
-        arrays = {name: archive[name] for name in archive.files}
-    coordinates = arrays.pop(points).astype(np.float64)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if config.points not in archive.files:
+                return _read_file(path, config)
+            arrays = {name: archive[name] for name in archive.files}
+        coordinates = arrays.pop(config.points)
+        if coordinates.ndim != 2 or coordinates.shape[1] != 3:
+            raise ValueError(f"{config.points} must be (N, 3), got {coordinates.shape}")
+        coordinates = coordinates.astype(np.float64)
+    except (OSError, ValueError, EOFError, KeyError) as error:
+        raise ValueError(f"{path}: cannot be read ({error}); copy it again") from error
     attributes = {}
-    for name, values in arrays.items():
-        if values.shape == (len(coordinates),):
-            attributes[name] = values
-        elif values.shape == (len(coordinates), 3) and name in ("rgb", "color", "colors"):
-            attributes |= dict(zip(("red", "green", "blue"), values.T, strict=True))
+    for name, array in arrays.items():
+        if array.shape == (len(coordinates),):
+            attributes[name] = array
+        elif array.shape == (len(coordinates), 3) and name in ("rgb", "color", "colors"):
+            attributes |= dict(zip(COLORS, array.T, strict=True))
     return Cloud(coordinates, attributes)
 
 
-def columns(path: Path, cloud: Cloud, names: list[str]) -> np.ndarray:
+def columns(
+    path: Path, cloud: Cloud, scales: Mapping[str, float], fill_nan: float | None = None
+) -> np.ndarray:
     """Features (N, F): uint8 when all of them are colours of 8 bits, else float32.
 
-    Only colours are scaled to 0..1: whoever reads a raw file later has to find the same numbers.
+    Args:
+        path: The file, for errors.
+        cloud: Its content.
+        scales: What each attribute is divided by; colours are bytes and become 0 to 1 anyway.
+        fill_nan: What takes the place of NaN and infinite values.
 
     Raises:
-        ValueError: The file lacks one.
+        ValueError: The file lacks an attribute, or one of them holds NaN.
     """
-    missing = [name for name in names if name not in cloud.attributes]
-    if missing:
-        raise ValueError(f"{path}: has no {missing}; it has {sorted(cloud.attributes)}")
-    arrays = [np.asarray(cloud.attributes[name]) for name in names]
-    colors = ("red", "green", "blue")  # bytes become 0 to 1 beside features of another kind
-    if arrays and all(
-        n in colors and v.dtype == np.uint8 for n, v in zip(names, arrays, strict=True)
-    ):
-        return np.stack(arrays, 1)
-    scaled = [
-        v / 255 if n in colors and v.dtype == np.uint8 else v
-        for n, v in zip(names, arrays, strict=True)
-    ]
-    return (
-        np.stack(scaled, 1).astype(np.float32)
-        if arrays
-        else np.zeros((len(cloud.points), 0), np.float32)
-    )
+    arrays = {name: _attribute(path, cloud, name, fill_nan) for name in scales}
+    if arrays and all(n in COLORS and v.dtype == np.uint8 for n, v in arrays.items()):
+        return np.stack(list(arrays.values()), axis=1)
+    features = np.empty((len(cloud.points), len(arrays)), np.float32)
+    for column, (name, array) in enumerate(arrays.items()):
+        features[:, column] = array / (255.0 if name in COLORS else scales[name])
+    return features
 
 
-def scene_name(raw: Path, path: Path) -> str:
-    """Name of a file's scene: its path below the folder of its split, without the ending."""
-    parts = path.relative_to(raw).with_suffix("").parts
-    return "_".join(parts[1:] if len(parts) > 1 and parts[0] in FOLDERS else parts).lstrip(".")
+def _attribute(path: Path, cloud: Cloud, name: str, fill_nan: float | None) -> np.ndarray:
+    if name not in cloud.attributes:
+        raise ValueError(f"{path}: has no [{name!r}]; it has {sorted(cloud.attributes)}")
+    array = np.asarray(cloud.attributes[name])
+    if array.dtype.kind not in "iufb":
+        raise ValueError(f"{path}: {name} holds {array.dtype}, but a feature must be numbers")
+    if array.dtype.kind != "f":
+        return array
+    missing = ~np.isfinite(array.astype(np.float32))
+    if missing.any():
+        if fill_nan is None:
+            raise ValueError(
+                f"{path}: {name} is NaN or infinite in {np.count_nonzero(missing)} of {len(array)} "
+                f"points, the first is point {int(missing.argmax())} (counted from 0); mend the "
+                "file, or fill such values in with --fill-nan 0"
+            )
+        array = np.where(missing, fill_nan, array)
+    return array
+
+
+def find_scales(paths: Sequence[Path], config: Config) -> dict[str, float]:
+    """What every feature is divided by: as configured, or so that it becomes of order one.
+
+    Without a scale, colours and normals are left as they are, and so is what is of order one
+    already; anything else is divided by 1, 2 or 5 times a power of ten that 99 % of its values do
+    not exceed, over up to eight of the files.
+    """
+    unknown = [n for n, s in config.features.items() if s is None and n not in (*COLORS, *NORMALS)]
+    samples: dict[str, list[np.ndarray]] = {name: [] for name in unknown}
+    chosen = np.unique(np.linspace(0, len(paths) - 1, 8).round().astype(int)) if unknown else []
+    for path in [paths[i] for i in chosen]:
+        cloud = read(path, config)
+        for name in unknown:
+            array = _attribute(path, cloud, name, config.fill_nan)
+            samples[name].append(np.abs(array[:: 1 + len(array) // 100_000].astype(np.float64)))
+    scales = {name: scale or 1.0 for name, scale in config.features.items()}
+    for name in unknown:
+        sample = np.concatenate(samples[name])
+        high = float(np.quantile(sample, 0.99)) if len(sample) else 0.0
+        scales[name] = readable_scale(high)
+        if scales[name] != 1:
+            print(
+                f"{name}: divided by {scales[name]:g}, since 99 % of its values are up to "
+                f"{high:.4g} (choose another with --features {name}/NUMBER)"
+            )
+    return scales
+
+
+def readable_scale(high: float) -> float:
+    """1 for values of order one, else the next of 1, 2 and 5 times a power of ten."""
+    if high == 0 or 0.1 <= high <= 10:
+        return 1.0
+    power = 10.0 ** np.floor(np.log10(high))
+    return float(next(step * power for step in (1, 2, 5, 10) if step * power >= high * (1 - 1e-9)))
 
 
 def prepare(raw: Path, output: Path, config: Config, overwrite: bool = False) -> None:
     """Writes every file as one scene; a test split may be without labels."""
-    if not config.classes:
-        raise ValueError("no classes: give --config, or --class name=id,id for every class")
     class_map = ClassMap.from_names(config.classes, config.ignored)
-    if unknown := sorted(set(config.colors) - set(config.classes)):
-        raise ValueError(f"colors of classes that do not exist: {unknown}")
-    if config.colors and len(config.colors) < len(config.classes):
-        raise ValueError(f"colors must name every class, got {sorted(config.colors)}")
+    layout = find_files(raw, config.splits)
+    layout = _without_stray_text(layout)
+    names = scene_names(raw, layout)
+    learned = layout.files.get("train") or next(iter(layout.files.values()))
+    scales = find_scales(learned, config)
     info = DatasetInfo(
         name=config.name,
         class_names=class_map.names,
-        class_colors=tuple(tuple(config.colors[name]) for name in class_map.names if config.colors),
-        feature_names=tuple(config.features),
+        class_colors=tuple(config.colors[name] for name in class_map.names if config.colors),
+        class_ids=class_map.ids,
+        feature_names=tuple(scales),
+        feature_scales={name: s for name, s in scales.items() if name not in COLORS},
+        unit=config.unit,
+        scale=config.scale,
         licence=config.licence,
         source=config.source,
     )
-    splits = find_files(raw, config.splits)
-    with SceneWriter(output, info, overwrite) as writer:
-        files = [(split, path) for split, paths in splits.items() for path in paths]
-        for split, path in track(files, "preparing files"):
-            name = scene_name(raw, path)
-            if not writer.done(split, name):
-                cloud = read(path, config)
-                labels = _labels(path, cloud, config.label, class_map, split)
-                features = columns(path, cloud, config.features)
-                writer.write(split, name, cloud.points, labels, features)
-
-
-def _labels(path: Path, cloud: Cloud, name: str, class_map: ClassMap, split: str):
-    if name in cloud.attributes:
-        return class_map(cloud.attributes[name], path)
-    if split == "test":
-        return None
-    raise ValueError(
-        f"{path}: has no attribute {name!r} with the labels; it has {sorted(cloud.attributes)} "
-        "(choose one with --label)"
+    jobs = [
+        Job(split, names[path], [path], partial(_read_scene, path, split, config, scales))
+        for split, paths in layout.files.items()
+        for path in paths
+    ]
+    check_free_space(output, sum(_least_size(job.sources[0], len(scales)) for job in jobs))
+    make_scenes(
+        output,
+        info,
+        jobs,
+        raw=raw,
+        settings={key: value for key, value in asdict(config).items() if key in _SHAPING},
+        class_map=class_map,
+        overwrite=overwrite,
+        what="preparing files",
     )
 
 
-def _pairs(parser: argparse.ArgumentParser, option: str, texts: list[str]) -> dict[str, list[str]]:
+# Options that change what a scene holds, besides its features and their scales.
+_SHAPING = ("label", "points", "columns", "fill_nan", "drop_far")
+
+
+def _read_scene(
+    path: Path, split: str, config: Config, scales: Mapping[str, float]
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    cloud = read(path, config)
+    labels = _labels(path, cloud, config.label, split)
+    return cloud.points, labels, columns(path, cloud, scales, config.fill_nan)
+
+
+def _labels(path: Path, cloud: Cloud, name: str, split: str) -> np.ndarray | None:
+    if name not in cloud.attributes and split == "test":
+        return None
+    if name not in cloud.attributes:
+        raise ValueError(
+            f"{path}: has no attribute {name!r} with the labels; it has "
+            f"{sorted(cloud.attributes)} (choose one with --label, name the columns of text with "
+            "--columns, or move a file that is no cloud out of the folder)"
+        )
+    labels = np.asarray(cloud.attributes[name])
+    if labels.dtype.kind not in "iufb":
+        raise ValueError(f"{path}: {name} holds {labels.dtype}, but labels must be whole numbers")
+    if labels.dtype.kind == "f":
+        missing = np.isnan(labels)  # how files say "no label"
+        labels = np.where(missing, -1, labels)
+        odd = labels != np.rint(labels)
+        if odd.any() or np.isinf(labels).any():
+            raise ValueError(
+                f"{path}: {name} holds {np.count_nonzero(odd | np.isinf(labels))} values that are "
+                f"no whole numbers, such as {labels[int((odd | np.isinf(labels)).argmax())]}; is "
+                "it the attribute with the labels (--label)?"
+            )
+        if missing.any():
+            warn(f"{path}: {np.count_nonzero(missing)} labels are NaN and count as label -1")
+    return labels.astype(np.int64)
+
+
+def _without_stray_text(layout: Layout) -> Layout:
+    """Leaves text files without any row of numbers out, such as a readme that a pattern found."""
+    files: dict[str, list[Path]] = {}
+    for split, paths in layout.files.items():
+        for path in paths:
+            if path in layout.named or path.suffix.lower() not in TEXT or has_numbers(path):
+                files.setdefault(split, []).append(path)
+            else:
+                warn(f"{path}: left out, it holds no row of numbers")
+    if lost := [split for split in layout.files if split not in files]:
+        raise ValueError(f"split {lost[0]}: none of its files holds points")
+    return Layout(files, layout.named)
+
+
+def _least_size(path: Path, num_features: int) -> int:
+    """Bytes that a scene of this file takes at least: no format has more than 200 for a point."""
+    return path.stat().st_size // 200 * (14 + num_features)
+
+
+def _pairs(option: str, texts: Iterable[str]) -> dict[str, list[str]]:
     """Splits options such as ``ground=2,3`` at the equals sign and the commas."""
-    pairs = {}
+    pairs: dict[str, list[str]] = {}
     for text in texts:
-        name, equals, values = text.partition("=")
-        if not (name and equals and values):
-            parser.error(f"{option} {text}: must be name=value or name=value,value")
-        pairs[name] = values.split(",")
+        name, _, listed = (part.strip() for part in text.partition("="))
+        found = [value.strip() for value in listed.split(",")]
+        if not name or not all(found):
+            raise ValueError(f"{option} {text}: must be name=value or name=value,value")
+        if name in pairs:
+            raise ValueError(f"{option} {text}: {name} is given twice; join them with commas")
+        pairs[name] = found
     return pairs
 
 
-def _number(parser: argparse.ArgumentParser, option: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        parser.error(f"{option}: {text!r} is not a whole number")
+def _numbers(option: str, texts: Iterable[str]) -> list[int]:
+    for text in texts:
+        if not re.fullmatch(r"[+-]?\d+", text.strip()):
+            raise ValueError(f"{option}: {text!r} is not a whole number")
+    return [int(text) for text in texts]
+
+
+def _options(args: argparse.Namespace, raw: Path) -> dict[str, Any]:
+    """The options that were given, as the YAML file would have them."""
+    simple = ("name", "label", "points", "scale", "unit", "fill_nan", "drop_far")
+    options = {key: getattr(args, key) for key in simple}
+    for key in ("features", "columns"):
+        given = getattr(args, key)
+        options[key] = given and [part for text in given for part in text.split(",") if part]
+        if given == []:
+            options[key] = []
+    if args.classes:
+        pairs = _pairs("--class", args.classes)
+        options["classes"] = {name: _numbers("--class", raw) for name, raw in pairs.items()}
+    if args.ignored is not None:
+        parts = args.ignored.split(",") if args.ignored else []
+        options["ignored"] = "rest" if parts == ["rest"] else _numbers("--ignored", parts)
+    if args.splits:
+        options["splits"] = {}
+        for text in args.splits:
+            name, _, pattern = text.partition("=")
+            whole = pattern and (raw / pattern).is_file()  # a name with a comma
+            found = {name: [pattern]} if whole else _pairs("--split", [text])
+            for split, patterns in found.items():
+                options["splits"].setdefault(split, []).extend(patterns)
+    return {key: value for key, value in options.items() if value is not None}
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line; options beat the configuration file."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("raw", type=Path, help="folder with your files")
     parser.add_argument("--config", type=Path, help="YAML or JSON class map, see README.md")
     parser.add_argument("--output", type=Path, help="folder to write, data/NAME if not given")
@@ -217,29 +465,36 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--class", dest="classes", action="append", metavar="NAME=ID[,ID]")
     parser.add_argument("--ignored", metavar="ID[,ID]", help='raw labels to ignore, or "rest"')
     parser.add_argument("--label", help="attribute with the raw labels (classification)")
-    parser.add_argument("--features", nargs="*", metavar="NAME", help="attributes to keep")
+    parser.add_argument(
+        "--features",
+        nargs="*",
+        metavar="NAME[/SCALE]",
+        help="attributes to keep, and what their values are divided by (found from the files)",
+    )
     parser.add_argument("--split", dest="splits", action="append", metavar="NAME=PATTERN[,PATTERN]")
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        metavar="NAME",
+        help="names of the columns of text and NPY files, such as x y z red green blue label",
+    )
     parser.add_argument("--points", metavar="KEY", help="NPZ: name of the coordinates (xyz)")
-    parser.add_argument("--scale", type=float, help="metres per unit of the coordinates (1)")
+    parser.add_argument(
+        "--scale", help="what coordinates are multiplied with to be in metres, > 0 (1)"
+    )
+    parser.add_argument("--unit", help="unit of the coordinates after that (metre)")
+    parser.add_argument("--fill-nan", metavar="VALUE", help="put in the place of NaN in features")
+    parser.add_argument(
+        "--drop-far",
+        action="store_true",
+        default=None,
+        help="leave out stray points that are too far away for float32",
+    )
     parser.add_argument("--overwrite", action="store_true", help="start again instead of going on")
     args = parser.parse_args(arguments)
 
-    config = Config.read(args.config) if args.config else Config()
-    for name in ("name", "label", "features", "points", "scale"):
-        if (value := getattr(args, name)) is not None:
-            setattr(config, name, value)
-    if args.classes:
-        pairs = _pairs(parser, "--class", args.classes)
-        config.classes = {
-            name: [_number(parser, "--class", raw) for raw in values]
-            for name, values in pairs.items()
-        }
-    if args.ignored:
-        numbers = args.ignored.split(",")
-        rest = args.ignored == "rest"
-        config.ignored = "rest" if rest else [_number(parser, "--ignored", n) for n in numbers]
-    if args.splits:
-        config.splits = _pairs(parser, "--split", args.splits)
+    options = _options(args, args.raw)
+    config = Config.of(options, args.config and read_config(args.config), args.config or "")
     prepare(args.raw, args.output or Path("data") / config.name, config, args.overwrite)
 
 

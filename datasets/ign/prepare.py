@@ -11,12 +11,13 @@ Examples:
 
 import argparse
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from kpdeform.data import Cloud, DatasetInfo, SceneWriter, read_cloud
-from kpdeform.data.recipe import ClassMap, run, track
+from kpdeform.data import Cloud, DatasetInfo, read_cloud
+from kpdeform.data.recipe import ClassMap, Job, Parser, make_scenes, run
 
 CLASSES = {
     "ground": (2, (166, 124, 82)),
@@ -26,7 +27,7 @@ CLASSES = {
 }
 # a tile belongs to the first split that names a part of its file name
 SPLITS = {"val": ("77060_627760",), "train": ("77055_627755", "77055_627760", "77060_627755")}
-# what values of a file are divided by to be of order one; whoever labels raw files must do so too
+# what values of a file are divided by to be of order one; dataset.json hands it on to the labeller
 DIVISORS = {
     "intensity": 2000.0,  # most echoes of Lidar HD lie below; other instruments go up to 65535
     "return_number": 5.0,
@@ -93,23 +94,39 @@ def prepare(
         name="ign",
         class_names=class_map.names,
         class_colors=tuple(color for _, color in CLASSES.values()),
+        class_ids=class_map.ids,
         feature_names=tuple(features),
+        # readers bring colours to 0 to 1 by themselves
+        feature_scales={n: DIVISORS[n] for n in features if n not in ("red", "green", "blue")},
         licence="etalab-2.0",
         source="IGN, Lidar HD",
     )
-    with SceneWriter(output, info, overwrite) as writer:
-        for path, split in track(chosen.items(), "preparing tiles"):
-            if not writer.done(split, path.stem):
-                cloud = read_cloud(path)
-                labels = class_map(cloud.attributes["classification"], path)
-                writer.write(split, path.stem, cloud.points, labels, columns(path, cloud, features))
+    jobs = [
+        Job(split, path.stem, [path], partial(read_tile, path, features))
+        for path, split in chosen.items()
+    ]
+    make_scenes(
+        output,
+        info,
+        jobs,
+        raw=raw,
+        class_map=class_map,
+        overwrite=overwrite,
+        what="preparing tiles",
+    )
+
+
+def read_tile(
+    path: Path, features: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """Points, raw labels and features of a tile."""
+    cloud = read_cloud(path)
+    return cloud.points, cloud.attributes["classification"], columns(path, cloud, features)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("raw", type=Path, help="folder with the tiles, searched recursively")
     parser.add_argument("--output", type=Path, default=Path("data/ign"), help="folder to write")
     parser.add_argument(

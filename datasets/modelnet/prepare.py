@@ -14,6 +14,7 @@ Examples:
 
 import argparse
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -21,8 +22,8 @@ from zlib import crc32
 
 import numpy as np
 
-from kpdeform.data import DatasetInfo, SceneWriter
-from kpdeform.data.recipe import run, track
+from kpdeform.data import DatasetInfo
+from kpdeform.data.recipe import Job, Parser, make_scenes, run
 
 SPLITS = ("train", "test")
 
@@ -190,19 +191,27 @@ def prepare(
         source=f"{raw.name}, axes {axes}"
         + (f", {points} points per mesh, seed {seed}" if shapes[0].path.suffix == ".off" else ""),
     )
-    with SceneWriter(output, info, overwrite) as writer:
-        for shape in track(shapes, "preparing shapes"):
-            if not writer.done(shape.split, shape.path.stem):
-                rows = read_shape(shape, points, axes, seed)
-                labels = np.full(len(rows), classes.index(shape.label))
-                writer.write(shape.split, shape.path.stem, rows[:, :3], labels, rows[:, 3:])
+
+    def read(shape: Shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        rows = read_shape(shape, points, axes, seed)
+        return rows[:, :3], np.full(len(rows), classes.index(shape.label)), rows[:, 3:]
+
+    jobs = [Job(s.split, s.path.stem, [s.path], partial(read, s)) for s in shapes]
+    settings = {"classes": classes, "points": points, "axes": axes, "seed": seed}
+    make_scenes(
+        output,
+        info,
+        jobs,
+        raw=raw,
+        settings=settings,
+        overwrite=overwrite,
+        what="preparing shapes",
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("raw", type=Path, help="folder with one folder per class")
     parser.add_argument(
         "--output", type=Path, help="folder to write, data/modelnetVARIANT if not given"

@@ -9,6 +9,7 @@ Examples:
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,8 @@ from kinds import KINDS, furnish
 from scanner import Cloud, build_world, survey
 
 from kpdeform._optional import require
-from kpdeform.data import DatasetInfo, SceneWriter
-from kpdeform.data.recipe import run, track
+from kpdeform.data import DatasetInfo
+from kpdeform.data.recipe import Job, Parser, make_scenes, run
 
 CLASSES = {
     "ceiling": (200, 200, 205),
@@ -67,20 +68,23 @@ def prepare(
         licence="CC0-1.0",
         source=f"simulated by datasets/rooms/prepare.py, seed {seed}, rays every {step} degrees",
     )
-    rooms = [(name, i) for name, count in zip(SPLITS, split, strict=False) for i in range(count)]
-    with SceneWriter(output, info, overwrite) as writer:
-        for name, index in track(rooms, "scanning rooms"):
-            scene = f"room_{index:03d}_{_kind(index)}"
-            if not writer.done(name, scene):
-                cloud = simulate(name, index, seed, step, spacing)
-                writer.write(name, scene, cloud.points, cloud.labels, cloud.features)
+
+    def read(name: str, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        cloud = simulate(name, index, seed, step, spacing)
+        return cloud.points, cloud.labels, cloud.features
+
+    jobs = [
+        Job(name, f"room_{index:03d}_{_kind(index)}", [], partial(read, name, index))
+        for name, count in zip(SPLITS, split, strict=False)
+        for index in range(count)
+    ]
+    settings = {"seed": seed, "step": step, "spacing": spacing}
+    make_scenes(output, info, jobs, settings=settings, overwrite=overwrite, what="scanning rooms")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("data/rooms"), help="folder to write")
     parser.add_argument("--rooms", type=int, default=12, help="number of rooms, a quarter for val")
     parser.add_argument(

@@ -12,12 +12,13 @@ Examples:
 import argparse
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from kpdeform.data import DatasetInfo, SceneWriter
-from kpdeform.data.recipe import run, track
+from kpdeform.data import DatasetInfo
+from kpdeform.data.recipe import Job, Parser, make_scenes, run
 
 AREAS = range(1, 7)
 COLORS = {
@@ -99,13 +100,18 @@ def _numbers(words: Sequence[str]) -> list[float] | None:
     return row if all(0 <= value <= 255 for value in row[3:]) else None
 
 
+def annotations(room: Path) -> list[Path]:
+    """The files of a room, one for each object."""
+    return sorted((room / "Annotations").glob("[!.]*.txt"))
+
+
 def read_room(room: Path, order: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Reads a room: points (N, 3) float64, labels (N,), colours (N, 3) uint8.
 
     Raises:
         ValueError: The room has no annotations, or one of a class that S3DIS does not have.
     """
-    files = sorted((room / "Annotations").glob("[!.]*.txt"))
+    files = annotations(room)
     if not files:
         raise ValueError(f"{room}: has no Annotations/*.txt; unpack the archive again")
     rows, labels = [], []
@@ -152,25 +158,32 @@ def prepare(
         licence="S3DIS terms of use: research only, not to be passed on",
         source=f"Stanford3dDataset_v1.2, classes in the order of {order}",
     )
+
+    def read(rooms: list[Path]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        points, labels, colors = zip(*(read_room(room, order) for room in rooms), strict=True)
+        return np.concatenate(points), np.concatenate(labels), np.concatenate(colors)
+
     jobs = []
     for area, rooms in find_rooms(raw).items():
         split = "val" if area == test_area else "train"
-        if scenes == "area":
-            jobs.append((split, f"Area_{area}", rooms))
-        else:
-            jobs += [(split, f"Area_{area}_{room.name}", [room]) for room in rooms]
-    with SceneWriter(output, info, overwrite) as writer:
-        for split, name, rooms in track(jobs, f"preparing {scenes}s"):
-            if not writer.done(split, name):
-                parts = [read_room(room, order) for room in rooms]
-                writer.write(split, name, *map(np.concatenate, zip(*parts, strict=True)))
+        named = {f"Area_{area}_{room.name}": [room] for room in rooms}
+        for name, parts in ({f"Area_{area}": rooms} if scenes == "area" else named).items():
+            files = [path for room in parts for path in annotations(room)]
+            jobs.append(Job(split, name, files, partial(read, parts)))
+    make_scenes(
+        output,
+        info,
+        jobs,
+        raw=raw,
+        settings={"order": order},
+        overwrite=overwrite,
+        what=f"preparing {scenes}s",
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("raw", type=Path, help="folder that holds Area_1 ... Area_6")
     parser.add_argument("--output", type=Path, default=Path("data/s3dis"), help="folder to write")
     parser.add_argument(

@@ -10,13 +10,14 @@ Examples:
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from schema import Schema
 
-from kpdeform.data import DatasetInfo, SceneWriter
-from kpdeform.data.recipe import run, track
+from kpdeform.data import DatasetInfo
+from kpdeform.data.recipe import Job, Parser, make_scenes, run
 
 CONFIG = Path(__file__).with_name("semantickitti.yaml")
 
@@ -88,11 +89,11 @@ def _read_calibration(path: Path) -> np.ndarray:
 
 def read_frames(
     folder: Path, scan: str, frames: int, poses: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
     """Reads a scan and up to ``frames - 1`` before it, all in the frame of the scan.
 
     Returns:
-        points (N, 3), features (N, F) and raw labels (N,), or None for labels where there are none.
+        Points (N, 3), raw labels (N,) or None where there are none, and features (N, F).
         The points of the scan itself come first, so that predictions for it can be cut off.
 
     Raises:
@@ -114,7 +115,7 @@ def read_frames(
         if (folder / "labels").is_dir():
             labels.append(read_labels(folder / "labels" / f"{name}.label", len(values)))
     known = np.concatenate(labels) if labels else None
-    return np.concatenate(points), np.concatenate(features), known
+    return np.concatenate(points), known, np.concatenate(features)
 
 
 def find_scans(raw: Path, sequences: Sequence[int], every: int) -> list[tuple[Path, str]]:
@@ -151,6 +152,7 @@ def prepare(
         name=config.stem,
         class_names=schema.class_map.names,
         class_colors=schema.colors,
+        class_ids=schema.raw_ids,
         feature_names=("remission",) if frames == 1 else ("remission", "age"),
         licence="CC-BY-NC-SA-4.0" if config == CONFIG else "",
         source=f"{config.name}, frames per scene: {frames}",
@@ -164,26 +166,42 @@ def prepare(
     ]
     if not scans:
         raise ValueError(f"none of the sequences {sequences} is in a split of {config}")
-    poses: dict[Path, np.ndarray] = {}
-    with SceneWriter(output, info, overwrite) as writer:
-        for split, folder, scan in track(scans, "preparing scans"):
-            name = f"{folder.name}_{scan}"
-            if writer.done(split, name):
-                continue
-            if frames > 1 and folder not in poses:
-                poses[folder] = read_poses(folder)
-            known = poses.get(folder, np.empty((0, 4, 4)))
-            points, features, labels = read_frames(folder, scan, frames, known)
-            if labels is not None:
-                labels = schema.class_map(labels, folder / "labels" / f"{scan}.label")
-            writer.write(split, name, points, labels, features)
+    no_poses = np.empty((0, 4, 4))
+    poses = {folder: read_poses(folder) for _, folder, _ in scans} if frames > 1 else {}
+    jobs = [
+        Job(
+            split,
+            f"{folder.name}_{scan}",
+            sources_of(folder, scan, frames),
+            partial(read_frames, folder, scan, frames, poses.get(folder, no_poses)),
+        )
+        for split, folder, scan in scans
+    ]
+
+    make_scenes(
+        output,
+        info,
+        jobs,
+        raw=raw,
+        settings={"frames": frames},
+        class_map=schema.class_map,
+        overwrite=overwrite,
+        what="preparing scans",
+    )
+
+
+def sources_of(folder: Path, scan: str, frames: int) -> list[Path]:
+    """Files that a scene is made from: the labels and points of its scans, and their poses."""
+    names = [f"{int(scan) - age:0{len(scan)}d}" for age in range(min(frames, int(scan) + 1))]
+    labels = [folder / "labels" / f"{name}.label" for name in names]
+    points = [folder / "velodyne" / f"{name}.bin" for name in names]
+    moves = [folder / "poses.txt", folder / "calib.txt"] if frames > 1 else []
+    return [path for path in (*labels, *points, *moves) if path.is_file()]
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("raw", type=Path, help="folder that holds sequences/")
     parser.add_argument(
         "--config", type=Path, default=CONFIG, help="classes and splits (19 classes)"

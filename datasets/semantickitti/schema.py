@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from kpdeform.data.recipe import IGNORED, ClassMap, read_config
 
@@ -39,6 +38,16 @@ class Schema:
             raise ValueError(
                 f"{path}: lacks {missing}; it must be of the kind of semantic-kitti.yaml"
             )
+        try:
+            return Schema._of(path, config)
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}: a value is missing or of the wrong kind ({error!r}); it must be of the "
+                "kind of semantic-kitti.yaml"
+            ) from error
+
+    @staticmethod
+    def _of(path: Path, config: dict[str, Any]) -> "Schema":
         inverse, ignore = config["learning_map_inv"], config["learning_ignore"]
         kept = [number for number in sorted(inverse) if not ignore.get(number, False)]
         number = {learning: index for index, learning in enumerate(kept)}
@@ -56,7 +65,3 @@ class Schema:
         rgb = tuple(tuple(reversed(colors[raw])) for raw in raw_ids) if colors else ()
         split = {SPLITS.get(name, name): tuple(s) for name, s in config["split"].items()}
         return Schema(ClassMap(titles, numbers), raw_ids, rgb, split)
-
-    def to_raw(self, classes: np.ndarray) -> np.ndarray:
-        """Raw labels (N,) uint32, as a submission wants them, of class numbers (N,)."""
-        return np.asarray(self.raw_ids, np.uint32)[classes]

@@ -1,6 +1,6 @@
 """Turns predicted clouds into .label files with raw ids, as the benchmark's server takes them.
 
-PREDICTIONS holds one cloud per scene, SS_NNNNNN.ply or .laz, with the class number in its field
+PREDICTIONS holds one cloud per scene, SS_NNNNNN.ply or .laz, with the raw id in its field
 classification, as scripts/evaluate.py --predictions writes them.
 
 Example:
@@ -42,18 +42,18 @@ def submit(raw: Path, predictions: Path, output: Path, config: Path) -> None:
         source = raw / "sequences" / sequence / "velodyne" / f"{scan}.bin"
         if not source.is_file():
             raise ValueError(f"{path}: its scan {source} is not there; names must be SS_NNNNNN")
-        classes = read_cloud(path).attributes.get("classification")
-        if classes is None:
+        ids = read_cloud(path).attributes.get("classification")
+        if ids is None:
             raise ValueError(f"{path}: has no field classification")
         num_points = source.stat().st_size // 16
-        if len(classes) < num_points:
-            raise ValueError(f"{path}: {len(classes)} points for a scan of {num_points}")
-        classes = classes[:num_points]  # earlier scans of a multi-scan scene come after
-        if classes.max(initial=0) >= len(schema.raw_ids):
-            raise ValueError(f"{path}: class {classes.max()} of {len(schema.raw_ids)} classes")
+        if len(ids) < num_points:
+            raise ValueError(f"{path}: {len(ids)} points for a scan of {num_points}")
+        ids = ids[:num_points]  # earlier scans of a multi-scan scene come after
+        if unknown := sorted(set(np.unique(ids).tolist()) - set(schema.raw_ids)):
+            raise ValueError(f"{path}: classification holds {unknown}, but ids {schema.raw_ids}")
         write_labels(
             output / "sequences" / sequence / "predictions" / f"{scan}.label",
-            schema.to_raw(classes),
+            ids,
         )
 
 

@@ -128,7 +128,8 @@ def open_cloud(path: Path, predictor: Predictor) -> MemoryScenes:
         feature_names=tuple(names),
     )
     return MemoryScenes(
-        info, {"all": [Scene.from_cloud(cloud.points, features, labels, path.name)]}
+        info,
+        {"all": [Scene.from_cloud(cloud.points * predictor.scale, features, labels, path.name)]},
     )
 
 

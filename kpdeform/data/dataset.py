@@ -275,6 +275,13 @@ def _labels_of(scene: Scene, info: DatasetInfo) -> Tensor | None:
     if scene.labels is None:
         return None
     labels = torch.from_numpy(np.array(scene.labels, np.int64))
+    unknown = (labels != info.ignored_label) & ((labels < 0) | (labels >= info.num_classes))
+    if bool(unknown.any()):
+        raise ValueError(
+            f"scene {scene.name}: {int(unknown.sum())} labels are neither one of the "
+            f"{info.num_classes} classes nor the ignored label {info.ignored_label}, such as "
+            f"{int(labels[unknown][0])}; prepare the data set again"
+        )
     return labels.masked_fill_(labels == info.ignored_label, -1)
 
 

@@ -1,19 +1,49 @@
-"""What the recipes that prepare data sets share: class maps, progress, errors in one line."""
+"""What recipes and scripts share: class maps, scenes made once, errors on the command line."""
 
 from __future__ import annotations
 
+import argparse
+import hashlib
+import json
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from kpdeform._optional import require
+from kpdeform.data import values
+from kpdeform.data.info import DatasetInfo
+from kpdeform.data.scenes import SceneWriter, open_dataset
 
 T = TypeVar("T")
 
 IGNORED = -1
+
+
+class UnknownLabelsError(ValueError):
+    """Labels that a class map does not know.
+
+    Attributes:
+        counts: Points of each of them.
+    """
+
+    def __init__(self, source: str | Path, counts: Mapping[int, int]) -> None:
+        self.counts = dict(counts)
+        listed = ", ".join(f"{label} ({count} points)" for label, count in sorted(counts.items()))
+        super().__init__(
+            f"{source}: labels missing from the class map: {listed}; give them a class, or list "
+            'them under "ignored" ("ignored: rest" ignores whatever has no class)'
+            + ("; -1 also stands for labels that are NaN" if -1 in counts else "")
+        )
 
 
 @dataclass(frozen=True)
@@ -49,15 +79,31 @@ class ClassMap:
         Raises:
             ValueError: A raw label has two classes, or is not a whole number.
         """
+        owners: dict[int, str] = {}
         numbers: dict[int, int] = {}
-        groups = [(number, raw) for number, raw in enumerate(classes.values())]
-        for number, raw in [*groups, (IGNORED, [] if ignored == "rest" else ignored)]:
-            for label in [raw] if isinstance(raw, int) else raw:
-                if not isinstance(label, int):
-                    raise ValueError(f"class map: raw label {label!r} is not a whole number")
-                if numbers.setdefault(label, number) != number:
-                    raise ValueError(f"class map: raw label {label} is given twice")
-        return ClassMap(tuple(classes), numbers, ignored == "rest")
+        groups = [(number, name, raw) for number, (name, raw) in enumerate(classes.items())]
+        rest = ignored == "rest"
+        for number, name, raw in [*groups, (IGNORED, "ignored", [] if rest else ignored)]:
+            for label in values.wholes(f"class map: {name}", raw):
+                if owners.setdefault(label, name) != name:
+                    raise ValueError(
+                        f"class map: raw label {label} is given twice, to {owners[label]} and "
+                        f"{name}; keep one"
+                    )
+                numbers[label] = number
+            if number != IGNORED and number not in numbers.values():
+                raise ValueError(f"class map: {name} has no raw label; give it one, or remove it")
+        return ClassMap(tuple(classes), numbers, rest)
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The first raw label of each class: what files get for it."""
+        first = {number: raw for raw, number in reversed(self.numbers.items())}
+        return tuple(first[number] for number in range(len(self.names)))
+
+    def number(self, raw: int) -> int | None:
+        """Class of a raw label, ``IGNORED``, or None where it is not known."""
+        return self.numbers.get(raw, IGNORED if self.ignore_rest else None)
 
     def __call__(self, labels: np.ndarray, source: str | Path = "labels") -> np.ndarray:
         """Translates raw labels ``(N,)`` into classes ``(N,)`` int16.
@@ -66,35 +112,281 @@ class ClassMap:
             ValueError: A label is not in the map; the message lists them with their counts.
         """
         found, position, counts = np.unique(labels, return_inverse=True, return_counts=True)
-        unknown = [int(label) not in self.numbers for label in found]
-        if any(unknown) and not self.ignore_rest:
-            rest = ", ".join(
-                f"{label} ({count} points)"
-                for label, count, missing in zip(found, counts, unknown, strict=True)
-                if missing
-            )
-            raise ValueError(
-                f"{source}: labels missing from the class map: {rest}; give them a class, or list "
-                'them under "ignored" ("ignored: rest" ignores whatever has no class)'
-            )
-        table = [self.numbers.get(int(label), IGNORED) for label in found]
+        table = [self.number(int(label)) for label in found]
+        unknown = {
+            int(label): int(count)
+            for label, count, number in zip(found, counts, table, strict=True)
+            if number is None
+        }
+        if unknown:
+            raise UnknownLabelsError(source, unknown)
         return np.array(table, np.int16)[position.reshape(np.shape(labels))]
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Reads a YAML or JSON file (YAML contains JSON) that holds a mapping.
+    """Reads a YAML or JSON file that holds a mapping.
 
     Raises:
-        ValueError: It is not valid, or holds something else.
+        ValueError: It is not there, not valid, has a key twice, or holds something else.
     """
-    yaml = require("yaml", "io")
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
     try:
-        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not valid YAML ({error})") from error
+        content = path.read_text(encoding="utf-8-sig")
+        config = _parse_json(content) if path.suffix.lower() == ".json" else _parse_yaml(content)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is not text in UTF-8 ({error.reason})") from error
+    except RecursionError as error:
+        raise ValueError(f"{path}: is nested too deeply") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path}: must hold a mapping, got {type(config).__name__}")
     return config
+
+
+def _parse_json(content: str) -> Any:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        for key, count in Counter(key for key, _ in pairs).items():
+            if count > 1:
+                raise ValueError(f"the key {key!r} is there twice; keep one")
+        return dict(pairs)
+
+    try:
+        return json.loads(content, object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not valid JSON ({error})") from error
+
+
+def _parse_yaml(content: str) -> Any:
+    yaml = require("yaml", "io")
+
+    class Loader(yaml.SafeLoader):
+        """Builds plain values only, and refuses a key that is there twice."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            if twice := [key for i, key in enumerate(keys) if key in keys[:i] and key != "<<"]:
+                line = node.start_mark.line + 1
+                raise ValueError(f"the key {twice[0]!r} is there twice after line {line}; keep one")
+            return super().construct_mapping(node, deep)
+
+    try:
+        return yaml.load(content, Loader)  # derived from SafeLoader
+    except yaml.YAMLError as error:
+        raise ValueError(f"not valid YAML ({error})") from error
+
+
+@dataclass(frozen=True)
+class Job:
+    """A scene to make.
+
+    Attributes:
+        split: Such as ``"train"``.
+        name: Name of the scene within the split.
+        sources: Files that it is made from; when one of them changes, it is made again.
+        read: Returns points ``(N, 3)``, labels ``(N,)`` or None, and features ``(N, F)``.
+    """
+
+    split: str
+    name: str
+    sources: Sequence[Path]
+    read: Callable[[], tuple[np.ndarray, np.ndarray | None, np.ndarray | None]]
+
+
+def make_scenes(
+    output: Path,
+    info: DatasetInfo,
+    jobs: Sequence[Job],
+    *,
+    raw: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    class_map: ClassMap | None = None,
+    overwrite: bool = False,
+    what: str = "preparing scenes",
+) -> None:
+    """Writes a data set of these scenes and no others.
+
+    A scene of an earlier run is kept if its files, the settings and the classes of its labels are
+    still the same; otherwise it is made again. Scenes that are no longer asked for are removed.
+
+    Args:
+        output: Folder of the data set.
+        info: Its description.
+        jobs: The scenes.
+        raw: Folder that the paths of sources are recorded relative to.
+        settings: Options that change what a scene holds, as JSON.
+        class_map: Translates the labels of files; without it they are class numbers already.
+        overwrite: Throw away what is there.
+        what: Label of the progress bar.
+
+    Raises:
+        ValueError: Labels that no file may have (after all files were looked at), two scenes of
+            one name, or a folder that holds another data set.
+    """
+    shape = {key: getattr(info, key) for key in _SHAPING}
+    settings = _as_json({**shape, **(settings or {})})
+    made = _Maker(raw, settings, class_map)
+    _check_unique(jobs)
+    if not overwrite:
+        _check_same_data_set(output, info, jobs)
+    options = dict(settings)
+    if class_map is not None:
+        options["raw_labels"] = {str(raw): number for raw, number in class_map.numbers.items()}
+    info = replace(info, made_from={"options": options})
+    by_scene = {(job.split, job.name): job for job in jobs}
+
+    def keep(split: str, name: str, made_from: dict[str, Any]) -> bool:
+        return made.is_current(by_scene[split, name], made_from)
+
+    unknown: Counter[int] = Counter()
+    files: list[str] = []
+    with SceneWriter(output, info, overwrite, keep) as writer:
+        for job in track(jobs, what):
+            if writer.done(job.split, job.name):
+                continue
+            try:
+                points, labels, features, made_from = made.read(job)
+            except UnknownLabelsError as error:
+                unknown.update(error.counts)
+                files.append(str(job.sources[0] if job.sources else job.name))
+                continue
+            if not unknown:
+                writer.write(job.split, job.name, points, labels, features, made_from)
+        if unknown:
+            others = f" and {len(files) - 1} more files" if len(files) > 1 else ""
+            raise UnknownLabelsError(f"{files[0]}{others}", unknown)
+    _report(info, output, made.num_points)
+
+
+# Fields of the description that the arrays of a scene depend on.
+_SHAPING = ("feature_names", "feature_scales", "ignored_label", "cell_size", "scale")
+
+
+@dataclass
+class _Maker:
+    """Reads scenes and knows what they were made from."""
+
+    raw: Path | None
+    settings: dict[str, Any]
+    class_map: ClassMap | None
+
+    def __post_init__(self) -> None:
+        self.num_points: Counter[tuple[str, int]] = Counter()  # by split and class
+
+    def read(self, job: Job) -> tuple[Any, ...]:
+        """Points, class numbers, features, and what to record of their origin."""
+        made_from: dict[str, Any] = {"settings": self.settings}
+        made_from["sources"] = [source_record(path, self.raw) for path in job.sources]
+        points, labels, features = job.read()
+        if labels is not None and self.class_map is not None:
+            raw_labels = np.unique(labels).tolist()
+            labels = self.class_map(labels, job.sources[0] if job.sources else job.name)
+            made_from["classes"] = {str(raw): self.class_map.number(raw) for raw in raw_labels}
+        if labels is not None:
+            found, counts = np.unique(labels, return_counts=True)
+            made_from["points"] = dict(zip(map(str, found.tolist()), counts.tolist(), strict=True))
+        self._count(job, made_from)
+        return points, labels, features, made_from
+
+    def is_current(self, job: Job, made_from: Mapping[str, Any]) -> bool:
+        """Whether a finished scene is what :meth:`read` would give."""
+        records = made_from.get("sources")
+        current = (
+            made_from.get("settings") == self.settings
+            and isinstance(records, list)
+            and len(records) == len(job.sources)
+            and all(
+                is_unchanged(record, path, self.raw)
+                for record, path in zip(records, job.sources, strict=True)
+            )
+            and all(
+                self.class_map is None or self.class_map.number(int(raw)) == number
+                for raw, number in made_from.get("classes", {}).items()
+            )
+        )
+        if current:
+            self._count(job, made_from)
+        return current
+
+    def _count(self, job: Job, made_from: Mapping[str, Any]) -> None:
+        for number, count in made_from.get("points", {}).items():
+            self.num_points[job.split, int(number)] += count
+
+
+def _check_unique(jobs: Sequence[Job]) -> None:
+    taken: dict[tuple[str, str], Job] = {}
+    for job in jobs:
+        other = taken.setdefault((job.split, job.name.casefold()), job)
+        if other is not job:
+            both = " and ".join(str(j.sources[0] if j.sources else j.name) for j in (other, job))
+            raise ValueError(f"{both} would become one scene {job.name!r}; rename one of them")
+
+
+def _check_same_data_set(output: Path, info: DatasetInfo, jobs: Sequence[Job]) -> None:
+    """A folder of another data set is not replaced without a word."""
+    if not (output / "dataset.json").is_file():
+        return
+    before = open_dataset(output).info
+    scenes = {(split, name) for split, names in before.splits.items() for name in names}
+    if before.name != info.name or (scenes and not scenes & {(j.split, j.name) for j in jobs}):
+        raise ValueError(
+            f"{output}: holds another data set ({before.name!r} with the scenes "
+            f"{', '.join(name for _, name in sorted(scenes)[:3])}...); choose another --output, or "
+            "replace it with --overwrite"
+        )
+
+
+def _report(info: DatasetInfo, output: Path, num_points: Mapping[tuple[str, int], int]) -> None:
+    """Prints the points of every class, and what training will stumble over."""
+    prepared = open_dataset(output)
+    for split, scenes in prepared.info.splits.items():
+        counts = [num_points.get((split, number), 0) for number in range(info.num_classes)]
+        ignored = num_points.get((split, info.ignored_label), 0)
+        shown = ", ".join(f"{n} {c:,}" for n, c in zip(info.class_names, counts, strict=True))
+        print(f"{split}: {len(scenes)} scenes; points: {shown}; ignored {ignored:,}")
+        empty = [n for n, c in zip(info.class_names, counts, strict=True) if not c]
+        if split == "train" and empty:
+            warn(f"no point of {', '.join(empty)} in the split train: it cannot be learned")
+
+
+def source_record(path: Path, raw: Path | None = None) -> dict[str, Any]:
+    """What identifies the content of a file: path below ``raw``, size, times and a hash."""
+    state = os.stat(path)
+    # A file that was just written may change again within one tick of its clock.
+    settled = time.time_ns() - max(state.st_mtime_ns, state.st_ctime_ns) > 2_000_000_000
+    times = [state.st_mtime_ns, state.st_ctime_ns] if settled else []
+    name = _below(path, raw)
+    return {"path": name, "size": state.st_size, "times": times, "sha256": _hash(path)}
+
+
+def is_unchanged(record: object, path: Path, raw: Path | None = None) -> bool:
+    """Whether a file is still the one of a record; its hash decides when its times differ."""
+    if not isinstance(record, dict) or record.get("path") != _below(path, raw):
+        return False
+    state = os.stat(path)
+    if record.get("size") != state.st_size:
+        return False
+    if record.get("times") == [state.st_mtime_ns, state.st_ctime_ns]:
+        return True
+    return record.get("sha256") == _hash(path)
+
+
+def _below(path: Path, raw: Path | None) -> str:
+    return path.relative_to(raw).as_posix() if raw and path.is_relative_to(raw) else path.name
+
+
+def _hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _as_json(content: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(content))
 
 
 def track(items: Iterable[T], what: str) -> Iterable[T]:
@@ -102,9 +394,56 @@ def track(items: Iterable[T], what: str) -> Iterable[T]:
     return require("rich.progress", "io").track(items, what)
 
 
+def warn(message: str) -> None:
+    """Prints a warning of one line to stderr."""
+    print(f"warning: {_one_line(message)}", file=sys.stderr)
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line whose mistakes are one line; values such as ``-1,0`` need no equals sign."""
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """See the base class."""
+        joined: list[str] = []
+        for argument in sys.argv[1:] if args is None else args:
+            if joined and joined[-1].startswith("--") and re.fullmatch(r"-\d[^=]*,.*", argument):
+                joined[-1] += f"={argument}"
+            else:
+                joined.append(argument)
+        return super().parse_args(joined, namespace)
+
+    def error(self, message: str) -> Any:
+        """Raises ValueError, which :func:`run` prints."""
+        raise ValueError(f"{message} (see --help)")
+
+
 def run(main: Callable[[], None]) -> None:
     """Calls ``main``; errors that the user can mend end the program in one line."""
+    if threading.current_thread() is threading.main_thread():
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, _terminate)
     try:
         main()
-    except (ImportError, OSError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from None
+    except (ImportError, OSError, ValueError, RecursionError) as error:
+        raise SystemExit(_one_line(f"error: {error}")) from None
+    except MemoryError as error:
+        size = str(error) or "no size given"
+        raise SystemExit(_one_line(f"error: out of memory ({size}); use smaller files")) from None
+    except RuntimeError as error:
+        if not re.search("out of memory|can't allocate memory", str(error)):
+            raise
+        raise SystemExit(_one_line(f"error: out of memory ({error})")) from None
+    except KeyboardInterrupt:
+        print(
+            "interrupted: what was finished is kept, run the same command again to go on",
+            file=sys.stderr,
+        )
+        raise SystemExit(130) from None
+
+
+def _terminate(*arguments: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

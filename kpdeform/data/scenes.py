@@ -2,14 +2,14 @@
 
 .. code-block:: text
 
-    dataset.json                        names, colours, splits, licence; written last
+    dataset.json                        names, ids, colours, scales, splits, licence; written last
     scenes/<split>/<scene>/points.npy   (N, 3) float32, relative to the origin
                            features.npy (N, F) float32 or uint8
                            labels.npy   (N,) int16; absent where a scene has none
-                           scene.json   origin (float64) and number of points
+                           scene.json   origin (float64), number of points, what it was made from
 
 A scene appears under its name only when all its files are on the disk, and the data set has a
-``dataset.json`` only when all its scenes are there.
+``dataset.json`` only when all its scenes are there and belong together.
 """
 
 from __future__ import annotations
@@ -18,89 +18,25 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from colorsys import hsv_to_rgb
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
 
 from kpdeform import _checks
+from kpdeform._locks import lock
+from kpdeform.data import values
+from kpdeform.data.info import DatasetInfo
 
 _FINISHED = "dataset.json"
 _UNFINISHED = "preparing.json"
-
-
-@dataclass(frozen=True)
-class DatasetInfo:
-    """What ``dataset.json`` holds.
-
-    Attributes:
-        name: Short name of the data set.
-        class_names: Name of label 0, 1, ...
-        class_colors: One RGB triple (0 to 255) per class; empty for a default palette.
-        feature_names: Columns of ``features.npy``, such as ``("red", "green", "blue")``.
-        ignored_label: Label of points that are neither learned nor scored; not a class number.
-        cell_size: Grid step the points were thinned to before writing; 0.0 is full resolution.
-        licence: Licence of the data, for whoever passes them on.
-        source: Where the data come from.
-        splits: Names of the scenes of every split, filled in by :class:`SceneWriter`.
-
-    Raises:
-        ValueError: Names are missing or twice there, colours do not fit, or the ignored label is a
-            class.
-    """
-
-    name: str
-    class_names: tuple[str, ...]
-    class_colors: tuple[tuple[int, int, int], ...] = ()
-    feature_names: tuple[str, ...] = ()
-    ignored_label: int = -1
-    cell_size: float = 0.0
-    licence: str = ""
-    source: str = ""
-    splits: dict[str, tuple[str, ...]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        _set(self, "class_names", tuple(self.class_names))
-        _set(self, "feature_names", tuple(self.feature_names))
-        colors = self.class_colors or _palette(len(self.class_names))
-        _set(self, "class_colors", tuple(tuple(int(v) for v in color) for color in colors))
-        _set(self, "splits", {split: tuple(names) for split, names in self.splits.items()})
-        for name in ("class_names", "feature_names"):
-            if len(set(getattr(self, name))) < len(getattr(self, name)):
-                raise ValueError(f"DatasetInfo: {name} holds a name twice: {getattr(self, name)}")
-        if not self.class_names:
-            raise ValueError("DatasetInfo: class_names is empty; name at least one class")
-        if len(self.class_colors) != len(self.class_names):
-            raise ValueError(
-                f"DatasetInfo: {len(self.class_colors)} class_colors for "
-                f"{len(self.class_names)} class_names"
-            )
-        if 0 <= self.ignored_label < len(self.class_names):
-            raise ValueError(
-                f"DatasetInfo: ignored_label {self.ignored_label} is also the class "
-                f"{self.class_names[self.ignored_label]!r}; use -1 and number the classes from 0"
-            )
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes, the ignored label not counted."""
-        return len(self.class_names)
-
-
-def _set(info: DatasetInfo, name: str, value: object) -> None:
-    object.__setattr__(info, name, value)
-
-
-def _palette(num_colors: int) -> list[tuple[int, int, int]]:
-    """Colours far apart: hues by the golden angle, in two strengths."""
-    hues = [(i * 0.618034) % 1.0 for i in range(num_colors)]
-    colors = [hsv_to_rgb(hue, 0.75, 0.95 - 0.3 * (i % 2)) for i, hue in enumerate(hues)]
-    return [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b in colors]
+# Within this extent, float32 keeps coordinates relative to the origin to 1/1000 of their unit.
+LARGEST_EXTENT = 2.0**15
 
 
 @dataclass(frozen=True)
@@ -136,7 +72,8 @@ class Scene:
         """Makes a scene of world coordinates ``(N, 3)`` float64, with the origin split off.
 
         Raises:
-            ValueError: Shapes disagree or a coordinate is NaN or infinite.
+            ValueError: Shapes disagree, a number is NaN or infinite, or the points extend over more
+                than ``LARGEST_EXTENT``.
         """
         points = np.asarray(points)
         if points.ndim != 2 or points.shape[1] != 3:
@@ -157,8 +94,53 @@ class Scene:
             raise ValueError(
                 f"scene {name}: labels must be ({len(points)},), got {np.shape(labels)}"
             )
+        _check_features_finite(name, features)
+        _check_extent(name, points)
         local = (points - origin).astype(np.float32)
         return Scene(name, local, features, labels, origin)
+
+
+def _check_features_finite(name: str, features: np.ndarray) -> None:
+    finite = np.isfinite(features)
+    if not finite.all():
+        row, column = np.argwhere(~finite)[0]
+        raise ValueError(
+            f"scene {name}: features hold {np.count_nonzero(~finite)} NaN or infinite values, the "
+            f"first in row {row}, column {column}; drop these points or fill the values in"
+        )
+
+
+def far_points(points: np.ndarray) -> np.ndarray:
+    """Marks points ``(N, 3)`` so far from the others that float32 cannot hold both exactly enough.
+
+    Returns:
+        ``(N,)`` bool: further than half of ``LARGEST_EXTENT`` from the median on some axis; all
+        False where the points are within that extent.
+    """
+    if _extent(points) <= LARGEST_EXTENT:
+        return np.zeros(len(points), bool)
+    return (np.abs(points - np.median(points, axis=0)) > LARGEST_EXTENT / 2).any(axis=1)
+
+
+def _extent(points: np.ndarray) -> float:
+    return float(np.ptp(points, axis=0).max()) if len(points) else 0.0
+
+
+def _check_extent(name: str, points: np.ndarray) -> None:
+    if _extent(points) <= LARGEST_EXTENT:
+        return
+    far = far_points(points)
+    first = int(far.argmax())
+    cure = (
+        f"{int(far.sum())} of {len(points)} points lie far from the others, the first is row "
+        f"{first} {points[first].tolist()}: drop them"
+        if far.mean() <= 0.01
+        else "cut it into smaller clouds, or convert it to metres"
+    )
+    raise ValueError(
+        f"scene {name}: the points extend over {_extent(points):.6g}; beyond {LARGEST_EXTENT:g}, "
+        f"float32 would move some of them by more than 0.001; {cure}"
+    )
 
 
 @dataclass(frozen=True)
@@ -181,7 +163,20 @@ class SceneFolder:
             raise ValueError(
                 f"{self.root}: no split {split!r}, there are {sorted(self.info.splits)}"
             )
-        return _SceneFiles(self.root / "scenes" / split, self.info.splits[split])
+        num_features = len(self.info.feature_names)
+        return _SceneFiles(self.root / "scenes" / split, self.info.splits[split], num_features)
+
+    def unlabelled(self, split: str) -> list[str]:
+        """Names of the scenes of a split that have no labels; no scene is opened."""
+        folder = self.root / "scenes" / split
+        names = self.info.splits.get(split, ())
+        return [name for name in names if not (folder / name / "labels.npy").exists()]
+
+    def without(self, split: str, names: Sequence[str]) -> SceneFolder:
+        """The data set without some scenes of a split, and without the split when none is left."""
+        kept = tuple(name for name in self.info.splits[split] if name not in names)
+        splits = {**self.info.splits, split: kept}
+        return replace(self, info=replace(self.info, splits={s: n for s, n in splits.items() if n}))
 
 
 @dataclass(frozen=True)
@@ -190,12 +185,13 @@ class _SceneFiles(Sequence[Scene]):
 
     folder: Path
     names: Sequence[str]
+    num_features: int
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Scene:  # type: ignore[override]
-        return _read_scene(self.folder / self.names[index])
+        return _read_scene(self.folder / self.names[index], self.num_features)
 
 
 @dataclass(frozen=True)
@@ -241,15 +237,21 @@ class SceneWriter:
     """Writes a prepared data set, scene by scene, each of them all or nothing.
 
     Leaving the ``with`` block without an exception writes ``dataset.json``. After a crash, run the
-    same preparation again: scenes that are complete are skipped.
+    same preparation again: scenes that are complete are skipped. Scenes of earlier runs that this
+    one does not name are removed at the end. While it is open, a second writer is refused.
 
     Args:
         root: Folder of the data set, made if needed.
-        info: Description; ``splits`` is filled in from what was written.
+        info: Description; ``splits`` and the scenes of ``made_from`` are filled in from what was
+            written.
         overwrite: Throw away the scenes that are there instead of going on.
+        keep: ``keep(split, name, made_from)`` says whether a complete scene of an earlier run is
+            still what this run would write; if not, :meth:`write` replaces it. By default scenes
+            are kept, and a folder of finished scenes with another description is refused.
 
     Raises:
         ValueError: The folder was prepared with another description.
+        LockedError: Another writer is at work in the folder.
 
     Example:
         >>> import tempfile
@@ -261,16 +263,31 @@ class SceneWriter:
         9
     """
 
-    def __init__(self, root: str | Path, info: DatasetInfo, overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        info: DatasetInfo,
+        overwrite: bool = False,
+        keep: Callable[[str, str, dict[str, Any]], bool] | None = None,
+    ) -> None:
         self.root = Path(root)
         self.info = replace(info, splits={})
+        self._keep = keep
         self._named: dict[str, set[str]] = {}
-        with _clear_disk_errors(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
-            if overwrite:
-                self._discard()
-            self._check_same_info()
-            _write_json(self.root / _UNFINISHED, asdict(self.info))
+        self._made_from: dict[str, Any] = {}
+        self._stale: set[tuple[str, str]] = set()
+        with ExitStack() as stack:
+            with _clear_disk_errors(self.root):
+                self.root.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock(self.root / ".lock", f"the folder {self.root}"))
+            with _clear_disk_errors(self.root):
+                if overwrite:
+                    self._discard()
+                self._sweep()
+                if keep is None:
+                    self._check_same_info()
+                _write_json(self.root / _UNFINISHED, asdict(self.info))
+            self._lock = stack.pop_all()
 
     def __enter__(self) -> SceneWriter:
         return self
@@ -281,8 +298,9 @@ class SceneWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is None:
-            self.close()
+        with self._lock:
+            if error is None:
+                self.close()
 
     def done(self, split: str, name: str) -> bool:
         """Whether the scene is already complete, so that its raw files need not be read.
@@ -290,10 +308,20 @@ class SceneWriter:
         A complete scene that is asked for belongs to the data set, as one that is written does;
         scenes of earlier runs that this one does not name are left out of it.
         """
-        complete = self._folder(split, name).is_dir()
-        if complete:
-            self._named.setdefault(split, set()).add(name)
-        return complete
+        folder = self._folder(split, name)
+        if name in self._named.get(split, ()):
+            return True
+        if (split, name) in self._stale or not folder.is_dir():
+            return False
+        made_from = _read_made_from(folder)
+        if self._keep is not None and not self._keep(split, name, made_from):
+            self._stale.add((split, name))
+            # From here on the folder holds scenes that do not belong together.
+            (self.root / _FINISHED).unlink(missing_ok=True)
+            _flush_folder(self.root)
+            return False
+        self._name(split, name, made_from)
+        return True
 
     def write(
         self,
@@ -302,6 +330,7 @@ class SceneWriter:
         points: np.ndarray,
         labels: np.ndarray | None = None,
         features: np.ndarray | None = None,
+        made_from: Mapping[str, Any] | None = None,
     ) -> bool:
         """Writes one scene unless it is already there.
 
@@ -312,13 +341,15 @@ class SceneWriter:
             labels: ``(N,)`` integers: class numbers or the ignored label; None where unknown.
             features: ``(N, F)`` columns ``info.feature_names``: uint8 (read back as 0 to 1) or
                 float of order 1.
+            made_from: What it is made from, as JSON; goes into ``scene.json``, and its "sources"
+                into ``dataset.json`` as well.
 
         Returns:
             Whether it was written; False when it was complete before.
 
         Raises:
-            ValueError: Shapes disagree, a label is neither a class nor ignored, or a coordinate is
-                NaN or infinite.
+            ValueError: Shapes disagree, a label is neither a class nor ignored, a number is NaN or
+                infinite, or float32 cannot hold the extent; see :meth:`Scene.from_cloud`.
             OSError: The disk is full or not writable; nothing of the scene is left behind.
         """
         if self.done(split, name):
@@ -326,31 +357,57 @@ class SceneWriter:
         scene = Scene.from_cloud(points, features, labels, name)
         self._check_scene(scene)
         target = self._folder(split, name)
-        partial = target.with_name(f".{name}.partial")
+        partial, old = (target.with_name(f".{name}{end}") for end in _LEFTOVERS)
         with _clear_disk_errors(target):
-            shutil.rmtree(partial, ignore_errors=True)
+            check_free_space(self.root, _size_of(scene))
             try:
                 partial.mkdir(parents=True)
-                _write_scene(partial, scene)
+                _write_scene(partial, scene, dict(made_from or {}))
+                if target.is_dir():  # stale
+                    target.rename(old)
                 partial.rename(target)
+                _flush_folder(target.parent)
             except BaseException:
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
-        return self.done(split, name)
+            shutil.rmtree(old, ignore_errors=True)
+        self._name(split, name, dict(made_from or {}))
+        return True
 
     def close(self) -> None:
         """Writes ``dataset.json``, which makes the data set readable."""
         splits = {split: tuple(sorted(names)) for split, names in sorted(self._named.items())}
-        info = replace(self.info, splits=splits)
-        with _clear_disk_errors(self.root):
+        made_from = dict(self.info.made_from)
+        if self._made_from:
+            made_from["scenes"] = dict(sorted(self._made_from.items()))
+        info = replace(self.info, splits=splits, made_from=made_from)
+        with self._lock, _clear_disk_errors(self.root):
             _write_json(self.root / _FINISHED, asdict(info))
             (self.root / _UNFINISHED).unlink(missing_ok=True)
+            for folder in self._scene_folders():
+                if folder.name not in splits.get(folder.parent.name, ()):
+                    shutil.rmtree(folder)
+                    with suppress(OSError):  # other scenes are in the split
+                        folder.parent.rmdir()
+
+    def _name(self, split: str, name: str, made_from: dict[str, Any]) -> None:
+        self._named.setdefault(split, set()).add(name)
+        if "sources" in made_from:
+            self._made_from[f"{split}/{name}"] = made_from["sources"]
 
     def _folder(self, split: str, name: str) -> Path:
-        for word, text in (("split", split), ("scene", name)):
-            if not text or text.startswith(".") or Path(text).name != text or "\\" in text:
-                raise ValueError(f"SceneWriter: {word} {text!r} cannot be the name of a folder")
+        values.folder_name("SceneWriter: split", split)
+        values.folder_name("SceneWriter: scene", name)
         return self.root / "scenes" / split / name
+
+    def _scene_folders(self) -> list[Path]:
+        return sorted(path.parent for path in self.root.glob("scenes/[!.]*/[!.]*/scene.json"))
+
+    def _sweep(self) -> None:
+        """Removes what a killed writer has left."""
+        for ending in _LEFTOVERS:
+            for folder in self.root.glob(f"scenes/*/.*{ending}"):
+                shutil.rmtree(folder)
 
     def _discard(self) -> None:
         for name in (_FINISHED, _UNFINISHED):
@@ -358,11 +415,17 @@ class SceneWriter:
         shutil.rmtree(self.root / "scenes", ignore_errors=True)
 
     def _check_same_info(self) -> None:
+        if not self._scene_folders():
+            return
         for path in (self.root / _FINISHED, self.root / _UNFINISHED):
-            if path.is_file() and replace(_read_info(path), splits={}) != self.info:
+            if not path.is_file():
+                continue
+            before = replace(_read_info(path), splits={}, made_from=self.info.made_from)
+            other = [k for k, v in asdict(self.info).items() if asdict(before)[k] != v]
+            if other:
                 raise ValueError(
-                    f"{self.root} was prepared with other settings (see {path.name}); "
-                    "choose another folder or overwrite it"
+                    f"{self.root} was prepared with other settings: {', '.join(other)} (see "
+                    f"{path.name}); choose another folder or overwrite it"
                 )
 
     def _check_scene(self, scene: Scene) -> None:
@@ -385,35 +448,85 @@ class SceneWriter:
                 )
 
 
-def _write_scene(folder: Path, scene: Scene) -> None:
+# Endings of hidden folders beside a scene: a new one not yet complete, an old one being replaced.
+_LEFTOVERS = (".partial", ".replaced")
+
+
+def _arrays_of(scene: Scene) -> dict[str, np.ndarray]:
     arrays = {"points": scene.points, "features": scene.features}
     if scene.labels is not None:
         arrays["labels"] = np.asarray(scene.labels).astype(np.int16)
-    for name, array in arrays.items():
+    return arrays
+
+
+def _size_of(scene: Scene) -> int:
+    """Bytes that a scene takes on the disk, about."""
+    return sum(array.nbytes for array in _arrays_of(scene).values()) + 2**16
+
+
+def check_free_space(path: Path, needed: int) -> None:
+    """Refuses to begin what the disk cannot hold.
+
+    Args:
+        path: What is to be written; need not be there yet.
+        needed: Bytes.
+
+    Raises:
+        OSError: There is less room; its number is ENOSPC.
+    """
+    existing = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC,
+            f"{path} needs about {needed / 1e6:,.0f} MB, but {free / 1e6:,.0f} MB are free",
+        )
+
+
+def _write_scene(folder: Path, scene: Scene, made_from: dict[str, Any]) -> None:
+    for name, array in _arrays_of(scene).items():
         with open(folder / f"{name}.npy", "wb") as file:
             np.save(file, np.ascontiguousarray(array))
             file.flush()
             os.fsync(file.fileno())
-    _write_json(
-        folder / "scene.json", {"origin": scene.origin.tolist(), "num_points": scene.num_points}
-    )
+    content = {"origin": scene.origin.tolist(), "num_points": scene.num_points}
+    _write_json(folder / "scene.json", content | {"made_from": made_from})
 
 
-def _read_scene(folder: Path) -> Scene:
+def _read_made_from(folder: Path) -> dict[str, Any]:
+    """What a scene was made from; empty where that is not known."""
+    try:
+        made_from = json.loads((folder / "scene.json").read_text(encoding="utf-8"))["made_from"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return made_from if isinstance(made_from, dict) else {}
+
+
+def _read_scene(folder: Path, num_features: int) -> Scene:
     try:
         meta = json.loads((folder / "scene.json").read_text(encoding="utf-8"))
         points, features = (_map_array(folder / f"{name}.npy") for name in ("points", "features"))
         has_labels = (folder / "labels.npy").exists()
         labels = _map_array(folder / "labels.npy") if has_labels else None
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{folder}: damaged ({error}); {_CURE}") from error
-    scene = Scene(folder.name, points, features, labels, np.asarray(meta["origin"], np.float64))
-    rows = [len(array) for array in (points, features, labels) if array is not None]
-    if set(rows) != {meta["num_points"]}:
-        raise ValueError(
-            f"{folder}: arrays of {rows} rows for {meta['num_points']} points; {_CURE}"
-        )
-    return scene
+        num_points, origin = meta["num_points"], np.asarray(meta["origin"], np.float64)
+        if origin.shape != (3,) or not np.isfinite(origin).all():
+            raise ValueError(f"scene.json: origin must be 3 numbers, got {meta['origin']}")
+    except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder}: damaged ({error!r}); {_CURE}") from error
+    rows = [len(a) if a.ndim else 0 for a in (points, features, labels) if a is not None]
+    if set(rows) != {num_points}:
+        raise ValueError(f"{folder}: arrays of {rows} rows for {num_points} points; {_CURE}")
+    for name, array, shape, kinds in (
+        ("points", points, (num_points, 3), ("float32",)),
+        ("features", features, (num_points, num_features), ("float32", "uint8")),
+        ("labels", labels, (num_points,), ("int16", "uint8")),
+    ):
+        if array is not None and (array.shape != shape or array.dtype.name not in kinds):
+            raise ValueError(
+                f"{folder}: {name}.npy must be {shape} {' or '.join(kinds)}, got {array.shape} "
+                f"{array.dtype.name}; {_CURE}"
+            )
+    return Scene(folder.name, points, features, labels, origin)
 
 
 _CURE = "delete this folder and the data set's dataset.json, then run its prepare.py again"
@@ -426,7 +539,7 @@ def _map_array(path: Path) -> np.ndarray:
 def _read_info(path: Path) -> DatasetInfo:
     try:
         return DatasetInfo(**json.loads(path.read_text(encoding="utf-8")))
-    except (TypeError, ValueError) as error:
+    except (OSError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a data set description ({error})") from error
 
 
@@ -437,10 +550,25 @@ def _write_json(path: Path, content: dict[str, object]) -> None:
             json.dump(content, file, indent=1, ensure_ascii=False)
             file.flush()
             os.fsync(file.fileno())
-        partial.rename(path)
+        partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+    _flush_folder(path.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Brings the names in a folder to the disk: without it, a rename may be lost by a crash."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:  # file systems that know no such thing
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

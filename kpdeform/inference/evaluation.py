@@ -93,7 +93,8 @@ def write_scores(folder: Path, confusion: Tensor, class_names: Sequence[str]) ->
 def write_prediction(path: Path, scene: Scene, labels: np.ndarray, predictor: Predictor) -> None:
     """Writes a labelled scene as PLY (with colours) or LAZ, chosen by the suffix.
 
-    The classification is the model's ``class_ids``; true labels go into a field ``label``.
+    The classification is the model's ``class_ids``; true labels go into a field ``label``, as the
+    same ids, with -1 for what is ignored.
 
     Args:
         path: ``.ply`` or ``.laz``; its folder is made if needed.
@@ -104,12 +105,16 @@ def write_prediction(path: Path, scene: Scene, labels: np.ndarray, predictor: Pr
     Raises:
         ValueError: A class id is not in 0 to 255.
     """
-    check_class_ids(np.asarray(predictor.class_ids), 255)
+    ids = np.asarray(predictor.class_ids)
+    check_class_ids(ids, 255)
     path.parent.mkdir(parents=True, exist_ok=True)
     points = scene.points + scene.origin
-    classification = np.asarray(predictor.class_ids)[labels]
+    classification = ids[labels]
     colors = np.asarray(predictor.class_colors, np.uint8)[labels]
-    truth = None if scene.labels is None else np.asarray(scene.labels, np.int32)
+    truth = None
+    if scene.labels is not None:
+        known = (scene.labels >= 0) & (scene.labels < len(ids))
+        truth = np.where(known, ids[np.where(known, scene.labels, 0)], -1).astype(np.int32)
     write = _write_ply if path.suffix == ".ply" else _write_laz
     with replacing(path) as partial:
         write(partial, points, classification, colors, truth)
@@ -143,7 +148,7 @@ def _write_laz(
 ) -> None:
     laspy = require("laspy", "io")
     header = laspy.LasHeader(point_format=7, version="1.4")
-    header.offsets, header.scales = np.floor(points.min(0)), np.full(3, 1e-4)
+    header.offsets, header.scales = np.floor(points.min(0)), _las_scales(points)
     if truth is not None:
         header.add_extra_dim(laspy.ExtraBytesParams("label", np.int32))
     las = laspy.LasData(header)
@@ -153,6 +158,12 @@ def _write_laz(
     if truth is not None:
         las.label = truth
     las.write(path)
+
+
+def _las_scales(points: np.ndarray) -> np.ndarray:
+    """Steps of 0.1 mm, or of the next power of ten with which LAS's int32 spans the cloud."""
+    extent = points.max(0) - np.floor(points.min(0))
+    return np.maximum(1e-4, 10.0 ** np.ceil(np.log10(np.maximum(extent, 1e-9) / 2**31)))
 
 
 def _plot(path: Path, confusion: Tensor, class_names: Sequence[str]) -> None:

@@ -35,6 +35,7 @@ class Predictor:
         class_ids: Number written to files for each class.
         feature_scales: What values of a file are divided by to become features, by name.
         tiles: Tiles that suit the crops of the training.
+        scale: What coordinates of a file are multiplied with to be in the model's unit.
     """
 
     model: nn.Module
@@ -45,6 +46,7 @@ class Predictor:
     class_ids: Sequence[int]
     feature_scales: Mapping[str, float] = field(default_factory=dict)
     tiles: Tiles = field(default_factory=lambda: Tiles(math.inf))
+    scale: float = 1.0
 
     @staticmethod
     def load(path: str | Path, device: torch.device | str = "auto") -> Predictor:
@@ -94,6 +96,7 @@ class Predictor:
             class_ids=tuple(record["class_ids"]),
             feature_scales=record["feature_scales"],
             tiles=Tiles(**record["tiles"]),
+            scale=record.get("scale", 1.0),
         )
 
     @property

@@ -66,7 +66,7 @@ def segment_file(
 
     def chunks() -> Iterator[Chunk]:
         for points, features in file.chunks(names):
-            yield points, scaled(features, names, predictor.feature_scales)
+            yield points * predictor.scale, scaled(features, names, predictor.feature_scales)
 
     try:
         cloud = SortedCloud.write(work, chunks, tiles)
@@ -89,6 +89,7 @@ def _job(predictor: Predictor, source: Path, votes: int, tiles: Tiles) -> str:
         "pyramid": asdict(predictor.spec),
         "features": list(predictor.features),
         "feature_scales": dict(predictor.feature_scales),
+        "scale": predictor.scale,
         "votes": votes,
         "tiles": asdict(tiles),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,7 +15,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from kpdeform._optional import require
-from kpdeform.data import PointBatch, PyramidSpec, SceneDataset, neighbor_limits, open_dataset
+from kpdeform.data import (
+    PointBatch,
+    PyramidSpec,
+    SceneDataset,
+    SceneFolder,
+    neighbor_limits,
+    open_dataset,
+)
 from kpdeform.data.transforms import Compose, Transform
 from kpdeform.inference.tiling import Tiles
 from kpdeform.train.loading import PlannedBatches, PyramidBatches, ResumableLoader
@@ -43,16 +51,24 @@ class _DataModule(lightning.LightningDataModule):
         num_workers: int,
     ) -> None:
         super().__init__()
-        self.folder = open_dataset(root)
+        self.folder = _labelled(open_dataset(root), train_split, val_split)
         self.cell_size = cell_size
         self.features = tuple(features)
-        self.class_ids = list(class_ids or range(self.folder.info.num_classes))
-        if len(self.class_ids) != self.folder.info.num_classes:
+        info = self.folder.info
+        self.class_ids = list(class_ids or info.class_ids)
+        if len(self.class_ids) != info.num_classes:
             raise ValueError(
-                f"class_ids must hold one number per class of {self.folder.info.class_names}, "
+                f"class_ids must hold one number per class of {info.class_names}, "
                 f"got {self.class_ids}"
             )
-        self.feature_scales = feature_scales or {}
+        for name, scale in (feature_scales or {}).items():
+            if info.feature_scales.get(name, scale) != scale:
+                raise ValueError(
+                    f"feature_scales: {name} was divided by {info.feature_scales[name]:g} when "
+                    f"{root} was prepared, got {scale:g}; remove it, or prepare the data again "
+                    f"with {name}/{scale:g}"
+                )
+        self.feature_scales = {**info.feature_scales, **(feature_scales or {})}
         self.train_split = train_split
         self.val_split = val_split
         self.neighbor_quantile = neighbor_quantile
@@ -135,6 +151,8 @@ class _DataModule(lightning.LightningDataModule):
             "class_colors": [list(color) for color in info.class_colors],
             "class_ids": self.class_ids,
             "feature_scales": self.feature_scales,
+            "scale": info.scale,
+            "unit": info.unit,
             "max_neighbors": self._max_neighbors and list(self._max_neighbors),
             "tiles": asdict(self.tiles()),
         }
@@ -149,6 +167,33 @@ class _DataModule(lightning.LightningDataModule):
         limits = state_dict["max_neighbors"]
         self._max_neighbors = None if limits is None else tuple(limits)
         self._position = state_dict["position"]
+
+
+def _labelled(folder: SceneFolder, train_split: str, val_split: str) -> SceneFolder:
+    """The data set without validation scenes that have no labels.
+
+    Raises:
+        ValueError: There is no split to learn from, or one of its scenes has no labels.
+    """
+    info = folder.info
+    if not info.splits.get(train_split):
+        raise ValueError(
+            f"{folder.root}: no scenes in the split {train_split!r}, there are {list(info.splits)}"
+        )
+    if missing := folder.unlabelled(train_split):
+        raise ValueError(
+            f"{folder.root}: {len(missing)} of {len(info.splits[train_split])} scenes of the split "
+            f"{train_split!r} have no labels: {', '.join(missing[:5])}; prepare them with labels, "
+            "or as the split test"
+        )
+    if missing := folder.unlabelled(val_split):
+        warnings.warn(
+            f"{folder.root}: {len(missing)} of {len(info.splits[val_split])} scenes of the split "
+            f"{val_split!r} have no labels and are left out: {', '.join(missing[:5])}",
+            stacklevel=3,
+        )
+        return folder.without(val_split, missing)
+    return folder
 
 
 class SceneDataModule(_DataModule):
@@ -166,9 +211,10 @@ class SceneDataModule(_DataModule):
         transforms: Random changes of the training crops, in this order.
         train_split: Split to learn from.
         val_split: Split to validate on; skipped where the data set has none.
-        class_ids: Number that files get for each class, such as LAS codes; default its index.
-        feature_scales: Numbers that values of a raw file are divided by to become the features of
-            the data set, when a trained model reads one; colours are 0 to 1 without it.
+        class_ids: Number that files get for each class, such as its LAS code, instead of the ids
+            that the data set has.
+        feature_scales: What values of a raw file are divided by to become features, for data sets
+            that do not say it themselves; must agree with those that do.
         neighbor_quantile: Share of the points that keep all their neighbours on every level.
         num_workers: Processes that build batches; 0 builds them in the training process.
         seed: Seed of the crops and transforms.

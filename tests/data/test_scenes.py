@@ -223,3 +223,120 @@ def test_another_split_of_the_same_scenes_does_not_leak(tmp_path):
                     writer.write(split, name, *make_cloud())
     found = open_dataset(tmp_path).info.splits
     assert found == {"train": ("a", "c"), "val": ("b",)}
+
+
+SPOILT_INFO = {
+    "text for a list": {"class_names": "ground"},
+    "number in a list": {"class_names": ["ground", [1]]},
+    "line break in a name": {"class_names": ["ground", "a\nb"]},
+    "colour": {"class_colors": [[0, 0, 0], [0, 0, 256]]},
+    "colours": {"class_colors": 3},
+    "ids": {"class_ids": [1]},
+    "one id twice": {"class_ids": [1, 1]},
+    "id no number": {"class_ids": ["1", "2"]},
+    "scales": {"feature_scales": [1]},
+    "scale of nothing": {"feature_scales": {"depth": 2}},
+    "scale 0": {"feature_scales": {"red": 0}},
+    "scale NaN": {"scale": float("nan")},
+    "cell": {"cell_size": -1},
+    "ignored": {"ignored_label": "none"},
+    "unit": {"unit": ["m"]},
+    "splits": {"splits": ["train"]},
+    "scenes": {"splits": {"train": "ab"}},
+    "scene a path": {"splits": {"train": ["../../../etc"]}},
+    "split a path": {"splits": {"/": ["a"]}},
+    "scene with NUL": {"splits": {"train": ["a\0"]}},
+    "long scene": {"splits": {"train": [300 * "a"]}},
+    "made_from": {"made_from": 3},
+    "unknown": {"colour": 1},
+}
+
+
+@pytest.mark.parametrize("case", SPOILT_INFO)
+def test_every_field_of_a_description_is_checked(tmp_path, case):
+    with SceneWriter(tmp_path, INFO) as writer:
+        writer.write("train", "a", *make_cloud())
+    path = tmp_path / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | SPOILT_INFO[case]))
+    with pytest.raises(ValueError, match="not a data set description") as caught:
+        open_dataset(tmp_path)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600 + len(str(path))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"origin": [0, 0]}, "origin must be 3 numbers"),
+        ({"origin": "here"}, "damaged"),
+        ({"origin": [0, 0, float("inf")]}, "origin must be 3 numbers"),
+        ({"num_points": "50"}, "50 points"),
+        ({"num_points": 49}, "49 points"),
+    ],
+)
+def test_every_field_of_a_scene_is_checked(tmp_path, change, words):
+    with SceneWriter(tmp_path, INFO) as writer:
+        writer.write("train", "a", *make_cloud())
+    path = tmp_path / "scenes" / "train" / "a" / "scene.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=words):
+        open_dataset(tmp_path).scenes("train")[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("points", np.zeros((50, 2), np.float32)),
+        ("points", np.zeros((50, 3), np.float64)),
+        ("points", np.zeros(50, np.float32)),
+        ("features", np.zeros((50, 3), np.float32)),
+        ("features", np.zeros((50, 2), np.int64)),
+        ("labels", np.zeros((50, 1), np.int16)),
+        ("labels", np.zeros(50, np.float32)),
+    ],
+)
+def test_every_array_of_a_scene_is_checked(tmp_path, name, array):
+    with SceneWriter(tmp_path, INFO) as writer:
+        writer.write("train", "a", *make_cloud())
+    np.save(tmp_path / "scenes" / "train" / "a" / f"{name}.npy", array)
+    with pytest.raises(ValueError, match=rf"{name}\.npy must be .*prepare\.py again"):
+        open_dataset(tmp_path).scenes("train")[0]
+
+
+def test_features_that_are_nan_are_refused(tmp_path):
+    points, labels, features = make_cloud()
+    features[[3, 7], 1] = np.nan
+    with (
+        pytest.raises(ValueError, match=r"scene a: features hold 2 NaN .* row 3, column 1"),
+        SceneWriter(tmp_path, INFO) as writer,
+    ):
+        writer.write("train", "a", points, labels, features)
+
+
+@pytest.mark.parametrize("extent", [2.0**15, 1e3])
+def test_float32_keeps_a_thousandth_within_the_largest_extent(extent):
+    points = np.random.default_rng(0).uniform(0, extent, (10_000, 3)) + 5e6
+    scene = Scene.from_cloud(points)
+    assert np.abs(scene.points + scene.origin - points).max() < 1e-3
+
+
+def test_an_extent_beyond_float32_is_refused():
+    points = np.zeros((200, 3))
+    points[7] = 5e5, 5e6, 0
+    with pytest.raises(ValueError, match=r"1 of 200 points lie far .* row 7 \[500000"):
+        Scene.from_cloud(points)
+    with pytest.raises(ValueError, match="cut it into smaller clouds"):
+        Scene.from_cloud(np.linspace(0, 1e5, 600).reshape(200, 3))
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path):
+    for name in (".a.partial", ".b.replaced"):
+        (tmp_path / "scenes" / "train" / name).mkdir(parents=True)
+    with SceneWriter(tmp_path, INFO) as writer:
+        writer.write("train", "a", *make_cloud())
+    assert [p.name for p in (tmp_path / "scenes" / "train").iterdir()] == ["a"]
+
+
+def test_a_second_writer_is_refused(tmp_path):
+    with SceneWriter(tmp_path, INFO), pytest.raises(OSError, match="is in use by process"):
+        SceneWriter(tmp_path, INFO)
+    assert files_under(tmp_path) == ["dataset.json"]

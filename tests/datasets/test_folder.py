@@ -83,13 +83,13 @@ def test_mixed_features_become_floats_of_order_one(folder, tmp_path):
             "height": np.array([0.5, 1.5]),
         },
     )
-    columns = folder.columns("x", cloud, ["red", "height"])
+    columns = folder.columns("x", cloud, {"red": 1, "height": 1})
     assert columns.dtype == np.float32
     assert columns.tolist() == [[0, 0.5], [1, 1.5]]
-    columns = folder.columns("x", cloud, ["red", "number_of_returns"])  # both stored as bytes
+    columns = folder.columns("x", cloud, {"red": 1, "number_of_returns": 1})  # both stored as bytes
     assert columns.tolist() == [[0, 1], [1, 2]]
     with pytest.raises(ValueError, match=r"has no \['green'\]; it has \['height'"):
-        folder.columns("x", cloud, ["green"])
+        folder.columns("x", cloud, {"green": 1})
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_wrong_layout_and_wrong_configuration(folder, tmp_path):
         folder.main([str(tmp_path), "--class", "a=1"])
     config = tmp_path / "c.yaml"
     config.write_text("clases: {a: 1}")
-    with pytest.raises(ValueError, match=r"unknown keys \['clases'\]"):
+    with pytest.raises(ValueError, match=r"unknown name 'clases'; did you mean 'classes'"):
         folder.main([str(tmp_path), "--config", str(config)])
     config.write_text("[1, 2")
     with pytest.raises(ValueError, match="not valid YAML"):

@@ -89,8 +89,10 @@ def test_the_two_orders_differ_where_they_are_known_to(s3dis, raw, tmp_path):
     assert found["kpconv"][7:11] == ("chair", "table", "bookcase", "sofa")
     assert found["pointnet"][7:11] == ("table", "chair", "sofa", "bookcase")
     assert sorted(found["kpconv"]) == sorted(found["pointnet"])
-    with pytest.raises(ValueError, match="other settings"):
-        s3dis.main([str(raw), "--order", "pointnet", "--output", str(tmp_path / "kpconv")])
+    s3dis.main([str(raw), "--order", "pointnet", "--output", str(tmp_path / "kpconv")])
+    data = open_dataset(tmp_path / "kpconv")  # made again: no scene keeps the other order
+    assert data.info.class_names == found["pointnet"]
+    assert np.array_equal(data.scenes("val")[0].labels, labels)
 
 
 def test_areas_and_another_fold(s3dis, raw, tmp_path):

@@ -129,20 +129,20 @@ def test_missing_files_are_named(kitti, raw):
         prepare(kitti, raw)
 
 
-def test_predictions_go_back_to_raw_ids(recipe, raw, tmp_path):
+def test_predictions_become_label_files(recipe, raw, tmp_path):
     submit = recipe("semantickitti", "submit")
     predicted = tmp_path / "predicted"
     predicted.mkdir()
-    classes = np.resize([0, 1], 120)  # of a scene of three scans: the first 40 count
+    ids = np.resize([10, 40], 120)  # of a scene of three scans: the first 40 count
     np.savetxt(
         predicted / "02_000002.txt",
-        np.c_[np.zeros((120, 3)), classes],
+        np.c_[np.zeros((120, 3)), ids],
         header="x y z classification",
     )
     from plyfile import PlyData, PlyElement
 
     vertices = np.zeros(120, [("x", "f4"), ("y", "f4"), ("z", "f4"), ("classification", "u1")])
-    vertices["classification"] = classes
+    vertices["classification"] = ids
     PlyData([PlyElement.describe(vertices, "vertex")]).write(predicted / "02_000002.ply")
     options = ["--output", str(tmp_path / "sub"), "--config", str(tmp_path / "map.yaml")]
     submit.main([str(raw), str(predicted), *options])

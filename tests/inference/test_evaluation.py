@@ -6,12 +6,27 @@ from kpdeform.inference import Predictor, write_prediction
 from tests.toy import TINY
 
 
-@pytest.mark.parametrize("suffix", [".ply", ".laz"])
-def test_class_ids_that_do_not_fit_are_refused(tmp_path, suffix):
+def predictor_with(ids) -> Predictor:
     model = TINY.complete(in_channels=1, num_classes=2, cell_size=0.5).build()
     colors = [(0, 0, 0)] * 2
-    predictor = Predictor(model, model.pyramid_spec, ("ones",), ("a", "b"), colors, (1, 256))
+    return Predictor(model, model.pyramid_spec, ("ones",), ("a", "b"), colors, ids)
+
+
+@pytest.mark.parametrize("suffix", [".ply", ".laz"])
+def test_class_ids_that_do_not_fit_are_refused(tmp_path, suffix):
+    predictor = predictor_with((1, 256))
     scene = Scene.from_cloud(np.zeros((2, 3)))
     with pytest.raises(ValueError, match=r"classes 0 to 255, but class_ids are \[1, 256\]"):
         write_prediction(tmp_path / f"a{suffix}", scene, np.array([0, 1]), predictor)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_stray_point_far_away_does_not_overflow_las(tmp_path):
+    laspy = pytest.importorskip("laspy")
+    points = np.array([[0, 0, 0], [5e5, 5.4e6, 100], [5e5, 5.4e6, 101]], np.float32)
+    scene = Scene("a", points, np.zeros((3, 0)), np.array([0, 1, -1], np.int16), np.zeros(3))
+    write_prediction(tmp_path / "a.laz", scene, np.array([0, 1, 1]), predictor_with([2, 6]))
+    las = laspy.read(tmp_path / "a.laz")
+    np.testing.assert_allclose(np.asarray(las.xyz), points, atol=0.01)
+    assert np.asarray(las.classification).tolist() == [2, 6, 6]
+    assert np.asarray(las.label).tolist() == [2, 6, -1]

@@ -48,6 +48,25 @@ def test_every_point_gets_a_class_id_and_nothing_else_changes(source, tmp_path, 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.laz", "out.laz"]
 
 
+def test_a_file_in_another_unit_is_scaled_as_the_training_data_was(tmp_path, predictor):
+    points, _, features = toy_scene(0)
+    labels = {}
+    for unit in (1, 8):  # a power of 2, so that the numbers are the same after scaling
+        header = laspy.LasHeader(point_format=6, version="1.4")
+        header.scales, header.offsets = np.full(3, unit * 0.001), unit * np.floor(points.min(0))
+        las = laspy.LasData(header)
+        las.X, las.Y, las.Z = np.rint((points - np.floor(points.min(0))) / 0.001).T.astype(int)
+        las.intensity = (65535 * features[:, 0]).astype(np.uint16)
+        las.write(tmp_path / "in.laz")
+        scaled = replace(predictor, scale=1 / unit)
+        segment_file(scaled, tmp_path / "in.laz", tmp_path / "out.laz")
+        out = laspy.read(tmp_path / "out.laz")
+        labels[unit] = np.array(out.classification)
+        assert float(np.ptp(out.x)) == pytest.approx(unit * np.ptp(points[:, 0]), abs=0.02)
+    assert len(np.unique(labels[1])) == 2
+    np.testing.assert_array_equal(labels[8], labels[1])
+
+
 def test_class_ids_can_be_chosen(source, tmp_path, predictor):
     segment_file(predictor, source, tmp_path / "out.laz", class_ids=[17, 200])
     assert set(laspy.read(tmp_path / "out.laz").classification) <= {17, 200}

@@ -1,0 +1,114 @@
+"""The description of a prepared data set, which is its ``dataset.json``."""
+
+from __future__ import annotations
+
+from colorsys import hsv_to_rgb
+from dataclasses import dataclass, field
+from typing import Any
+
+from kpdeform.data import values
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What ``dataset.json`` holds.
+
+    Attributes:
+        name: Short name of the data set.
+        class_names: Name of label 0, 1, ...
+        class_colors: One RGB triple (0 to 255) per class; empty for a default palette.
+        feature_names: Columns of ``features.npy``, such as ``("red", "green", "blue")``.
+        ignored_label: Label of points that are neither learned nor scored; not a class number.
+        cell_size: Grid step the points were thinned to before writing; 0.0 is full resolution.
+        licence: Licence of the data, for whoever passes them on.
+        source: Where the data come from.
+        splits: Names of the scenes of every split, filled in by :class:`kpdeform.data.SceneWriter`.
+        class_ids: Number that files have for each class, such as its LAS code; its index if empty.
+        feature_scales: What values of a file were divided by to become features, by name.
+        unit: Unit of the points.
+        scale: What coordinates of a file were multiplied with to become points.
+        made_from: Options of the preparation and, under "scenes", what each scene was made from;
+            filled in by :class:`kpdeform.data.SceneWriter`.
+
+    Raises:
+        ValueError: A field has the wrong type or an impossible value, names are missing or twice
+            there, colours or ids do not fit, or the ignored label is a class.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    class_colors: tuple[tuple[int, int, int], ...] = ()
+    feature_names: tuple[str, ...] = ()
+    ignored_label: int = -1
+    cell_size: float = 0.0
+    licence: str = ""
+    source: str = ""
+    splits: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    class_ids: tuple[int, ...] = ()
+    feature_scales: dict[str, float] = field(default_factory=dict)
+    unit: str = "metre"
+    scale: float = 1.0
+    made_from: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        where = "DatasetInfo: "
+
+        def put(name: str, value: object) -> None:
+            object.__setattr__(self, name, value)
+
+        for name in ("name", "licence", "source", "unit"):
+            put(name, values.text(where + name, getattr(self, name), empty=True))
+        for name in ("class_names", "feature_names"):
+            listed = values.sequence(where + name, getattr(self, name))
+            put(name, values.names(where + name, listed))
+        if not self.class_names:
+            raise ValueError("DatasetInfo: class_names is empty; name at least one class")
+        num_classes = len(self.class_names)
+        colors = values.sequence(where + "class_colors", self.class_colors)
+        colors = values.each(values.color, where + "class_colors", colors)
+        put("class_colors", colors or _palette(num_classes))
+        ids = values.sequence(where + "class_ids", self.class_ids)
+        ids = values.each(values.whole, where + "class_ids", ids)
+        put("class_ids", ids or tuple(range(num_classes)))
+        for name in ("class_colors", "class_ids"):
+            if len(getattr(self, name)) != num_classes:
+                raise ValueError(
+                    f"DatasetInfo: {len(getattr(self, name))} {name} for {num_classes} class_names"
+                )
+        if len(set(self.class_ids)) < num_classes:
+            raise ValueError(f"DatasetInfo: class_ids holds a number twice: {self.class_ids}")
+        if not values.number(where + "cell_size", self.cell_size) >= 0:
+            raise values.refuse(where + "cell_size", "0 or more", self.cell_size)
+        values.positive(where + "scale", self.scale)
+        scales = values.mapping(where + "feature_scales", self.feature_scales, "{intensity: 2000}")
+        values.known(where + "feature_scales", scales, self.feature_names)
+        put("feature_scales", {k: values.positive(where + k, v) for k, v in scales.items()})
+        put("splits", _check_splits(where + "splits", self.splits))
+        values.mapping(where + "made_from", self.made_from, "{options: ...}")
+        values.whole(where + "ignored_label", self.ignored_label)
+        if 0 <= self.ignored_label < num_classes:
+            raise ValueError(
+                f"DatasetInfo: ignored_label {self.ignored_label} is also the class "
+                f"{self.class_names[self.ignored_label]!r}; use -1 and number the classes from 0"
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, the ignored label not counted."""
+        return len(self.class_names)
+
+
+def _check_splits(where: str, splits: object) -> dict[str, tuple[str, ...]]:
+    checked = {}
+    for split, scenes in values.mapping(where, splits, "{train: [a, b]}").items():
+        values.folder_name(where, split)
+        listed = values.sequence(f"{where}: {split}", scenes)
+        checked[split] = values.each(values.folder_name, f"{where}: {split}", listed)
+    return checked
+
+
+def _palette(num_colors: int) -> tuple[tuple[int, int, int], ...]:
+    """Colours far apart: hues by the golden angle, in two strengths."""
+    hues = [(i * 0.618034) % 1.0 for i in range(num_colors)]
+    colors = [hsv_to_rgb(hue, 0.75, 0.95 - 0.3 * (i % 2)) for i, hue in enumerate(hues)]
+    return tuple((round(255 * r), round(255 * g), round(255 * b)) for r, g, b in colors)
