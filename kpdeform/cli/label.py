@@ -9,7 +9,7 @@ the same command goes on with the next tile and ends with the same bytes.
 from pathlib import Path
 
 from kpdeform._device import describe_device
-from kpdeform._optional import require
+from kpdeform.cli.options import call, imported_factory
 from kpdeform.inference import Predictor, Tiles, progress_bar, segment_file
 
 
@@ -22,6 +22,7 @@ def label(
     overlap: float = 0.25,
     class_ids: list[int] | None = None,
     device: str = "auto",
+    factory: str | None = None,
 ) -> None:
     """Labels a LAS, LAZ or PLY file with a trained network.
 
@@ -34,8 +35,9 @@ def label(
         overlap: Share of a tile that it has in common with the next one, up to 0.5.
         class_ids: Number to write for each class; as configured in training by default.
         device: Such as "cpu" or "cuda"; "auto" is CUDA where it can be used, else the CPU.
+        factory: Import path of the function that makes the model, where it is one of your own.
     """
-    predictor = Predictor.load(checkpoint, device)
+    predictor = Predictor.load(checkpoint, device, imported_factory(factory))
     print(describe_device(predictor.device))
     size = tile_size if tile_size is not None else predictor.tiles.size
     tiles = Tiles(size, overlap, predictor.tiles.dimensions)
@@ -55,10 +57,4 @@ def label(
 
 def main() -> None:
     """Reads the options: source and output by their place, all others by name."""
-    parser = require("jsonargparse", "train").ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("source", type=Path, help="file to label")
-    parser.add_argument("output", type=Path, help="file to write, of the same kind")
-    parser.add_function_arguments(
-        label, skip={"source", "output"}, as_group=False, as_positional=False
-    )
-    label(**parser.instantiate(parser.parse_args()).as_dict())
+    call(label, positional=("source", "output"))

@@ -14,6 +14,7 @@ from torch import nn
 
 from kpdeform._device import describe_device
 from kpdeform._optional import require
+from kpdeform.cli.options import imported_factory, make_parser, read_options
 from kpdeform.models import ImageUNet, ModelConfig
 from kpdeform.train import (
     ClassificationTask,
@@ -42,7 +43,7 @@ def classification() -> None:
     parser = _parser("Trains a network that labels whole shapes.")
     parser.add_class_arguments(ShapeDataModule, "data", help="shapes to learn from")
     _add_network(parser, ModelConfig, ClassificationTask)
-    parser.set_defaults({"model.factory": "kpdeform.models.kpcnn_small"})
+    parser.set_defaults({"model.factory": "kpcnn_small"})
     _train(parser, ClassificationTask, _network_of_points)
 
 
@@ -72,7 +73,7 @@ def images() -> None:
 
 def _parser(description: str, max_steps: int = 10_000) -> Any:
     """The options that every training has; data and network follow."""
-    parser = require("jsonargparse", "train").ArgumentParser(description=description)
+    parser = make_parser(description)
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
     parser.add_argument("--run", type=Path, required=True, help="folder of this run")
     parser.add_argument(
@@ -104,7 +105,7 @@ def _network_of_points(data: Any, options: dict[str, Any]) -> tuple[nn.Module, M
         num_classes=len(data.class_names),
         cell_size=data.cell_size,
     )
-    model = config.build()
+    model = config.build(None if config.own_factory else imported_factory(config.factory))
     data.pyramid_spec = model.pyramid_spec
     return model, config
 
@@ -120,7 +121,7 @@ def _train(
         The run's folder, or None in the processes that do not write to it; the data module; the
         trained network.
     """
-    options = parser.parse_args()
+    options = read_options(parser)
     checkpoint = checkpoint_to_resume(options.run, options.resume)
     require("lightning", "train").seed_everything(options.seed, workers=True, verbose=False)
     made = parser.instantiate(options)

@@ -149,7 +149,7 @@ def test_a_damaged_file_is_named(cut, checkpoint, tmp_path):
 def test_a_folder_and_no_file(tmp_path):
     with pytest.raises(ValueError, match=r"is a folder; name a checkpoint in it"):
         Predictor.load(tmp_path, "cpu")
-    with pytest.raises(FileNotFoundError, match="none.ckpt is not there"):
+    with pytest.raises(FileNotFoundError, match=r"none\.ckpt is not there"):
         Predictor.load(tmp_path / "none.ckpt", "cpu")
 
 

@@ -47,7 +47,7 @@ def side_effect(tmp_path, monkeypatch):
 )  # fmt: skip
 def test_nothing_else_is_imported(name, side_effect):
     before = set(sys.modules)
-    with pytest.raises(ValueError, match="none of kpdeform's own .* factory=") as raised:
+    with pytest.raises(ValueError, match=r"none of kpdeform's own .* factory=") as raised:
         ModelConfig(name, {"command": "true"}).build()
     assert repr(name) in str(raised.value)
     assert not side_effect.exists() and set(sys.modules) == before
