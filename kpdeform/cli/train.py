@@ -6,13 +6,16 @@ where validation is asked for, best.ckpt. A run that was killed goes on with --r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from kpdeform._device import describe_device
+from kpdeform._locks import lock
 from kpdeform._optional import require
 from kpdeform.cli.options import imported_factory, make_parser, read_options
 from kpdeform.models import ImageUNet, ModelConfig
@@ -27,6 +30,7 @@ from kpdeform.train import (
     checkpoint_to_resume,
     make_trainer,
 )
+from kpdeform.train.runs import StoppedError
 from kpdeform.viz import capture_grids, render_grids
 
 
@@ -107,6 +111,7 @@ def _network_of_points(data: Any, options: dict[str, Any]) -> tuple[nn.Module, M
     )
     model = config.build(None if config.own_factory else imported_factory(config.factory))
     data.pyramid_spec = model.pyramid_spec
+    data.train_batches()  # scenes that cannot be learned from are refused before a file is written
     return model, config
 
 
@@ -138,5 +143,23 @@ def _train(
     learner = task(model, made.data.class_names, class_counts=counts, **made.task)
     if trainer.is_global_zero:
         print(describe_device(trainer.strategy.root_device))
-    trainer.fit(learner, made.data, ckpt_path=checkpoint, weights_only=True)
+    with _alone_in(options.run) if trainer.is_global_zero else nullcontext():
+        try:
+            trainer.fit(learner, made.data, ckpt_path=checkpoint, weights_only=True)
+        except StoppedError as stopped:
+            print(stopped, file=sys.stderr)
+            raise SystemExit(stopped.exit_code) from None
     return options.run if trainer.is_global_zero else None, made.data, model
+
+
+@contextmanager
+def _alone_in(run: Path) -> Iterator[None]:
+    """Holds the lock of the run's folder, which is made; an empty one is removed on an error."""
+    run.mkdir(parents=True, exist_ok=True)
+    try:
+        with lock(run / ".lock", f"the run {run}"):
+            yield
+    except BaseException:
+        with suppress(OSError):  # it holds files
+            run.rmdir()
+        raise

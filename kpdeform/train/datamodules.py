@@ -14,7 +14,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from kpdeform._optional import require
-from kpdeform.data import PointBatch, PyramidSpec, SceneDataset, neighbor_limits, open_dataset
+from kpdeform.data import (
+    MemoryScenes,
+    PointBatch,
+    PyramidSpec,
+    Scene,
+    SceneDataset,
+    neighbor_limits,
+    open_dataset,
+)
 from kpdeform.data.transforms import Compose, Transform
 from kpdeform.inference.tiling import Tiles
 from kpdeform.train.loading import PlannedBatches, PyramidBatches, ResumableLoader
@@ -59,6 +67,7 @@ class _DataModule(lightning.LightningDataModule):
         self.num_workers = num_workers
         self.pyramid_spec: PyramidSpec | None = None
         self._batches: dict[str, PlannedBatches] = {}  # by split
+        self._scenes: dict[str, Sequence[Scene]] = {}  # by split
         self._max_neighbors: tuple[int, ...] | None = None
         self._position: dict[str, int] | None = None
         self._train_loader: ResumableLoader | None = None
@@ -77,12 +86,20 @@ class _DataModule(lightning.LightningDataModule):
         raise NotImplementedError
 
     def train_batches(self) -> PlannedBatches:
-        """The planned training batches."""
+        """The planned training batches.
+
+        Raises:
+            ValueError: A scene has no labels, or features that are NaN or infinite.
+        """
         return self._once(self.train_split, train=True)
+
+    def scene_names(self) -> tuple[str, ...]:
+        """Names of the training scenes, by the numbers that batches have."""
+        return tuple(scene.name for scene in self.folder.scenes(self.train_split))
 
     def val_batches(self) -> PlannedBatches | None:
         """The batches that validation goes through, or None without a validation split."""
-        if self.val_split not in self.folder.info.splits:
+        if self.val_split not in self.folder.info.splits or not len(self._labelled(self.val_split)):
             return None
         return self._once(self.val_split, train=False)
 
@@ -90,6 +107,29 @@ class _DataModule(lightning.LightningDataModule):
         if split not in self._batches:
             self._batches[split] = self.batches(split, train)
         return self._batches[split]
+
+    def _labelled(self, split: str) -> Sequence[Scene]:
+        """The scenes of a split that have labels; to learn from, all of them must have some."""
+        if split in self._scenes:
+            return self._scenes[split]
+        scenes = self.folder.scenes(split)
+        without = [scene.name for scene in scenes if scene.labels is None]
+        if without and split == self.train_split:
+            raise ValueError(
+                f"the scenes {', '.join(without[:5])} of the split {split!r} have no labels "
+                f"({len(without)} of {len(scenes)} scenes); prepare them with labels, or in a "
+                "split of their own"
+            )
+        if without:
+            print(f"validation leaves out {len(without)} scenes without labels: {without[:5]}")
+            scenes = [scene for scene in scenes if scene.labels is not None]
+        for scene in scenes:
+            _check_features(scene, self.folder.info.feature_names, self.features)
+        self._scenes[split] = scenes
+        return scenes
+
+    def _source(self, split: str) -> MemoryScenes:
+        return MemoryScenes(self.folder.info, {split: self._labelled(split)})
 
     def spec(self) -> PyramidSpec:
         """The model's levels, with neighbour limits measured once on a few training batches."""
@@ -149,6 +189,19 @@ class _DataModule(lightning.LightningDataModule):
         limits = state_dict["max_neighbors"]
         self._max_neighbors = None if limits is None else tuple(limits)
         self._position = state_dict["position"]
+
+
+def _check_features(scene: Scene, names: Sequence[str], used: Sequence[str]) -> None:
+    for column, name in enumerate(names):
+        if name not in used:
+            continue
+        values = np.asarray(scene.features[:, column])
+        bad = 0 if values.dtype.kind in "iu" else int((~np.isfinite(values)).sum())
+        if bad:
+            raise ValueError(
+                f"scene {scene.name}: {name} is NaN or infinite at {bad} of {len(values)} points; "
+                "mend or drop these points and prepare the data again"
+            )
 
 
 class SceneDataModule(_DataModule):
@@ -213,7 +266,7 @@ class SceneDataModule(_DataModule):
     def batches(self, split: str, train: bool) -> SceneDataset:
         """Crops of the scenes; without ``train``, crops that visit every point of them."""
         return SceneDataset(
-            self.folder,
+            self._source(split),
             split,
             cell_size=self.cell_size,
             features=self.features,
@@ -287,7 +340,7 @@ class ShapeDataModule(_DataModule):
         """The shapes in a new order each epoch; without ``train``, each shape once."""
         return _ShapeBatches(
             SceneDataset(
-                self.folder,
+                self._source(split),
                 split,
                 cell_size=self.cell_size,
                 features=self.features,

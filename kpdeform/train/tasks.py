@@ -74,6 +74,12 @@ class _Task(lightning.LightningModule):
         loss = entropy + self.deformation_weight * deformation
         if self.lovasz_weight > 0:
             loss = loss + self.lovasz_weight * lovasz_softmax(logits, labels)
+        if not bool(loss.isfinite()):
+            raise ValueError(
+                f"the loss of step {self.trainer.global_step + 1} is {loss.item()}"
+                f"{_scenes_of(batch, self.trainer.datamodule)}; last.ckpt stays as it is. Look at "
+                "the features and labels there, or lower the learning rate"
+            )
         if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
             right = (logits.detach().argmax(1) == labels)[labels >= 0]
             values = {
@@ -131,6 +137,15 @@ class _Task(lightning.LightningModule):
             dist.all_reduce(weight)
             weight = weight / dist.get_world_size()
         return total / weight.clamp(min=1e-12)  # no labelled row at all: 0, not NaN
+
+
+def _scenes_of(batch: Any, datamodule: Any) -> str:
+    """Names of the scenes of a batch, for a message; nothing for images."""
+    numbers = getattr(getattr(batch, "batch", None), "scenes", None)
+    if numbers is None or not hasattr(datamodule, "scene_names"):
+        return ""
+    names = datamodule.scene_names()
+    return f", in the scenes {', '.join(sorted({names[n] for n in numbers.tolist()}))}"
 
 
 class SegmentationTask(_Task):

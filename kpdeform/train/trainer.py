@@ -6,6 +6,7 @@ import logging
 import os
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,8 @@ from typing import Any, Literal
 from kpdeform._device import choose_device
 from kpdeform._optional import require
 from kpdeform.models.config import ModelConfig
-from kpdeform.train.runs import AtomicCheckpointIO, CsvMetrics, RunRecord
+from kpdeform.models.files import read_checkpoint
+from kpdeform.train.runs import AtomicCheckpointIO, CsvMetrics, RunRecord, StopOnSignal
 
 lightning = require("lightning.pytorch", "train")
 
@@ -130,8 +132,10 @@ def make_trainer(
         A ``lightning.pytorch.Trainer``.
     """
     _quieten()
+    record = RunRecord(folder, config, model, options.checkpoint_every)
     chosen = [
-        RunRecord(folder, config, model, options.checkpoint_every),
+        record,
+        StopOnSignal(record),
         lightning.callbacks.LearningRateMonitor("step"),
     ]
     if options.progress_bar:
@@ -180,12 +184,22 @@ def checkpoint_to_resume(folder: Path, resume: bool) -> Path | None:
 
     Raises:
         FileExistsError: The folder already holds a run and ``resume`` is False.
+        FileNotFoundError: ``resume`` is True and the folder holds no checkpoint.
+        ValueError: The checkpoint is damaged.
     """
     last = Path(folder) / "last.ckpt"
     if not last.exists():
+        if resume:
+            raise FileNotFoundError(
+                f"--resume: {last} is not there; start the run without --resume, or name the "
+                "folder of an earlier one with --run"
+            )
         return None
     if not resume:
         raise FileExistsError(
             f"{folder} already holds a run; continue it with --resume, or choose another --run"
         )
+    content = read_checkpoint(last)
+    if not isinstance(content, Mapping) or not {"state_dict", "loops", "kpdeform"} <= {*content}:
+        raise ValueError(f"{last} is no checkpoint of a training, and cannot be resumed")
     return last
