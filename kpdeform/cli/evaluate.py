@@ -44,10 +44,10 @@ def evaluate(
         data: Folder of the prepared data set.
         out: Folder for scores.json, confusion.png and the predictions.
         split: Split of the data set.
-        votes: Predictions averaged for each tile, each with the cloud turned further.
-        tile_size: Side of a tile in the scenes' unit, or .inf for whole scenes at once; as wide as
-            the training crops by default.
-        overlap: Share of a tile that it has in common with the next one, up to 0.5.
+        votes: Predictions averaged for each tile, each with the cloud turned further, >= 1.
+        tile_size: Side of a tile in the scenes' unit, > 0, or .inf for whole scenes at once; as
+            wide as the training crops by default.
+        overlap: Share of a tile that it has in common with the next one, in (0, 0.5].
         predictions: Format of the labelled clouds, if any.
         device: Such as "cpu" or "cuda"; "auto" is CUDA where it can be used, else the CPU.
         factory: Import path of the function that makes the model, where it is one of your own.

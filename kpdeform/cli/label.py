@@ -30,9 +30,9 @@ def label(
         source: File to label.
         output: File to write, of the same kind.
         checkpoint: last.ckpt or best.ckpt of a run.
-        votes: Predictions averaged for each tile, each with the cloud turned further.
-        tile_size: Side of a tile in the file's unit; as wide as the training crops by default.
-        overlap: Share of a tile that it has in common with the next one, up to 0.5.
+        votes: Predictions averaged for each tile, each with the cloud turned further, >= 1.
+        tile_size: Side of a tile in the file's unit, > 0; as wide as the training crops by default.
+        overlap: Share of a tile that it has in common with the next one, in (0, 0.5].
         class_ids: Number to write for each class; as configured in training by default.
         device: Such as "cpu" or "cuda"; "auto" is CUDA where it can be used, else the CPU.
         factory: Import path of the function that makes the model, where it is one of your own.

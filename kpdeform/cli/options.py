@@ -55,6 +55,18 @@ def read_options(parser: Any) -> Any:
         raise ValueError(_one_line(str(error), parser)) from error
 
 
+def instantiate(parser: Any, options: Any) -> Any:
+    """Makes the objects that the options describe.
+
+    Raises:
+        ValueError: A value is out of its bounds; the message is one line.
+    """
+    try:
+        return parser.instantiate(options)
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise ValueError(_one_line(str(error), parser)) from error
+
+
 def call(function: Callable[..., None], positional: Sequence[str] = ()) -> None:
     """Calls a function with the options of the command line.
 
@@ -66,7 +78,7 @@ def call(function: Callable[..., None], positional: Sequence[str] = ()) -> None:
     for name in positional:
         parser.add_argument(name, type=Path)
     parser.add_function_arguments(function, skip={*positional}, as_group=False, as_positional=False)
-    function(**parser.instantiate(read_options(parser)).as_dict())
+    function(**instantiate(parser, read_options(parser)).as_dict())
 
 
 def imported_factory(name: str | None) -> Factory | None:
@@ -151,6 +163,7 @@ def _one_line(message: str, parser: Any) -> str:
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     skipped = (
         "Subtypes:", "Errors:", "Given value type:", "Does not validate", "Expected a <class 'None",
+        "Given value: Namespace",
     )  # fmt: skip
     text = " ".join(line for line in lines if line and not line.startswith(skipped))
     text = re.sub(r"Parser key \"([\w.]+)\":", r"\1:", text)

@@ -14,10 +14,11 @@ from typing import Any
 
 from torch import nn
 
+from kpdeform import _checks
 from kpdeform._device import describe_device
 from kpdeform._locks import lock
 from kpdeform._optional import require
-from kpdeform.cli.options import imported_factory, make_parser, read_options
+from kpdeform.cli.options import imported_factory, instantiate, make_parser, read_options
 from kpdeform.models import ImageUNet, ModelConfig
 from kpdeform.train import (
     ClassificationTask,
@@ -81,10 +82,12 @@ def _parser(description: str, max_steps: int = 10_000) -> Any:
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
     parser.add_argument("--run", type=Path, required=True, help="folder of this run")
     parser.add_argument(
-        "--max_steps", type=int, default=max_steps, help="steps of the whole training"
+        "--max_steps", type=int, default=max_steps, help="steps of the whole training, >= 1"
     )
     parser.add_argument("--resume", action="store_true", help="go on from the run's last.ckpt")
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of everything random, 0 to 2**32 - 1"
+    )
     return parser
 
 
@@ -127,9 +130,11 @@ def _train(
         trained network.
     """
     options = read_options(parser)
+    _checks.whole("--max_steps", "the number of steps", options.max_steps, least=1)
+    _checks.whole("--seed", "the seed", options.seed, most=2**32 - 1)
     checkpoint = checkpoint_to_resume(options.run, options.resume)
     require("lightning", "train").seed_everything(options.seed, workers=True, verbose=False)
-    made = parser.instantiate(options)
+    made = instantiate(parser, options)
     model, config = build(made.data, made.model)
     trainer = make_trainer(
         options.run,

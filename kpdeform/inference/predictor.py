@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kpdeform import ops
+from kpdeform import _checks, ops
 from kpdeform._device import choose_device
 from kpdeform.data import PointBatch, PyramidSpec, Sample, build_pyramid
 from kpdeform.data.columns import floor_of, floor_of_parts, from_file, input_columns
@@ -150,6 +150,7 @@ class Predictor:
         Returns:
             ``(N, classes)`` float32.
         """
+        _checks.whole("Predictor", "votes", votes, least=1)
         # whole cells away from the cloud's own grid: a flat floor is thinned as in the whole scene
         cell = self.spec.cell_size
         center = np.round((points.min(0) + points.max(0)) / (2 * cell)) * cell

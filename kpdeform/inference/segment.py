@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from kpdeform import _checks
 from kpdeform.data.cloud_files import check_class_ids, open_cloud_file
 from kpdeform.data.columns import scaled
 from kpdeform.inference.predictor import Predictor
@@ -38,7 +39,7 @@ def segment_file(
         predictor: A trained model.
         source: ``.las``, ``.laz`` or ``.ply``.
         output: Same suffix; replaced if it exists. May be ``source`` itself.
-        votes: Predictions to average for each tile.
+        votes: Predictions to average for each tile, >= 1.
         tiles: How to cut the cloud; as the model was trained by default.
         class_ids: Number to write for each class; as the model's checkpoint says by default.
         progress: See :func:`kpdeform.inference.tiling.predict_tiles`.
@@ -49,6 +50,7 @@ def segment_file(
     Raises:
         ValueError: The file is damaged, lacks a feature of the model, or cannot hold the ids.
     """
+    _checks.whole("segment_file", "votes", votes, least=1)
     source, output = Path(source), Path(output)
     if source.suffix.lower() != output.suffix.lower():
         raise ValueError(f"output {output} must have the suffix of {source}: {source.suffix}")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from kpdeform import _checks
 from kpdeform._optional import require
 from kpdeform.data import (
     MemoryScenes,
@@ -49,8 +50,25 @@ class _DataModule(lightning.LightningDataModule):
         val_split: str,
         neighbor_quantile: float,
         num_workers: int,
+        max_points: int,
+        batches_per_epoch: int,
+        seed: int,
     ) -> None:
         super().__init__()
+        owner = "data"
+        _checks.positive(owner, "cell_size", cell_size)
+        if not 0 < neighbor_quantile <= 1:
+            raise ValueError(f"data: neighbor_quantile must be in (0, 1], got {neighbor_quantile}")
+        for name, value in {"num_workers": num_workers, "seed": seed}.items():
+            _checks.whole(owner, name, value)
+        for name, value in {
+            "max_points": max_points,
+            "batches_per_epoch": batches_per_epoch,
+        }.items():
+            _checks.whole(owner, name, value, least=1)
+        self.max_points = max_points
+        self.batches_per_epoch = batches_per_epoch
+        self.seed = seed
         self.folder = open_dataset(root)
         self.cell_size = cell_size
         self.features = tuple(features)
@@ -209,22 +227,23 @@ class SceneDataModule(_DataModule):
 
     Args:
         root: Folder that a ``prepare.py`` has written.
-        cell_size: Grid step that scenes are thinned to, in their unit; the model's first level.
+        cell_size: Grid step that scenes are thinned to, in their unit, > 0; the model's level 0.
         features: Input columns: "ones", "height", "x", "y", "z" or features of the data set.
         crop: "sphere", "cylinder" (upright) or "none" for whole scenes.
-        radius: Radius of a crop, in the unit of the scenes.
+        radius: Radius of a crop, in the unit of the scenes, > 0.
         sampling: "potential" covers scenes evenly, "balanced" favours rare classes, "random".
-        max_points: Points of a batch, about; crops are added up to it.
-        batches_per_epoch: Batches of an epoch, over all processes.
+        max_points: Points of a batch, about, >= 1; crops are added up to it.
+        batches_per_epoch: Batches of an epoch, over all processes, >= 1.
         transforms: Random changes of the training crops, in this order.
         train_split: Split to learn from.
         val_split: Split to validate on; skipped where the data set has none.
         class_ids: Number that files get for each class, such as LAS codes; default its index.
         feature_scales: Numbers that values of a raw file are divided by to become the features of
             the data set, when a trained model reads one; colours are 0 to 1 without it.
-        neighbor_quantile: Share of the points that keep all their neighbours on every level.
-        num_workers: Processes that build batches; 0 builds them in the training process.
-        seed: Seed of the crops and transforms.
+        neighbor_quantile: Share of the points that keep all their neighbours on every level, in
+            (0, 1].
+        num_workers: Processes that build batches, >= 0; 0 builds them in the training process.
+        seed: Seed of the crops and transforms, >= 0.
     """
 
     def __init__(
@@ -248,15 +267,13 @@ class SceneDataModule(_DataModule):
     ) -> None:
         super().__init__(
             root, cell_size, features, class_ids, feature_scales, train_split, val_split,
-            neighbor_quantile, num_workers,
+            neighbor_quantile, num_workers, max_points, batches_per_epoch, seed,
         )  # fmt: skip
+        _checks.positive("data", "radius", radius)
         self.crop = crop
         self.radius = radius
         self.sampling = sampling
-        self.max_points = max_points
-        self.batches_per_epoch = batches_per_epoch
         self.transforms = transforms
-        self.seed = seed
 
     def tiles(self) -> Tiles:
         """Tiles as wide as the crops; see :class:`kpdeform.inference.tiling.Tiles`."""
@@ -297,16 +314,17 @@ class ShapeDataModule(_DataModule):
 
     Args:
         root: Folder that a ``prepare.py`` has written.
-        cell_size: Grid step that shapes are thinned to, in their unit; the model's first level.
+        cell_size: Grid step that shapes are thinned to, in their unit, > 0; the model's level 0.
         features: Input columns: "ones", "height", "x", "y", "z" or features of the data set.
-        max_points: Points of a batch, about; shapes are added up to it.
-        batches_per_epoch: Batches of an epoch, over all processes.
+        max_points: Points of a batch, about, >= 1; shapes are added up to it.
+        batches_per_epoch: Batches of an epoch, over all processes, >= 1.
         transforms: Random changes of the training shapes, in this order.
         train_split: Split to learn from.
         val_split: Split to validate on; skipped where the data set has none.
-        neighbor_quantile: Share of the points that keep all their neighbours on every level.
-        num_workers: Processes that build batches; 0 builds them in the training process.
-        seed: Seed of the order and the transforms.
+        neighbor_quantile: Share of the points that keep all their neighbours on every level, in
+            (0, 1].
+        num_workers: Processes that build batches, >= 0; 0 builds them in the training process.
+        seed: Seed of the order and the transforms, >= 0.
     """
 
     def __init__(
@@ -325,12 +343,9 @@ class ShapeDataModule(_DataModule):
     ) -> None:
         super().__init__(
             root, cell_size, features, None, None, train_split, val_split, neighbor_quantile,
-            num_workers,
+            num_workers, max_points, batches_per_epoch, seed,
         )  # fmt: skip
-        self.max_points = max_points
-        self.batches_per_epoch = batches_per_epoch
         self.transforms = transforms
-        self.seed = seed
 
     def tiles(self) -> Tiles:
         """One tile: a shape is never cut."""

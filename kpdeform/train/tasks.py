@@ -10,6 +10,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kpdeform import _checks
 from kpdeform._optional import require
 from kpdeform.inference.metrics import scores
 from kpdeform.nn import deformation_loss
@@ -43,6 +44,9 @@ class _Task(lightning.LightningModule):
         super().__init__()
         if class_weights == "sqrt_inverse" and class_counts is None:
             raise ValueError("class_weights='sqrt_inverse' needs class_counts")
+        _checks.share("task", "label_smoothing", label_smoothing)
+        _checks.not_negative("task", "lovasz_weight", lovasz_weight)
+        _checks.not_negative("task", "deformation_weight", deformation_weight)
         self.model = model
         self.class_names = list(class_names)
         self.optimizer_setup = optimizer or AdamWSetup()
@@ -161,9 +165,9 @@ class SegmentationTask(_Task):
         optimizer: Optimizer and schedule; AdamW by default.
         class_weights: "sqrt_inverse" weights the classes of the cross entropy by the square root of
             their inverse frequency in the training scenes.
-        label_smoothing: Share of the target spread evenly over all classes.
-        lovasz_weight: Factor on the Lovász-Softmax loss.
-        deformation_weight: Factor on the deformation loss.
+        label_smoothing: Share of the target spread evenly over all classes, in [0, 1].
+        lovasz_weight: Factor on the Lovász-Softmax loss, >= 0.
+        deformation_weight: Factor on the deformation loss, >= 0.
         class_counts: Points of each class, for their weights; ``class_counts()`` of a data module.
 
     Under DDP the cross entropy is averaged over the points of all ranks, so its gradient equals
@@ -188,9 +192,9 @@ class ClassificationTask(_Task):
         optimizer: Optimizer and schedule; AdamW by default.
         class_weights: "sqrt_inverse" weights the classes of the cross entropy by the square root of
             their inverse frequency among the training clouds.
-        label_smoothing: Share of the target spread evenly over all classes.
-        lovasz_weight: Factor on the Lovász-Softmax loss.
-        deformation_weight: Factor on the deformation loss.
+        label_smoothing: Share of the target spread evenly over all classes, in [0, 1].
+        lovasz_weight: Factor on the Lovász-Softmax loss, >= 0.
+        deformation_weight: Factor on the deformation loss, >= 0.
         class_counts: Points of each class, for their weights; ``class_counts()`` of a data module.
     """
 
