@@ -191,13 +191,13 @@ def divides(owner: str, name: str, value: int, of: str, whole: int) -> None:
         raise ValueError(f"{owner}: {name}={value} does not divide {of}={whole}")
 
 
-def finite(name: str, points: Tensor) -> None:
+def finite(name: str, points: Tensor, what: str = "coordinates") -> None:
     """No row of ``points`` is NaN or infinite; the message counts such rows and shows the first."""
     is_finite = torch.isfinite(points).all(dim=1)
     if not bool(is_finite.all()):
         rows = (~is_finite).nonzero()[:, 0]
         raise ValueError(
-            f"{name}: {len(rows)} of {len(points)} rows hold NaN or infinite coordinates, "
+            f"{name}: {len(rows)} of {len(points)} rows hold NaN or infinite {what}, "
             f"the first is row {int(rows[0])} {points[rows[0]].tolist()}; "
             "drop them, for example with points[np.isfinite(points).all(axis=1)]"
         )

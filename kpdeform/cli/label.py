@@ -6,6 +6,8 @@ Every other field of the file stays as it is. Memory is bounded by a tile. When 
 the same command goes on with the next tile and ends with the same bytes.
 """
 
+import signal
+import sys
 from pathlib import Path
 
 from kpdeform._device import describe_device
@@ -41,18 +43,33 @@ def label(
     print(describe_device(predictor.device))
     size = tile_size if tile_size is not None else predictor.tiles.size
     tiles = Tiles(size, overlap, predictor.tiles.dimensions)
-    counts = segment_file(
-        predictor,
-        source,
-        output,
-        votes=votes,
-        tiles=tiles,
-        class_ids=class_ids,
-        progress=progress_bar,
-    )
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        counts = segment_file(
+            predictor,
+            source,
+            output,
+            votes=votes,
+            tiles=tiles,
+            class_ids=class_ids,
+            progress=progress_bar,
+        )
+    except (KeyboardInterrupt, _Terminated) as stopped:
+        print("stopped; run the same command again to continue", file=sys.stderr)
+        raise SystemExit(143 if isinstance(stopped, _Terminated) else 130) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
     for name, count in zip(predictor.class_names, counts.tolist(), strict=True):
         print(f"  {name:24s} {count:>12,} points")
     print(f"  {output}: {counts.sum():,} points labelled")
+
+
+class _Terminated(BaseException):
+    """SIGTERM has come; as KeyboardInterrupt, no error that a job cleans up after."""
+
+
+def _stop(number: int, frame: object) -> None:
+    raise _Terminated
 
 
 def main() -> None:

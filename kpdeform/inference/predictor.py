@@ -151,6 +151,7 @@ class Predictor:
             ``(N, classes)`` float32.
         """
         _checks.whole("Predictor", "votes", votes, least=1)
+        _checks.finite("Predictor: features", torch.from_numpy(features), "values")
         # whole cells away from the cloud's own grid: a flat floor is thinned as in the whole scene
         cell = self.spec.cell_size
         center = np.round((points.min(0) + points.max(0)) / (2 * cell)) * cell

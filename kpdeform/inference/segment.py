@@ -13,6 +13,8 @@ import numpy as np
 from torch import nn
 
 from kpdeform import _checks
+from kpdeform._files import check_free, reserve
+from kpdeform._locks import lock
 from kpdeform.data.cloud_files import check_class_ids, open_cloud_file
 from kpdeform.data.columns import scaled
 from kpdeform.inference.predictor import Predictor
@@ -48,7 +50,9 @@ def segment_file(
         Points per class, ``(classes,)`` int64.
 
     Raises:
-        ValueError: The file is damaged, lacks a feature of the model, or cannot hold the ids.
+        ValueError: The file is damaged, lacks a feature of the model or has NaN in one, or cannot
+            hold the ids.
+        OSError: Another process writes this output, or the disk is too full for the job.
     """
     _checks.whole("segment_file", "votes", votes, least=1)
     source, output = Path(source), Path(output)
@@ -63,23 +67,44 @@ def segment_file(
     check_class_ids(ids, file.highest_label)
     tiles = tiles or predictor.tiles
     work = output.with_name(f".{output.name}.work")
-    _prepare(work, _job(predictor, source, votes, tiles))
     names = predictor.file_features
 
     def chunks() -> Iterator[Chunk]:
         for points, features in file.chunks(names):
+            _check_finite(source, names, features)
             yield points, scaled(features, names, predictor.feature_scales)
 
-    try:
-        cloud = SortedCloud.write(work, chunks, tiles)
-    except Exception:  # such as a damaged file: there is nothing to go on with
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with lock(output.with_name(f".{output.name}.lock"), f"the output {output}"):
+        _prepare(work, _job(predictor, source, votes, tiles))
+        try:
+            if not (work / "cells.npz").exists():
+                needed = file.num_points * _bytes_per_point(len(names), len(ids))
+                check_free(output.parent, needed + source.stat().st_size, f"labelling {source}")
+            cloud = SortedCloud.write(work, chunks, tiles)
+            predictor.predict_cloud(cloud, votes, progress)
+            counts = _write_labels(work / "labels.bin", cloud, ids)
+            file.write(output, lambda start, stop: _read_labels(work / "labels.bin", start, stop))
+        except Exception:  # a damaged file, a full disk; what was killed can go on, this cannot
+            shutil.rmtree(work, ignore_errors=True)
+            raise
         shutil.rmtree(work)
-        raise
-    predictor.predict_cloud(cloud, votes, progress)
-    counts = _write_labels(work / "labels.bin", cloud, ids)
-    file.write(output, lambda start, stop: _read_labels(work / "labels.bin", start, stop))
-    shutil.rmtree(work)
     return counts
+
+
+def _bytes_per_point(num_features: int, num_classes: int) -> int:
+    """In the work folder: position, number and label, features, probabilities and their journal."""
+    return 24 + 8 + 4 + 4 * num_features + 2 * 4 * num_classes
+
+
+def _check_finite(source: Path, names: Sequence[str], features: np.ndarray) -> None:
+    bad = (~np.isfinite(features)).sum(0)
+    found = [f"{name} at {count} points" for name, count in zip(names, bad, strict=True) if count]
+    if found:
+        raise ValueError(
+            f"{source}: values are NaN or infinite: {', '.join(found)}; mend these values or drop "
+            "these points, a label from them would mean nothing"
+        )
 
 
 def _job(predictor: Predictor, source: Path, votes: int, tiles: Tiles) -> str:
@@ -115,8 +140,7 @@ def _prepare(work: Path, job: str) -> None:
 
 def _write_labels(path: Path, cloud: SortedCloud, ids: np.ndarray) -> np.ndarray:
     counts = np.zeros(len(ids), np.int64)
-    with path.open("wb") as file:
-        file.truncate(4 * cloud.num_points)
+    reserve(path, 4 * cloud.num_points)
     for rows, values in read_probabilities(cloud, len(ids)):
         best = values.argmax(1)
         counts += np.bincount(best, minlength=len(ids))

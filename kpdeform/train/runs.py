@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 import random
 import signal
 import subprocess
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 
 import kpdeform
+from kpdeform._files import replace
 from kpdeform._optional import require
 from kpdeform.models.config import ModelConfig
 
@@ -43,23 +43,13 @@ class AtomicCheckpointIO(lightning.plugins.io.TorchCheckpointIO):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".partial")
-        with partial.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        flush_folder(path.parent)
-
-
-def flush_folder(folder: Path) -> None:
-    """Makes a rename in ``folder`` last through a power failure, where the system can."""
-    if not hasattr(os, "O_DIRECTORY"):  # Windows
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        try:
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+            replace(partial, path)
+        except BaseException:  # such as a full disk
+            partial.unlink(missing_ok=True)
+            raise
 
 
 class RunRecord(lightning.Callback):
