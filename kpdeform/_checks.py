@@ -162,15 +162,6 @@ def count(owner: str, name: str, value: Any, least: int = 1, most: int = MOST) -
     return value
 
 
-def whole(owner: str, name: str, value: int, least: int = 0, most: int | None = None) -> None:
-    """``value`` is a whole number in ``[least, most]``."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{owner}: {name} must be an int, got {type(value).__name__}")
-    if value < least or (most is not None and value > most):
-        bound = f"at least {least}" if most is None else f"from {least} to {most}"
-        raise ValueError(f"{owner}: {name} must be {bound}, got {value}")
-
-
 def share(owner: str, name: str, value: float) -> None:
     """``value`` is a number in [0, 1]."""
     if not 0 <= value <= 1:

@@ -130,8 +130,8 @@ def _train(
         trained network.
     """
     options = read_options(parser)
-    _checks.whole("--max_steps", "the number of steps", options.max_steps, least=1)
-    _checks.whole("--seed", "the seed", options.seed, most=2**32 - 1)
+    _checks.count("--max_steps", "the number of steps", options.max_steps)
+    _checks.count("--seed", "the seed", options.seed, least=0, most=2**32 - 1)
     checkpoint = checkpoint_to_resume(options.run, options.resume)
     require("lightning", "train").seed_everything(options.seed, workers=True, verbose=False)
     made = instantiate(parser, options)

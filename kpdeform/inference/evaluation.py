@@ -46,7 +46,7 @@ def predict_scene(
     Raises:
         ValueError: The scene lacks a feature that the model needs.
     """
-    _checks.whole("predict_scene", "votes", votes, least=1)
+    _checks.count("predict_scene", "votes", votes)
     missing = [name for name in predictor.file_features if name not in feature_names]
     if missing:
         raise ValueError(f"the model needs {missing}, but the data set has {list(feature_names)}")

@@ -150,7 +150,7 @@ class Predictor:
         Returns:
             ``(N, classes)`` float32.
         """
-        _checks.whole("Predictor", "votes", votes, least=1)
+        _checks.count("Predictor", "votes", votes)
         _checks.finite("Predictor: features", torch.from_numpy(features), "values")
         # whole cells away from the cloud's own grid: a flat floor is thinned as in the whole scene
         cell = self.spec.cell_size

@@ -54,7 +54,7 @@ def segment_file(
             hold the ids.
         OSError: Another process writes this output, or the disk is too full for the job.
     """
-    _checks.whole("segment_file", "votes", votes, least=1)
+    _checks.count("segment_file", "votes", votes)
     source, output = Path(source), Path(output)
     if source.suffix.lower() != output.suffix.lower():
         raise ValueError(f"output {output} must have the suffix of {source}: {source.suffix}")

@@ -60,12 +60,12 @@ class _DataModule(lightning.LightningDataModule):
         if not 0 < neighbor_quantile <= 1:
             raise ValueError(f"data: neighbor_quantile must be in (0, 1], got {neighbor_quantile}")
         for name, value in {"num_workers": num_workers, "seed": seed}.items():
-            _checks.whole(owner, name, value)
+            _checks.count(owner, name, value, least=0)
         for name, value in {
             "max_points": max_points,
             "batches_per_epoch": batches_per_epoch,
         }.items():
-            _checks.whole(owner, name, value, least=1)
+            _checks.count(owner, name, value)
         self.max_points = max_points
         self.batches_per_epoch = batches_per_epoch
         self.seed = seed

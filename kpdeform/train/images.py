@@ -120,13 +120,13 @@ class ImageFolderDataModule(lightning.LightningDataModule):
     ) -> None:
         super().__init__()
         for name, value in {"seed": seed, "num_workers": num_workers}.items():
-            _checks.whole("data", name, value)
+            _checks.count("data", name, value, least=0)
         counts = {"num_val": num_val, "batch_size": batch_size}
         for name, value in {**counts, "batches_per_epoch": batches_per_epoch}.items():
-            _checks.whole("data", name, value, least=1)
+            _checks.count("data", name, value)
         for name, members in classes.items():
             for number in members:
-                _checks.whole("data", f"classes.{name}", number, least=0, most=65535)
+                _checks.count("data", f"classes.{name}", number, least=0, most=65535)
         self.classes, self.seed = classes, seed
         self.batch_size, self.batches_per_epoch = batch_size, batches_per_epoch
         self.num_workers = num_workers

@@ -33,8 +33,8 @@ class OptimizerSetup:
 
 def _check_common(owner: str, lr: float, weight_decay: float, offset_lr_factor: float) -> None:
     _checks.positive(owner, "lr", lr)
-    _checks.not_negative(owner, "weight_decay", weight_decay)
-    _checks.not_negative(owner, "offset_lr_factor", offset_lr_factor)
+    _checks.number(owner, "weight_decay", weight_decay, least=0)
+    _checks.number(owner, "offset_lr_factor", offset_lr_factor, least=0)
 
 
 class SGDSetup(OptimizerSetup):
@@ -154,8 +154,8 @@ class AdamWStepSetup(OptimizerSetup):
         owner = "AdamWStepSetup"
         _check_common(owner, lr, weight_decay, offset_lr_factor)
         _checks.positive(owner, "start", start)
-        _checks.whole(owner, "warmup_epochs", warmup_epochs)
-        _checks.whole(owner, "plateau_epochs", plateau_epochs)
+        _checks.count(owner, "warmup_epochs", warmup_epochs, least=0)
+        _checks.count(owner, "plateau_epochs", plateau_epochs, least=0)
         _checks.positive(owner, "epochs_per_tenth", epochs_per_tenth)
         self.lr = lr
         self.weight_decay = weight_decay

@@ -45,8 +45,8 @@ class _Task(lightning.LightningModule):
         if class_weights == "sqrt_inverse" and class_counts is None:
             raise ValueError("class_weights='sqrt_inverse' needs class_counts")
         _checks.share("task", "label_smoothing", label_smoothing)
-        _checks.not_negative("task", "lovasz_weight", lovasz_weight)
-        _checks.not_negative("task", "deformation_weight", deformation_weight)
+        _checks.number("task", "lovasz_weight", lovasz_weight, least=0)
+        _checks.number("task", "deformation_weight", deformation_weight, least=0)
         self.model = model
         self.class_names = list(class_names)
         self.optimizer_setup = optimizer or AdamWSetup()

@@ -60,14 +60,14 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         owner = "trainer"
         if isinstance(self.devices, int):
-            _checks.whole(owner, "devices", self.devices, least=1)
+            _checks.count(owner, "devices", self.devices)
         _checks.one_of(owner, "precision", self.precision, ("32-true", "16-mixed", "bf16-mixed"))
         if self.gradient_clip is not None:
             _checks.positive(owner, "gradient_clip", self.gradient_clip)
         _checks.one_of(owner, "gradient_clip_by", self.gradient_clip_by, ("norm", "value"))
         for name in ("accumulate", "log_every", "checkpoint_every"):
-            _checks.whole(owner, name, getattr(self, name), least=1)
-        _checks.whole(owner, "validate_every", self.validate_every)
+            _checks.count(owner, name, getattr(self, name))
+        _checks.count(owner, "validate_every", self.validate_every, least=0)
 
 
 class StepBar(lightning.Callback):
