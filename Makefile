@@ -67,7 +67,7 @@ demo: $(VENV)/.package system ## simulate rooms, train, label unseen rooms, show
 	@$(RUN) datasets/rooms/prepare.py --split 16 4 --output $(DEMO)/rooms
 	$(SAY) "2/4  training a deformable KPFCNN on 16 of them"
 	@$(RUN) scripts/train_segmentation.py --config scripts/configs/rooms.yaml --data.root $(DEMO)/rooms \
-	  --run $(DEMO) --resume
+	  --run $(DEMO) $$(test ! -e $(DEMO)/last.ckpt || echo --resume)
 	$(SAY) "3/4  labelling the 4 rooms it never saw, every point"
 	@$(RUN) scripts/evaluate.py --checkpoint $(DEMO)/last.ckpt --data $(DEMO)/rooms --out $(DEMO)/val --predictions ply
 	@cp "$$(ls $(DEMO)/val/*.ply | head -n 1)" $(DEMO)/prediction.ply

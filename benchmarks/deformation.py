@@ -90,7 +90,7 @@ def network(factory: str, offset_scale: float, random_offsets: bool, **arguments
 
 def train(config: Path, data: Path, run: Path, variant: Variant, steps: int, seed: int) -> None:
     """Runs the training script on the configuration, changed as the variant says."""
-    from scripts.train_segmentation import main
+    from kpdeform.cli.train import segmentation
 
     network = require("yaml", "train").safe_load(config.read_text())["model"]
     arguments = {
@@ -113,12 +113,13 @@ def train(config: Path, data: Path, run: Path, variant: Variant, steps: int, see
         "trainer.progress_bar": False,
     }
     argv = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    resume = ["--resume"] if (run / "last.ckpt").exists() else []
     loss = partial(deformation_loss, fitting=variant.fitting, repulsion=variant.repulsion)
     with (
         mock.patch("kpdeform.train.tasks.deformation_loss", loss),
-        mock.patch.object(sys, "argv", ["train_segmentation.py", *argv, "--resume"]),
+        mock.patch.object(sys, "argv", ["train_segmentation.py", *argv, *resume]),
     ):
-        main()
+        segmentation()
 
 
 def look(checkpoint: Path, data: Path, num_crops: int = 20) -> dict[str, float]:
@@ -128,7 +129,7 @@ def look(checkpoint: Path, data: Path, num_crops: int = 20) -> dict[str, float]:
     point within sigma, and ``rest`` the same without offsets; ``spacing``: mean distance to the
     nearest other kernel point, in sigma.
     """
-    predictor = Predictor.load(checkpoint)
+    predictor = Predictor.load(checkpoint, factory=network)
     crops = SceneDataset(
         open_dataset(data),
         "val",

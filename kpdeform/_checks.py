@@ -162,6 +162,12 @@ def count(owner: str, name: str, value: Any, least: int = 1, most: int = MOST) -
     return value
 
 
+def share(owner: str, name: str, value: float) -> None:
+    """``value`` is a number in [0, 1]."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{owner}: {name} must be from 0 to 1, got {value}")
+
+
 def one_of(owner: str, name: str, value: Any, choices: Sequence[str]) -> int:
     """Index of ``value`` in ``choices``."""
     if value not in choices:
@@ -176,13 +182,13 @@ def divides(owner: str, name: str, value: int, of: str, whole: int) -> None:
         raise ValueError(f"{owner}: {name}={value} does not divide {of}={whole}")
 
 
-def finite(name: str, points: Tensor) -> None:
+def finite(name: str, points: Tensor, what: str = "coordinates") -> None:
     """No row of ``points`` is NaN or infinite; the message counts such rows and shows the first."""
     is_finite = torch.isfinite(points).all(dim=1)
     if not bool(is_finite.all()):
         rows = (~is_finite).nonzero()[:, 0]
         raise ValueError(
-            f"{name}: {len(rows)} of {len(points)} rows hold NaN or infinite coordinates, "
+            f"{name}: {len(rows)} of {len(points)} rows hold NaN or infinite {what}, "
             f"the first is row {int(rows[0])} {points[rows[0]].tolist()}; "
             "drop them, for example with points[np.isfinite(points).all(axis=1)]"
         )

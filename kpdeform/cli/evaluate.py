@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 
 from kpdeform._device import describe_device
-from kpdeform._optional import require
+from kpdeform.cli.options import call, imported_factory
 from kpdeform.data import open_dataset
 from kpdeform.inference import (
     Predictor,
@@ -35,6 +35,7 @@ def evaluate(
     overlap: float = 0.25,
     predictions: Literal["none", "ply", "laz"] = "none",
     device: str = "auto",
+    factory: str | None = None,
 ) -> None:
     """Scores a trained network on whole scenes at full resolution.
 
@@ -43,14 +44,15 @@ def evaluate(
         data: Folder of the prepared data set.
         out: Folder for scores.json, confusion.png and the predictions.
         split: Split of the data set.
-        votes: Predictions averaged for each tile, each with the cloud turned further.
-        tile_size: Side of a tile in the scenes' unit, or .inf for whole scenes at once; as wide as
-            the training crops by default.
-        overlap: Share of a tile that it has in common with the next one, up to 0.5.
+        votes: Predictions averaged for each tile, each with the cloud turned further, >= 1.
+        tile_size: Side of a tile in the scenes' unit, > 0, or .inf for whole scenes at once; as
+            wide as the training crops by default.
+        overlap: Share of a tile that it has in common with the next one, in (0, 0.5].
         predictions: Format of the labelled clouds, if any.
         device: Such as "cpu" or "cuda"; "auto" is CUDA where it can be used, else the CPU.
+        factory: Import path of the function that makes the model, where it is one of your own.
     """
-    predictor = Predictor.load(checkpoint, device)
+    predictor = Predictor.load(checkpoint, device, imported_factory(factory))
     print(describe_device(predictor.device))
     dataset = open_dataset(data)
     names = predictor.class_names
@@ -84,4 +86,4 @@ def evaluate(
 
 def main() -> None:
     """Reads the options, all by name."""
-    require("jsonargparse", "train").auto_cli(evaluate, as_positional=False)
+    call(evaluate)

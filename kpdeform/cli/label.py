@@ -6,10 +6,12 @@ Every other field of the file stays as it is. Memory is bounded by a tile. When 
 the same command goes on with the next tile and ends with the same bytes.
 """
 
+import signal
+import sys
 from pathlib import Path
 
 from kpdeform._device import describe_device
-from kpdeform._optional import require
+from kpdeform.cli.options import call, imported_factory
 from kpdeform.inference import Predictor, Tiles, progress_bar, segment_file
 
 
@@ -22,6 +24,7 @@ def label(
     overlap: float = 0.25,
     class_ids: list[int] | None = None,
     device: str = "auto",
+    factory: str | None = None,
 ) -> None:
     """Labels a LAS, LAZ or PLY file with a trained network.
 
@@ -29,36 +32,46 @@ def label(
         source: File to label.
         output: File to write, of the same kind.
         checkpoint: last.ckpt or best.ckpt of a run.
-        votes: Predictions averaged for each tile, each with the cloud turned further.
-        tile_size: Side of a tile in the model's unit; as wide as the training crops by default.
-        overlap: Share of a tile that it has in common with the next one, up to 0.5.
+        votes: Predictions averaged for each tile, each with the cloud turned further, >= 1.
+        tile_size: Side of a tile in the model's unit, > 0; as wide as the training crops by default.
+        overlap: Share of a tile that it has in common with the next one, in (0, 0.5].
         class_ids: Number to write for each class; as configured in training by default.
         device: Such as "cpu" or "cuda"; "auto" is CUDA where it can be used, else the CPU.
+        factory: Import path of the function that makes the model, where it is one of your own.
     """
-    predictor = Predictor.load(checkpoint, device)
+    predictor = Predictor.load(checkpoint, device, imported_factory(factory))
     print(describe_device(predictor.device))
     size = tile_size if tile_size is not None else predictor.tiles.size
     tiles = Tiles(size, overlap, predictor.tiles.dimensions)
-    counts = segment_file(
-        predictor,
-        source,
-        output,
-        votes=votes,
-        tiles=tiles,
-        class_ids=class_ids,
-        progress=progress_bar,
-    )
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        counts = segment_file(
+            predictor,
+            source,
+            output,
+            votes=votes,
+            tiles=tiles,
+            class_ids=class_ids,
+            progress=progress_bar,
+        )
+    except (KeyboardInterrupt, _Terminated) as stopped:
+        print("stopped; run the same command again to continue", file=sys.stderr)
+        raise SystemExit(143 if isinstance(stopped, _Terminated) else 130) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
     for name, count in zip(predictor.class_names, counts.tolist(), strict=True):
         print(f"  {name:24s} {count:>12,} points")
     print(f"  {output}: {counts.sum():,} points labelled")
 
 
+class _Terminated(BaseException):
+    """SIGTERM has come; as KeyboardInterrupt, no error that a job cleans up after."""
+
+
+def _stop(number: int, frame: object) -> None:
+    raise _Terminated
+
+
 def main() -> None:
     """Reads the options: source and output by their place, all others by name."""
-    parser = require("jsonargparse", "train").ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("source", type=Path, help="file to label")
-    parser.add_argument("output", type=Path, help="file to write, of the same kind")
-    parser.add_function_arguments(
-        label, skip={"source", "output"}, as_group=False, as_positional=False
-    )
-    label(**parser.instantiate(parser.parse_args()).as_dict())
+    call(label, positional=("source", "output"))

@@ -6,14 +6,19 @@ where validation is asked for, best.ckpt. A run that was killed goes on with --r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from kpdeform import _checks
 from kpdeform._device import describe_device
+from kpdeform._locks import lock
 from kpdeform._optional import require
+from kpdeform.cli.options import imported_factory, instantiate, make_parser, read_options
 from kpdeform.models import ImageUNet, ModelConfig
 from kpdeform.train import (
     ClassificationTask,
@@ -26,6 +31,7 @@ from kpdeform.train import (
     checkpoint_to_resume,
     make_trainer,
 )
+from kpdeform.train.runs import StoppedError
 from kpdeform.viz import capture_grids, render_grids
 
 
@@ -42,7 +48,7 @@ def classification() -> None:
     parser = _parser("Trains a network that labels whole shapes.")
     parser.add_class_arguments(ShapeDataModule, "data", help="shapes to learn from")
     _add_network(parser, ModelConfig, ClassificationTask)
-    parser.set_defaults({"model.factory": "kpdeform.models.kpcnn_small"})
+    parser.set_defaults({"model.factory": "kpcnn_small"})
     _train(parser, ClassificationTask, _network_of_points)
 
 
@@ -72,14 +78,16 @@ def images() -> None:
 
 def _parser(description: str, max_steps: int = 10_000) -> Any:
     """The options that every training has; data and network follow."""
-    parser = require("jsonargparse", "train").ArgumentParser(description=description)
+    parser = make_parser(description)
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
     parser.add_argument("--run", type=Path, required=True, help="folder of this run")
     parser.add_argument(
-        "--max_steps", type=int, default=max_steps, help="steps of the whole training"
+        "--max_steps", type=int, default=max_steps, help="steps of the whole training, >= 1"
     )
     parser.add_argument("--resume", action="store_true", help="go on from the run's last.ckpt")
-    parser.add_argument("--seed", type=int, default=0, help="seed of everything random")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of everything random, 0 to 2**32 - 1"
+    )
     return parser
 
 
@@ -104,8 +112,9 @@ def _network_of_points(data: Any, options: dict[str, Any]) -> tuple[nn.Module, M
         num_classes=len(data.class_names),
         cell_size=data.cell_size,
     )
-    model = config.build()
+    model = config.build(None if config.own_factory else imported_factory(config.factory))
     data.pyramid_spec = model.pyramid_spec
+    data.train_batches()  # scenes that cannot be learned from are refused before a file is written
     return model, config
 
 
@@ -120,10 +129,12 @@ def _train(
         The run's folder, or None in the processes that do not write to it; the data module; the
         trained network.
     """
-    options = parser.parse_args()
+    options = read_options(parser)
+    _checks.count("--max_steps", "the number of steps", options.max_steps)
+    _checks.count("--seed", "the seed", options.seed, least=0, most=2**32 - 1)
     checkpoint = checkpoint_to_resume(options.run, options.resume)
     require("lightning", "train").seed_everything(options.seed, workers=True, verbose=False)
-    made = parser.instantiate(options)
+    made = instantiate(parser, options)
     model, config = build(made.data, made.model)
     trainer = make_trainer(
         options.run,
@@ -137,5 +148,23 @@ def _train(
     learner = task(model, made.data.class_names, class_counts=counts, **made.task)
     if trainer.is_global_zero:
         print(describe_device(trainer.strategy.root_device))
-    trainer.fit(learner, made.data, ckpt_path=checkpoint, weights_only=True)
+    with _alone_in(options.run) if trainer.is_global_zero else nullcontext():
+        try:
+            trainer.fit(learner, made.data, ckpt_path=checkpoint, weights_only=True)
+        except StoppedError as stopped:
+            print(stopped, file=sys.stderr)
+            raise SystemExit(stopped.exit_code) from None
     return options.run if trainer.is_global_zero else None, made.data, model
+
+
+@contextmanager
+def _alone_in(run: Path) -> Iterator[None]:
+    """Holds the lock of the run's folder, which is made; an empty one is removed on an error."""
+    run.mkdir(parents=True, exist_ok=True)
+    try:
+        with lock(run / ".lock", f"the run {run}"):
+            yield
+    except BaseException:
+        with suppress(OSError):  # it holds files
+            run.rmdir()
+        raise

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from kpdeform._device import describe_device
-from kpdeform._optional import require
+from kpdeform.cli.options import call, imported_factory
 from kpdeform.data import (
     DatasetInfo,
     MemoryScenes,
@@ -55,6 +55,7 @@ def view(
     points: str = "floor edge object clutter",
     color_by: ColorBy = "prediction",
     device: str = "auto",
+    factory: str | None = None,
 ) -> None:
     """Shows the deformed kernels of a trained network on a scene, in a window or as a PNG.
 
@@ -69,8 +70,9 @@ def view(
             x,y,z of the file.
         color_by: What the colours of the cloud mean.
         device: Such as "cpu" or "cuda"; "auto" is CUDA where it can be used, else the CPU.
+        factory: Import path of the function that makes the model, where it is one of your own.
     """
-    predictor = Predictor.load(checkpoint, device)
+    predictor = Predictor.load(checkpoint, device, imported_factory(factory))
     print(describe_device(predictor.device))
     source = open_cloud(data, predictor) if data.is_file() else open_scene(data, split, scene)
     name = source.scenes("all")[0].name
@@ -218,6 +220,6 @@ def color_cloud(
 def main() -> None:
     """Reads the options, all by name."""
     try:
-        require("jsonargparse", "train").auto_cli(view, as_positional=False)
+        call(view)
     except RuntimeError as error:  # such as a window that no display can show
         raise SystemExit(f"error: {error}") from error

@@ -74,7 +74,7 @@ class RandomScale:
     def __init__(
         self, minimum: float = 0.9, maximum: float = 1.1, anisotropic: bool = False
     ) -> None:
-        if not 0 < minimum <= maximum:
+        if not 0 < minimum <= maximum < math.inf:
             raise ValueError(f"RandomScale: needs 0 < minimum <= maximum, got {minimum}, {maximum}")
         self.minimum, self.maximum, self.anisotropic = minimum, maximum, anisotropic
 
@@ -116,7 +116,7 @@ class Jitter:
     """
 
     def __init__(self, sigma: float, clip: float | None = None) -> None:
-        if sigma < 0 or (clip is not None and clip < 0):
+        if not 0 <= sigma < math.inf or (clip is not None and not clip >= 0):
             raise ValueError(f"Jitter: sigma and clip must be >= 0, got {sigma}, {clip}")
         self.sigma, self.clip = sigma, math.inf if clip is None else clip
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kpdeform import _checks
 from kpdeform._optional import require
 from kpdeform.data.cloud_files import check_class_ids, replacing
 from kpdeform.data.columns import stored_features
@@ -35,7 +36,7 @@ def predict_scene(
         predictor: A trained model.
         scene: The scene, at full resolution.
         feature_names: Columns of the scene's features.
-        votes: Predictions to average for each tile.
+        votes: Predictions to average for each tile, >= 1.
         tiles: How to cut the scene; as the model was trained by default.
         progress: Shows the iteration over tiles.
 
@@ -45,6 +46,7 @@ def predict_scene(
     Raises:
         ValueError: The scene lacks a feature that the model needs.
     """
+    _checks.count("predict_scene", "votes", votes)
     missing = [name for name in predictor.file_features if name not in feature_names]
     if missing:
         raise ValueError(f"the model needs {missing}, but the data set has {list(feature_names)}")

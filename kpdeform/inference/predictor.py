@@ -5,21 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from pickle import UnpicklingError
+from os import PathLike
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kpdeform import ops
+from kpdeform import _checks, ops
 from kpdeform._device import choose_device
 from kpdeform.data import PointBatch, PyramidSpec, Sample, build_pyramid
 from kpdeform.data.columns import floor_of, floor_of_parts, from_file, input_columns
 from kpdeform.data.transforms import replace_points, transform_linear
+from kpdeform.inference.record import check_record
 from kpdeform.inference.tiling import Progress, SortedCloud, Tiles, predict_tiles
-from kpdeform.models.config import ModelConfig
+from kpdeform.models.config import Factory, ModelConfig
+from kpdeform.models.files import read_checkpoint
 
 
 @dataclass
@@ -49,44 +50,53 @@ class Predictor:
     scale: float = 1.0
 
     @staticmethod
-    def load(path: str | Path, device: torch.device | str = "auto") -> Predictor:
+    def load(
+        path: str | PathLike[str],
+        device: torch.device | str = "auto",
+        factory: Factory | None = None,
+    ) -> Predictor:
         """Loads the model of a checkpoint that the training scripts wrote.
 
         Args:
             path: ``last.ckpt`` or ``best.ckpt`` of a run.
             device: Where the model goes; "auto" is CUDA where it can be used, else the CPU.
+            factory: What makes the model, where it was trained with a function of your own. A name
+                in a checkpoint is never imported.
 
         Returns:
             The predictor.
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: It is damaged, or not a checkpoint of kpdeform's training scripts; or the
-                device cannot be used.
+            ValueError: It is damaged, holds code, or is not a checkpoint of kpdeform's training
+                scripts; its model needs ``factory``; or the device cannot be used.
         """
-        chosen, path = choose_device(device), Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"checkpoint {path} is not there")
-        try:
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        except (EOFError, RuntimeError, UnpicklingError) as error:
-            raise ValueError(f"{path} is damaged or no checkpoint: {error}") from error
-        entry = checkpoint.get("kpdeform") if isinstance(checkpoint, dict) else None
-        if not (entry and entry["model"] and entry["data"]):
+        chosen, checkpoint = choose_device(device), read_checkpoint(path)
+        entry = checkpoint.get("kpdeform") if isinstance(checkpoint, Mapping) else None
+        if not isinstance(entry, Mapping) or entry.get("model") is None or "data" not in entry:
             raise ValueError(
                 f"{path} does not say which model it holds: "
                 "it was not written by kpdeform's training scripts"
             )
-        model = ModelConfig(**entry["model"]).build()
-        prefix = "model."  # the task's name for the model
-        weights = checkpoint["state_dict"].items()
-        model.load_state_dict({k[len(prefix) :]: v for k, v in weights if k.startswith(prefix)})
-        return Predictor.from_record(model.to(chosen), entry["data"])
+        try:
+            record = check_record(entry["data"])
+            model = ModelConfig.from_record(entry["model"]).build(factory)
+            _load_state(model, checkpoint.get("state_dict"))
+            return Predictor.from_record(model.to(chosen), record)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
     @staticmethod
     def from_record(model: nn.Module, record: Mapping[str, Any]) -> Predictor:
-        """Joins a model and what a data module's ``record()`` says."""
-        limits = record["max_neighbors"]
+        """Joins a model and what a data module's ``record()`` says.
+
+        Raises:
+            ValueError: An entry of the record is missing, wrong, or does not fit the model.
+        """
+        check_record(record)
+        limits, levels = record["max_neighbors"], model.pyramid_spec.num_levels
+        if limits is not None and len(limits) != levels:
+            raise ValueError(f"max_neighbors has {len(limits)} entries for {levels} levels")
         return Predictor(
             model=model.eval(),
             spec=replace(model.pyramid_spec, max_neighbors=limits and tuple(limits)),
@@ -143,6 +153,8 @@ class Predictor:
         Returns:
             ``(N, classes)`` float32.
         """
+        _checks.count("Predictor", "votes", votes)
+        _checks.finite("Predictor: features", torch.from_numpy(features), "values")
         # whole cells away from the cloud's own grid: a flat floor is thinned as in the whole scene
         cell = self.spec.cell_size
         center = np.round((points.min(0) + points.max(0)) / (2 * cell)) * cell
@@ -180,6 +192,29 @@ class Predictor:
                 yield ops.grid_subsample(points, self.spec.cell_size).points
 
         return floor_of_parts(thinned(), self.spec.cell_size / 10)
+
+
+def _load_state(model: nn.Module, state: Any) -> None:
+    """Loads the weights of a training task, in which the model's names begin with "model."."""
+    if not isinstance(state, Mapping):
+        raise ValueError("state_dict must be a mapping of names to tensors")
+    prefix = "model."
+    weights = {
+        name[len(prefix) :]: value
+        for name, value in state.items()
+        if isinstance(name, str) and name.startswith(prefix)
+    }
+    wrong = [name for name, value in weights.items() if not isinstance(value, Tensor)]
+    if wrong:
+        raise ValueError(f"state_dict: {wrong[:3]} are no tensors")
+    for name, value in weights.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise ValueError(f"the weights {name} hold NaN or infinite numbers")
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        lines = " ".join(line.strip() for line in str(error).splitlines())
+        raise ValueError(f"the weights do not fit the model: {lines[:300]}") from error
 
 
 def _rotation(angle: float) -> Tensor:

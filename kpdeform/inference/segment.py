@@ -12,6 +12,9 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from kpdeform import _checks
+from kpdeform._files import check_free, reserve
+from kpdeform._locks import lock
 from kpdeform.data.cloud_files import check_class_ids, open_cloud_file
 from kpdeform.data.columns import scaled
 from kpdeform.inference.predictor import Predictor
@@ -38,7 +41,7 @@ def segment_file(
         predictor: A trained model.
         source: ``.las``, ``.laz`` or ``.ply``.
         output: Same suffix; replaced if it exists. May be ``source`` itself.
-        votes: Predictions to average for each tile.
+        votes: Predictions to average for each tile, >= 1.
         tiles: How to cut the cloud; as the model was trained by default.
         class_ids: Number to write for each class; as the model's checkpoint says by default.
         progress: See :func:`kpdeform.inference.tiling.predict_tiles`.
@@ -47,8 +50,11 @@ def segment_file(
         Points per class, ``(classes,)`` int64.
 
     Raises:
-        ValueError: The file is damaged, lacks a feature of the model, or cannot hold the ids.
+        ValueError: The file is damaged, lacks a feature of the model or has NaN in one, or cannot
+            hold the ids.
+        OSError: Another process writes this output, or the disk is too full for the job.
     """
+    _checks.count("segment_file", "votes", votes)
     source, output = Path(source), Path(output)
     if source.suffix.lower() != output.suffix.lower():
         raise ValueError(f"output {output} must have the suffix of {source}: {source.suffix}")
@@ -61,23 +67,33 @@ def segment_file(
     check_class_ids(ids, file.highest_label)
     tiles = tiles or predictor.tiles
     work = output.with_name(f".{output.name}.work")
-    _prepare(work, _job(predictor, source, votes, tiles))
     names = predictor.file_features
 
     def chunks() -> Iterator[Chunk]:
         for points, features in file.chunks(names):
             yield points * predictor.scale, scaled(features, names, predictor.feature_scales)
 
-    try:
-        cloud = SortedCloud.write(work, chunks, tiles)
-    except Exception:  # such as a damaged file: there is nothing to go on with
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with lock(output.with_name(f".{output.name}.lock"), f"the output {output}"):
+        _prepare(work, _job(predictor, source, votes, tiles))
+        try:
+            if not (work / "cells.npz").exists():
+                needed = file.num_points * _bytes_per_point(len(names), len(ids))
+                check_free(output.parent, needed + source.stat().st_size, f"labelling {source}")
+            cloud = SortedCloud.write(work, chunks, tiles)
+            predictor.predict_cloud(cloud, votes, progress)
+            counts = _write_labels(work / "labels.bin", cloud, ids)
+            file.write(output, lambda start, stop: _read_labels(work / "labels.bin", start, stop))
+        except Exception:  # a damaged file, a full disk; what was killed can go on, this cannot
+            shutil.rmtree(work, ignore_errors=True)
+            raise
         shutil.rmtree(work)
-        raise
-    predictor.predict_cloud(cloud, votes, progress)
-    counts = _write_labels(work / "labels.bin", cloud, ids)
-    file.write(output, lambda start, stop: _read_labels(work / "labels.bin", start, stop))
-    shutil.rmtree(work)
     return counts
+
+
+def _bytes_per_point(num_features: int, num_classes: int) -> int:
+    """In the work folder: position, number and label, features, probabilities and their journal."""
+    return 24 + 8 + 4 + 4 * num_features + 2 * 4 * num_classes
 
 
 def _job(predictor: Predictor, source: Path, votes: int, tiles: Tiles) -> str:
@@ -114,8 +130,7 @@ def _prepare(work: Path, job: str) -> None:
 
 def _write_labels(path: Path, cloud: SortedCloud, ids: np.ndarray) -> np.ndarray:
     counts = np.zeros(len(ids), np.int64)
-    with path.open("wb") as file:
-        file.truncate(4 * cloud.num_points)
+    reserve(path, 4 * cloud.num_points)
     for rows, values in read_probabilities(cloud, len(ids)):
         best = values.argmax(1)
         counts += np.bincount(best, minlength=len(ids))

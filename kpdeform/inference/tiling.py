@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise, product
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kpdeform._files import replace, reserve
 from kpdeform._optional import require
 
 # Points (n, 3) float64 and features (n, F) float32 of a part of the cloud.
@@ -176,12 +176,14 @@ def predict_tiles(
             probabilities ``(n, classes)`` float32.
         num_classes: Number of classes.
         progress: Shows the iteration over tiles, for example :func:`progress_bar`.
+
+    Raises:
+        ValueError: A probability is NaN or infinite.
     """
     num_tiles = len(cloud.cells)
     sums = cloud.folder / "probabilities.bin"
     if not sums.exists():
-        with sums.open("wb") as file:
-            file.truncate(4 * cloud.num_points * num_classes)
+        reserve(sums, 4 * cloud.num_points * num_classes)
     first = _replay_journal(cloud)
     remaining = range(first, num_tiles)
     for tile in remaining if progress is None else progress(remaining, num_tiles):
@@ -191,6 +193,11 @@ def predict_tiles(
         inside = weights > 0
         rows, points = rows[inside], points[inside]
         probabilities = predict(points, cloud.features(rows))
+        if not np.isfinite(probabilities).all():
+            raise ValueError(
+                f"the model gives NaN for points of tile {tile + 1} of {num_tiles}, around "
+                f"{points.mean(0).tolist()}; nothing was labelled. Look at the features there"
+            )
         values = _open_sums(cloud, num_classes)[rows]
         values += weights[inside, None] * probabilities
         _save_atomically(cloud.folder / "journal.npz", tile=tile, rows=rows, values=values)
@@ -239,14 +246,16 @@ def _replay_journal(cloud: SortedCloud) -> int:
 
 
 def _apply(cloud: SortedCloud, rows: np.ndarray, values: np.ndarray) -> None:
-    _open_sums(cloud, values.shape[1])[rows] = values
+    sums = _open_sums(cloud, values.shape[1])
+    sums[rows] = values
+    sums.flush()  # before the next tile's journal takes the place of this one's
 
 
 def _save_atomically(path: Path, **arrays: object) -> None:
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
         np.savez(file, **arrays)
-    os.replace(partial, path)
+    replace(partial, path)
 
 
 def _count(chunks: Iterable[Chunk], tiles: Tiles) -> tuple[dict[tuple[int, ...], int], int]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kpdeform.models.files import read_checkpoint
 from kpdeform.models.foreign_names import (
     LAYOUTS,
     idle_tensors,
@@ -94,7 +95,8 @@ def load_weights(
         model: A model or a single layer; changed in place.
         path_or_dict: Checkpoint file, read with ``weights_only=True``, or its content: a state
             dict, or a dict that holds one under "model_state_dict" (KPConv-PyTorch, ml-kpconvx,
-            Open3D-ML), "state_dict" (Lightning) or "model" (GeoTransformer).
+            Open3D-ML), "state_dict" (Lightning; last.ckpt and best.ckpt of a run) or "model"
+            (GeoTransformer).
         source: "kpconv-pytorch" (also old files that say "blocs"), "kpconvx", "open3d-ml",
             "torch-points3d" (layers), "easy-kpconv" and "geotransformer" (layers and blocks),
             "kpdeform", or "auto" to look at the keys. Open3D-ML's are those of KPConv-PyTorch; a
@@ -120,7 +122,7 @@ def load_weights(
     """
     state, container = _state_dict(path_or_dict)
     if source == "auto":
-        source = recognise(state)
+        source = "kpdeform" if "kpdeform" in container else recognise(state)
         if source == "kpconv-pytorch" and "scheduler_state_dict" in container:
             source = "open3d-ml"
     elif source not in LAYOUTS:
@@ -185,16 +187,20 @@ def _state_dict(
 ) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     content: Any = path_or_dict
     if isinstance(content, (str, PathLike)):
-        content = _read(content)
+        try:
+            content = read_checkpoint(content)
+        except ValueError as error:
+            raise ValueError(f"load_weights: {error}") from error
     if not isinstance(content, Mapping):
         raise TypeError(
             f"load_weights: a path or a dict of tensors is needed, got {type(content).__name__}"
         )
     container = content
-    if "state_dict" in content:  # Lightning puts the task's attribute name in front
-        content = {
-            key.removeprefix("model."): value for key, value in content["state_dict"].items()
-        }
+    if isinstance(content.get("state_dict"), Mapping):  # Lightning: the task's attribute in front
+        state = content["state_dict"].items()
+        if "kpdeform" in content:  # beside the model, the task has weights and counts of classes
+            state = [(key, value) for key, value in state if str(key).startswith("model.")]
+        content = {str(key).removeprefix("model."): value for key, value in state}
     for name in ("model_state_dict", "model"):
         if isinstance(content.get(name), Mapping):
             content = content[name]
@@ -212,13 +218,6 @@ def _state_dict(
         content = {key.removeprefix("module."): value for key, value in content.items()}
     content = {key.replace("_orig_mod.", ""): value for key, value in content.items()}  # compiled
     return {key: torch.as_tensor(value) for key, value in content.items()}, container
-
-
-def _read(path: str | PathLike[str]) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (EOFError, RuntimeError) as error:
-        raise ValueError(f"load_weights: {path} is damaged or no checkpoint: {error}") from error
 
 
 def _take_ignored(wanted: dict[str, str], ignore: Sequence[str]) -> list[str]:

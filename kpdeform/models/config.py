@@ -1,13 +1,32 @@
-"""A model named by an import path and keyword arguments: in configurations and checkpoints."""
+"""A model as a name and plain arguments: what configurations and checkpoints say of it."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Any
 
 from torch import nn
+
+from kpdeform.models import presets
+from kpdeform.models.kpcnn import KPCNN
+from kpdeform.models.kpfcnn import KPFCNN
+from kpdeform.models.kpnext import KPNeXt
+
+Factory = Callable[..., nn.Module]
+
+# All that a file may name. A file is data: nothing that it says is imported.
+FACTORIES: dict[str, Factory] = {
+    "KPCNN.from_architecture": KPCNN.from_architecture,
+    "KPFCNN.from_architecture": KPFCNN.from_architecture,
+    "KPNeXt": KPNeXt,
+    **{
+        name: function
+        for name, function in vars(presets).items()
+        if inspect.isfunction(function) and name.startswith("kp")
+    },
+}
 
 
 @dataclass
@@ -15,51 +34,81 @@ class ModelConfig:
     """Which model to train.
 
     Args:
-        factory: Import path of a class, class method or function that returns a model; it takes
+        factory: Name of a model of kpdeform, such as kpfcnn_small or KPFCNN.from_architecture; on
+            the command line also the import path of a function of your own. It takes
             ``in_channels``, ``num_classes`` and ``cell_size``, which follow from the data.
-        arguments: Its other keyword arguments.
+        arguments: Its other keyword arguments: numbers, texts, true or false, and lists of these.
 
     Example:
-        >>> config = ModelConfig("kpdeform.models.kpfcnn_small", {"width": 16})
+        >>> config = ModelConfig("kpfcnn_small", {"width": 16})
         >>> model = config.complete(in_channels=2, num_classes=5, cell_size=0.1).build()
         >>> model.pyramid_spec.cell_size
         0.1
     """
 
-    factory: str = "kpdeform.models.kpfcnn_small"
+    factory: str = "kpfcnn_small"
     arguments: dict[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def from_record(record: Any) -> ModelConfig:
+        """The configuration that a file holds as ``{"factory": ..., "arguments": ...}``.
+
+        Raises:
+            ValueError: The record has another form.
+        """
+        if not isinstance(record, Mapping) or set(record) != {"factory", "arguments"}:
+            raise ValueError(
+                f"a model's record must be a mapping with factory and arguments, got {record!r}"
+            )
+        factory, arguments = record["factory"], record["arguments"]
+        if not isinstance(factory, str):
+            raise ValueError(f"a model's factory must be a text, got {factory!r}")
+        if not isinstance(arguments, Mapping) or not all(isinstance(k, str) for k in arguments):
+            raise ValueError(f"arguments of the model {factory!r} must be a mapping of names")
+        return ModelConfig(factory, dict(arguments))
+
+    @property
+    def own_factory(self) -> Factory | None:
+        """The model of kpdeform that ``factory`` names, or None."""
+        return FACTORIES.get(self.factory.removeprefix("kpdeform.models."))
 
     def complete(self, **arguments: Any) -> ModelConfig:
         """Returns the configuration with further arguments."""
         return ModelConfig(self.factory, {**self.arguments, **arguments})
 
-    def build(self) -> nn.Module:
+    def build(self, factory: Factory | None = None) -> nn.Module:
         """Makes the model.
 
+        Args:
+            factory: What makes it, where ``self.factory`` names a function of your own: it is never
+                imported, because the name may come from a file of somebody else.
+
         Raises:
-            ValueError: The factory does not exist, or does not take these arguments.
+            ValueError: ``self.factory`` is no model of kpdeform and ``factory`` is not given, or it
+                does not take these arguments.
         """
-        factory = _import(self.factory)
+        factory = factory or self.own_factory
+        if factory is None:
+            raise ValueError(
+                f"model factory {self.factory!r} is none of kpdeform's own ({', '.join(FACTORIES)})"
+                "; a function of your own is given by you and not by a file: Predictor.load(path, "
+                f"factory=...), or on the command line --factory {self.factory} (in a training "
+                f"--model.factory {self.factory})"
+            )
+        for name, value in self.arguments.items():
+            if not _is_plain(value):
+                raise ValueError(
+                    f"model {self.factory}: {name} must be a number, a text, true, false or a list "
+                    f"of these, got {value!r}"
+                )
         try:
             inspect.signature(factory).bind(**self.arguments)
-        except TypeError as error:
+            return factory(**self.arguments)
+        except (TypeError, ValueError) as error:
             raise ValueError(f"model {self.factory}: {error}; got {self.arguments}") from error
-        return factory(**self.arguments)
 
 
-def _import(path: str) -> Any:
-    """The object at a dotted path: a name in a module, or in a class in a module."""
-    module, _, names = path.partition(".")
-    found = import_module(module) if module else None
-    for name in names.split("."):
-        if not hasattr(found, name) and inspect.ismodule(found):
-            module = f"{found.__name__}.{name}"
-            try:
-                import_module(module)
-            except ModuleNotFoundError as error:
-                if error.name != module:
-                    raise  # the module is there, something that it imports is not
-        found = getattr(found, name, None)
-    if found is None:
-        raise ValueError(f"model factory {path!r}: there is no such class or function")
-    return found
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (bool, int, float, str)

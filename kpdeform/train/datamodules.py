@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from kpdeform import _checks
 from kpdeform._optional import require
 from kpdeform.data import (
     PointBatch,
     PyramidSpec,
+    Scene,
     SceneDataset,
     SceneFolder,
     neighbor_limits,
@@ -49,8 +51,25 @@ class _DataModule(lightning.LightningDataModule):
         val_split: str,
         neighbor_quantile: float,
         num_workers: int,
+        max_points: int,
+        batches_per_epoch: int,
+        seed: int,
     ) -> None:
         super().__init__()
+        owner = "data"
+        _checks.positive(owner, "cell_size", cell_size)
+        if not 0 < neighbor_quantile <= 1:
+            raise ValueError(f"data: neighbor_quantile must be in (0, 1], got {neighbor_quantile}")
+        for name, value in {"num_workers": num_workers, "seed": seed}.items():
+            _checks.count(owner, name, value, least=0)
+        for name, value in {
+            "max_points": max_points,
+            "batches_per_epoch": batches_per_epoch,
+        }.items():
+            _checks.count(owner, name, value)
+        self.max_points = max_points
+        self.batches_per_epoch = batches_per_epoch
+        self.seed = seed
         self.folder = _labelled(open_dataset(root), train_split, val_split)
         self.cell_size = cell_size
         self.features = tuple(features)
@@ -93,17 +112,27 @@ class _DataModule(lightning.LightningDataModule):
         raise NotImplementedError
 
     def train_batches(self) -> PlannedBatches:
-        """The planned training batches."""
+        """The planned training batches.
+
+        Raises:
+            ValueError: A scene has no labels, or features that are NaN or infinite.
+        """
         return self._once(self.train_split, train=True)
+
+    def scene_names(self) -> tuple[str, ...]:
+        """Names of the training scenes, by the numbers that batches have."""
+        return tuple(scene.name for scene in self.folder.scenes(self.train_split))
 
     def val_batches(self) -> PlannedBatches | None:
         """The batches that validation goes through, or None without a validation split."""
-        if self.val_split not in self.folder.info.splits:
+        if not self.folder.info.splits.get(self.val_split):
             return None
         return self._once(self.val_split, train=False)
 
     def _once(self, split: str, train: bool) -> PlannedBatches:
         if split not in self._batches:
+            for scene in self.folder.scenes(split):
+                _check_features(scene, self.folder.info.feature_names, self.features)
             self._batches[split] = self.batches(split, train)
         return self._batches[split]
 
@@ -196,18 +225,31 @@ def _labelled(folder: SceneFolder, train_split: str, val_split: str) -> SceneFol
     return folder
 
 
+def _check_features(scene: Scene, names: Sequence[str], used: Sequence[str]) -> None:
+    for column, name in enumerate(names):
+        if name not in used:
+            continue
+        values = np.asarray(scene.features[:, column])
+        bad = 0 if values.dtype.kind in "iu" else int((~np.isfinite(values)).sum())
+        if bad:
+            raise ValueError(
+                f"scene {scene.name}: {name} is NaN or infinite at {bad} of {len(values)} points; "
+                "mend or drop these points and prepare the data again"
+            )
+
+
 class SceneDataModule(_DataModule):
     """Crops of prepared scenes for :class:`kpdeform.train.SegmentationTask`.
 
     Args:
         root: Folder that a ``prepare.py`` has written.
-        cell_size: Grid step that scenes are thinned to, in their unit; the model's first level.
+        cell_size: Grid step that scenes are thinned to, in their unit, > 0; the model's level 0.
         features: Input columns: "ones", "height", "x", "y", "z" or features of the data set.
         crop: "sphere", "cylinder" (upright) or "none" for whole scenes.
-        radius: Radius of a crop, in the unit of the scenes.
+        radius: Radius of a crop, in the unit of the scenes, > 0.
         sampling: "potential" covers scenes evenly, "balanced" favours rare classes, "random".
-        max_points: Points of a batch, about; crops are added up to it.
-        batches_per_epoch: Batches of an epoch, over all processes.
+        max_points: Points of a batch, about, >= 1; crops are added up to it.
+        batches_per_epoch: Batches of an epoch, over all processes, >= 1.
         transforms: Random changes of the training crops, in this order.
         train_split: Split to learn from.
         val_split: Split to validate on; skipped where the data set has none.
@@ -215,9 +257,10 @@ class SceneDataModule(_DataModule):
             that the data set has.
         feature_scales: What values of a raw file are divided by to become features, for data sets
             that do not say it themselves; must agree with those that do.
-        neighbor_quantile: Share of the points that keep all their neighbours on every level.
-        num_workers: Processes that build batches; 0 builds them in the training process.
-        seed: Seed of the crops and transforms.
+        neighbor_quantile: Share of the points that keep all their neighbours on every level, in
+            (0, 1].
+        num_workers: Processes that build batches, >= 0; 0 builds them in the training process.
+        seed: Seed of the crops and transforms, >= 0.
     """
 
     def __init__(
@@ -241,15 +284,13 @@ class SceneDataModule(_DataModule):
     ) -> None:
         super().__init__(
             root, cell_size, features, class_ids, feature_scales, train_split, val_split,
-            neighbor_quantile, num_workers,
+            neighbor_quantile, num_workers, max_points, batches_per_epoch, seed,
         )  # fmt: skip
+        _checks.positive("data", "radius", radius)
         self.crop = crop
         self.radius = radius
         self.sampling = sampling
-        self.max_points = max_points
-        self.batches_per_epoch = batches_per_epoch
         self.transforms = transforms
-        self.seed = seed
 
     def tiles(self) -> Tiles:
         """Tiles as wide as the crops; see :class:`kpdeform.inference.tiling.Tiles`."""
@@ -290,16 +331,17 @@ class ShapeDataModule(_DataModule):
 
     Args:
         root: Folder that a ``prepare.py`` has written.
-        cell_size: Grid step that shapes are thinned to, in their unit; the model's first level.
+        cell_size: Grid step that shapes are thinned to, in their unit, > 0; the model's level 0.
         features: Input columns: "ones", "height", "x", "y", "z" or features of the data set.
-        max_points: Points of a batch, about; shapes are added up to it.
-        batches_per_epoch: Batches of an epoch, over all processes.
+        max_points: Points of a batch, about, >= 1; shapes are added up to it.
+        batches_per_epoch: Batches of an epoch, over all processes, >= 1.
         transforms: Random changes of the training shapes, in this order.
         train_split: Split to learn from.
         val_split: Split to validate on; skipped where the data set has none.
-        neighbor_quantile: Share of the points that keep all their neighbours on every level.
-        num_workers: Processes that build batches; 0 builds them in the training process.
-        seed: Seed of the order and the transforms.
+        neighbor_quantile: Share of the points that keep all their neighbours on every level, in
+            (0, 1].
+        num_workers: Processes that build batches, >= 0; 0 builds them in the training process.
+        seed: Seed of the order and the transforms, >= 0.
     """
 
     def __init__(
@@ -318,12 +360,9 @@ class ShapeDataModule(_DataModule):
     ) -> None:
         super().__init__(
             root, cell_size, features, None, None, train_split, val_split, neighbor_quantile,
-            num_workers,
+            num_workers, max_points, batches_per_epoch, seed,
         )  # fmt: skip
-        self.max_points = max_points
-        self.batches_per_epoch = batches_per_epoch
         self.transforms = transforms
-        self.seed = seed
 
     def tiles(self) -> Tiles:
         """One tile: a shape is never cut."""

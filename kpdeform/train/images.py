@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from kpdeform import _checks
 from kpdeform._optional import require
 from kpdeform.train.loading import PlannedLoader
 from kpdeform.train.tasks import SegmentationTask
@@ -98,11 +99,11 @@ class ImageFolderDataModule(lightning.LightningDataModule):
             ``{table: [1], thing: [2, 3]}``. Pixels with other numbers are not labelled.
         image_suffix: What the name of an image ends with.
         label_suffix: The same for label images.
-        num_val: So many images, the last by name, are for validation.
-        batch_size: Images per step.
-        batches_per_epoch: Steps of an epoch.
-        seed: Seed of the order and of the changes.
-        num_workers: Loader processes.
+        num_val: So many images, the last by name, are for validation, >= 1.
+        batch_size: Images per step, >= 1.
+        batches_per_epoch: Steps of an epoch, >= 1.
+        seed: Seed of the order and of the changes, >= 0.
+        num_workers: Loader processes, >= 0.
     """
 
     def __init__(
@@ -118,6 +119,14 @@ class ImageFolderDataModule(lightning.LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
+        for name, value in {"seed": seed, "num_workers": num_workers}.items():
+            _checks.count("data", name, value, least=0)
+        counts = {"num_val": num_val, "batch_size": batch_size}
+        for name, value in {**counts, "batches_per_epoch": batches_per_epoch}.items():
+            _checks.count("data", name, value)
+        for name, members in classes.items():
+            for number in members:
+                _checks.count("data", f"classes.{name}", number, least=0, most=65535)
         self.classes, self.seed = classes, seed
         self.batch_size, self.batches_per_epoch = batch_size, batches_per_epoch
         self.num_workers = num_workers

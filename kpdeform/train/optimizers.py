@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from torch import nn, optim
 
+from kpdeform import _checks
 from kpdeform.nn import parameter_groups
 
 
@@ -30,6 +31,12 @@ class OptimizerSetup:
         raise NotImplementedError
 
 
+def _check_common(owner: str, lr: float, weight_decay: float, offset_lr_factor: float) -> None:
+    _checks.positive(owner, "lr", lr)
+    _checks.number(owner, "weight_decay", weight_decay, least=0)
+    _checks.number(owner, "offset_lr_factor", offset_lr_factor, least=0)
+
+
 class SGDSetup(OptimizerSetup):
     """As KPConv was trained: SGD with a long momentum, its learning rate decays by epoch.
 
@@ -37,11 +44,11 @@ class SGDSetup(OptimizerSetup):
         which clips gradients by value at 100.
 
     Args:
-        lr: Learning rate of all but the offset parameters.
-        momentum: Momentum.
-        weight_decay: Weight decay.
-        offset_lr_factor: Learning rate of the offset parameters, as a share of ``lr``.
-        epochs_per_tenth: Epochs in which the learning rate falls to a tenth.
+        lr: Learning rate of all but the offset parameters, > 0.
+        momentum: Momentum, in [0, 1).
+        weight_decay: Weight decay, >= 0.
+        offset_lr_factor: Learning rate of the offset parameters, as a share of ``lr``, >= 0.
+        epochs_per_tenth: Epochs in which the learning rate falls to a tenth, > 0.
     """
 
     def __init__(
@@ -52,6 +59,11 @@ class SGDSetup(OptimizerSetup):
         offset_lr_factor: float = 0.1,
         epochs_per_tenth: float = 150.0,
     ) -> None:
+        owner = "SGDSetup"
+        _check_common(owner, lr, weight_decay, offset_lr_factor)
+        if not 0 <= momentum < 1:
+            raise ValueError(f"{owner}: momentum must be in [0, 1), got {momentum}")
+        _checks.positive(owner, "epochs_per_tenth", epochs_per_tenth)
         self.lr = lr
         self.momentum = momentum
         self.weight_decay = weight_decay
@@ -73,11 +85,11 @@ class AdamWSetup(OptimizerSetup):
     """AdamW with a linear warm-up and a cosine decay over the whole training (one cycle).
 
     Args:
-        lr: Highest learning rate of all but the offset parameters.
-        weight_decay: Decoupled weight decay.
-        offset_lr_factor: Learning rate of the offset parameters, as a share of ``lr``.
-        warmup: Share of the steps over which the learning rate rises from zero.
-        final: Learning rate at the last step, as a share of ``lr``.
+        lr: Highest learning rate of all but the offset parameters, > 0.
+        weight_decay: Decoupled weight decay, >= 0.
+        offset_lr_factor: Learning rate of the offset parameters, as a share of ``lr``, >= 0.
+        warmup: Share of the steps over which the learning rate rises from zero, in [0, 1].
+        final: Learning rate at the last step, as a share of ``lr``, in [0, 1].
     """
 
     def __init__(
@@ -88,6 +100,10 @@ class AdamWSetup(OptimizerSetup):
         warmup: float = 0.1,
         final: float = 0.01,
     ) -> None:
+        owner = "AdamWSetup"
+        _check_common(owner, lr, weight_decay, offset_lr_factor)
+        _checks.share(owner, "warmup", warmup)
+        _checks.share(owner, "final", final)
         self.lr = lr
         self.weight_decay = weight_decay
         self.offset_lr_factor = offset_lr_factor
@@ -116,13 +132,13 @@ class AdamWStepSetup(OptimizerSetup):
     Source: Thomas et al. 2024, arXiv:2405.13194, and its public code.
 
     Args:
-        lr: Highest learning rate of all but the offset parameters.
-        weight_decay: Decoupled weight decay.
-        offset_lr_factor: Learning rate of the offset parameters, as a share of ``lr``.
-        start: Learning rate of the first epoch, as a share of ``lr``.
-        warmup_epochs: Epochs in which it rises to ``lr``, by one factor every epoch.
-        plateau_epochs: Epochs for which it stays there.
-        epochs_per_tenth: Epochs in which it then falls to a tenth.
+        lr: Highest learning rate of all but the offset parameters, > 0.
+        weight_decay: Decoupled weight decay, >= 0.
+        offset_lr_factor: Learning rate of the offset parameters, as a share of ``lr``, >= 0.
+        start: Learning rate of the first epoch, as a share of ``lr``, > 0.
+        warmup_epochs: Epochs in which it rises to ``lr``, by one factor every epoch, >= 0.
+        plateau_epochs: Epochs for which it stays there, >= 0.
+        epochs_per_tenth: Epochs in which it then falls to a tenth, > 0.
     """
 
     def __init__(
@@ -135,6 +151,12 @@ class AdamWStepSetup(OptimizerSetup):
         plateau_epochs: int = 5,
         epochs_per_tenth: float = 120.0,
     ) -> None:
+        owner = "AdamWStepSetup"
+        _check_common(owner, lr, weight_decay, offset_lr_factor)
+        _checks.positive(owner, "start", start)
+        _checks.count(owner, "warmup_epochs", warmup_epochs, least=0)
+        _checks.count(owner, "plateau_epochs", plateau_epochs, least=0)
+        _checks.positive(owner, "epochs_per_tenth", epochs_per_tenth)
         self.lr = lr
         self.weight_decay = weight_decay
         self.offset_lr_factor = offset_lr_factor

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 import random
+import signal
 import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 import kpdeform
+from kpdeform._files import replace
 from kpdeform._optional import require
 from kpdeform.models.config import ModelConfig
 
@@ -42,11 +43,13 @@ class AtomicCheckpointIO(lightning.plugins.io.TorchCheckpointIO):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".partial")
-        with partial.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        try:
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+            replace(partial, path)
+        except BaseException:  # such as a full disk
+            partial.unlink(missing_ok=True)
+            raise
 
 
 class RunRecord(lightning.Callback):
@@ -122,23 +125,96 @@ class RunRecord(lightning.Callback):
         """Saves ``last.ckpt`` when it is due."""
         step = trainer.global_step
         if step != self._saved_step and step % self.every_n_steps == 0:
-            self._save_last(trainer)
+            self.save_last(trainer)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Saves ``best.ckpt`` when the score is the best so far."""
         score = float(trainer.callback_metrics.get(f"val/{pl_module.shown_score}", -math.inf))
         if score > self._best:
+            _check_weights(trainer)
             self._best = score
             trainer.save_checkpoint(self.folder / "best.ckpt")
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Saves ``last.ckpt`` with the last step in it."""
-        if trainer.global_step != self._saved_step:
-            self._save_last(trainer)
+        self.save_last(trainer)
 
-    def _save_last(self, trainer: Any) -> None:
+    def save_last(self, trainer: Any) -> None:
+        """Saves ``last.ckpt``, if it is not of this step already.
+
+        Raises:
+            ValueError: A weight is NaN or infinite; the checkpoint stays as it was.
+        """
+        if trainer.global_step == self._saved_step:
+            return
+        _check_weights(trainer)
         trainer.save_checkpoint(self.folder / "last.ckpt")
         self._saved_step = trainer.global_step
+
+
+class StoppedError(Exception):
+    """The training was asked to stop, and its last step is saved.
+
+    Attributes:
+        exit_code: What the process should end with, 130 for Ctrl-C and 143 for SIGTERM.
+    """
+
+    def __init__(self, number: int, step: int) -> None:
+        super().__init__(f"stopped at step {step}; continue with --resume")
+        self.exit_code = 128 + number
+
+
+class StopOnSignal(lightning.Callback):
+    """Ctrl-C and SIGTERM end the training after the step under way, with a checkpoint.
+
+    A second Ctrl-C ends it at once.
+
+    Args:
+        record: Saves the checkpoint.
+    """
+
+    def __init__(self, record: RunRecord) -> None:
+        self.record = record
+        self._signal = 0
+        self._step = 0
+        self._before: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Listens to the signals."""
+        self._step = trainer.global_step
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._heard)
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves and stops, on all ranks after the same step."""
+        if trainer.global_step == self._step:  # gradients are still being accumulated
+            return
+        self._step = trainer.global_step
+        if trainer.strategy.reduce_boolean_decision(self._signal > 0, all=False):
+            self.record.save_last(trainer)
+            raise StoppedError(self._signal or signal.SIGTERM, trainer.global_step)
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Gives the signals back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def _heard(self, number: int, frame: Any) -> None:
+        if self._signal and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._signal = number
+
+
+def _check_weights(trainer: Any) -> None:
+    for name, weight in trainer.lightning_module.model.named_parameters():
+        if not bool(weight.isfinite().all()):
+            raise ValueError(
+                f"the weights {name} are NaN or infinite after step {trainer.global_step}; nothing "
+                "was saved. Lower the learning rate or bound the gradients (trainer.gradient_clip)"
+            )
 
 
 def _rng_state() -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kpdeform import _checks
 from kpdeform._optional import require
 from kpdeform.inference.metrics import scores
 from kpdeform.nn import deformation_loss
@@ -43,6 +44,9 @@ class _Task(lightning.LightningModule):
         super().__init__()
         if class_weights == "sqrt_inverse" and class_counts is None:
             raise ValueError("class_weights='sqrt_inverse' needs class_counts")
+        _checks.share("task", "label_smoothing", label_smoothing)
+        _checks.number("task", "lovasz_weight", lovasz_weight, least=0)
+        _checks.number("task", "deformation_weight", deformation_weight, least=0)
         self.model = model
         self.class_names = list(class_names)
         self.optimizer_setup = optimizer or AdamWSetup()
@@ -74,6 +78,12 @@ class _Task(lightning.LightningModule):
         loss = entropy + self.deformation_weight * deformation
         if self.lovasz_weight > 0:
             loss = loss + self.lovasz_weight * lovasz_softmax(logits, labels)
+        if not bool(loss.isfinite()):
+            raise ValueError(
+                f"the loss of step {self.trainer.global_step + 1} is {loss.item()}"
+                f"{_scenes_of(batch, self.trainer.datamodule)}; last.ckpt stays as it is. Look at "
+                "the features and labels there, or lower the learning rate"
+            )
         if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
             right = (logits.detach().argmax(1) == labels)[labels >= 0]
             values = {
@@ -133,6 +143,15 @@ class _Task(lightning.LightningModule):
         return total / weight.clamp(min=1e-12)  # no labelled row at all: 0, not NaN
 
 
+def _scenes_of(batch: Any, datamodule: Any) -> str:
+    """Names of the scenes of a batch, for a message; nothing for images."""
+    numbers = getattr(getattr(batch, "batch", None), "scenes", None)
+    if numbers is None or not hasattr(datamodule, "scene_names"):
+        return ""
+    names = datamodule.scene_names()
+    return f", in the scenes {', '.join(sorted({names[n] for n in numbers.tolist()}))}"
+
+
 class SegmentationTask(_Task):
     """Training of a model that labels every point.
 
@@ -146,9 +165,9 @@ class SegmentationTask(_Task):
         optimizer: Optimizer and schedule; AdamW by default.
         class_weights: "sqrt_inverse" weights the classes of the cross entropy by the square root of
             their inverse frequency in the training scenes.
-        label_smoothing: Share of the target spread evenly over all classes.
-        lovasz_weight: Factor on the Lovász-Softmax loss.
-        deformation_weight: Factor on the deformation loss.
+        label_smoothing: Share of the target spread evenly over all classes, in [0, 1].
+        lovasz_weight: Factor on the Lovász-Softmax loss, >= 0.
+        deformation_weight: Factor on the deformation loss, >= 0.
         class_counts: Points of each class, for their weights; ``class_counts()`` of a data module.
 
     Under DDP the cross entropy is averaged over the points of all ranks, so its gradient equals
@@ -173,9 +192,9 @@ class ClassificationTask(_Task):
         optimizer: Optimizer and schedule; AdamW by default.
         class_weights: "sqrt_inverse" weights the classes of the cross entropy by the square root of
             their inverse frequency among the training clouds.
-        label_smoothing: Share of the target spread evenly over all classes.
-        lovasz_weight: Factor on the Lovász-Softmax loss.
-        deformation_weight: Factor on the deformation loss.
+        label_smoothing: Share of the target spread evenly over all classes, in [0, 1].
+        lovasz_weight: Factor on the Lovász-Softmax loss, >= 0.
+        deformation_weight: Factor on the deformation loss, >= 0.
         class_counts: Points of each class, for their weights; ``class_counts()`` of a data module.
     """
 

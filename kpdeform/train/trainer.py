@@ -6,14 +6,17 @@ import logging
 import os
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from kpdeform import _checks
 from kpdeform._device import choose_device
 from kpdeform._optional import require
 from kpdeform.models.config import ModelConfig
-from kpdeform.train.runs import AtomicCheckpointIO, CsvMetrics, RunRecord
+from kpdeform.models.files import read_checkpoint
+from kpdeform.train.runs import AtomicCheckpointIO, CsvMetrics, RunRecord, StopOnSignal
 
 lightning = require("lightning.pytorch", "train")
 
@@ -25,17 +28,20 @@ class TrainerConfig:
     Args:
         accelerator: "cpu", "gpu", or "auto": the GPU where it can be used, else the CPU. A GPU
             needs the CUDA library, which is built where nvcc is found.
-        devices: How many processes, one per device; ``torchrun`` decides where it is used.
+        devices: How many processes, one per device, >= 1; ``torchrun`` decides where it is used.
         precision: Lightning's precision: "32-true", "16-mixed" or "bf16-mixed".
-        gradient_clip: Bound on the gradients, or null.
+        gradient_clip: Bound on the gradients, > 0, or null.
         gradient_clip_by: Whether the bound holds for each "value" or for the "norm" of all.
-        accumulate: Batches whose gradients are added up for one step.
-        validate_every: Steps between two validations; 0 never validates.
-        log_every: Steps between two rows of metrics.
-        checkpoint_every: Steps between two writes of last.ckpt.
+        accumulate: Batches whose gradients are added up for one step, >= 1.
+        validate_every: Steps between two validations, >= 0; 0 never validates.
+        log_every: Steps between two rows of metrics, >= 1.
+        checkpoint_every: Steps between two writes of last.ckpt, >= 1.
         deterministic: Ask PyTorch for deterministic kernels.
         sync_batchnorm: Share batch statistics between GPUs.
         progress_bar: Show a progress bar.
+
+    Raises:
+        ValueError: A number is out of its bounds.
     """
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
@@ -50,6 +56,18 @@ class TrainerConfig:
     deterministic: bool = False
     sync_batchnorm: bool = False
     progress_bar: bool = True
+
+    def __post_init__(self) -> None:
+        owner = "trainer"
+        if isinstance(self.devices, int):
+            _checks.count(owner, "devices", self.devices)
+        _checks.one_of(owner, "precision", self.precision, ("32-true", "16-mixed", "bf16-mixed"))
+        if self.gradient_clip is not None:
+            _checks.positive(owner, "gradient_clip", self.gradient_clip)
+        _checks.one_of(owner, "gradient_clip_by", self.gradient_clip_by, ("norm", "value"))
+        for name in ("accumulate", "log_every", "checkpoint_every"):
+            _checks.count(owner, name, getattr(self, name))
+        _checks.count(owner, "validate_every", self.validate_every, least=0)
 
 
 class StepBar(lightning.Callback):
@@ -130,8 +148,10 @@ def make_trainer(
         A ``lightning.pytorch.Trainer``.
     """
     _quieten()
+    record = RunRecord(folder, config, model, options.checkpoint_every)
     chosen = [
-        RunRecord(folder, config, model, options.checkpoint_every),
+        record,
+        StopOnSignal(record),
         lightning.callbacks.LearningRateMonitor("step"),
     ]
     if options.progress_bar:
@@ -180,12 +200,22 @@ def checkpoint_to_resume(folder: Path, resume: bool) -> Path | None:
 
     Raises:
         FileExistsError: The folder already holds a run and ``resume`` is False.
+        FileNotFoundError: ``resume`` is True and the folder holds no checkpoint.
+        ValueError: The checkpoint is damaged.
     """
     last = Path(folder) / "last.ckpt"
     if not last.exists():
+        if resume:
+            raise FileNotFoundError(
+                f"--resume: {last} is not there; start the run without --resume, or name the "
+                "folder of an earlier one with --run"
+            )
         return None
     if not resume:
         raise FileExistsError(
             f"{folder} already holds a run; continue it with --resume, or choose another --run"
         )
+    content = read_checkpoint(last)
+    if not isinstance(content, Mapping) or not {"state_dict", "loops", "kpdeform"} <= {*content}:
+        raise ValueError(f"{last} is no checkpoint of a training, and cannot be resumed")
     return last

@@ -522,16 +522,28 @@ INF[2, 1] = -math.inf
 BAD = [
     ({"queries": [0.0]}, TypeError, "queries must be a torch.Tensor, got list"),
     ({"points": torch.zeros(5, 3).half()}, TypeError, "points must be float32, float64, got fl"),
-    ({"points": torch.zeros(5, 3).double()}, TypeError, "queries is float32 but points is torch.float64"),
+    (
+        {"points": torch.zeros(5, 3).double()},
+        TypeError,
+        "queries is float32 but points is torch.float64",
+    ),
     ({"points": torch.zeros(5, 4)}, ValueError, r"points must be \(rows, 2\) or \(rows, 3\)"),
-    ({"points": torch.zeros(5)}, ValueError, r"points must be \(rows, 2\) or \(rows, 3\), got shape \(5,\)"),
+    (
+        {"points": torch.zeros(5)},
+        ValueError,
+        r"points must be \(rows, 2\) or \(rows, 3\), got shape \(5,\)",
+    ),
     ({"points": torch.zeros(5, 2)}, ValueError, "as many columns, got 3 and 2"),
     ({"points": torch.zeros(5, 3, device="meta")}, ValueError, "queries is on cpu but points is"),
     ({"points": NAN}, ValueError, "points has 2 rows with NaN or infinite"),
     ({"queries": INF}, ValueError, "queries has 1 row with NaN or infinite"),
     ({"query_lengths": torch.tensor([3])}, ValueError, "query_lengths adds up to 3 but queries"),
     ({"point_lengths": torch.tensor([6, -1])}, ValueError, "point_lengths must not be negative"),
-    ({"point_lengths": torch.tensor([5.0])}, TypeError, "point_lengths must be int64, .* got float32"),
+    (
+        {"point_lengths": torch.tensor([5.0])},
+        TypeError,
+        "point_lengths must be int64, .* got float32",
+    ),
     ({"point_lengths": torch.tensor([5, 0])}, ValueError, "count the same clouds, got 1 and 2"),
 ]
 

@@ -1,6 +1,6 @@
-"""Runs a script and kills the process by SIGKILL at the end of a training step.
+"""Runs a script and sends its process a signal at the end of a training step.
 
-python kill.py STEP SCRIPT [ARGUMENT ...]
+python kill.py SIGNAL STEP SCRIPT [ARGUMENT ...]
 """
 
 import os
@@ -12,14 +12,14 @@ from kpdeform.train import SegmentationTask
 
 
 def main() -> None:
-    last_step = int(sys.argv[1])
+    number, last_step = signal.Signals[sys.argv[1]], int(sys.argv[2])
 
     def die(task, outputs, batch, batch_idx):
         if task.trainer.global_step == last_step:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
 
     SegmentationTask.on_train_batch_end = die
-    sys.argv = sys.argv[2:]
+    sys.argv = sys.argv[3:]
     runpy.run_path(sys.argv[0], run_name="__main__")
 
 

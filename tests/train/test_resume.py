@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from kpdeform._locks import lock
 from tests.toy import ROOT, run_python, run_script
 
+SCRIPT = ROOT / "scripts" / "train_segmentation.py"
+KILL = Path(__file__).with_name("kill.py")
 STEPS = 14  # an epoch of the toy configuration has 5
 
 
@@ -23,6 +26,14 @@ def checkpoint_of(folder):
 def steps_logged(folder):
     with (folder / "metrics.csv").open() as file:
         return [int(r["step"]) for r in csv.DictReader(file) if r["name"] == "train/loss"]
+
+
+def assert_same_end(folder, whole):
+    resumed, expected = checkpoint_of(folder), checkpoint_of(whole)
+    assert resumed["global_step"] == expected["global_step"] == STEPS
+    assert resumed["state_dict"].keys() == expected["state_dict"].keys()
+    for name, value in expected["state_dict"].items():
+        assert torch.equal(resumed["state_dict"][name], value), name
 
 
 @pytest.fixture(scope="module")
@@ -44,22 +55,51 @@ def whole(config, tmp_path_factory):
 )
 def test_killed_run_continues_to_the_same_weights(config, whole, tmp_path, every, killed, validate):
     options = ["--trainer.checkpoint_every", every, "--trainer.validate_every", validate]
-    command = arguments(config, tmp_path / "run", *options, "--resume")
-    script = ROOT / "scripts" / "train_segmentation.py"
-    died = run_python(Path(__file__).with_name("kill.py"), killed, script, *command)
+    command = arguments(config, tmp_path / "run", *options)
+    died = run_python(KILL, "SIGKILL", killed, SCRIPT, *command)
     assert died.returncode == -signal.SIGKILL, died.stderr[-2000:]
     assert checkpoint_of(tmp_path / "run")["global_step"] == killed // every * every
 
-    run_script("train_segmentation.py", *command)
-    resumed, expected = checkpoint_of(tmp_path / "run"), checkpoint_of(whole)
-    assert resumed["global_step"] == expected["global_step"] == STEPS
-    assert resumed["state_dict"].keys() == expected["state_dict"].keys()
-    for name, value in expected["state_dict"].items():
-        assert torch.equal(resumed["state_dict"][name], value), name
+    run_script("train_segmentation.py", *command, "--resume")
+    assert_same_end(tmp_path / "run", whole)
     # Lightning logs a step after it has let callbacks save it: that one row may be missing.
     lost = {killed - 1} if killed % every == 0 else set()
     assert steps_logged(tmp_path / "run") == [s for s in range(STEPS) if s not in lost]
     assert steps_logged(whole) == list(range(STEPS))
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_stopped_run_is_saved_and_continues_to_the_same_weights(
+    config, whole, tmp_path, name, code
+):
+    command = arguments(config, tmp_path / "run", "--trainer.checkpoint_every", 100)
+    stopped = run_python(KILL, name, 6, SCRIPT, *command)
+    assert stopped.returncode == code, stopped.stderr[-2000:]
+    assert "stopped at step 7; continue with --resume" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    assert checkpoint_of(tmp_path / "run")["global_step"] == 7
+    assert not list((tmp_path / "run").glob("*.partial")) + list((tmp_path / "run").glob(".lock"))
+    run_script("train_segmentation.py", *command, "--resume")
+    assert_same_end(tmp_path / "run", whole)
+
+
+def test_resuming_without_a_checkpoint_is_refused(config, tmp_path):
+    with pytest.raises(SystemExit, match=r"--resume: .*last\.ckpt is not there"):
+        run_script("train_segmentation.py", *arguments(config, tmp_path / "run", "--resume"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_checkpoint_is_not_resumed(config, tmp_path):
+    (tmp_path / "last.ckpt").write_bytes(b"no checkpoint")
+    with pytest.raises(SystemExit, match=r"last\.ckpt is damaged"):
+        run_script("train_segmentation.py", *arguments(config, tmp_path, "--resume"))
+
+
+def test_a_second_training_in_the_folder_is_refused(config, tmp_path):
+    with lock(tmp_path / ".lock", "the run"):
+        with pytest.raises(SystemExit, match=r"the run .* is in use by process"):
+            run_script("train_segmentation.py", *arguments(config, tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_existing_run_is_not_overwritten(config, whole):

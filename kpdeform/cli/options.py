@@ -1,0 +1,185 @@
+"""Options of the commands: files are checked before they are used, a mistake takes one line.
+
+jsonargparse imports whatever class a configuration names before it looks at its type. A file may
+come from somebody else; so the names in it are compared with kpdeform's own classes first. Classes
+and functions of your own are given on the command line.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from argparse import ArgumentError
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from kpdeform._optional import require
+from kpdeform.data.recipe import read_config
+from kpdeform.models.config import FACTORIES, Factory, ModelConfig
+
+_TRANSFORMS = (
+    "AutoContrast", "ColorDrop", "Compose", "Jitter", "RandomFlip", "RandomRotation", "RandomScale",
+)  # fmt: skip
+_OPTIMIZERS = ("AdamWSetup", "AdamWStepSetup", "SGDSetup")
+CLASSES = (
+    *(f"kpdeform.data.transforms.{name}" for name in _TRANSFORMS),
+    *(f"kpdeform.train.{name}" for name in _OPTIMIZERS),
+)
+_GROUPS = ("data", "model", "task", "trainer")
+
+
+def make_parser(description: str) -> Any:
+    """A parser whose errors :func:`read_options` reports."""
+    parser = require("jsonargparse", "train").ArgumentParser
+    return parser(description=description, exit_on_error=False, allow_abbrev=False)
+
+
+def read_options(parser: Any) -> Any:
+    """Parses the command line.
+
+    Raises:
+        ValueError: An option is unknown or wrong, or a file names anything but kpdeform's own; the
+            message is one line.
+        OSError: A file cannot be read.
+    """
+    arguments = sys.argv[1:]
+    for option, value in _files(arguments):
+        check_file(Path(value), () if option == "config" else (option,))
+    try:
+        return parser.parse_args(arguments)
+    except ArgumentError as error:
+        raise ValueError(_one_line(str(error), parser)) from error
+
+
+def instantiate(parser: Any, options: Any) -> Any:
+    """Makes the objects that the options describe.
+
+    Raises:
+        ValueError: A value is out of its bounds; the message is one line.
+    """
+    try:
+        return parser.instantiate(options)
+    except (ArgumentError, TypeError, ValueError) as error:
+        raise ValueError(_one_line(str(error), parser)) from error
+
+
+def call(function: Callable[..., None], positional: Sequence[str] = ()) -> None:
+    """Calls a function with the options of the command line.
+
+    Args:
+        function: Its arguments are the options, its docstring explains them.
+        positional: Paths that are given by their place.
+    """
+    parser = make_parser(function.__doc__.partition("\n")[0])
+    for name in positional:
+        parser.add_argument(name, type=Path)
+    parser.add_function_arguments(function, skip={*positional}, as_group=False, as_positional=False)
+    function(**instantiate(parser, read_options(parser)).as_dict())
+
+
+def imported_factory(name: str | None) -> Factory | None:
+    """The function that the user has named on the command line; None for None.
+
+    Raises:
+        ValueError: There is no such function.
+    """
+    if name is None:
+        return None
+    module, _, rest = name.partition(".")
+    try:
+        found = import_module(module)
+        for part in rest.split("."):
+            if not hasattr(found, part):
+                import_module(f"{found.__name__}.{part}")
+            found = getattr(found, part)
+    except (AttributeError, ModuleNotFoundError, ValueError) as error:
+        raise ValueError(f"--factory {name}: there is no such function ({error})") from error
+    if not callable(found):
+        raise ValueError(f"--factory {name}: this is no function but a {type(found).__name__}")
+    return found
+
+
+def check_file(path: Path, place: tuple[str, ...] = ()) -> None:
+    """Refuses a configuration that names anything but classes and models of kpdeform.
+
+    Args:
+        path: YAML file.
+        place: Keys under which its content stands.
+
+    Raises:
+        ValueError: It does, or is no YAML with a mapping.
+        OSError: It cannot be read.
+    """
+    try:
+        content = read_config(path)
+    except ValueError as error:  # a mistake in YAML is told in several lines
+        raise ValueError(" ".join(str(error).split())) from error
+    for keys, value in _texts(content, place):
+        where = f"{path}: {'.'.join(keys)}"
+        if keys in [(group,) for group in ("config", *_GROUPS)]:
+            raise ValueError(f"{where} must hold a mapping, got {value!r}")
+        if keys == ("model", "factory") and ModelConfig(value).own_factory is None:
+            raise ValueError(
+                f"{where}: {value!r} is none of kpdeform's own models ({', '.join(FACTORIES)}); "
+                "a function of your own is given on the command line, with --model.factory, and "
+                "not in a file"
+            )
+        if keys[-1] in ("class_path", "optimizer", "transforms") and value not in CLASSES:
+            raise ValueError(
+                f"{where}: {value!r} is none of kpdeform's own classes ({', '.join(CLASSES)}); a "
+                "class of your own is given on the command line, and not in a file"
+            )
+
+
+def _texts(content: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Every text in a configuration with the keys that lead to it; a key may be dotted."""
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            yield from _texts(value, (*keys, *str(key).split(".")))
+    elif isinstance(content, list):
+        for value in content:
+            yield from _texts(value, keys)
+    elif isinstance(content, str):
+        yield keys, content
+
+
+def _files(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Options of the command line that read a file of further options."""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        option, has_value, value = argument.partition("=")
+        value = value if has_value else following
+        name = option.removeprefix("--")
+        if option == "--config" or (option.startswith("--") and name in _GROUPS):
+            if os.path.isfile(value) or (name == "config" and value):
+                yield name, value
+
+
+def _one_line(message: str, parser: Any) -> str:
+    """What jsonargparse says in several lines, and the option that was meant."""
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    skipped = (
+        "Subtypes:", "Errors:", "Given value type:", "Does not validate", "Expected a <class 'None",
+        "Given value: Namespace",
+    )  # fmt: skip
+    text = " ".join(line for line in lines if line and not line.startswith(skipped))
+    text = re.sub(r"Parser key \"([\w.]+)\":", r"\1:", text)
+    text = re.sub(r"<class '([\w.]+)'>", r"\1", text)
+    unknown = re.search(
+        r"(?:Group '(?P<group>\w+)' does not accept option|Option) '(?P<option>[\w.]+)'"
+        r"|unrecognized arguments: --(?P<argument>[\w.]+)",
+        text,
+    )
+    if unknown and "required" not in text:
+        group, option = unknown["group"], unknown["option"] or unknown["argument"]
+        known = list(parser.get_defaults().keys())
+        key = f"{group}.{option}" if group else option
+        last = {name.rpartition(".")[2]: name for name in known}
+        close = get_close_matches(key, known, 1) or [
+            last[name] for name in get_close_matches(key.rpartition(".")[2], last, 1)
+        ]
+        text += f"; did you mean {close[0]}?" if close else "; --help lists the options"
+    return text

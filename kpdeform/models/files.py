@@ -1,0 +1,40 @@
+"""Reading checkpoint files: tensors and plain values, never code."""
+
+from __future__ import annotations
+
+import re
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def read_checkpoint(path: str | PathLike[str]) -> Any:
+    """The content of a file that ``torch.save`` wrote, on the CPU.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is a folder, is damaged, or holds more than tensors and plain values.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a checkpoint in it, such as last.ckpt")
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint {path} is not there")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (PermissionError, MemoryError):
+        raise
+    except Exception as error:  # damaged files raise almost anything, OSError too
+        name = re.search(r"GLOBAL (\S+)", str(error))
+        if name:
+            raise ValueError(
+                f"{path} holds Python objects ({name[1]}), which could run code and are not read; "
+                "save tensors and plain values only, such as model.state_dict()"
+            ) from error
+        text = str(error).rpartition("WeightsUnpickler error:")[
+            2
+        ]  # before it stands torch's advice
+        reason = text.strip().partition("\n")[0] or type(error).__name__
+        raise ValueError(f"{path} is damaged or no checkpoint: {reason}") from error
