@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,13 @@ from files import TEXT, Layout, find_files, has_numbers, scene_names
 
 from kpdeform.data import Cloud, DatasetInfo, read_cloud, values
 from kpdeform.data.columns import FROM_POSITIONS
+from kpdeform.data.fields import canonical_name
 from kpdeform.data.recipe import ClassMap, Job, Parser, make_scenes, read_config, run, warn
 from kpdeform.data.scenes import LARGEST_EXTENT, check_free_space, far_points
 
 COLORS = ("red", "green", "blue")
 NORMALS = ("nx", "ny", "nz")
+UNLABELLED = -1  # the label of a point whose label is NaN
 
 
 @dataclass
@@ -126,6 +129,7 @@ def _features(where: str, value: object) -> dict[str, float | None]:
     found: dict[str, float | None] = {}
     for text in values.names(where, value):
         name, slash, scale = text.partition("/")
+        name = canonical_name(name)  # the one that labelling looks for, whatever the file calls it
         if name in found:
             raise ValueError(f"{where}: {name} is there twice")
         if name in FROM_POSITIONS:
@@ -256,10 +260,17 @@ def columns(
     return features
 
 
+def _find(cloud: Cloud, name: str) -> np.ndarray | None:
+    """The attribute of this name, else one whose name means the same, such as R for red."""
+    same = (key for key in cloud.attributes if canonical_name(key) == canonical_name(name))
+    key = name if name in cloud.attributes else next(same, None)
+    return None if key is None else np.asarray(cloud.attributes[key])
+
+
 def _attribute(path: Path, cloud: Cloud, name: str, fill_nan: float | None) -> np.ndarray:
-    if name not in cloud.attributes:
+    array = _find(cloud, name)
+    if array is None:
         raise ValueError(f"{path}: has no [{name!r}]; it has {sorted(cloud.attributes)}")
-    array = np.asarray(cloud.attributes[name])
     if array.dtype.kind not in "iufb":
         raise ValueError(f"{path}: {name} holds {array.dtype}, but a feature must be numbers")
     if array.dtype.kind != "f":
@@ -358,34 +369,36 @@ def _read_scene(
     path: Path, split: str, config: Config, scales: Mapping[str, float]
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
     cloud = read(path, config)
-    labels = _labels(path, cloud, config.label, split)
+    labels = _labels(path, cloud, config, split)
     return cloud.points, labels, columns(path, cloud, scales, config.fill_nan)
 
 
-def _labels(path: Path, cloud: Cloud, name: str, split: str) -> np.ndarray | None:
-    if name not in cloud.attributes and split == "test":
+def _labels(path: Path, cloud: Cloud, config: Config, split: str) -> np.ndarray | None:
+    name = config.label
+    labels = _find(cloud, name)
+    if labels is None and split == "test":
         return None
-    if name not in cloud.attributes:
+    if labels is None:
         raise ValueError(
             f"{path}: has no attribute {name!r} with the labels; it has "
             f"{sorted(cloud.attributes)} (choose one with --label, name the columns of text with "
             "--columns, or move a file that is no cloud out of the folder)"
         )
-    labels = np.asarray(cloud.attributes[name])
     if labels.dtype.kind not in "iufb":
         raise ValueError(f"{path}: {name} holds {labels.dtype}, but labels must be whole numbers")
     if labels.dtype.kind == "f":
-        missing = np.isnan(labels)  # how files say "no label"
-        labels = np.where(missing, -1, labels)
-        odd = labels != np.rint(labels)
-        if odd.any() or np.isinf(labels).any():
+        labels = np.where(np.isnan(labels), UNLABELLED, labels)
+        odd = np.isinf(labels) | (labels != np.rint(labels))
+        if odd.any():
             raise ValueError(
-                f"{path}: {name} holds {np.count_nonzero(odd | np.isinf(labels))} values that are "
-                f"no whole numbers, such as {labels[int((odd | np.isinf(labels)).argmax())]}; is "
-                "it the attribute with the labels (--label)?"
+                f"{path}: {name} holds {np.count_nonzero(odd)} values that are no whole numbers, "
+                f"such as {labels[int(odd.argmax())]}; is it the attribute with the labels "
+                "(--label)?"
             )
-        if missing.any():
-            warn(f"{path}: {np.count_nonzero(missing)} labels are NaN and count as label -1")
+    missing = np.count_nonzero(labels == UNLABELLED)
+    known = [*chain(*config.classes.values()), *config.ignored]
+    if missing and UNLABELLED not in known:
+        warn(f"{path}: {missing} points have no label ({name} is NaN or -1)")
     return labels.astype(np.int64)
 
 

@@ -189,6 +189,22 @@ def test_columns_of_text_without_a_header(prepare, raw):
         prepare("--columns", "x,y,z,label")
 
 
+@pytest.mark.parametrize("label", ["label", "Classification", "scalar_Label", None])
+@pytest.mark.parametrize("suffix", ["csv", "npz"])
+def test_an_attribute_is_found_by_every_name_it_goes_by(prepare, raw, label, suffix):
+    if suffix == "csv":
+        write(raw / "one.csv", "X,Y,Z,Label,R,g,Blue\n0,0,0,2,255,1,2\n1,0,0,6,3,4,5\n")
+    else:
+        rgb = {"R": np.array([255, 3], np.uint8), "g": np.array([1, 4], np.uint8)}
+        rgb["Blue"] = np.array([2, 5], np.uint8)
+        np.savez(raw / "one.npz", xyz=np.eye(2, 3), Label=np.array([2, 6]), **rgb)
+    options = ["--split", f"train=one.{suffix}", "--features", "r", "GREEN", "blue"]
+    data = prepare(*options, *(["--label", label] if label else []))
+    assert data.info.feature_names == ("red", "green", "blue")
+    assert labels_of(data) == [[0, 1]]
+    assert data.scenes("train")[0].features.tolist() == [[255, 1, 2], [3, 4, 5]]
+
+
 # Which files
 
 
@@ -292,9 +308,6 @@ def test_nan_in_a_feature(prepare, raw, column, value):
     write(raw / "train" / "b.csv", rows)
     write(raw / "train" / "a.csv", rows.replace(value, "0.25"))
     options = ["--features", column]
-    if column == "red":  # readers that make bytes of NaN colours leave nothing to find here
-        colors = np.array([0.5, np.nan])
-        pytest.importorskip("kpdeform.data.fields").colors_to_bytes({"red": colors})
     with pytest.raises(ValueError, match=rf"b\.csv: {column} is NaN or infinite in 2 of 3 points"):
         prepare(*options)
     data = prepare(*options, "--fill-nan", "0")
@@ -307,7 +320,7 @@ def test_nan_coordinates_are_counted(prepare, raw):
         prepare()
 
 
-def test_a_label_that_is_nan_or_no_whole_number(folder, raw, tmp_path):
+def test_a_label_that_is_nan_or_no_whole_number(folder, raw, tmp_path, capsys):
     table = np.array([[0, 0, 0, 2, 2], [1, 0, 0, np.nan, 2.5]])
     np.savez(raw / "train" / "a.npz", xyz=table[:, :3], kind=table[:, 3], odd=table[:, 4])
     options = [str(raw), *GROUND, "--output", str(tmp_path / "out"), "--split", "train=**/a.npz"]
@@ -316,6 +329,7 @@ def test_a_label_that_is_nan_or_no_whole_number(folder, raw, tmp_path):
     with pytest.raises(ValueError, match=r"-1 \(1 points\).*labels that are NaN"):
         folder.main([*options, "--label", "kind"])
     folder.main([*options, "--label", "kind", "--ignored", "rest"])
+    assert "a.npz: 1 points have no label (kind is NaN or -1)" in capsys.readouterr().err
     assert labels_of(open_dataset(tmp_path / "out")) == [[0, -1]]
 
 
@@ -416,7 +430,8 @@ MISTAKES = {
     "feature twice": (YAML + "features: [w, w]", "features: w is there twice"),
     "feature scale": (YAML + "features: [w/0]", "features: w: must be a number > 0"),
     "feature scale text": (YAML + "features: [w/a]", "features: w: must be a number"),
-    "feature computed": (YAML + "features: [height]", "height is made from the coordinates"),
+    "feature twice by two names": (YAML + "features: [r, red]", "features: red is there twice"),
+    "feature computed": (YAML + "features: [height]", "is made from the coordinates"),
     "feature missing": (YAML + "features: [w]", r"a.csv: has no \['w'\]; it has"),
     "colour scale": (YAML + "features: [red/255]", "colours become 0 to 1 anyway"),
     "splits list": (YAML + "splits: [a.csv]", "splits: must be a mapping"),
