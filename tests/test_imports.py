@@ -11,7 +11,8 @@ from tests.toy import run_python
 
 # From the bottom to the top. A part of the package imports from lower lines and from itself.
 LAYERS = [
-    ["_checks", "_image_sizes", "_library", "_files", "_locks", "_optional", "_types"],
+    ["_checks", "_library", "_files", "_locks", "_optional", "_types"],
+    ["_image_sizes"],
     ["_device", "_info"],
     ["kernel_points", "reference"],
     ["ops"],

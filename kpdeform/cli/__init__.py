@@ -6,7 +6,6 @@ a file, ``view`` shows its deformed kernels.
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
 
 from kpdeform.data.recipe import run
@@ -20,21 +19,4 @@ def start(module: str, function: str = "main") -> None:
             one of these errors.
         function: What to call in it, without arguments; it reads the command line.
     """
-    try:
-        run(lambda: getattr(import_module(f"kpdeform.cli.{module}"), function)())
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped\n")
-        raise SystemExit(130) from None
-    except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
-            raise
-        what = str(error).partition("\n")[0] or "the system gives no more"
-        raise SystemExit(f"error: out of memory: {what}; use smaller batches or tiles") from None
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether PyTorch (on a GPU or, by its message, on the CPU) or Python ran out of memory."""
-    import torch  # imported late, so that --help and mistakes are quick
-
-    known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
-    return known or "can't allocate memory" in str(error) or "not enough memory" in str(error)
+    run(lambda: getattr(import_module(f"kpdeform.cli.{module}"), function)())

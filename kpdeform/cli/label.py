@@ -33,7 +33,8 @@ def label(
         output: File to write, of the same kind.
         checkpoint: last.ckpt or best.ckpt of a run.
         votes: Predictions averaged for each tile, each with the cloud turned further, >= 1.
-        tile_size: Side of a tile in the model's unit, > 0; as wide as the training crops by default.
+        tile_size: Side of a tile in the model's unit, > 0; by default as wide as the training
+            crops.
         overlap: Share of a tile that it has in common with the next one, in (0, 0.5].
         class_ids: Number to write for each class; as configured in training by default.
         device: Such as "cpu" or "cuda"; "auto" is CUDA where it can be used, else the CPU.

@@ -417,6 +417,10 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(f"{message} (see --help)")
 
 
+# What PyTorch says when a GPU or the CPU has no memory left; both are RuntimeErrors.
+_OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory")
+
+
 def run(main: Callable[[], None]) -> None:
     """Calls ``main``; errors that the user can mend end the program in one line."""
     if threading.current_thread() is threading.main_thread():
@@ -426,13 +430,12 @@ def run(main: Callable[[], None]) -> None:
         main()
     except (ImportError, OSError, ValueError, RecursionError) as error:
         raise SystemExit(_one_line(f"error: {error}")) from None
-    except MemoryError as error:
-        size = str(error) or "no size given"
-        raise SystemExit(_one_line(f"error: out of memory ({size}); use smaller files")) from None
-    except RuntimeError as error:
-        if not re.search("out of memory|can't allocate memory", str(error)):
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
             raise
-        raise SystemExit(_one_line(f"error: out of memory ({error})")) from None
+        what = str(error).partition("\n")[0] or "the system gives no more"
+        text = f"error: out of memory: {what}; use smaller files, batches or tiles"
+        raise SystemExit(_one_line(text)) from None
     except KeyboardInterrupt:
         print(
             "interrupted: what was finished is kept, run the same command again to go on",

@@ -106,7 +106,7 @@ class Predictor:
             class_ids=tuple(record["class_ids"]),
             feature_scales=record["feature_scales"],
             tiles=Tiles(**record["tiles"]),
-            scale=record.get("scale", 1.0),
+            scale=record["scale"],
         )
 
     @property

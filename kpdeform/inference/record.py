@@ -63,9 +63,12 @@ def _are_names(value: Any) -> bool:
 
 def _are_scales(value: Any) -> bool:
     return isinstance(value, Mapping) and all(
-        _is_name(name) and type(scale) in (int, float) and 0 < scale < math.inf
-        for name, scale in value.items()
+        _is_name(name) and _is_scale(scale) for name, scale in value.items()
     )
+
+
+def _is_scale(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value < math.inf
 
 
 def _are_limits(value: Any) -> bool:
@@ -88,6 +91,7 @@ _ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "class_colors": (_list_of(_is_color), "a list of colours, three whole numbers 0 to 255 each"),
     "class_ids": (_list_of(_is_whole), "a list of whole numbers"),
     "feature_scales": (_are_scales, "a mapping of names to positive numbers"),
+    "scale": (_is_scale, "a positive number"),
     "max_neighbors": (_are_limits, "a list of whole numbers >= 1, or None"),
     "tiles": (_are_tiles, "a mapping with size > 0, overlap in (0, 0.5] and dimensions 2 or 3"),
 }

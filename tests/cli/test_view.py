@@ -50,6 +50,7 @@ def files(tmp_path_factory):
         "class_colors": [list(color) for color in info.class_colors],
         "class_ids": [10, 11, 12, 13],
         "feature_scales": {},
+        "scale": 1.0,
         "max_neighbors": None,
         "tiles": asdict(Tiles(6.0, dimensions=3)),
     }

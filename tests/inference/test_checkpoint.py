@@ -25,6 +25,7 @@ def checkpoint():
         "class_colors": [[0, 0, 0], [255, 0, 0]],
         "class_ids": [2, 6],
         "feature_scales": {"intensity": 65535.0},
+        "scale": 1.0,
         "max_neighbors": None,
         "tiles": asdict(Tiles(6.0)),
     }

@@ -27,6 +27,7 @@ RECORD = {
     "class_colors": [[0, 0, 0]] * 2,
     "class_ids": [2, 6],
     "feature_scales": {},
+    "scale": 1.0,
     "max_neighbors": None,
     "tiles": asdict(Tiles(4.0)),
 }
@@ -60,7 +61,9 @@ def names(folder):
 
 def test_a_feature_that_is_nan(tmp_path, predictor):
     source = write(tmp_path / "in.ply", nan=7)
-    with pytest.raises(ValueError, match=r"in\.ply: .*NaN or infinite: intensity at 7 points"):
+    with pytest.raises(
+        ValueError, match=r"in\.ply: .*NaN or infinite values in intensity \(7 points\)"
+    ):
         segment_file(predictor, source, tmp_path / "out.ply")
     assert names(tmp_path) == ["in.ply"]
     points = np.zeros((2, 3))
@@ -155,5 +158,5 @@ def test_out_of_memory_takes_one_line(error, monkeypatch):
         raise error
 
     monkeypatch.setattr(label, "main", fail)
-    with pytest.raises(SystemExit, match=r"out of memory: .*use smaller batches or tiles"):
+    with pytest.raises(SystemExit, match=r"out of memory: .*use smaller files, batches or tiles"):
         start("label")
