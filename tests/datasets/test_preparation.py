@@ -533,8 +533,8 @@ def raising(error):
     [
         (ValueError("a\n  b"), "error: a b"),
         (OSError("no\nroom"), "error: no room"),
-        (MemoryError("12 GiB"), "error: out of memory (12 GiB); use smaller files"),
-        (RuntimeError("CUDA out of memory. Tried"), "error: out of memory (CUDA out of memory. Tr"),
+        (MemoryError("12 GiB"), "error: out of memory: 12 GiB; use smaller files"),
+        (RuntimeError("CUDA out of memory. Tried"), "error: out of memory: CUDA out of memory. Tr"),
         (RecursionError("deep"), "error: deep"),
     ],
 )

@@ -61,9 +61,7 @@ def names(folder):
 
 def test_a_feature_that_is_nan(tmp_path, predictor):
     source = write(tmp_path / "in.ply", nan=7)
-    with pytest.raises(
-        ValueError, match=r"in\.ply: .*NaN or infinite values in intensity \(7 points\)"
-    ):
+    with pytest.raises(ValueError, match=r"in\.ply: NaN .* in intensity \(7 points\)"):
         segment_file(predictor, source, tmp_path / "out.ply")
     assert names(tmp_path) == ["in.ply"]
     points = np.zeros((2, 3))
