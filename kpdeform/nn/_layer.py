@@ -21,7 +21,7 @@ class Layer(nn.Module):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if "forward" in cls.__dict__:
-            cls.forward = _one_step(cls.forward)  # type: ignore[method-assign]
+            cls.forward = _one_step(cls.forward)
 
     def __prepare_scriptable__(self) -> None:
         raise NotImplementedError(
@@ -39,12 +39,15 @@ class Layer(nn.Module):
 
 
 def _one_step(forward: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(forward)
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         for value in (*args, *kwargs.values()):
             if isinstance(value, torch.fx.Proxy):
-                path = value.tracer.path_of_module(self)
-                return value.tracer.create_proxy("call_module", path, args, kwargs)
+                tracer: Any = value.tracer
+                path = tracer.path_of_module(self)
+                return tracer.create_proxy("call_module", path, args, kwargs)
         return forward(self, *args, **kwargs)
 
-    return call
+    # torch.compile keeps what it has compiled by code object. A code object of its own lets every
+    # class be compiled without recompiling the others.
+    call.__code__ = call.__code__.replace(co_name=forward.__name__)
+    return wraps(forward)(call)

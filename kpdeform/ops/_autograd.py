@@ -94,8 +94,8 @@ def _function(op: torch._ops.OpOverload, rule: _Rule | None) -> type[torch.autog
         stacked = tuple(_stack(name, each) for each in zip(*results, strict=True))
         return stacked, (0,) * len(stacked)
 
-    members = {"forward": op, "setup_context": setup_context, "backward": backward}
-    members |= {"jvp": jvp, "vmap": vmap}
+    members: dict[str, Any] = {"forward": op, "setup_context": setup_context}
+    members |= {"backward": backward, "jvp": jvp, "vmap": vmap}
     functions = {key: staticmethod(value) for key, value in members.items()}
     return type(name, (torch.autograd.Function,), functions)
 

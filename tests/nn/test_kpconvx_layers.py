@@ -228,7 +228,7 @@ def test_repr_shows_what_is_not_usual():
         ({"radius": -1.0}, "KPConvX: radius must be finite and > 0, got -1"),
         ({"sigma": float("nan")}, "KPConvX: sigma must be finite and > 0, got nan"),
         ({"attention_channels": 3}, "attention_channels=3 does not divide channels=8"),
-        ({"attention_channels": 0}, "attention_channels=0 does not divide"),
+        ({"attention_channels": 0}, "attention_channels must be at least 1, got 0"),
         ({"attention_groups": 3}, "attention_groups=3 does not divide channels=8"),
         ({"activation": "relu"}, "activation must be one of .*got 'relu'"),
         ({"influence": "cubic"}, "influence must be one of .*got 'cubic'"),

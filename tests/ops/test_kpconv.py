@@ -335,8 +335,16 @@ BAD = [
     (changed(neighbors=torch.zeros(23, 9)), TypeError, "neighbors must be int32"),
     (changed(sigma=0.0), ValueError, "sigma must be finite and > 0"),
     (changed(sigma=float("nan")), ValueError, "sigma must be finite and > 0"),
-    (changed(queries=torch.zeros(23, 3).int()), TypeError, "queries must be float32 or float64"),
-    (changed(points=torch.rand(40, 3)), TypeError, "points is torch.float32"),
+    (
+        changed(queries=torch.zeros(23, 3).int()),
+        TypeError,
+        "queries must be float32, float64, got int32",
+    ),
+    (
+        changed(points=torch.rand(40, 3)),
+        TypeError,
+        "points is float32 but queries is torch.float64",
+    ),
     (changed(points=torch.rand(40, 2).double()), ValueError, "points must have 3 columns"),
     (changed(features=torch.rand(39, 6).double()), ValueError, "one row per point"),
     (changed(features=torch.rand(40, 6)), TypeError, "features must be torch.float64"),

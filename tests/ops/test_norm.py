@@ -194,15 +194,15 @@ def test_same_bits_for_any_number_of_threads(dtype, rows, channels):
 BAD = [
     ({"features": [1]}, TypeError, "features must be a torch.Tensor, got list"),
     ({"features": torch.zeros(4, 2).half()}, TypeError, "features must be float32, .*got float16"),
-    ({"features": torch.zeros(4)}, ValueError, "features must have 2 dimensions"),
+    ({"features": torch.zeros(4)}, ValueError, "features must be .N, C., got"),
     ({"features": torch.zeros(1, 2)}, ValueError, "needs 2 rows of features, got 1"),
     ({"weight": torch.zeros(3)}, ValueError, r"weight must be \(2,\), got \(3,\)"),
     ({"bias": torch.zeros(2).double()}, TypeError, "bias is .*float64 but features is .*float32"),
     ({"bias": torch.zeros(2, device="meta")}, ValueError, "bias is on meta"),
     ({"residual": torch.zeros(3, 2)}, ValueError, r"residual must be \(4, 2\), got \(3, 2\)"),
     ({"mean": torch.zeros(2)}, ValueError, "mean and variance must be given together"),
-    ({"eps": -1.0}, ValueError, "eps must be finite and >= 0, got -1"),
-    ({"slope": float("nan")}, ValueError, "slope must be finite and >= 0, got nan"),
+    ({"eps": -1.0}, ValueError, "eps must be finite in float32 and >= 0, got -1"),
+    ({"slope": float("nan")}, ValueError, "slope must be finite in float32 and >= 0, got nan"),
     ({"groups": 3}, ValueError, "groups must divide the 2 channels, got 3"),
 ]
 

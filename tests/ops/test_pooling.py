@@ -235,7 +235,7 @@ def test_segment_errors():
         ops.segment_reduce(features, torch.tensor([3]))
     with pytest.raises(ValueError, match="lengths must not be negative"):
         ops.segment_reduce(features, torch.tensor([5, -1]))
-    with pytest.raises(TypeError, match="lengths must be int64, got int32"):
-        ops.segment_reduce(features, torch.tensor([4]).int())
+    with pytest.raises(TypeError, match=r"lengths must be .* got float32"):
+        ops.segment_reduce(features, torch.tensor([4.0]))
     with pytest.raises(ValueError, match="reduce must be one of mean, sum, max, got 'min'"):
         ops.segment_reduce(features, torch.tensor([4]), "min")

@@ -260,11 +260,11 @@ BAD = [
     ({"cell_size": 0.0}, ValueError, "cell_size must be finite and > 0, got 0"),
     ({"cell_size": math.nan}, ValueError, "cell_size must be finite and > 0, got nan"),
     ({"lengths": torch.tensor([2, 2])}, ValueError, "lengths adds up to 4 but points has 5 rows"),
-    ({"features": torch.zeros(4, 3)}, ValueError, "features has 4 rows but points has 5"),
+    ({"features": torch.zeros(4, 3)}, ValueError, "features has shape .4, 3. but points has 5"),
     ({"features": torch.zeros(5)}, ValueError, "features must have 2 dimensions"),
     ({"features": torch.zeros(5, 3).long()}, TypeError, "features must be float32, .*got int64"),
     ({"labels": torch.zeros(5)}, TypeError, "labels must be int64, .*got float32"),
-    ({"labels": torch.zeros(6).long()}, ValueError, "labels has 6 rows but points has 5"),
+    ({"labels": torch.zeros(6).long()}, ValueError, "labels has shape .6,. but points has 5"),
     ({"labels": torch.zeros(5, device="meta").long()}, ValueError, "labels is on meta but points"),
 ]
 
