@@ -1,11 +1,12 @@
 // Packed clouds sorted by the cells of a grid: the index behind every neighbour search.
 //
-// A coordinate x lies in cell floor(x / cell); three of them and the cloud make a 64-bit key that
-// ascends with (cloud, z, y, x), so that the cells around a cell are at fixed key distances. Only
-// occupied cells are stored: memory is O(N) whatever the extent. Each cloud is padded by two empty
-// cells on every side, so that keys next to an edge do not reach into the next row. Where extents
-// are so large that few keys are used, or that they would not fit (outliers suffice), stretches of
-// empty cells along an axis are shortened to two, which keeps apart what was apart.
+// A coordinate x lies in cell floor(x / cell). The cloud and the three cell indices form a 64-bit
+// key that ascends with (cloud, z, y, x), so the neighbours of a cell are at fixed key distances
+// from it. Only occupied cells are stored: memory is O(N) whatever the extent. Each cloud is padded
+// by two empty cells on every side, so that the keys next to a cell at the edge do not belong to
+// the next row of cells. Where the extent is so large that few keys are used, or that the keys
+// would not fit into 64 bits (a few outliers suffice), runs of empty cells along an axis are
+// shortened to two cells. Cells that were not adjacent are still not adjacent afterwards.
 #pragma once
 
 #include <algorithm>
@@ -18,18 +19,18 @@
 namespace kpdeform {
 
 struct CloudKeys {
-  uint64_t base;      // of the cloud's first cell; the next cloud's base ends it
-  uint64_t stride_y;  // key distance of neighbours in y and z; it is 1 in x
+  uint64_t base;      // key of the cloud's first cell; its keys end at the next cloud's base
+  uint64_t stride_y;  // key distance of adjacent cells in y and z; it is 1 in x
   uint64_t stride_z;
 };
 
 template <typename T>
 struct SortedView {
-  // Coordinates by cell, z = 0 for flat clouds; readable 64 entries beyond the end.
+  // Coordinates in the order of cells; z = 0 for 2D clouds. 64 entries beyond the end are readable.
   const T *x, *y, *z;
-  const uint32_t* rows;   // row of each in the caller's tensor, ascending inside a cell
-  const uint64_t* keys;   // key of each occupied cell, ascending; then 8 larger than any
-  const int64_t* begins;  // its first point; (num_cells + 1,)
+  const uint32_t* rows;   // row of each point in the caller's tensor, ascending within a cell
+  const uint64_t* keys;   // keys of the occupied cells, ascending; then 8 larger ones
+  const int64_t* begins;  // first point of each cell; (num_cells + 1,)
   int64_t num_cells;
 };
 
@@ -62,14 +63,15 @@ struct Box {
   double low[3], high[3];
 };
 
-// Extent of each cloud (low > high for an empty one). Fails, naming `argument`, if a coordinate is
-// NaN or infinite.
+// Bounding box of each cloud (low > high for an empty one). Fails, naming `argument`, if a
+// coordinate is NaN or infinite.
 template <typename T>
 std::vector<Box> bounding_boxes(const Clouds<T>& clouds, const char* argument);
 
 class CellGrid {
  public:
-  // Cells of at least `cell` that cover `points`.
+  // Builds the grid that covers `points`, with cells of edge length `cell` or, if necessary,
+  // larger.
   template <typename T>
   CellGrid(const Clouds<T>& points, const std::vector<Box>& boxes, double cell);
 
@@ -77,8 +79,8 @@ class CellGrid {
   const CloudKeys* clouds() const { return clouds_.data(); }
   uint64_t outside() const { return outside_; }
 
-  // Sorts rows[0..count) of `points` (all rows, in order, if null) by cell. What is more than one
-  // cell away from every point of the grid goes last, into one cell with the key outside().
+  // Sorts rows[0..count) of `points` by cell; all rows in order if `rows` is null. Points more than
+  // one cell away from every point of the grid come last, in one cell with the key outside().
   template <typename T>
   SortedPoints<T> sort(const Clouds<T>& points, const uint32_t* rows, int64_t count) const;
 
@@ -87,10 +89,10 @@ class CellGrid {
   struct Axis {
     int64_t first = 0, last = -1;  // occupied cells
     std::vector<int64_t>
-        occupied;  // if empty stretches are shortened: every occupied cell and its number
+        occupied;  // if empty runs are shortened: the occupied cells; `numbers` has theirs
     std::vector<int64_t> numbers;
     int64_t size() const;                // padding included
-    int64_t number(int64_t cell) const;  // < 0: more than one cell away from any occupied cell
+    int64_t number(int64_t cell) const;  // -1 if no occupied cell is within one cell
   };
 
   int64_t cell_of(double x) const;
@@ -106,7 +108,7 @@ class CellGrid {
   double cell_;
   bool shortened_ = false;
   std::vector<Axis> axes_;         // 3 per cloud
-  std::vector<CloudKeys> clouds_;  // (B + 1,), the last one's base is outside_
+  std::vector<CloudKeys> clouds_;  // (B + 1,); the base of the last one is outside_
   uint64_t outside_ = 0;
 };
 

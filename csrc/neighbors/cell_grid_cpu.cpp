@@ -48,7 +48,7 @@ int64_t CellGrid::cell_of(double x) const {
   return static_cast<int64_t>(std::floor(std::min(std::max(x / cell_, -kLastCell), kLastCell)));
 }
 
-// Numbers the cells of every axis from the extent of the clouds.
+// Sets the range of cells of every axis from the bounding boxes of the clouds.
 void CellGrid::place(const std::vector<Box>& boxes) {
   axes_.assign(3 * boxes.size(), Axis());
   for (size_t b = 0; b < boxes.size(); ++b)
@@ -59,7 +59,7 @@ void CellGrid::place(const std::vector<Box>& boxes) {
       }
 }
 
-// Shortens the empty stretches of every axis to two cells.
+// Shortens runs of empty cells along every axis to two cells.
 template <typename T>
 void CellGrid::shorten(const Clouds<T>& points) {
   parallel_tasks(static_cast<int64_t>(axes_.size()), num_threads(), [&](int64_t a) {
@@ -79,7 +79,7 @@ void CellGrid::shorten(const Clouds<T>& points) {
   });
 }
 
-// Gives every cloud its range of keys; false if there are more than `most`.
+// Assigns every cloud its range of keys. Returns false if more than `most` keys are needed.
 bool CellGrid::number_keys(double most) {
   const size_t count = axes_.size() / 3;
   clouds_.assign(count + 1, CloudKeys{0, 0, 0});
@@ -100,7 +100,7 @@ template <typename T>
 CellGrid::CellGrid(const Clouds<T>& points, const std::vector<Box>& boxes, double cell) {
   constexpr double kFit = 4611686018427387904.0;  // 2^62
   const double dense = std::min(1024.0 * (points.size() + 1024), kMostCells / 2);
-  for (;; cell *= 2) {  // larger cells only cost time; for millions of points that share no cell
+  for (;; cell *= 2) {  // larger cells only cost time; rarely repeated
     cell_ = cell;
     place(boxes);
     shortened_ = !number_keys(dense);
@@ -110,7 +110,7 @@ CellGrid::CellGrid(const Clouds<T>& points, const std::vector<Box>& boxes, doubl
   }
 }
 
-// Keys of `count` points of one cloud.
+// Computes the keys of `count` points of one cloud.
 template <typename T>
 void CellGrid::keys_of(int64_t cloud, const T* x, int64_t count, int dims, uint64_t* keys) const {
   const Axis* axes = &axes_[3 * cloud];
@@ -128,7 +128,7 @@ void CellGrid::keys_of(int64_t cloud, const T* x, int64_t count, int dims, uint6
     const double strides[3] = {1.0, double(range.stride_y), double(range.stride_z)};
     CellRange cells{};
     cells.cell = cell_;
-    cells.low = 1;  // next to the first occupied cell, which has number 2
+    cells.low = 1;  // the cell before the first occupied one, which has number 2
     cells.base = static_cast<double>(range.base) + (dims == 2 ? 2 * strides[2] : 0);
     cells.outside = static_cast<double>(outside_);
     for (int d = 0; d < 3; ++d) {
@@ -172,7 +172,7 @@ SortedPoints<T> CellGrid::sort_with(const Clouds<T>& points, const uint32_t* row
   SortedPoints<T> sorted{Buffer<T>(count + kPadding), Buffer<T>(count + kPadding),
                          Buffer<T>(count + kPadding), Buffer<uint32_t>(count + kPadding),
                          Buffer<uint64_t>(count + 8), Buffer<int64_t>(count + 1)};
-  std::vector<int64_t> cells(buckets.size(), 0);  // of each bucket, put where its points begin
+  std::vector<int64_t> cells(buckets.size(), 0);  // number of cells per bucket
   struct Scratch {
     KeyRanks ranks;
     std::vector<uint32_t> numbers, next;

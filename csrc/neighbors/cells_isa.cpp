@@ -3,7 +3,7 @@
 namespace kpdeform::KPDEFORM_ISA {
 namespace {
 
-// floor of |v| < 2^51, in arithmetic that every instruction set has for vectors.
+// floor(v) for |v| < 2^51, in arithmetic that every instruction set has for vectors.
 inline double floor_of(double v) {
   constexpr double kMagic = 6755399441055744.0;  // 1.5 * 2^52: adding it rounds to a whole number
   const double rounded = (v + kMagic) - kMagic;
@@ -38,8 +38,8 @@ void keys_of(const T* x, int64_t count, const CellRange& range, uint64_t* keys) 
 
 template <typename T>
 bool extent_of(const T* x, int64_t count, int dims, double* low, double* high) {
-  constexpr int kWide = 48;  // holds whole points of 2 or 3 coordinates, and whole vectors
-  T lows[kWide], highs[kWide], zeros[kWide];  // 0 * x is 0, or NaN
+  constexpr int kWide = 48;                   // a multiple of 2, of 3 and of every vector width
+  T lows[kWide], highs[kWide], zeros[kWide];  // zeros: sums of 0 * x, NaN if any x is not finite
   for (int i = 0; i < kWide; ++i) {
     lows[i] = highs[i] = x[i % dims];
     zeros[i] = 0;

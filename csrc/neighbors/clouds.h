@@ -1,4 +1,5 @@
-// Packed clouds from tensors, with the checks that keep memory safe when an op is called directly.
+// Packed clouds from tensors, with the checks that memory safety needs when an op is called
+// directly.
 #pragma once
 
 #include "base/common.h"

@@ -8,9 +8,10 @@ namespace kpdeform {
 namespace {
 
 constexpr int kBlock = 256;
-using Word = unsigned long long;  // what atomics take
+using Word = unsigned long long;  // the integer type of CUDA's 64-bit atomics
 
-// Numbers whose order is that of the doubles.
+// Maps doubles to unsigned integers of the same order, and back, so that integer atomics can find
+// extrema.
 __device__ Word ordered(double x) {
   Word bits;
   memcpy(&bits, &x, sizeof(bits));
@@ -23,12 +24,13 @@ __device__ double from_ordered(Word order) {
   return x;
 }
 
-// Extent of one cloud, as ordered numbers.
+// Bounding box of one cloud, in the integers of ordered().
 struct Extent {
   Word low[3], high[3];
 };
 
-// One thread: there are few clouds. Offsets stay within the rows whatever the lengths.
+// Runs in one thread, since there are few clouds. The offsets stay within the rows even if the
+// lengths are wrong.
 __global__ void offsets_kernel(const int64_t* lengths, int64_t num_clouds, int64_t rows,
                                int64_t* offsets, Extent* extents, Findings* findings) {
   if (global_thread() != 0) return;
@@ -61,8 +63,9 @@ __device__ void widen(Extent& extent, const Word* low, const Word* high) {
   }
 }
 
-// A thread looks at rows of a stretch that its block owns and keeps the extent of one cloud; a warp
-// whose threads end in one cloud widens that once.
+// A block owns a range of kStretch rows at a time. Each of its threads visits some of these rows
+// and tracks the extent of the cloud it is in. If all threads of a warp end in the same cloud, the
+// warp updates that cloud's extent once.
 template <typename T>
 __global__ void extents_kernel(const T* points, int64_t rows, int dims, const int64_t* offsets,
                                int64_t num_clouds, Extent* extents, int64_t* bad_rows) {
@@ -110,8 +113,9 @@ __global__ void extents_kernel(const T* points, int64_t rows, int dims, const in
   }
 }
 
-// Leaves far outliers out of the extent of a cloud: nine tenths of a sample, and 32 times their
-// spread on either side. A block of kSample threads takes one cloud after the other.
+// Excludes far outliers from the extent of a cloud: limits it to the central nine tenths of a
+// sample plus 32 times their spread on either side. A block of kSample threads processes one cloud
+// after another.
 constexpr int kSample = 256;
 template <typename T>
 __global__ void narrow_extents_kernel(const T* points, int dims, const int64_t* offsets,
@@ -151,7 +155,8 @@ __global__ void narrow_extents_kernel(const T* points, int dims, const int64_t* 
   }
 }
 
-// Cells that begin at multiples of `cell`, one more on every side.
+// Sets up a grid whose cells begin at multiples of `cell`, with one extra cell on every side.
+// Returns its number of cells.
 __device__ double rows_grid(const Extent& extent, double cell, CloudGrid& grid, bool& far) {
   grid.cell = cell;
   double cells = 1;
@@ -166,7 +171,7 @@ __device__ double rows_grid(const Extent& extent, double cell, CloudGrid& grid, 
   return cells;
 }
 
-// Folds the longest axes until the cells are no more than `most`.
+// Halves the longest axis by folding until there are at most `most` cells.
 __device__ void fold(double most, double cells, CloudGrid& grid) {
   while (cells > most) {
     int longest = 0;
@@ -178,7 +183,7 @@ __device__ void fold(double most, double cells, CloudGrid& grid) {
 }
 
 __device__ void morton_grid(const Extent& extent, int axis_bits, CloudGrid& grid) {
-  constexpr double kWithin = 1 + 1.0 / (1 << 20);  // the highest point stays below the last cell
+  constexpr double kWithin = 1 + 1.0 / (1 << 20);  // keeps the highest point in the last cell
   double largest = 0;
   for (int d = 0; d < 3; ++d) {
     grid.origin[d] = from_ordered(extent.low[d]);
@@ -195,7 +200,7 @@ __global__ void grids_kernel(const Extent* extents, int64_t num_clouds, CellOrde
                              CloudGrid* grids, Findings* findings) {
   for (int64_t b = global_thread(); b < num_clouds; b += num_threads_of_grid()) {
     CloudGrid& grid = grids[b];
-    if (extents[b].low[0] > extents[b].high[0]) {  // no point
+    if (extents[b].low[0] > extents[b].high[0]) {  // no points
       grid = CloudGrid{1, {0, 0, 0}, {0, 0, 0}, {0, 0, 0}};
     } else if (order == CellOrder::kMorton) {
       morton_grid(extents[b], axis_bits, grid);
@@ -204,13 +209,13 @@ __global__ void grids_kernel(const Extent* extents, int64_t num_clouds, CellOrde
       const double cells = rows_grid(extents[b], cell, grid, far);
       if (may_fold) fold(most_cells, cells, grid);
       if (far) findings->far_cells = 1;
-      // An ordered number of a double that is not negative: all bits but the sign.
+      // For doubles >= 0, the bits below the sign bit have the order of the values.
       atomicMax(reinterpret_cast<Word*>(&findings->most_cells), ordered(cells) & ~(Word{1} << 63));
     }
   }
 }
 
-// Key of x in its cloud; that of no cloud where the grid does not reach.
+// The key of x in its cloud; the key of points without a cell if x lies outside the grid.
 template <typename T>
 __device__ uint64_t key_of(const T* x, int dims, int64_t cloud, int64_t num_clouds,
                            const CloudGrid& grid, CellOrder order, int bits) {

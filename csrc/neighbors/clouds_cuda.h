@@ -1,8 +1,8 @@
-// Packed clouds on CUDA: where each begins, its extent, and its points sorted by the cells of a
-// grid. Everything is decided on the device; nothing here waits for it.
+// Packed clouds on CUDA: their offsets, their extents, and their points sorted by the cells of a
+// grid. Everything is computed on the device; only read_findings waits for it.
 //
-// A key is 64 bits: the cloud above, its cell below. What has no cell (NaN, far away) has the
-// number of clouds as its cloud and comes last.
+// A key has 64 bits: the cloud in the high bits, the cell in the low bits. Points without a cell
+// (NaN, or too far away) carry the number of clouds as their cloud and so come last.
 #pragma once
 
 #include "base/cuda.h"
@@ -10,37 +10,38 @@
 
 namespace kpdeform {
 
-// What a call finds out on the device and may report when it waits for it.
+// What a call learns about its input on the device. It can be reported when the call waits for the
+// device.
 struct Findings {
   int64_t most_neighbors;
   int64_t bad_points, bad_queries;  // rows with NaN or infinite coordinates
   int64_t bad_lengths;
-  // Of grids that may not grow: cells of the largest cloud, whether some are beyond
-  // kLastCellNumber.
+  // Only for grids that may not be folded: the number of cells of the largest cloud, and whether
+  // some cells are beyond kLastCellNumber.
   double most_cells;
   int64_t far_cells;
 };
 
-// Clouds as given, and what the device knows of them.
+// The clouds as the caller gave them, and what the device has computed about them.
 struct DeviceClouds {
   Tensor points;   // (N, dims), contiguous
   Tensor offsets;  // (B + 1,) int64: cloud b has rows offsets[b] to offsets[b + 1]
-  Tensor extents;  // (B,) for make_grids
+  Tensor extents;  // (B,) bounding boxes, used by make_grids
   int64_t size() const { return points.size(0); }
   int64_t count() const { return offsets.size(0) - 1; }
   int dims() const { return int(points.size(1)); }
 };
 
-// Coordinates of a cell of one cloud. Points lie in cells 1 to extent - 2.
+// The grid of one cloud. Points lie in cells 1 to extent - 2 along every axis.
 //
-// Where these are more than keys can number, the axis is folded like a strip of paper: cells 0, 1,
-// ..., size - 1, size - 2, ..., 1, 0, 1, ... Adjacent cells stay adjacent, and cells that come to
-// lie on each other only add points to look at. So one far outlier costs nothing.
+// If there are more cells than keys can number, an axis is folded like a strip of paper: its cells
+// get the numbers 0, 1, ..., size - 1, size - 2, ..., 1, 0, 1, ... Adjacent cells stay adjacent.
+// Cells that share a number only add candidates to the search, so one far outlier costs nothing.
 struct CloudGrid {
   double cell;
-  double origin[3];   // of whole cells, or a coordinate (Morton order)
-  int64_t extent[3];  // cells
-  int64_t size[3];    // cells that have a number of their own
+  double origin[3];   // a cell index, or a coordinate in Morton order
+  int64_t extent[3];  // number of cells per axis
+  int64_t size[3];    // number of distinct cell numbers per axis
 };
 
 template <typename T>
@@ -50,8 +51,8 @@ struct alignas(16) SortedPoint {
 };
 
 enum class CellOrder {
-  kRows,    // by (z, y, x); cells of at least the wanted size
-  kMorton,  // octree cells; the extent of a cloud is 2^bits cells
+  kRows,    // by (z, y, x); cells of the given edge length
+  kMorton,  // octree cells in Morton order; 2^bits cells per axis
 };
 
 struct SortedClouds {
@@ -59,39 +60,42 @@ struct SortedClouds {
   Tensor points;  // (N,) SortedPoint<T>
 };
 
-// A zeroed Findings on the device of `like`, and its copy on the host. Reading waits.
+// make_findings returns a zeroed Findings on the device of `like`; read_findings waits for the
+// device and returns a copy on the host.
 Tensor make_findings(const OnDevice& device, const Tensor& like);
 Findings read_findings(const OnDevice& device, const Tensor& findings);
 void check_findings(const Findings& found, int64_t num_queries, int64_t num_points);
 
 enum class Role { kPoints, kQueries };
 
-// Counts bad rows as the role says.
+// Computes offsets and extents. Counts rows with NaN or infinite coordinates as bad_points or
+// bad_queries, depending on the role.
 DeviceClouds make_clouds(const OnDevice& device, const Tensor& points, const Tensor& lengths,
                          Role role, const Tensor& findings);
 
-// Bits of a key below the cloud, and of one axis in Morton order.
+// The number of bits of a key below the cloud, and of one axis in Morton order.
 int cell_bits(int64_t num_clouds);
 int morton_bits(int64_t num_clouds);
 
-// (B,) CloudGrid for the extents of the clouds. Cells begin at multiples of `cell`; they are
-// folded, if that is allowed, for a cloud that would need too many of them. Morton cells divide the
-// extent of nearly all points of a cloud, the outermost ones hold what lies beyond, and `cell` is
-// ignored.
+// Returns (B,) CloudGrid that cover the extents of the clouds. With CellOrder::kRows, cells begin
+// at multiples of `cell`; if may_fold, the grid of a cloud that would need too many cells is
+// folded. With CellOrder::kMorton, `cell` is ignored: the cells divide the extent of nearly all
+// points of a cloud, and the outermost cells also hold the points beyond it.
 Tensor make_grids(const OnDevice& device, const DeviceClouds& clouds, CellOrder order, double cell,
                   bool may_fold, const Tensor& findings);
 
-// Keys and rows by the cells of `grids`, ascending rows in a cell; a cloud's keys take `bits` bits.
+// Returns keys and rows, sorted by the cells of `grids` and with ascending rows within a cell. The
+// cell takes `bits` bits of a key.
 KeysAndValues sort_rows(const OnDevice& device, const DeviceClouds& clouds, const Tensor& grids,
                         CellOrder order, int bits);
 
-// The same with cell_bits() bits, and the points in that order.
+// The same with cell_bits() bits; also returns the points in that order.
 SortedClouds sort_clouds(const OnDevice& device, const DeviceClouds& clouds, const Tensor& grids,
                          CellOrder order);
 
 // ---- device
 
-// Cells beyond are merged into the last one: rounding makes them unreliable.
+// Cell indices are clamped to +-2^42: beyond that, rounding makes x / cell unreliable.
 constexpr double kLastCellNumber = 4398046511104.0;  // 2^42, as on the CPU
 
 __device__ inline int64_t cloud_of(const int64_t* offsets, int64_t num_clouds, int64_t row) {
@@ -106,7 +110,7 @@ __device__ inline int64_t cloud_of(const int64_t* offsets, int64_t num_clouds, i
   return low;
 }
 
-// floor(x / cell) within what float64 tells apart.
+// floor(x / cell), with x / cell clamped to +-kLastCellNumber.
 __device__ inline double cell_number(double x, double cell) {
   double v = __ddiv_rn(x, cell);
   v = v < kLastCellNumber ? v : kLastCellNumber;
@@ -114,7 +118,7 @@ __device__ inline double cell_number(double x, double cell) {
   return std::floor(v);
 }
 
-// Cell of x along one axis in either order; -1 where the grid does not reach.
+// The cell of x along one axis, in either order; -1 if x lies outside the grid.
 __device__ inline int64_t cell_of(const CloudGrid& grid, CellOrder order, int d, double x) {
   const int64_t last = grid.size[d] - 1;
   if (order == CellOrder::kMorton) {
@@ -128,7 +132,7 @@ __device__ inline int64_t cell_of(const CloudGrid& grid, CellOrder order, int d,
   return folded <= last ? folded : 2 * last - folded;
 }
 
-// The lowest 21 bits of x, two zeros before each.
+// Spreads the lowest 21 bits of x: two zero bits precede each of them.
 __device__ inline uint64_t spread_bits(uint64_t x) {
   x &= 0x1fffff;
   x = (x | x << 32) & 0x1f00000000ffff;

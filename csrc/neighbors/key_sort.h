@@ -1,7 +1,7 @@
-// Points sorted by a whole-number key, in the order of rows where keys are equal: how points come
-// by cell, for searching and for subsampling. They are first dealt into buckets by the high bits of
-// their key, coordinates and all; a bucket fits the cache and is sorted there. Three parallel
-// regions, whatever the size of the keys.
+// Sorts points by an integer key, stably with respect to rows. Searching and subsampling use it to
+// order points by cell. The points, with their coordinates, are first distributed into buckets by
+// the high bits of their keys; each bucket fits into the cache and is sorted there. This takes
+// three parallel regions whatever the size of the keys.
 #pragma once
 
 #include <algorithm>
@@ -16,27 +16,28 @@
 namespace kpdeform {
 
 constexpr int64_t kItemsPerThread =
-    50'000;  // a millisecond of work; waking a thread may take as long
-constexpr int64_t kItemsPerTask = 16'384;  // at least
+    50'000;  // a millisecond of work; waking up a thread may take as long
+constexpr int64_t kItemsPerTask = 16'384;  // lower limit
 
 template <typename T, typename Key>
 struct Item {
   T x, y, z;
   uint32_t row;
-  Key key;  // low bits of the key inside a bucket
+  Key key;  // the low bits of the key; the bucket determines the high bits
 };
 
 template <typename Item>
 struct Buckets {
   Buffer<Item> items;
   std::vector<int64_t> begins;  // (buckets + 1,)
-  int shift = 0;                // bucket of a key: its bits from here on
+  int shift = 0;                // the bucket of a key is key >> shift
   int64_t size() const { return static_cast<int64_t>(begins.size()) - 1; }
 };
 
-// Deals `count` items into buckets. keys_of(begin, end, keys) writes the keys of items [begin,
-// end), all below `limit`; item_of(i) is item i without key. `keys` has room for all keys; it is
-// left with where each item went: the bucket in the upper half, the place among all in the lower.
+// Distributes `count` items into buckets. keys_of(begin, end, keys) writes the keys of items
+// [begin, end), all of them below `limit`; item_of(i) returns item i without its key. `keys` has
+// room for all keys. On return it holds the destination of each item: the bucket in the upper 32
+// bits and the position in buckets.items in the lower 32 bits.
 template <typename T, typename Key, typename KeysOf, typename ItemOf>
 Buckets<Item<T, Key>> deal(int64_t count, uint64_t limit, uint64_t* keys, const KeysOf& keys_of,
                            const ItemOf& item_of) {
@@ -55,7 +56,7 @@ Buckets<Item<T, Key>> deal(int64_t count, uint64_t limit, uint64_t* keys, const 
   std::vector<int64_t> next(parts * size, 0);
   const int shift = buckets.shift;
   parallel_tasks(parts, threads, [&, keys](int64_t part) {
-    int64_t* const histogram = next.data() + part * size;  // a local: stores cannot change it
+    int64_t* const histogram = next.data() + part * size;  // not aliased by stores
     const int64_t begin = begin_of(part), end = begin_of(part + 1);
     keys_of(begin, end, keys);
     for (int64_t i = begin; i < end; ++i) ++histogram[keys[i] >> shift];
@@ -79,17 +80,18 @@ Buckets<Item<T, Key>> deal(int64_t count, uint64_t limit, uint64_t* keys, const 
       const int64_t place = slot[bucket]++;
       items[place] = item;
       keys[i] = bucket << 32 | static_cast<uint64_t>(place);
-      __builtin_prefetch(items + place + 4, 1);  // what this bucket writes next
+      __builtin_prefetch(items + place + 4, 1);  // the next positions written in this bucket
     }
   });
   return buckets;
 }
 
-// Numbers the distinct keys of a bucket, ascending. Keeps working memory from one to the next.
+// Numbers the distinct keys of a bucket in ascending order. Keeps its working memory from one
+// bucket to the next.
 class KeyRanks {
  public:
-  // numbers[i] of `count` items: how many distinct keys are lower than that of item i, of less than
-  // `bits` bits. Returns how many distinct keys there are.
+  // Sets numbers[i], for each of `count` items, to the number of distinct keys that are lower than
+  // the key of item i. Every key is below 2^bits. Returns the number of distinct keys.
   template <typename Item>
   int64_t rank(const Item* items, int64_t count, int bits, uint32_t* numbers) {
     const int64_t words = bits < 6 ? 1 : int64_t{1} << (bits - 6);
@@ -119,14 +121,14 @@ class KeyRanks {
   std::vector<uint32_t> before_, order_;
 };
 
-// Turns counts into where each of them begins.
+// Replaces counts by their exclusive prefix sum: the position at which each group begins.
 inline void counts_to_begins(std::vector<uint32_t>& counts) {
   uint32_t total = 0;
   for (uint32_t& count : counts) total += std::exchange(count, total);
 }
 
-// Calls body(bucket, scratch) for every bucket, on all threads; the scratch is kept from one bucket
-// to the next.
+// Calls body(bucket, scratch) for every bucket, on all threads. A task reuses its scratch object
+// for all of its buckets.
 template <typename Scratch, typename Item, typename Body>
 void for_each_bucket(const Buckets<Item>& buckets, const Body& body) {
   const int64_t tasks = std::min<int64_t>(buckets.size(), 256);

@@ -1,6 +1,5 @@
-// Vectors of float and uint32 as wide as the instruction set, for search_isa.cpp alone. GCC's and
-// Clang's vector extension does arithmetic; only masks and compaction need the instruction set by
-// name.
+// Vectors of float and uint32 as wide as the instruction set, used by search_isa.cpp only.
+// Arithmetic uses the vector extension of GCC and Clang; only masks and compaction need intrinsics.
 #pragma once
 
 #include <cstdint>
@@ -59,7 +58,7 @@ inline Words max(Words a, Words b) {
   return a > b ? a : b;
 }
 
-// Whole part of numbers in [0, 2^31).
+// The integer part of numbers in [0, 2^31).
 inline Words truncate(Floats a) {
   typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
   return reinterpret_cast<Words>(__builtin_convertvector(a, Ints));
@@ -72,7 +71,7 @@ inline Words lane_numbers() {
   return value;
 }
 
-// The lanes of (value, next) from the second on.
+// The concatenation of value and next, shifted by one lane: lanes 1, ..., kLanes of it.
 template <int... Lane>
 inline Words shift_lanes(Words value, Words next, Sequence<Lane...>) {
 #if defined(__clang__)
@@ -85,7 +84,7 @@ inline Words shifted(Words value, Words next) {
   return shift_lanes(value, next, AllLanes{});
 }
 
-// Each lane exchanged with lane ^ Flip.
+// Lane i of the result is lane i ^ Flip of the value.
 template <int Flip, int... Lane>
 inline Words exchange_lanes(Words value, Sequence<Lane...>) {
 #if defined(__clang__)
@@ -145,8 +144,8 @@ inline Mask not_above(Words a, uint32_t b) {
 #endif
 }
 
-// Entry index[lane] of the Count vectors at `from`, or any entry up to 255 where the index is
-// larger.
+// Entry index[lane] of the Count vectors at `from`. An index beyond them, up to 255, gives an
+// unspecified value.
 template <int Count>
 inline Words look_up(const uint32_t* from, Words index) {
 #if defined(__AVX512F__)
@@ -181,8 +180,8 @@ inline uint32_t smallest(Words value) {
     return smallest<Distance / 2>(min(value, exchange<Distance>(value)));
 }
 
-// The first entry from `at` on that is not below the bound, of ascending keys that end with 8
-// entries above every bound.
+// The position, from `at` on, of the first key that is not below the bound. Keys ascend and end
+// with 8 entries that are larger than every bound.
 inline int64_t first_not_below(const uint64_t* keys, int64_t at, uint64_t bound) {
 #if defined(__AVX512F__)
   for (;;) {
@@ -220,7 +219,7 @@ inline void store_first(uint32_t* to, Words value, int64_t count) {
 }
 
 #if defined(__AVX2__) && !defined(__AVX512F__)
-// The lanes of a mask, moved to the front.
+// The numbers of the lanes in the mask, packed to the front.
 inline __m256i front_lanes(Mask mask) {
   const uint64_t spread = _pdep_u64(mask, 0x0101010101010101) * 0xff;
   const uint64_t lanes = _pext_u64(0x0706050403020100, spread);
@@ -228,8 +227,7 @@ inline __m256i front_lanes(Mask mask) {
 }
 #endif
 
-// Stores the lanes in mask one after another; what lies behind them, up to kLanes entries, is
-// overwritten too.
+// Stores the lanes in the mask contiguously. Up to kLanes entries from `to` on may be overwritten.
 inline void compress(uint32_t* to, Words value, Mask mask) {
 #if defined(__AVX512F__)
   _mm512_storeu_si512(to,

@@ -9,34 +9,39 @@
 //   Neighbours: n is one of m if both belong to the same cloud and d2 < radius * radius (radius:
 //   any; knn: infinite).
 //
-//   Row m: neighbours by (d2, n), ascending; the first `width` of them; then N, the empty slot.
+//   Row m: the first `width` neighbours in ascending order of (d2, n). The remaining slots hold N,
+//   which marks an empty slot.
 //
 //   Width: radius_neighbors: min(max_neighbors, largest count of the call), 0 if no query has a
-//   neighbour; knn_neighbors: k. On CUDA, where nothing waits for the count if max_neighbors is
-//   given: min(max_neighbors, N).
+//   neighbour; knn_neighbors: k. With max_neighbors on CUDA: min(max_neighbors, N), because the
+//   call does not wait for the device to learn the largest count.
 //
-//   Coordinates that are NaN or infinite are an error; on CUDA they are looked for where the call
-//   waits anyway, and have no neighbours elsewhere.
+//   Coordinates that are NaN or infinite are an error. CUDA reports it only in calls that wait for
+//   the device anyway; in all other calls a point with such coordinates has no neighbours.
 //
-//   Dtype: int32; int64 when N >= 2^31. At most 2^32 - 1 rows a call.
+//   Dtype: int32, or int64 when N >= 2^31. A call takes at most 2^32 - 1 rows.
 //
-// level_tables: all tables into one level of a pyramid from one index of its points, bit for bit
-// those of separate calls: neighbors of points, pools of coarse, both by radius; upsamples of fine,
-// the nearest point. (0, 0) in the place of pools without coarse and of upsamples without fine.
+// level_tables computes all tables of one pyramid level from one index of its points: neighbors (of
+// points, by radius), pools (of coarse, by radius) and upsamples (of fine, the nearest point). They
+// are equal, bit for bit, to the results of separate calls. Without coarse, pools is an empty (0,
+// 0) tensor; without fine, so is upsamples.
 //
-// How: points are sorted by the cell they lie in (cell_grid.h). The neighbours of all queries of
-// one cell lie in 9 runs of sorted points (3 cells along x each), which cursors follow while the
-// queries' cells ascend. Distances are first taken in float32, relative to the queries' cell and in
-// units of the radius, so that their error has one bound, `slack`, wherever the cloud lies; pairs
-// that float32 cannot decide or order are decided by d2 as above.
+// How: points are sorted by the cell they lie in (cell_grid.h). All neighbours of the queries in
+// one cell lie in 9 contiguous runs of the sorted points, each of 3 cells along x. Queries are
+// processed in ascending order of their cells, so cursors find these runs by moving forward.
+// Distances are first computed in float32, relative to the queries' cell and in units of the
+// radius, so one bound, `slack`, limits their error wherever the cloud lies. Where float32 cannot
+// decide whether a pair is within the radius, or which of two neighbours comes first, d2 decides as
+// above.
 //
-// What cells cannot do cheaply is left to kd-trees (point_trees.h), which are made only then:
-// queries around which cells hold thousands of points, or as many that float32 cannot order; and
-// what a k-nearest search has not completed when larger cells no longer complete half of what is
-// left. So no cloud takes quadratic time on the CPU: not equal points, outliers, or densities that
-// differ.
+// Kd-trees (point_trees.h) answer the queries that cells cannot answer cheaply, and are built only
+// when such queries exist. There are two kinds: queries with thousands of points in the cells
+// around them, or with thousands of points that float32 cannot order; and queries of a k-nearest
+// search that are still incomplete when doubling the cells completes less than half of the
+// remaining queries. Therefore no cloud takes quadratic time on the CPU, even with equal points,
+// outliers or uneven density.
 //
-// A table that the memory of the machine cannot hold is an error that tells its size.
+// A table larger than the physical memory of the machine is an error that states its size.
 #pragma once
 
 #include <cstdint>
@@ -46,33 +51,32 @@
 
 namespace kpdeform {
 
-// One search: which neighbours of `queries` are written where. Read by the kernels of
-// search_isa.cpp.
+// One search: the input of the kernels in search_isa.cpp.
 template <typename T>
 struct Search {
   SortedView<T> points, queries;  // both sorted by the cells of `clouds`
-  const CloudKeys* clouds;        // where the keys of each cloud begin
-  uint64_t outside;               // cell key of queries that are near no point
+  const CloudKeys* clouds;        // the range of keys of each cloud
+  uint64_t outside;               // cell key of queries that have no point nearby
   const T* point_rows;            // (N, dims), as given by the caller
   const T* query_rows;            // (M, dims)
   int dims;                       // 2 or 3
   double cell;                    // edge of a cell
   double radius;                  // <= cell size
-  float slack;                    // bound of the error of a float32 d2 / radius^2
+  float slack;                    // error bound of d2 / radius^2 in float32
   bool distant;                   // some points may lie beyond kLastCell
-  bool exact;                     // float32 is of no use here: decide every pair in float64
-  void* table;                    // (M, width) int32, or int64 if `wide`; null: only count
+  bool exact;                     // float32 is too inaccurate: decide every pair in float64
+  void* table;                    // (M, width) int32, or int64 if `wide`; null to count only
   bool wide;
   int64_t width;
   int64_t empty;     // value of an empty slot
-  uint32_t* counts;  // (M,) neighbours of each query, no more than `width`; may be null
-  uint8_t* left;     // (M,) set for queries that are not answered: a kd-tree does it faster
+  uint32_t* counts;  // (M,) neighbours of each query, at most `width`; may be null
+  uint8_t* left;     // (M,) set to 1 for queries that are left to the kd-trees
 };
 
 constexpr int64_t kNoMemory = -1;
 
-// Searches for the queries of cells [begin, end); returns the largest number of neighbours, no more
-// than `width` (any number when only counting), or kNoMemory.
+// Searches for the neighbours of all queries in cells [begin, end). Returns the largest number of
+// neighbours, at most `width` unless the search only counts, or kNoMemory.
 KPDEFORM_DECLARE_ISA(int64_t search_cells(const Search<float>& search, int64_t begin, int64_t end))
 KPDEFORM_DECLARE_ISA(int64_t search_cells(const Search<double>& search, int64_t begin, int64_t end))
 

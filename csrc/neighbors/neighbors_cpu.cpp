@@ -15,17 +15,17 @@
 namespace kpdeform {
 namespace {
 
-constexpr uint32_t kMostRows = 4294967295;  // rows are 32-bit numbers inside
+constexpr uint32_t kMostRows = 4294967295;  // rows are 32-bit numbers internally
 constexpr int64_t kQueriesPerTask = 2048;
 
-// Cells a little larger than the radius: points in reach stay in adjacent cells although x / cell
-// is rounded.
+// Cells are a little larger than the radius, so that all points within the radius lie in adjacent
+// cells although x / cell is rounded.
 double cell_for(double radius) {
   return radius * (1 + 1.0 / 256);
 }
 
-// The error of a float32 d2 / radius^2 for cells of the size of the radius is below 30 * 2^-24; it
-// grows with the cell.
+// A bound of the error of d2 / radius^2 in float32. For cells of the size of the radius the error
+// is below 30 * 2^-24; it grows in proportion to the cell.
 float slack_for(double radius, double cell) {
   return static_cast<float>(std::ldexp(64.0, -24) * cell / radius);
 }
@@ -52,8 +52,8 @@ Tensor empty_table(const Tensor& like, int64_t rows, int64_t width, ScalarType t
   return table;
 }
 
-// Points sorted by the cells of a grid, for any number of searches with a radius up to the edge of
-// a cell.
+// Points sorted by the cells of a grid, for any number of searches with a radius up to the edge
+// length of a cell.
 template <typename T>
 struct Index {
   Clouds<T> points;
@@ -114,7 +114,7 @@ Search<T> make_search(const Clouds<T>& queries, const Index<T>& index,
 }
 
 // Searches for all queries, cell by cell, on all threads; returns the largest number of neighbours.
-// Appends to `left` the queries that are left to kd-trees.
+// Appends to `left` the queries that kd-trees have to answer.
 template <typename T>
 int64_t search_grid(Search<T> search, int64_t num_queries, std::vector<uint32_t>& left) {
   const SortedView<T>& queries = search.queries;
@@ -149,8 +149,8 @@ void write_row(const Search<T>& search, int64_t query, const std::vector<TreeNei
   }
 }
 
-// Searches for the queries `rows` in kd-trees: their neighbours come before `limit`. Returns the
-// largest number of neighbours.
+// Answers the queries `rows` from kd-trees; only neighbours that come before `limit` count. Returns
+// the largest number of neighbours.
 template <typename T>
 int64_t search_trees(const Search<T>& search, const Clouds<T>& queries, const Clouds<T>& points,
                      const std::vector<uint32_t>& rows, const TreeNeighbor& limit) {
@@ -182,7 +182,7 @@ int64_t search_trees(const Search<T>& search, const Clouds<T>& queries, const Cl
   return *std::max_element(most.begin(), most.end());
 }
 
-// Narrows a table to its first `width` columns, in memory of its own.
+// Copies the first `width` columns of a table to memory of their own.
 Tensor first_columns(const Tensor& table, int64_t width) {
   return torch::stable::clone(torch::stable::narrow(const_cast<Tensor&>(table), 1, 0, width));
 }
@@ -198,7 +198,7 @@ Tensor radius_table(const Clouds<T>& queries, const Index<T>& index, double radi
   Search<T> search =
       make_search(queries, index, same ? index.sorted.view() : sorted_queries.view(), radius);
 
-  // No row comes before row 0: a distance that equals the radius is outside.
+  // A point at exactly the radius is outside: it has d2 == limit.d2, and no row comes before row 0.
   const TreeNeighbor limit{radius * radius, 0};
   const auto run = [&] {
     std::vector<uint32_t> left;
@@ -206,7 +206,8 @@ Tensor radius_table(const Clouds<T>& queries, const Index<T>& index, double radi
     return std::max(most, search_trees(search, queries, index.points, left, limit));
   };
 
-  // Rows of known width are written at once; a wide limit is first replaced by the largest count.
+  // A table of moderate width is written at once and narrowed afterwards. For a wide limit, a first
+  // search counts, and the largest count becomes the width.
   constexpr int64_t kDirectWidth = 128;
   int64_t width = std::min(max_neighbors, num_points);
   if (width > kDirectWidth) width = std::min(width, run());
@@ -218,8 +219,9 @@ Tensor radius_table(const Clouds<T>& queries, const Index<T>& index, double radi
   return most < width ? first_columns(table, most) : table;
 }
 
-// Edge of a square that holds `wanted` points, were the largest cloud spread over the faces of a
-// box. The box is that of nine tenths of a sample, so that outliers do not count.
+// The edge length of a square that would hold `wanted` points if the largest cloud were spread over
+// the faces of its bounding box. The box covers the central nine tenths of a sample, so that
+// outliers do not count.
 template <typename T>
 double guess_cell(const Clouds<T>& points, double wanted) {
   int64_t begin = 0, count = 0;
@@ -241,10 +243,10 @@ double guess_cell(const Clouds<T>& points, double wanted) {
   return std::sqrt(area * wanted / count);
 }
 
-// How many points the cell of the median point holds; above 1023 is 1023.
+// The number of points in the cell of the median point, at most 1023.
 template <typename T>
 int64_t median_cell(const SortedPoints<T>& sorted) {
-  std::vector<int64_t> points_in(1024, 0);  // cells of as many points
+  std::vector<int64_t> points_in(1024, 0);  // points in cells that hold this many points
   int64_t count = 0;
   for (int64_t i = 0; i < sorted.num_cells; ++i) {
     const int64_t size = sorted.begins[i + 1] - sorted.begins[i];
@@ -256,9 +258,9 @@ int64_t median_cell(const SortedPoints<T>& sorted) {
   return size;
 }
 
-// An index for a k-nearest search. Seen from its points, a cell of a surface should hold a third of
-// the 2 k + 4 points that are hoped for within the edge of a cell, but no fewer than fill vectors;
-// a wrong guess costs time only.
+// Builds the index for a k-nearest search. A cell on a surface should hold a third of the 2 k + 4
+// points that the search hopes to find within one cell edge, but enough to fill vectors. A wrong
+// guess only costs time.
 template <typename T>
 Index<T> index_for_knn(const Clouds<T>& points, int64_t k) {
   const double wanted = std::max(6.0, (2 * k + 4) / 3.0);
@@ -274,8 +276,8 @@ Index<T> index_for_knn(const Clouds<T>& points, int64_t k) {
   }
 }
 
-// Searches spheres that grow, and cells with them, while that completes most queries; what is left
-// is searched in kd-trees. The index may have any cells: only the time depends on them.
+// Searches growing spheres, and enlarges the cells with them, as long as that completes most
+// queries. Kd-trees answer the rest. Any cell size gives the same result; it only affects the time.
 template <typename T>
 Tensor knn_table(const Clouds<T>& queries, const Index<T>& index, int64_t k, const Tensor& like) {
   const int64_t num_queries = queries.size(), num_points = index.points.size();
@@ -286,7 +288,7 @@ Tensor knn_table(const Clouds<T>& queries, const Index<T>& index, int64_t k, con
 
   constexpr int64_t kFew = 16;
   const double hoped_for = (2 * k + 4) / (3.0 * median_cell(index.sorted));
-  double reach = std::min(1.0, std::sqrt(hoped_for));  // in cells
+  double reach = std::min(1.0, std::sqrt(hoped_for));  // search radius, in cells
   const Buffer<uint32_t> counts(num_queries);
   const auto is_incomplete = [&](uint32_t query) {
     if (counts[query] >= k) return false;
@@ -312,7 +314,7 @@ Tensor knn_table(const Clouds<T>& queries, const Index<T>& index, int64_t k, con
     search.counts = counts.get();
     const size_t left_before = left.size();
     search_grid(search, num_queries, left);
-    for (size_t i = left_before; i < left.size(); ++i) counts[left[i]] = ~0u;  // not here any more
+    for (size_t i = left_before; i < left.size(); ++i) counts[left[i]] = ~0u;  // no longer pending
 
     std::erase_if(pending, [&](uint32_t query) { return !is_incomplete(query); });
     const int64_t num_incomplete = static_cast<int64_t>(pending.size());

@@ -1,7 +1,8 @@
 // radius_neighbors and knn_neighbors on CUDA. Contract: neighbors.h. Kernels: search_cuda.h.
 //
-// Nothing waits for the device where the width of the table is known: with max_neighbors, and k.
-// Without max_neighbors the call counts first and waits for the largest count.
+// A call does not wait for the device if the width of the table is known: radius_neighbors with
+// max_neighbors, and knn_neighbors. Without max_neighbors, radius_neighbors counts first and waits
+// for the largest count.
 #include <cmath>
 #include <limits>
 #include <tuple>
@@ -13,9 +14,9 @@ namespace kpdeform {
 namespace {
 
 constexpr int kLanes = 32;
-constexpr int64_t kMostBlocks = 8192;  // a thread looks at several queries, then reports once
+constexpr int64_t kMostBlocks = 8192;  // threads process several queries, then report once
 
-// Both sides of a search, sorted by the cells of the points.
+// The queries and points of a search, sorted by the cells of the points.
 template <typename T>
 class Problem {
  public:
@@ -81,7 +82,7 @@ class Problem {
                    search_bytes<kLanes>(), args);
   }
 
-  // Waits for the device, which a graph that is captured cannot.
+  // Waits for the device, which is not possible while a graph is captured.
   Findings findings() const {
     KPDEFORM_CHECK(!device_.capturing(),
                    "radius_neighbors needs max_neighbors while a CUDA graph is captured");
@@ -103,8 +104,8 @@ template <typename T>
 Tensor radius_typed(const Tensor& queries, const Tensor& points, double radius,
                     const Tensor& query_lengths, const Tensor& point_lengths,
                     std::optional<int64_t> max_neighbors) {
-  // Cells a little larger than the radius: points in reach stay in adjacent cells although x / cell
-  // is rounded.
+  // Cells are a little larger than the radius, so that all points within the radius lie in adjacent
+  // cells although x / cell is rounded.
   const double cell = radius * (1 + 1.0 / 256);
   Problem<T> problem(queries, points, query_lengths, point_lengths);
   problem.sort(CellOrder::kRows, cell);
@@ -153,7 +154,7 @@ Tensor knn_neighbors(const Tensor& queries, const Tensor& points, int64_t k,
              : knn_typed<float>(queries, points, k, query_lengths, point_lengths);
 }
 
-// One table after the other: an index is cheap here.
+// Computes one table after another: building an index is cheap here.
 std::tuple<Tensor, Tensor, Tensor> level_tables(const Tensor& points, const Tensor& lengths,
                                                 double radius, std::optional<int64_t> max_neighbors,
                                                 MaybeTensor coarse, MaybeTensor coarse_lengths,

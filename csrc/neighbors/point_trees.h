@@ -1,12 +1,12 @@
-// A kd-tree per cloud: the index for queries around which the cells of a grid hold too many points,
-// or too few.
-//
-// A node halves its points along the longest side of their box, equal coordinates by row, so that
-// the depth is log2 of their number whatever the cloud. A search enters the nearer half first and
-// leaves out nodes none of whose points can come before the last neighbour it keeps, by (d2, row):
-// of equal points it looks at the lowest rows and at no others. All arithmetic is d2 of the
-// contract in float64. Rounding is monotonic, so that the d2 to a box is a bound of the d2 to its
+// A kd-tree per cloud: the index for queries whose surrounding grid cells hold too many or too few
 // points.
+//
+// A node halves its points along the longest side of their bounding box and breaks ties by row, so
+// the depth is log2 of the number of points for every cloud. A search enters the nearer half first.
+// It skips a node if none of its points can come before, by (d2, row), the last neighbour kept so
+// far; among equal points it therefore visits only those with the lowest rows. All arithmetic is d2
+// of the contract in float64. Rounding is monotonic, so the d2 to a box is a lower bound of the d2
+// to its points.
 #pragma once
 
 #include <cstdint>
@@ -28,15 +28,16 @@ struct TreeNeighbor {
 template <typename T>
 class PointTrees {
  public:
-  // Trees of the clouds that have queries: queries_in[b] is their number in cloud b. Leaves are
-  // larger for few queries, down to one leaf that holds the whole cloud.
+  // Builds the trees of the clouds that have queries; queries_in[b] is the number of queries in
+  // cloud b. The fewer the queries, the larger the leaves, up to one leaf that holds the whole
+  // cloud.
   PointTrees(const Clouds<T>& points, const std::vector<int64_t>& queries_in);
 
-  // Makes `found` the first `width` points of the cloud that come before `limit`, in order.
+  // Sets `found` to the first `width` points of the cloud that come before `limit`, in order.
   void find(const T* query, int64_t cloud, TreeNeighbor limit, int64_t width,
             std::vector<TreeNeighbor>& found) const;
 
-  // How many points of the cloud have d2 < radius2.
+  // Returns the number of points of the cloud with d2 < radius2.
   int64_t count(const T* query, int64_t cloud, double radius2) const;
 
  private:
@@ -48,8 +49,9 @@ class PointTrees {
     T low[3], high[3];
     uint32_t first_row;
   };
-  // A node: where its box is, its points, and how many levels of nodes are below it. The boxes of
-  // its halves follow each other at 2 * box + 1 from the root's.
+  // A node: the position of its box, its points [begin, end), and the number of levels below it.
+  // The boxes of its two halves have the numbers 2 * box + 1 and 2 * box + 2, counted from the
+  // root's.
   struct Node {
     int64_t root, box, begin, end;
     int levels;
@@ -66,7 +68,7 @@ class PointTrees {
   int64_t count(const double* query, const Node& node, double radius2) const;
 
   int dims_;
-  std::vector<Node> roots_;  // of each cloud
+  std::vector<Node> roots_;  // one per cloud
   Buffer<Point> points_;
   Buffer<Bounds> boxes_;
 };

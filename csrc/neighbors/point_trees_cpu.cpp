@@ -7,7 +7,8 @@
 namespace kpdeform {
 namespace {
 
-// Both are d2 of the contract, step by step: to the point x, and to what is nearest in a box.
+// The d2 of the contract, step by step: d2_to for the point x, d2_to_box for the nearest position
+// in a box.
 template <typename T>
 double d2_to(const double* query, const T* x) {
   double d2 = 0;
@@ -29,7 +30,7 @@ double d2_to_box(const double* query, const T* low, const T* high) {
   return d2;
 }
 
-// d2 to what is farthest in a box.
+// The d2 to the farthest position in a box.
 template <typename T>
 double d2_across_box(const double* query, const T* low, const T* high) {
   double d2 = 0;
@@ -54,12 +55,12 @@ PointTrees<T>::PointTrees(const Clouds<T>& points, const std::vector<int64_t>& q
     : dims_(points.dims), points_(points.size()) {
   constexpr int64_t kLeaf = 16;
   int64_t num_boxes = 0;
-  std::vector<Node> nodes;  // not yet built
+  std::vector<Node> nodes;  // nodes that are not built yet
   for (int64_t b = 0; b < points.count(); ++b) {
     const int64_t begin = points.offsets[b], end = points.offsets[b + 1];
     Node root{num_boxes, 0, begin, end, 0};
     if (queries_in[b] > 0 && end > begin) {
-      // A level of nodes costs as much as to look at every point twice, and halves the leaves.
+      // A level of nodes costs as much as two visits of every point, and halves the leaves.
       const int64_t leaf = std::max(kLeaf, 2 * (end - begin) / queries_in[b]);
       while ((end - begin) >> root.levels > leaf) ++root.levels;
       num_boxes += (int64_t{2} << root.levels) - 1;
@@ -95,7 +96,7 @@ void PointTrees<T>::load(const Clouds<T>& points, const Node& root) {
   }
 }
 
-// Finds the box of a node and parts its points between its halves.
+// Computes the box of a node and divides its points between its two halves.
 template <typename T>
 void PointTrees<T>::split(const Node& node) {
   Point* const points = points_.get();
@@ -127,12 +128,12 @@ void PointTrees<T>::build(const Node& node) {
   build(node.high_half());
 }
 
-// Keeps the first `width` of the points it meets in a heap, the last of them on top.
+// Visits nodes and keeps the first `width` points in a heap, with the last of these points on top.
 template <typename T>
 struct PointTrees<T>::Finder {
   const PointTrees& trees;
   double query[3];
-  TreeNeighbor limit;  // what is found comes before it
+  TreeNeighbor limit;  // neighbours must come before it
   int64_t width;
   std::vector<TreeNeighbor>& found;
 

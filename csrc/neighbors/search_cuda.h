@@ -1,11 +1,11 @@
-// Neighbour search on CUDA: kernels. Contract: neighbors.h.
+// Kernels of the neighbour search on CUDA. Contract: neighbors.h.
 //
-// kLanes threads own one query. They list the runs of sorted points around it (binary searches in
-// the sorted keys, one a lane), look at all points of these runs, keep the nearest in shared
-// memory, and write them in order; the place of a neighbour is the number of those before it.
-// float32 only leaves out what is surely outside; what counts and in which order is decided by d2
-// in float64 with every step rounded, as the contract says. Rows wider than kKept are written in
-// several passes.
+// kLanes threads own one query. They find the runs of sorted points around it (one binary search of
+// the sorted keys per run and lane), visit all points of these runs, keep the nearest in shared
+// memory, and write them in order: the position of a neighbour is the number of neighbours that
+// come before it. float32 distances only exclude points that are certainly too far; d2 in float64,
+// with every step rounded as in the contract, decides which points are neighbours and in which
+// order. Rows with more than kKept neighbours are written in several passes.
 #pragma once
 
 #include "neighbors/clouds_cuda.h"
@@ -13,11 +13,11 @@
 namespace kpdeform {
 
 constexpr int kSearchThreads = 128;
-constexpr int kHits = 256;  // entries in shared memory
-constexpr int kKept = 192;  // neighbours found in one pass; some room must stay for a step
+constexpr int kHits = 256;  // entries in shared memory, per query
+constexpr int kKept = 192;  // neighbours per pass; the rest of kHits takes new ones
 constexpr int kMostRuns = 27;
 
-// No distance is too large.
+// Used as radius2 to accept every distance: no comparison with NaN is true.
 #define KPDEFORM_ANY_DISTANCE (std::numeric_limits<double>::quiet_NaN())
 
 template <typename T>
@@ -29,11 +29,11 @@ struct SearchArguments {
   const uint64_t* query_keys;
   int64_t num_queries;
   const CloudGrid* grids;
-  const int64_t* starts;  // where the sorted points of each cloud begin; bad rows come last
+  const int64_t* starts;  // first sorted point of each cloud; points without a cell come last
   int64_t num_clouds;
   int dims, bits, axis_bits;
   double radius2;  // radius_neighbors
-  void* table;     // (M, width) int32, or int64 if wide; null: only count
+  void* table;     // (M, width) int32, or int64 if wide; null to count only
   bool wide;
   int64_t width;
   int64_t* most;  // largest number of neighbours; may be null
@@ -47,11 +47,11 @@ struct Neighbor {
   }
 };
 
-// Shared memory of the lanes of one query.
+// Shared memory of the lanes that own one query.
 struct SearchMemory {
   double d2[kHits];
   int64_t run_begins[kMostRuns], run_ends[kMostRuns];
-  Neighbor limit;  // found by one lane for all
+  Neighbor limit;  // set by one lane, read by all
   uint32_t row[kHits];
 };
 
@@ -68,7 +68,7 @@ class QuerySearch {
   }
   __device__ bool has_cloud() const { return cloud_ < args_.num_clouds; }
 
-  // The 9 runs of 3 cells each around the query.
+  // Finds the 9 runs, of 3 cells each, around the query.
   __device__ void find_rows() {
     const CloudGrid grid = args_.grids[cloud_];
     int64_t cell[3];
@@ -83,7 +83,7 @@ class QuerySearch {
     });
   }
 
-  // The cells of an octree level around the query.
+  // Finds the 27 cells of an octree level around the query.
   __device__ void find_cells(int level) {
     const CloudGrid grid = args_.grids[cloud_];
     int64_t cell[3];
@@ -123,7 +123,7 @@ class QuerySearch {
     return total;
   }
 
-  // Writes the row of the query; returns how many neighbours it has, at most `width`.
+  // Writes the row of the query; returns its number of neighbours, at most `width`.
   __device__ int64_t write_row(double radius2) {
     Neighbor after{-1, 0};
     int64_t written = 0;
@@ -146,8 +146,9 @@ class QuerySearch {
     return written;
   }
 
-  // Where k neighbours may be expected: the finest level of which one cell holds k points that
-  // follow, or come before, the query in Morton order; the number of levels if there are none.
+  // An estimate of the octree level at which k neighbours are found: the finest level at which one
+  // cell holds the query's position in Morton order together with the k points before or after it.
+  // Returns axis_bits, the number of levels, if there is none.
   __device__ int likely_level(uint64_t query_key, int64_t k) const {
     const int64_t begin = args_.starts[cloud_], end = args_.starts[cloud_ + 1];
     const int64_t at = lower_bound(args_.point_keys, begin, end, query_key);
@@ -176,7 +177,8 @@ class QuerySearch {
     for (int d = 0; d < 3; ++d) cell[d] = cell_of(grid, order, d, double(query_.x[d]));
   }
 
-  // cells(r, first, last) tells the keys of run r within the cloud, or that there is none.
+  // Finds the points of each run. cells(r, first, last) sets the first and last key of run r within
+  // the cloud, or returns false if the run does not exist.
   template <typename Cells>
   __device__ void find_runs(int num_runs, const Cells& cells) {
     const int64_t begin = args_.starts[cloud_], end = args_.starts[cloud_ + 1];
@@ -194,11 +196,12 @@ class QuerySearch {
     lanes_.sync();
   }
 
-  // visit(near, neighbor) for every point of the runs and some more, by all lanes together.
+  // All lanes together call visit(near, neighbor) for every point of the runs. `near` is false for
+  // points that are too far and for lanes beyond the last point.
   template <typename Visit>
   __device__ void for_each_near(double radius2, const Visit& visit) {
-    constexpr double kSlack = 1 + 1e-6;  // float32 errs by less than 2^-21
-    constexpr double kSmallest = 1e-36;  // below, float32 has fewer digits
+    constexpr double kSlack = 1 + 1e-6;  // the relative error of float32 is below 2^-21
+    constexpr double kSmallest = 1e-36;  // below this, float32 loses digits to underflow
     const float limit =
         radius2 < kSmallest ? std::numeric_limits<float>::infinity() : float(radius2 * kSlack);
     const int64_t total = num_candidates();
@@ -234,8 +237,8 @@ class QuerySearch {
     return d2;
   }
 
-  // Puts the `wanted` nearest of what comes after `after` among the hits, in any order, perhaps
-  // with farther ones; returns the number of hits.
+  // Collects the `wanted` nearest of the neighbours that come after `after`, in any order and
+  // perhaps together with farther ones. Returns the number of hits.
   __device__ int collect(double radius2, const Neighbor& after, int wanted) {
     int found = 0;
     bool cut = false;
@@ -260,7 +263,8 @@ class QuerySearch {
     return found;
   }
 
-  // Moves the nearest `wanted` hits to the front, in order; memory.limit is the last of them.
+  // Moves the nearest `wanted` hits to the front, in order, and sets memory.limit to the last of
+  // them.
   __device__ void keep_nearest(int found, int wanted) {
     constexpr int kOwn = kHits / kLanes;
     Neighbor own[kOwn];
@@ -327,16 +331,16 @@ __global__ void __launch_bounds__(kSearchThreads, 4) radius_kernel(const SearchA
         args.table == nullptr ? search.count(args.radius2) : search.write_row(args.radius2);
     most = found > most ? found : most;
   }
-  // Most threads see that they have nothing to add.
+  // Reading first avoids most of the atomics: few threads have a larger count.
   if (search.lanes().lane == 0 && most > *static_cast<volatile int64_t*>(args.most))
     atomicMax(reinterpret_cast<unsigned long long*>(args.most),
               static_cast<unsigned long long>(most));
 }
 
-// Spheres that grow by octree levels until they hold k points.
+// Enlarges the search sphere by octree levels until it holds k points.
 template <typename T, int kLanes>
 __global__ void __launch_bounds__(kSearchThreads, 4) knn_kernel(const SearchArguments<T> args) {
-  constexpr double kWithin = 255.0 / 256;  // of a cell: cells around hold all points so near
+  constexpr double kWithin = 255.0 / 256;  // of a cell; all points within it are in the 27 cells
   KPDEFORM_SHARED(shared);
   QuerySearch<T, kLanes> search(args,
                                 reinterpret_cast<SearchMemory*>(shared)[threadIdx.x / kLanes]);

@@ -1,10 +1,11 @@
-// The search itself: for the queries of a range of cells, find, order and write their neighbours.
-// Contract: neighbors.h.
+// The search kernels: for the queries of a range of cells, they find, order and write the
+// neighbours. Contract: neighbors.h.
 //
-// Per cell of queries: the points of the 27 cells around are gathered once, relative to the centre
-// of the queries and in units of the radius, leaving out what is too far from all of them; that is
-// not worth it for few queries. Per query: float32 distances of these candidates, hits compacted,
-// ordered, written.
+// For each cell of queries, the points of the 27 cells around it are gathered once, relative to the
+// centre of the queries and in units of the radius; points that are too far from all of the queries
+// are left out. (Cells with few queries skip this step, which does not pay off for them.) For each
+// query, the float32 distances of these candidates are computed, and the hits are compacted,
+// ordered and written.
 #include <stdlib.h>
 
 #include "neighbors/lanes.h"
@@ -14,22 +15,22 @@
 namespace kpdeform::KPDEFORM_ISA {
 namespace {
 
-// Distances are ordered as whole numbers, d2 / radius^2 * kScale; 24 bits are what float32 can tell
-// apart.
+// Hits are ordered by an integer key, d2 / radius^2 * kScale, of 24 bits: the precision of float32.
 constexpr float kScale = 16777216.0f - 256.0f;
 constexpr uint32_t kLargestKey = (1u << 24) - 1;
 
-// As many hits are sorted in registers: 24 bits of distance, 8 of the hit's number.
+// Up to this many hits are sorted in registers, as words of 24 bits of distance and 8 bits of the
+// hit's number.
 constexpr int64_t kSortable = kMostVectors * kLanes < 256 ? kMostVectors * kLanes : 256;
 constexpr uint32_t kNumberBits = 8;
 constexpr uint32_t kNumberMask = (1 << kNumberBits) - 1;
 
-// More points than this are left to a kd-tree: around a query, and of those the ones that float32
-// cannot put into order. Some more for every neighbour wanted.
+// Queries with more points than this in the cells around them, or with more hits that float32
+// cannot order, are left to the kd-trees. The limits grow with the width of the table.
 constexpr int64_t kMostAround = 4096, kMostAroundPerNeighbor = 64;
 constexpr int64_t kMostUnordered = 1024, kMostUnorderedPerNeighbor = 8;
 
-// A neighbour with its distance in float64.
+// A neighbour and its d2 in float64.
 struct Neighbor {
   double d2;
   uint32_t row;
@@ -39,7 +40,7 @@ inline bool before(const Neighbor& a, const Neighbor& b) {
   return a.d2 != b.d2 ? a.d2 < b.d2 : a.row < b.row;
 }
 
-// Moves the root of a heap, largest on top, to where it belongs.
+// Restores the heap property, with the largest neighbour on top, after its root changed.
 void sift_down(Neighbor* heap, int64_t root, int64_t count) {
   const Neighbor moved = heap[root];
   for (int64_t child; (child = 2 * root + 1) < count; root = child) {
@@ -50,7 +51,8 @@ void sift_down(Neighbor* heap, int64_t root, int64_t count) {
   heap[root] = moved;
 }
 
-// Puts the first `wanted` of the neighbours in front, in order; returns how many there are.
+// Moves the first `wanted` neighbours to the front, in order. Returns their number, which is
+// smaller if there are fewer.
 int64_t put_first(Neighbor* all, int64_t count, int64_t wanted) {
   if (count <= 32) {
     for (int64_t i = 1; i < count; ++i) {
@@ -87,15 +89,16 @@ inline void swap(uint32_t*& a, uint32_t*& b) {
 struct Scratch {
   float *x = nullptr, *y = nullptr, *z = nullptr;  // candidates
   uint32_t* row = nullptr;
-  uint32_t *key = nullptr, *hit = nullptr;            // hits of a query as found: distance, row
-  uint32_t *next_key = nullptr, *next_hit = nullptr;  // of the query after it
+  uint32_t *key = nullptr, *hit = nullptr;  // hits of the current query, unordered: keys and rows
+  uint32_t *next_key = nullptr, *next_hit = nullptr;  // hits of the next query
   Neighbor* exact = nullptr;
   int64_t capacity = 0;
   char* block = nullptr;
 
   ~Scratch() { free(block); }
 
-  // vectors are read and stored beyond the end, and padding looks up the largest number
+  // Whole vectors are read and stored beyond the end, and padding keys make look_up read entry
+  // kNumberMask.
   bool holds(int64_t candidates) const {
     return candidates + kNumberMask + 1 + 2 * kLanes <= capacity;
   }
@@ -122,7 +125,7 @@ struct Run {
   int64_t begin, end;
 };
 
-// Follows the 9 runs of points around cells that ascend.
+// Tracks the 9 runs of points around a cell while the cells ascend.
 template <typename T>
 struct Cursors {
   const Search<T>& search;
@@ -132,7 +135,7 @@ struct Cursors {
 
   explicit Cursors(const Search<T>& s) : search(s), cloud(s.clouds) {}
 
-  // The first cell not below the key, found by halving.
+  // The first cell whose key is not below `key`, by binary search.
   int64_t search_first(uint64_t key) const {
     int64_t low = 0, high = search.points.num_cells;
     while (low < high) {
@@ -145,7 +148,7 @@ struct Cursors {
     return low;
   }
 
-  // Runs around the cell `key`; returns the number of points in them.
+  // Finds the runs around the cell `key`; returns the number of points in them.
   int64_t move_to(uint64_t key, Run* runs) {
     const SortedView<T>& points = search.points;
     while (cloud[1].base <= key) {
@@ -166,7 +169,8 @@ struct Cursors {
   }
 };
 
-// The box of the queries of one cell: its centre, exact in T, and half its extent in radii.
+// The bounding box of the queries of one cell: its centre in T, and half of its extent in units of
+// the radius.
 template <typename T>
 struct QueryBox {
   T center[3];
@@ -211,8 +215,8 @@ double exact_d2(const Search<T>& search, int64_t query, int64_t point) {
   return d2;
 }
 
-// Copies the points of the runs that may be in reach of the box to the scratch, relative to its
-// centre and in radii.
+// Copies the points of the runs that may be within the radius of the box to the scratch, relative
+// to the centre of the box and in units of the radius.
 template <typename T>
 int64_t gather(const Search<T>& search, const Run* runs, const QueryBox<T>& box, Scratch& scratch) {
   const SortedView<T>& points = search.points;
@@ -292,9 +296,9 @@ class CellSearch {
     return most;
   }
 
-  // Orders and writes the hits of the query found last; returns how many neighbours it has. It
-  // waits until the hits of the next query are found, for processors stall where they load vectors
-  // that were just stored in pieces.
+  // Orders and writes the hits of the query found last; returns its number of neighbours. This is
+  // delayed until the hits of the next query are found, because processors stall when they load
+  // vectors whose parts were just stored separately.
   int64_t finish() {
     if (found_query_ < 0) return 0;
     const int64_t query = found_query_, count = found_;
@@ -313,15 +317,15 @@ class CellSearch {
     found_ = count;
   }
 
-  // Both leave the hits of query i in scratch.next_key and next_hit, as they come, and return
-  // their number.
+  // find_gathered and find_in_runs write the hits of query i to scratch.next_key and next_hit,
+  // unordered, and return their number.
   int64_t find_gathered(int64_t i, const QueryBox<T>& box, int64_t candidates) {
     const float scale = static_cast<float>(1 / search_.radius);
     const float x = static_cast<float>(search_.queries.x[i] - box.center[0]) * scale;
     const float y = static_cast<float>(search_.queries.y[i] - box.center[1]) * scale;
     const float z = static_cast<float>(search_.queries.z[i] - box.center[2]) * scale;
     int64_t count = 0;
-    for (int64_t c = 0; c < candidates; c += kLanes)  // padded with what is far away
+    for (int64_t c = 0; c < candidates; c += kLanes)  // the padding is far away
       add_hits(load<Floats>(scratch_.x + c) - x, load<Floats>(scratch_.y + c) - y,
                load<Floats>(scratch_.z + c) - z, scratch_.row + c, first_lanes(kLanes), count);
     return count;
@@ -340,7 +344,7 @@ class CellSearch {
     return count;
   }
 
-  // Appends those candidates that may be neighbours to the hits.
+  // Appends the candidates that may be neighbours to the hits.
   void add_hits(Floats dx, Floats dy, Floats dz, const uint32_t* rows, Mask real, int64_t& count) {
     const Floats d2 = dx * dx + dy * dy + dz * dz;
     const Mask near = less(d2, 1 + search_.slack) & real;
@@ -362,7 +366,7 @@ class CellSearch {
     return inside;
   }
 
-  // Writes a row of one neighbour; returns its length.
+  // Writes a row of width 1; returns its number of neighbours.
   int64_t nearest_and_write(int64_t query, int64_t count) {
     Words least = Words{} + ~0u;
     for (int64_t i = 0; i < count; i += kLanes)
@@ -381,7 +385,7 @@ class CellSearch {
     return 1;
   }
 
-  // Sorts no more than kSortable hits in registers and writes the row; returns its length.
+  // Sorts up to kSortable hits in registers and writes the row; returns its number of neighbours.
   int64_t sort_and_write(int64_t query, int64_t count) {
     static_assert(kMostVectors == 16);
     switch ((count + kLanes - 1) / kLanes) {
@@ -448,7 +452,8 @@ class CellSearch {
     return length;
   }
 
-  // Whether float32 leaves open which of the sorted hits come first, or if the last is inside.
+  // Whether float32 is too inaccurate to decide which of the sorted hits come first, or whether the
+  // last of them are within the radius.
   template <int Vectors>
   bool undecided(const Words* keys, int64_t count, int64_t length) const {
     const uint32_t close = slack_ << kNumberBits | kNumberMask;
@@ -462,8 +467,9 @@ class CellSearch {
     return any != 0;
   }
 
-  // The same for more hits. Where they are more than the row takes, those that cannot come into it
-  // are dropped first; if that does not help, float64 decides, here or in a kd-tree.
+  // Writes a row for more than kSortable hits. If there are more hits than the row holds, the hits
+  // that cannot belong to it are dropped first. If too many remain, float64 decides, either here or
+  // in a kd-tree.
   int64_t select_and_write(int64_t query, int64_t count) {
     if (count > search_.width) count = drop_far(count);
     if (count <= kSortable) return sort_and_write(query, count);
@@ -478,7 +484,8 @@ class CellSearch {
     return length;
   }
 
-  // Drops hits that are surely behind the first `width`; returns the number that is left.
+  // Drops the hits that certainly come after the first `width`; returns the number of the remaining
+  // hits.
   int64_t drop_far(int64_t count) {
     uint32_t least = kLargestKey, largest = 0;
     for (int64_t i = 0; i < count; ++i) {
@@ -493,7 +500,7 @@ class CellSearch {
     uint32_t bin = 0;
     for (int64_t seen = bins[0]; seen < search_.width; seen += bins[bin]) ++bin;
     const uint32_t bound = least + ((bin + 1) << shift) - 1 + slack_;
-    if (bound >= certain_) return count;  // some of the first may turn out to be outside
+    if (bound >= certain_) return count;  // some of the first hits may be outside the radius
     int64_t kept = 0;
     for (int64_t i = 0; i < count; i += kLanes) {
       const Words key = load<Words>(scratch_.key + i), row = load<Words>(scratch_.hit + i);
@@ -505,8 +512,8 @@ class CellSearch {
     return kept;
   }
 
-  // Decides in float64 what float32 left open about the sorted hits: the inside of those near the
-  // radius, and the order of those with nearly equal keys. Writes the row; returns its length.
+  // Decides in float64 what float32 could not: which hits near the radius are inside, and the order
+  // of hits with nearly equal keys. Writes the row; returns its number of neighbours.
   int64_t settle_and_write(int64_t query, const uint32_t* sorted, int64_t count) {
     int64_t length = 0;
     for (int64_t begin = 0, end; begin < count && length < search_.width; begin = end) {
@@ -527,7 +534,7 @@ class CellSearch {
     return length;
   }
 
-  // The queries [begin, end) of one cell without any float32.
+  // Searches for the queries [begin, end) of one cell entirely in float64.
   int64_t run_exact(int64_t begin, int64_t end, const Run* runs, int64_t most) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t query = search_.queries.rows[i];
@@ -548,7 +555,7 @@ class CellSearch {
     if (d2 < radius2_) scratch_.exact[inside++] = {d2, row};
   }
 
-  // Appends the neighbours in scratch.exact, in order, to the row in the making.
+  // Appends the neighbours in scratch.exact, in order, to the row under construction.
   void append(int64_t inside, int64_t& length) {
     const int64_t added = put_first(scratch_.exact, inside, search_.width - length);
     for (int64_t i = 0; i < added; ++i) row_[length++] = scratch_.exact[i].row;
@@ -574,13 +581,13 @@ class CellSearch {
 
   const Search<T>& search_;
   const double radius2_;
-  const uint32_t slack_;    // keys no further apart may be in the wrong order
-  const uint32_t certain_;  // a smaller key is inside the radius
+  const uint32_t slack_;    // float32 may misorder keys that differ by no more than this
+  const uint32_t certain_;  // smaller keys are certainly within the radius
   const uint32_t empty_;
   Cursors<T> cursors_;
   Scratch scratch_;
-  uint32_t* row_;                         // a row in the making
-  int64_t found_query_ = -1, found_ = 0;  // whose hits are in the scratch, and how many; -1: none
+  uint32_t* row_;                         // the row under construction
+  int64_t found_query_ = -1, found_ = 0;  // the query whose hits await finish(), and their number
 };
 
 template <typename T>

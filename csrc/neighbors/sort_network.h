@@ -1,6 +1,7 @@
-// Sorts up to kLanes * kMostVectors words in registers: Batcher's bitonic network in the form whose
-// comparators all put the smaller word first, so that vectors missing from a power of two count as
-// infinite and their comparators vanish.
+// Sorts up to kLanes * kMostVectors words in registers with Batcher's bitonic network. In the form
+// used here, every comparator puts the smaller word first. A number of vectors that is not a power
+// of two is treated as if padded with infinite words: comparators with these change nothing and are
+// omitted.
 #pragma once
 
 #include "neighbors/lanes.h"
@@ -8,12 +9,12 @@
 namespace kpdeform::KPDEFORM_ISA {
 namespace {
 
-constexpr int kMostVectors = 16;  // what sort_vectors takes
+constexpr int kMostVectors = 16;  // the most vectors that sort_vectors takes
 
-// Vectors stay in registers only where everything is inlined.
+// Vectors stay in registers only if every function is inlined.
 #define KPDEFORM_INLINE inline __attribute__((always_inline))
 
-// Orders each lane with lane ^ Flip; the smaller goes to the lane without Bit.
+// Orders each lane with lane ^ Flip; the lane whose number has Bit clear receives the smaller word.
 template <int Flip, int Bit>
 KPDEFORM_INLINE void order_lanes(Words& value) {
   const Words other = exchange<Flip>(value);
@@ -38,8 +39,8 @@ KPDEFORM_INLINE void sort_lanes(Words& value) {
   }
 }
 
-// Merges two sorted halves of Block vectors from First on, of which those from Count on are
-// missing.
+// Merges the two sorted halves of a block of Block vectors that begins at First. Vectors from Count
+// on do not exist.
 template <int Count, int First, int Block>
 KPDEFORM_INLINE void merge_halves(Words* v) {
   if constexpr (First + Block / 2 < Count) {
