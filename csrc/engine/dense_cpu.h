@@ -1,5 +1,5 @@
-// Memory and threads of the dense combiner on the CPU, for any view. The arithmetic is in
-// engine_isa.cpp.
+// Memory and threads of the dense combiner on the CPU, for any view. engine_isa.cpp does the
+// arithmetic.
 #pragma once
 
 #include <algorithm>
@@ -12,17 +12,18 @@
 
 namespace kpdeform {
 
-constexpr int64_t kGrain = 32;                // fewest sites worth a task
+constexpr int64_t kGrain = 32;                // the fewest sites that are worth a task
 constexpr int64_t kSuperTileBytes = 4 << 20;  // S of a super tile, shared by all threads
 
-// Fewest sites worth a task: kGrain, or those that take some ten million operations.
+// The fewest sites that are worth a task: kGrain, or as many as take about ten million operations
+// if that is fewer.
 inline int64_t site_grain(const DenseShape& shape) {
   return std::clamp<int64_t>((8 << 20) / (shape.row() * shape.group_out()), 1, kGrain);
 }
 
-// One packed matrix per group. The matrix of group g has `blocks` blocks of `terms` rows; element
-// (p, c) of block k stands at weight[g * group_stride + k * block_stride + p * row_stride + c *
-// column_stride].
+// The layout of a weight to pack into one matrix per group. The matrix of group g has `blocks`
+// blocks of `terms` rows; element (p, c) of block k is weight[g * group_stride + k * block_stride +
+// p * row_stride + c * column_stride].
 struct Packing {
   int64_t groups, group_stride, blocks, block_stride, terms, row_stride, columns, column_stride;
 };
@@ -51,7 +52,7 @@ Scratch<T> pack_groups(const T* weight, const Packing& layout) {
   return packed;
 }
 
-// out (sites, O) for sites [begin, end).
+// Computes out (sites, O) for sites [first, last).
 template <typename View, typename F, typename T>
 void convolve(const View& view, const DenseShape& shape, const F* features, const T* packed, F* out,
               int64_t first, int64_t last) {
@@ -63,23 +64,24 @@ void convolve(const View& view, const DenseShape& shape, const F* features, cons
   });
 }
 
-// weight (K, C/G, O) as it multiplies S.
+// Packs weight (K, C/G, O) for the product of S with the weight.
 template <typename T>
 Scratch<T> pack_forward(const DenseShape& shape, const T* weight) {
   return pack_groups(weight, {shape.groups, shape.group_out(), 1, 0, shape.terms(),
                               shape.out_channels, shape.group_out(), 1});
 }
 
-// The same as it takes the gradient of the result to the gradient of S.
+// Packs weight (K, C/G, O), transposed, for the step from the gradient of the result to the
+// gradient of S.
 template <typename T>
 Scratch<T> pack_backward(const DenseShape& shape, const T* weight) {
   return pack_groups(weight, {shape.groups, shape.group_out(), 1, 0, shape.group_out(), 1,
                               shape.terms(), shape.out_channels});
 }
 
-// The gradient of features for sites [first, last) of a transposed view: the convolution of grad
-// (M, O) with the weight's channels swapped. Where groups of channels deform on their own, there is
-// one for each.
+// Computes the gradient of features for sites [first, last) of a transposed view: the convolution
+// of grad (M, O) with the weight, its input and output channels swapped. If groups of channels have
+// their own offsets or modulations, there is one such convolution per group.
 template <typename View, typename F, typename T>
 void features_backward(View view, const DenseShape& shape, const F* grad, const T* weight,
                        F* grad_features, int64_t first, int64_t last) {
@@ -108,9 +110,10 @@ void features_backward(View view, const DenseShape& shape, const F* grad, const 
   }
 }
 
-// Adds to the gradients of weight, offsets and modulations, those that are not null. Super tile by
-// super tile, threads sample its sites into one of two buffers and share the rows of the weight,
-// which is multiplied from the other buffer meanwhile: step t samples tile t and multiplies t - 1.
+// Adds to the gradients of weight, offsets and modulations that are not null. Sites are processed
+// in super tiles with two buffers: in step t, the threads sample the sites of super tile t into one
+// buffer and, at the same time, accumulate the gradient of the weight from super tile t - 1 in the
+// other. A task handles some sites of the one or some rows of the weight's gradient.
 template <typename View, typename F, typename T>
 void sites_backward(const View& view, int64_t num_sites, const DenseShape& shape, const F* features,
                     const F* grad, const T* weight, T* grad_weight,
@@ -136,12 +139,12 @@ void sites_backward(const View& view, int64_t num_sites, const DenseShape& shape
   const auto sites_of = [&](int64_t t) {
     return t < 0 ? 0 : std::clamp<int64_t>(num_sites - t * tile, 0, tile);
   };
-  const int64_t size = std::max(kGrain, num_pieces(tile, 4 * num_threads()));  // sites of a task
+  const int64_t size = std::max(kGrain, num_pieces(tile, 4 * num_threads()));  // sites per task
   const auto sampling_tasks = [&](int64_t t) { return num_pieces(sites_of(t), size); };
   const int64_t row_tasks = num_pieces(shape.terms(), kRowsPerTask);
 
   const auto sample_tile = [&](int64_t t, int64_t task) {
-    const int64_t at = t % 2 * tile + task * size;  // in the buffers
+    const int64_t at = t % 2 * tile + task * size;  // position in the buffers
     const int64_t begin = t * tile + task * size;
     const int64_t end = std::min(begin + size, t * tile + sites_of(t));
     sample(begin, end, sampled.get() + at * shape.row());

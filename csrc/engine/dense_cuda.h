@@ -1,13 +1,15 @@
-// The dense combiner on CUDA, for any sampler: chunks of S from the engine's kernels, and matrix
-// products.
+// The dense combiner on CUDA, for any sampler: the engine's kernels make chunks of S, which matrix
+// products combine with the weight.
 //
-//   forward               chunks of S by gather_kernel, each multiplied by W
-//   gradient of features  the same over the transposed table: grad is gathered, W has its channels
-//                         swapped; no atomics
-//   gradient of weight    S again, chunk by chunk; S^T grad, added up in float32 in that order
-//   offsets, modulations  chunks of grad W^T, read by site_gradients_kernel
+//   forward               gather_kernel makes chunks of S, each multiplied by W
+//   gradient of features  the same over the transposed table: grad is gathered, and W has its input
+//                         and output channels swapped; no atomics
+//   gradient of weight    S is made again; the S^T grad of every chunk are summed in order, in
+//                         float32
+//   gradients of offsets  chunks of the gradient of S, grad W^T, are read by
+//   and modulations       site_gradients_kernel
 //
-// A chunk of S or of its gradient is all that is allocated, and stays in the L2 of recent devices.
+// Only one chunk of S or of its gradient is allocated, which fits into the L2 of recent devices.
 // Nothing waits for the device.
 #pragma once
 
@@ -21,18 +23,19 @@ namespace kpdeform {
 
 constexpr int64_t kChunkBytes = int64_t{32} << 20;
 
-// out = left @ right, in place, with float32 sums. Only overloads that autocast leaves alone: under
-// it the others would give another type than `out` has.
+// multiply_into computes out = left @ right in place, with float32 sums. It uses only overloads
+// that autocast does not intercept: under autocast the others would return another dtype than that
+// of `out`.
 inline void call_mm(const char* overload, std::vector<StableIValue> arguments) {
   TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("aten::mm", overload, arguments.data(), TORCH_ABI_VERSION));
-  torch::stable::detail::to<Tensor>(arguments[0]);  // takes the result over, which is `out`
+  torch::stable::detail::to<Tensor>(arguments[0]);  // takes ownership of the result, which is `out`
 }
 inline void multiply_into(const Tensor& out, const Tensor& left, const Tensor& right) {
   using torch::stable::detail::from;
   if (left.scalar_type() == out.scalar_type())
     return call_mm("out", {from(left), from(right), from(out)});
-#ifdef KPDEFORM_CUDA_SHIM  // the CPU has no product of half precision with a float32 result
+#ifdef KPDEFORM_CUDA_SHIM  // the CPU lacks a half-precision product with a float32 result
   const ScalarType dtype = out.scalar_type();
   multiply_into(out, torch::stable::to(left, dtype), torch::stable::to(right, dtype));
 #else
@@ -49,7 +52,7 @@ inline Tensor swapped(const Tensor& tensor, int64_t a, int64_t b) {
   return torch::stable::transpose(tensor, a, b);
 }
 
-// Columns [g O/G, (g + 1) O/G) of weight as one matrix (K C/G, O/G).
+// The weights of group g, columns [g O/G, (g + 1) O/G), as one matrix (K C/G, O/G).
 inline Tensor group_matrix(const Tensor& weight, const DenseShape& shape, int64_t g) {
   return torch::stable::reshape(part_of(weight, 2, g * shape.group_out(), shape.group_out()),
                                 {shape.num_kernel_points * shape.group_in(), shape.group_out()});
@@ -83,7 +86,8 @@ class Dense {
     const Tensor out = torch::stable::new_empty(features_, features_.sizes());
     auto args = inputs_.template transposed<T, F>(grad, table);
     args.whole_rows = true;
-    // Channels that share a group and a group: one product.
+    // A block: channels that share a group of the weight and a deformation group. Each takes one
+    // product.
     const int64_t group_width = shape_.in_channels / inputs_.num_groups();
     const int64_t block = common_width(shape_.in_channels, shape_.groups, inputs_.num_groups());
     for_each_chunk(args, shape_.groups, [&](const Tensor& sampled, int64_t first, int64_t sites) {
@@ -104,7 +108,7 @@ class Dense {
   Tensor weight_gradient(const Tensor& grad) const {
     const int64_t terms = shape_.num_kernel_points * shape_.group_in();
     const Tensor sum = torch::stable::new_zeros(
-        inputs_.positions(), {shape_.groups, terms, shape_.group_out()});  // in the type of sums
+        inputs_.positions(), {shape_.groups, terms, shape_.group_out()});  // dtype of the sums
     const Tensor product = torch::stable::new_empty(sum, {terms, shape_.group_out()});
     const auto args = inputs_.template plain<T, F>(features_);
     for_each_chunk(args, shape_.groups, [&](const Tensor& sampled, int64_t first, int64_t sites) {
@@ -121,7 +125,8 @@ class Dense {
                              weight_.scalar_type());
   }
 
-  // Gradients of offsets and modulations, per group; null where not wanted.
+  // Writes the gradients of offsets and modulations, one per group. A pointer is null if its
+  // gradient is not requested.
   void site_gradients(const Tensor& grad, T* grad_offsets, T* grad_modulations) const {
     auto args = inputs_.template plain<T, F>(features_);
     using Sampler = decltype(args.sampler);
@@ -158,8 +163,9 @@ class Dense {
                                std::max<int64_t>(sites, 1));
   }
 
-  // Gathers S of one chunk of sites after the other and hands it on as (sites, rows, K C'/G), C'
-  // being the channels gathered; a site has `num_groups` times G rows where num_groups have their own.
+  // Gathers S of one chunk of sites after another and calls body(sampled, first site, sites).
+  // `sampled` is (sites, rows, K C'/G), where C' is the number of gathered channels; `rows` is G,
+  // or num_groups * G if args.whole_rows.
   template <typename Sampler, typename Body>
   void for_each_chunk(EngineArguments<Sampler, F> args, int64_t groups, const Body& body) const {
     const int64_t rows = (args.whole_rows ? args.num_groups : 1) * groups;

@@ -1,5 +1,5 @@
-// Memory and threads of the depthwise combiner on the CPU, for any view. The arithmetic is in
-// engine_isa.cpp.
+// Memory and threads of the depthwise combiner on the CPU, for any view. engine_isa.cpp does the
+// arithmetic.
 #pragma once
 
 #include <algorithm>
@@ -12,7 +12,7 @@
 
 namespace kpdeform {
 
-// out (sites, C) for sites [first, last), with weight (K, C).
+// Computes out (sites, C) for sites [first, last), with weight (K, C).
 template <typename View, typename F, typename T>
 void convolve_depthwise(const View& view, int64_t channels, const F* features, const T* weight,
                         F* out, int64_t first, int64_t last) {
@@ -24,8 +24,9 @@ void convolve_depthwise(const View& view, int64_t channels, const F* features, c
   });
 }
 
-// Adds to the gradients of weight, offsets and modulations, those that are not null. The gradient
-// of the weight is added up in shares of the sites that do not depend on the number of threads.
+// Adds to the gradients of weight, offsets and modulations that are not null. The gradient of the
+// weight is summed over fixed shares of the sites, so its bits do not depend on the number of
+// threads.
 template <typename View, typename F, typename T>
 void sites_backward_depthwise(const View& view, int64_t num_sites, int64_t channels,
                               const F* features, const F* grad, const T* weight, T* grad_weight,

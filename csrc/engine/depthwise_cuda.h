@@ -1,5 +1,5 @@
-// The depthwise combiner on CUDA, for any sampler. No S is made: a site's sums stay in registers.
-// Bound: memory; rows of features come from L2, one for each pair that counts.
+// The depthwise combiner on CUDA, for any sampler. S is not stored: the sums of a site stay in
+// registers. Bound: memory; each pair with a nonzero coefficient reads one row of features from L2.
 #pragma once
 
 #include <numeric>
@@ -35,14 +35,14 @@ class Depthwise {
     return convolve(inputs_.template plain<T, F>(features_), features_, inputs_.num_sites());
   }
 
-  // table: what `transposed` of the inputs takes.
+  // table: the argument of Inputs::transposed.
   template <typename Table>
   Tensor features_gradient(const Tensor& grad, const Table& table) const {
     return convolve(inputs_.template transposed<T, F>(grad, table), grad, features_.size(0));
   }
 
   Tensor weight_gradient(const Tensor& grad) const {
-    constexpr int64_t kPartials = 512;  // fixed: sums do not depend on the device
+    constexpr int64_t kPartials = 512;  // fixed, so that sums do not depend on the device
     auto args = inputs_.template plain<T, F>(features_);
     args.weight = data<F>(weight_);
     args.grad = data<F>(grad);

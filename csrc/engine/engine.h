@@ -1,4 +1,4 @@
-// What the engine (engine_isa.cpp) offers to the ops that call it: plain structs, no tensors.
+// The interface of the engine (engine_isa.cpp) to the ops: plain structs, no tensors.
 #pragma once
 
 #include <cstdint>
@@ -10,14 +10,14 @@
 
 namespace kpdeform {
 
-// Channels that belong to one group of the view and one of the weight.
+// A range of channels that belong to one group of the view and to one group of the weight.
 struct Span {
-  int64_t group;    // of the weight
-  int64_t channel;  // the first
+  int64_t group;    // group of the weight
+  int64_t channel;  // first channel
   int64_t width;
 };
 
-// Calls body(span) for the channels of group g of `groups` of a view.
+// Calls body(span) for the spans that make up group g of the `groups` groups of a view.
 template <typename Body>
 void for_each_span(const DenseShape& shape, int64_t groups, int64_t g, const Body& body) {
   const int64_t size = shape.in_channels / groups, in = shape.group_in();
@@ -28,7 +28,8 @@ void for_each_span(const DenseShape& shape, int64_t groups, int64_t g, const Bod
   }
 }
 
-// Where the backward of sites adds to, in the view's layout; null where a gradient is not wanted.
+// The gradients that the backward pass over sites adds to, in the view's layout. A pointer is null
+// if its gradient is not requested.
 template <typename T>
 struct SiteGradients {
   T* offsets;

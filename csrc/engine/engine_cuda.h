@@ -1,19 +1,21 @@
-// The engine on CUDA: kernels that walk sites, list the weighted source rows of every kernel point
-// as a sampler tells them, and accumulate. A new convolution is a new sampler, not a new kernel.
+// The engine on CUDA: kernels that walk over sites, list the weighted source rows of every kernel
+// point as given by a sampler, and accumulate them. A new convolution needs a new sampler, not a
+// new kernel.
 //
 //   gather             S[m,k,:] = mod[m,k] * sum of a * x[row]              combined by a product
 //   depthwise          out[m,:] = sum_k mod[m,k] * w[k,:] * sum of a * x[row]
 //   depthwise_weight   grad_w[k,:] = sum_m mod[m,k] * grad[m,:] * sum of a * x[row]
 //   site_gradients     gradients of offsets and modulations from the gradient of S
 //
-// kLanes neighbouring threads own one site; a lane owns kVector neighbouring channels, read as 16
-// bytes. Per site the lanes put the sources into shared memory, then for each kernel point the list
-// of sources that count (one in eight with linear influence), in their order: one ballot per kLanes
-// sources, no atomics. The lists are walked with kVector sums in registers. Every sum has one
-// order, whatever the launch shape.
+// kLanes neighbouring threads own one site; each lane owns kVector neighbouring channels, which it
+// reads 16 bytes at a time. The lanes of a site put its sources into shared memory. Then, for each
+// kernel point, they list the sources with a nonzero coefficient (one in eight with linear
+// influence) in their order, with one ballot per kLanes sources and no atomics. Walking the lists,
+// each lane keeps kVector sums in registers. Every sum has one fixed order, whatever the launch
+// shape.
 //
-// Shared memory: per site, `stage` sources and `capacity` list entries; lists that overflow are
-// walked in parts. Limits: rows of x below 2^32 - 1.
+// Shared memory per site: `stage` sources and `capacity` list entries. A site with more sources or
+// entries is processed in parts. Limit: the number of rows of x must be below 2^32 - 1.
 #pragma once
 
 #include "base/cuda.h"
@@ -23,7 +25,8 @@ namespace kpdeform {
 
 constexpr int kThreads = 128;
 
-// Channels: `num_groups` virtual sites per site, each of which handles `group_width` channels.
+// A site is split into `num_groups` virtual sites, each of which handles channels / num_groups
+// channels, or all channels if whole_rows.
 template <typename Sampler, typename F>
 struct EngineArguments {
   using T = typename Sampler::T;
@@ -35,15 +38,15 @@ struct EngineArguments {
   const F* grad_sampled;  // site_gradients: (sites, G, K, C/G)
   T* partial;             // depthwise_weight: (partials, K, C)
   T *grad_offsets, *grad_modulations;
-  int64_t first_site, sites;  // a chunk
+  int64_t first_site, sites;  // the chunk of sites to process
   int channels;
   int group_channels;   // channels / G
-  int num_groups;       // virtual sites per site (deformation groups); blockIdx.y tells which
-  bool whole_rows;      // every virtual site handles all channels and has rows of its own
-  int stage, capacity;  // sources, list entries
+  int num_groups;       // virtual sites per site (deformation groups), numbered by blockIdx.y
+  bool whole_rows;      // every virtual site handles all channels and writes rows of its own
+  int stage, capacity;  // capacity of shared memory per site: sources, list entries
 };
 
-// The lists of one site, in shared memory of its lanes.
+// The lists of one site, in the shared memory of its lanes.
 template <typename Sampler, int kLanes, bool kDerivative>
 class SiteLists {
  public:
@@ -57,7 +60,7 @@ class SiteLists {
     int64_t size = stage * sizeof(Source) + capacity * (sizeof(T) + sizeof(uint32_t)) +
                    (num_kernel_points + 1) * sizeof(int);
     if (kDerivative) size += capacity * sizeof(Derivative);
-    return (size + 127) / 128 * 128 + 32;  // the sites of a warp start at different banks
+    return (size + 127) / 128 * 128 + 32;  // so that the sites of a warp start at different banks
   }
 
   __device__ SiteLists(const Sampler& sampler, int stage, int capacity, unsigned char* shared)
@@ -70,7 +73,7 @@ class SiteLists {
     begins_ = reinterpret_cast<int*>(rows + capacity);
   }
 
-  // Returns the number of sources.
+  // Selects a site and group; returns its number of sources.
   __device__ int64_t open(int64_t site, int group) {
     site_ = site;
     group_ = group;
@@ -79,14 +82,14 @@ class SiteLists {
     return num_sources_;
   }
 
-  // Lists kernel points from `first` to below `limit` for at most `stage` sources from `begin` on:
-  // as many kernel points as surely fit, but one if there are more sources than that. Returns the
-  // end.
+  // Lists the pairs of kernel points `first`, `first` + 1, ..., below `limit`, with at most `stage`
+  // sources from `begin` on. It lists as many kernel points as certainly fit, but only one if the
+  // site has more than `stage` sources. Returns the end of the range of kernel points.
   __device__ int fill(int first, int64_t begin, int limit) {
     const int count = int(num_sources_ - begin < stage_ ? num_sources_ - begin : stage_);
-    lanes.sync();  // nobody reads the last lists any more
+    lanes.sync();  // no lane reads the previous lists any more
     if (staged_ != begin) {
-      // A lane reads only what it puts there itself.
+      // No sync is needed here: a lane reads only the sources that it wrote itself.
       for (int i = lanes.lane; i < count; i += kLanes)
         sources_[i] = sampler_.source(site_, begin + i, group_);
       staged_ = begin;
@@ -138,7 +141,7 @@ class SiteLists {
   int group_ = 0, first_ = 0;
 };
 
-// Adds the list of kernel point k to kVector channels from c on.
+// Adds the weighted rows in the list of kernel point k to the sums of kVector channels from c on.
 template <int kVector, typename Lists, typename F, typename T>
 __device__ void add_list(const Lists& lists, int k, const F* features, int channels, int c,
                          T* sum) {
@@ -152,9 +155,9 @@ __device__ void add_list(const Lists& lists, int k, const F* features, int chann
   }
 }
 
-// Where virtual site (i, blockIdx.y) of a chunk works.
+// The site, group and channels of virtual site (i, blockIdx.y) of a chunk.
 struct VirtualSite {
-  int64_t site, row;  // row of a chunk's buffer
+  int64_t site, row;  // row: in the chunk's buffer
   int group;
   int begin, end;  // channels
 };
@@ -170,7 +173,7 @@ __device__ VirtualSite virtual_site(const Arguments& args, int64_t i) {
   return at;
 }
 
-// Place of (k, c) in a row (G, K, C/G) of S.
+// The position of (k, c) in one row (G, K, C/G) of S.
 __device__ inline int64_t place_in_row(int c, int k, int num_kernel_points, int group_channels) {
   const int group = unsigned(c) / unsigned(group_channels);
   return (int64_t(group) * num_kernel_points + k) * group_channels + (c - group * group_channels);
@@ -202,7 +205,7 @@ __global__ void __launch_bounds__(kThreads, 4)
     const VirtualSite at = virtual_site(args, i);
     F* const out = args.out + at.row * num_kernel_points * args.channels;
     const int64_t sources = lists.open(at.site, at.group);
-    const int step = sources > args.stage ? kSpan : at.end - at.begin;  // channels per filling
+    const int step = sources > args.stage ? kSpan : at.end - at.begin;  // channels per fill()
     for (int k = 0, k_end = 0; k < num_kernel_points; k = k_end)
       for (int begin = at.begin; begin < at.end; begin += step) {
         T sum[kVector] = {};
@@ -212,7 +215,7 @@ __global__ void __launch_bounds__(kThreads, 4)
             const T factor = args.sampler.site_factor(at.site, j, at.group);
             for (int c = begin + lane_channel; c < at.end && c < begin + step; c += kSpan) {
               add_list<kVector>(lists, j, args.features, args.channels, c, sum);
-              if (from + args.stage < sources) continue;  // more to come
+              if (from + args.stage < sources) continue;  // more sources follow
               Pack<F, kVector> pack;
 #pragma unroll
               for (int v = 0; v < kVector; ++v) {
@@ -268,9 +271,9 @@ __global__ void __launch_bounds__(kThreads, 4)
   }
 }
 
-// grid: (partials, spans of kLanes * kVector channels in all num_groups, ranges of kRange kernel
-// points). The lanes of a site add up in shared memory, each its own channels; blocks leave partial
-// sums.
+// Grid: (partials, spans of kLanes * kVector channels in all num_groups, ranges of kRange kernel
+// points). The lanes of a site accumulate in shared memory, each lane its own channels. Every block
+// writes its sums to `partial`.
 constexpr int kRange = 16, kWeightThreads = 64;
 
 template <typename T, int kVector>
@@ -332,7 +335,7 @@ __global__ void __launch_bounds__(kWeightThreads, 8)
   }
 }
 
-// With kDepthwise the gradient of S is weight times grad, else it is read.
+// The gradient of S is weight * grad if kDepthwise, otherwise it is read from grad_sampled.
 template <typename Sampler, typename F, int kLanes, int kVector, bool kDepthwise>
 __global__ void __launch_bounds__(kThreads, 4)
     site_gradients_kernel(const EngineArguments<Sampler, F> args) {
@@ -383,7 +386,7 @@ __global__ void __launch_bounds__(kThreads, 4)
                 by_offset[d] += lists.derivatives[t].by[d] * dot;
             }
           }
-          if (from + args.stage < sources) continue;  // more to come
+          if (from + args.stage < sources) continue;  // more sources follow
           const T of_modulation = lists.lanes.sum(by_modulation);
           const T factor = sampler.site_factor(at.site, j, at.group);
           by_modulation = 0;

@@ -1,7 +1,7 @@
-// The engine. It walks sites in tiles, asks a sampler for pairs of (row,
-// coefficient, derivative), accumulates rows into S, combines a tile while it is still in cache, and
-// drops it. Backward asks the same sampler again. This file is compiled once per instruction set; the
-// ops (*_cpu.cpp) provide memory and threads.
+// The engine. It walks over sites in tiles, gets pairs of (row, coefficient, derivative) from a
+// sampler, accumulates the rows into S, combines the S of a tile with the weight while it is still
+// in the cache, and then discards it. The backward pass calls the same sampler again. This file is
+// compiled once per instruction set; the ops (*_cpu.cpp) provide memory and threads.
 #include "engine/engine.h"
 #include "engine/matrix.h"
 #include "engine/rows.h"
@@ -13,11 +13,11 @@
 namespace kpdeform::KPDEFORM_ISA {
 namespace {
 
-constexpr int64_t kTileBytes = 512 << 10;  // S of a tile: half of a common L2
+constexpr int64_t kTileBytes = 512 << 10;  // size of S of a tile: half of a typical L2
 
 // ---- Samplers and views
 
-// Calls body(sampler) with the sampler that a view asks for.
+// Calls body(sampler) with the sampler of the view.
 template <typename T, typename Body>
 void with_sampler(const PointsView<T>& view, bool kernels_wanted, char* workspace,
                   const Body& body) {
@@ -62,7 +62,8 @@ int64_t bytes_of_sampler(const View& view) {
   return SamplerOf<View>::type::bytes(view);
 }
 
-// Calls load_and_use(first) for every load of a site's sources; `first` marks the first one.
+// Loads the sources of a site part by part and calls use(first) after each; `first` is true for the
+// first part.
 template <typename Sampler, typename Use>
 void for_each_load(Sampler& sampler, int64_t site, const Use& use) {
   int64_t next = sampler.open(site, 0);
@@ -78,7 +79,8 @@ typename View::Number modulation_of(const View& view, int64_t site, int64_t g, i
   return view.modulations == nullptr ? 1 : view.modulations[view.modulation_index(site, g, k)];
 }
 
-// Adds what the pairs of one kernel point give to the gradients of its offset and modulation.
+// Adds the contribution of the pairs of one kernel point to the gradients of its offset and
+// modulation.
 template <typename View, typename T, int kDims>
 void add_site_gradients(const View& view, int64_t site, int64_t g, int64_t k,
                         const PairSums<T, kDims>& sums, T modulation,
@@ -94,13 +96,13 @@ void add_site_gradients(const View& view, int64_t site, int64_t g, int64_t k,
 
 // ---- The dense combiner
 
-// Where the channels of a span begin in S of kernel point 0; kernel point k is k * group_in
-// further.
+// The position at which the channels of a span begin in S, for kernel point 0. That of kernel point
+// k is k * group_in further on.
 inline int64_t place_of(const Span& span, const DenseShape& shape) {
   return span.group * shape.terms() + span.channel - span.group * shape.group_in();
 }
 
-// S[site] as (G, K, C/G).
+// Computes S[site] as (G, K, C/G).
 template <typename View, typename Sampler, typename T, typename F>
 void sample_site(const View& view, Sampler& sampler, int64_t site, const DenseShape& shape,
                  const F* features, T* sampled) {
@@ -115,8 +117,8 @@ void sample_site(const View& view, Sampler& sampler, int64_t site, const DenseSh
   });
 }
 
-// Gradients of one site's offsets and modulations, given grad_sampled, the gradient of its
-// modulated S. Leaves S itself in `sampled`, if that is wanted.
+// Adds to the gradients of one site's offsets and modulations, given grad_sampled, the gradient of
+// its modulated S. Also writes S to `sampled` unless that is null.
 template <typename View, typename Sampler, typename T, typename F>
 void sample_site_backward(const View& view, Sampler& sampler, int64_t site, const DenseShape& shape,
                           const F* features, const T* grad_sampled,
@@ -151,7 +153,7 @@ int64_t tile_sites(const DenseShape& shape) {
   return fit < 48 ? 48 : fit > 120 ? 120 : fit;
 }
 
-// What a tile of the dense combiner needs besides the sampler.
+// Working memory of the dense combiner for one tile, besides that of the sampler.
 template <typename T>
 struct DenseTile {
   DenseTile(const DenseShape& shape, Carver& carver)
@@ -165,8 +167,8 @@ struct DenseTile {
 
 // ---- The depthwise combiner
 
-// Modulations of groups of channels whose width is not a multiple of a vector: channel c belongs to
-// group c / width.
+// Expands modulations, one per group of channels, to vectors of channels. Channel c belongs to
+// group c / width; the width need not be a multiple of a vector.
 template <typename T>
 class Spread {
  public:
@@ -178,7 +180,7 @@ class Spread {
     }
   }
 
-  // The number of every channel from c on, a multiple of kLanes.
+  // Returns the numbers of channels c, ..., c + kLanes - 1, one per lane.
   Vec<T> operator()(const T* numbers, int64_t c) const {
     const int64_t g = c / width_, left = groups_ - g;
     if (c + kLanes<T> <= (g + 1) * width_) return broadcast(numbers[g]);
@@ -189,7 +191,8 @@ class Spread {
     return value;
   }
 
-  // The reverse: adds every lane of `value`, of channels from c on, to the number of its channel.
+  // The reverse: adds every lane of `value`, which belongs to channels from c on, to the number of
+  // its channel's group.
   void add(Vec<T> value, int64_t c, T* numbers) const {
     const int64_t g = c / width_, left = groups_ - g;
     if (c + kLanes<T> <= (g + 1) * width_) {
@@ -211,12 +214,12 @@ class Spread {
   }
 
   int64_t width_, groups_;
-  bool even_;  // a vector holds whole groups
+  bool even_;  // a vector holds a whole number of groups
   LaneNumbers<T> by_group_, firsts_;
 };
 
-// How a depthwise view is modulated. The sampler applies modulations that are given per group of
-// offsets; the combiner applies those of smaller groups of channels.
+// The modulation of a depthwise view. The sampler applies modulations that have as many groups as
+// the offsets; the combiner applies modulations with more, and so smaller, groups of channels.
 template <typename View>
 struct Modulator {
   using T = typename View::Number;
@@ -226,7 +229,7 @@ struct Modulator {
         groups(view_.offset_groups),
         spread(channels, view_.modulation_groups) {}
 
-  // Coefficients of pair i of a site for the channels from c on.
+  // The coefficients of pair i of a site for the channels from c on, one per lane.
   Vec<T> coefficient(int64_t site, const Pairs<T>& pairs, int i, int64_t c) const {
     if (!spreads) return broadcast(pairs.modulated[i]);
     const int64_t query = view.transposed() ? int64_t(pairs.rows[i]) : site;
@@ -236,11 +239,12 @@ struct Modulator {
 
   const View& view;
   const bool spreads;
-  const int64_t groups;  // of the sampler
+  const int64_t groups;  // number of groups of the sampler
   const Spread<T> spread;
 };
 
-// out[site, c:c + vectors] of the depthwise combiner, or what the loaded sources add to it.
+// Computes kCount vectors of out[site] from channel c on for the first sources of a site, or adds
+// the contribution of further sources to them.
 template <int kCount, typename View, typename T, typename F>
 void combine_block(const Modulator<View>& modulator, int64_t site, const Pairs<T>& pairs,
                    const F* features, const T* weight, int64_t channels, int64_t c, bool first,
@@ -259,7 +263,7 @@ void combine_block(const Modulator<View>& modulator, int64_t site, const Pairs<T
   for (int v = 0; v < kCount; ++v) store(out + c + v * kLanes<T>, sum[v]);
 }
 
-// The same for the last channels of a group, less than a vector.
+// The same for the last channels of a group if they are fewer than a vector.
 template <typename View, typename T, typename F>
 void combine_rest(const Modulator<View>& modulator, int64_t site, const Pairs<T>& pairs,
                   const F* features, const T* weight, int64_t channels, int64_t c, int64_t width,
@@ -292,9 +296,9 @@ void combine_site(const Modulator<View>& modulator, Sampler& sampler, int64_t si
   });
 }
 
-// Backward of the depthwise combiner for one pair and the channels of one group: adds to grad_weight
-// and to the gradients of modulations of smaller groups. Returns one partial sum per lane; the
-// gradients of the pair's offset and modulation are made from their total.
+// Backward of the depthwise combiner for one pair and the channels of one group: adds to
+// grad_weight and to the gradients of modulations that have smaller groups. Returns one partial sum
+// per lane; their total gives the gradients of the pair's offset and modulation.
 template <typename View, typename T, typename F>
 Vec<T> backward_pair(const Modulator<View>& modulator, const F* row, const T* grad, const T* weight,
                      T coefficient, T plain_coefficient, const T* modulations, int64_t begin,
@@ -506,8 +510,8 @@ void depthwise_backward(const View& view, int64_t channels, const F* features, c
 
 // ---- Tables of pairs
 
-// body(index, site, k, coefficient) for pairs of sites [begin, end) with a row in [low, high); see
-// count_pairs.
+// Calls body(index, site, k, coefficient) for all pairs of sites [begin, end) whose row is in [low,
+// high). `index` is the index into `counts` of count_pairs.
 template <typename View, typename Body>
 void for_each_pair(const View& view, int64_t low, int64_t high, int64_t begin, int64_t end,
                    char* workspace, const Body& body) {

@@ -1,4 +1,4 @@
-// Launch shapes of the engine on CUDA, and what the inputs of every op need on the host.
+// Launch shapes of the engine on CUDA, and host code that the inputs of all ops share.
 #pragma once
 
 #include <limits>
@@ -11,12 +11,13 @@
 
 namespace kpdeform {
 
-// Transposed, a site has `entries` / `sites` sources on average; few have more than twice as many.
+// An estimate of the sources of a site in the transposed table: twice their average number, entries
+// / sites. Few sites have more.
 inline int64_t expected_sources(int64_t entries, int64_t sites) {
   return 2 * divide_up(entries, std::max<int64_t>(sites, 1));
 }
 
-// Arguments that every kernel of the engine needs. The sizes depend on shapes alone.
+// The arguments that every kernel of the engine needs. The sizes depend on shapes alone.
 template <typename F, typename Sampler>
 EngineArguments<Sampler, F> make_arguments(const Sampler& sampler, const Tensor& rows,
                                            int64_t sites, int64_t sources, int64_t num_groups) {
@@ -37,8 +38,9 @@ inline bool aligned(const void* pointer) {
   return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
 }
 
-// Calls body(lanes, vector) with compile-time numbers: 16-byte reads where `channels` (all that a
-// pack must not straddle) and pointers allow them, a warp per site where that fills it.
+// Calls body(lanes, vector) with compile-time constants. The vector is 16 bytes wide if the
+// pointers are aligned and it divides `channels`, the range that one vector must not leave. A site
+// gets a whole warp if its channels fill one.
 template <typename F, typename Body>
 void with_launch_shape(int64_t channels, bool is_aligned, const Body& body) {
   constexpr int kWide = 16 / sizeof(F);
@@ -50,19 +52,19 @@ void with_launch_shape(int64_t channels, bool is_aligned, const Body& body) {
   body(integral_constant<int, 8>{}, integral_constant<int, kWide>{});
 }
 
-// The largest width that divides all of these.
+// The largest width that divides both channels / groups and channels / num_groups.
 inline int64_t common_width(int64_t channels, int64_t groups, int64_t num_groups) {
   return std::gcd(channels / groups, channels / num_groups);
 }
 
-// Launches one of the engine's kernels that give kLanes threads to a virtual site. Where the
-// sources of a site are many, they are staged in parts that leave room for some blocks on a
+// Launches one of the engine's kernels, which use kLanes threads per virtual site. If a site has
+// many sources, they are staged in parts, so that shared memory has room for several blocks per
 // multiprocessor.
 template <int kLanes, bool kDerivative, typename Sampler, typename F>
 void launch_engine(const OnDevice& device, void (*kernel)(EngineArguments<Sampler, F>),
                    EngineArguments<Sampler, F> args) {
   constexpr int64_t kSites = kThreads / kLanes, kMostShared = 72 << 10;
-  constexpr int kRoom = kDerivative ? 64 : 128;  // entries beyond those of one kernel point
+  constexpr int kRoom = kDerivative ? 64 : 128;  // list entries beyond those of one kernel point
   const auto shared = [&] {
     args.capacity = args.stage + kRoom;
     return kSites * SiteLists<Sampler, kLanes, kDerivative>::bytes(args.stage, args.capacity,
@@ -72,7 +74,7 @@ void launch_engine(const OnDevice& device, void (*kernel)(EngineArguments<Sample
   device.launch(kernel, {divide_up(args.sites, kSites), args.num_groups}, kThreads, shared(), args);
 }
 
-// Calls body(T, F) with values of the types of positions and features, which have been checked.
+// Calls body(T(), F()) with the types of positions and features, which have been checked.
 template <typename Body>
 auto dispatch_elements(const Tensor& features, const Body& body) {
   switch (features.scalar_type()) {

@@ -1,6 +1,6 @@
-// Two small matrix products that work on tiles in cache: out = left @ packed, and out += left^T @
-// right. Every element is summed in one fixed order, so results do not depend on how sites are
-// shared among threads.
+// Two small matrix products on tiles that fit into the cache: out = left @ packed, and out +=
+// left^T @ right. Every element is summed in one fixed order, so results do not depend on how sites
+// are distributed over threads.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@ inline int64_t round_up(int64_t value, int64_t step) {
   return (value + step - 1) / step * step;
 }
 
-// Lanes of vector v that lie within `columns`.
+// The number of lanes of vector v that lie within `columns`.
 template <typename T>
 inline int64_t lanes_within(int64_t columns, int v) {
   const int64_t rest = columns - v * kLanes<T>;
@@ -27,7 +27,7 @@ inline int64_t lanes_within(int64_t columns, int v) {
 }
 
 // out (Rows, columns <= kPanel) = [out +] left (Rows, depth) @ panel (depth, kPanel);
-// element (i, p) of left stands at left[i * row_stride + p * term_stride].
+// element (i, p) of left is left[i * row_stride + p * term_stride].
 template <typename T, int Rows>
 inline void register_tile(const T* left, int64_t row_stride, int64_t term_stride, const T* panel,
                           int64_t panel_stride, int64_t depth, int64_t columns, bool add, T* out,
@@ -65,7 +65,7 @@ inline void register_tile(const T* left, int64_t row_stride, int64_t term_stride
   }
 }
 
-// register_tile for `rows` rows, in tiles of kRows and single rows for the rest.
+// Applies register_tile to `rows` rows: tiles of kRows rows, then single rows for the remainder.
 template <typename T>
 inline void register_tiles(const T* left, int64_t row_stride, int64_t term_stride, int64_t rows,
                            const T* panel, int64_t panel_stride, int64_t depth, int64_t columns,
@@ -81,7 +81,7 @@ inline void register_tiles(const T* left, int64_t row_stride, int64_t term_strid
   }
 }
 
-// Packs `terms` rows of one panel, of which `columns` are real and the others become zeros.
+// Packs `terms` rows of one panel. The first `columns` columns are copied, the others are set to 0.
 template <typename T>
 inline void pack_rows(const T* matrix, int64_t row_stride, int64_t column_stride, int64_t terms,
                       int64_t columns, T* packed) {
@@ -110,8 +110,8 @@ inline void multiply_packed(const T* left, int64_t left_stride, int64_t rows, in
   }
 }
 
-// out (rows, columns) += left (count, rows)^T @ right (count, columns); right_stride >= columns
-// rounded up to a panel, the surplus columns filled with anything finite.
+// out (rows, columns) += left (count, rows)^T @ right (count, columns). right_stride must be at
+// least `columns` rounded up to whole panels; the surplus columns may hold any finite values.
 template <typename T>
 inline void accumulate_transposed(const T* left, int64_t left_stride, const T* right,
                                   int64_t right_stride, int64_t count, int64_t rows,

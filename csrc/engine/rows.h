@@ -1,5 +1,4 @@
-// Inner loops over channels, the same for every sampler: rows are read as stored, computed with as
-// T.
+// Inner loops over channels, shared by all samplers. Rows are stored as F and computed with as T.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +9,7 @@
 
 namespace kpdeform::KPDEFORM_ISA {
 
-// Adds up kCount vectors of channels of the pairs [begin, end).
+// Accumulates kCount vectors of channels over the pairs [begin, end).
 template <int kCount, typename T, typename F>
 inline void accumulate_block(const Pairs<T>& pairs, int begin, int end, const F* features,
                              int64_t stride, bool first, T* target) {
@@ -24,8 +23,9 @@ inline void accumulate_block(const Pairs<T>& pairs, int begin, int end, const F*
   for (int v = 0; v < kCount; ++v) store(target + v * kLanes<T>, sum[v]);
 }
 
-// target[k * target_stride + c] = [itself unless first +] sum of modulated * features[row, c] over
-// the pairs of kernel point k, for c < channels: a block of channels at a time in registers.
+// For every kernel point k and c < channels: target[k * target_stride + c] = sum of modulated *
+// features[row, c] over the pairs of k, plus the previous value of the target unless `first`. A
+// block of channels stays in registers.
 template <typename T, typename F>
 inline void accumulate_pairs(Pairs<T> pairs, int64_t num_kernel_points, const F* features,
                              int64_t stride, int64_t channels, bool first, T* target,
@@ -48,7 +48,7 @@ inline void accumulate_pairs(Pairs<T> pairs, int64_t num_kernel_points, const F*
   }
 }
 
-// The products of left and right, added up lane by lane.
+// The dot product of left and right as one partial sum per lane.
 template <typename T, typename F>
 inline Vec<T> dot_lanes(const F* left, const T* right, int64_t count) {
   Vec<T> sum = {};
@@ -58,7 +58,8 @@ inline Vec<T> dot_lanes(const F* left, const T* right, int64_t count) {
   return sum;
 }
 
-// Sums over pairs of a number of each, given in lanes, times its coefficient and derivatives.
+// Accumulates number * coefficient and number * derivative over pairs; each pair's number is given
+// as one partial sum per lane.
 template <typename T, int kDims>
 struct PairSums {
   Vec<T> by_coefficient = {};

@@ -1,12 +1,12 @@
-// The sizes of a dense combination, for the engines of both devices.
+// Sizes of the dense combiner, for the engines of both devices.
 #pragma once
 
 #include <cstdint>
 
 namespace kpdeform {
 
-// The dense combiner: out[m, g] = sum_k S[m, g, k] W[k, :, g]. One site's S is stored as (G, K,
-// C/G), so that every group is one matrix product with K*C/G terms.
+// The dense combiner computes out[m, g] = sum_k S[m, g, k] W[k, :, g]. The S of one site is stored
+// as (G, K, C/G), so that every group is one matrix product with K*C/G terms.
 struct DenseShape {
   int64_t num_kernel_points;  // K
   int64_t in_channels;        // C

@@ -1,5 +1,5 @@
-// The table of a view's pairs on the CPU: memory and threads. The gradient of features is the
-// forward pass over it.
+// Memory and threads for the table of a view's pairs on the CPU. The gradient of features is the
+// forward pass over this table.
 #pragma once
 
 #include <algorithm>
@@ -11,12 +11,13 @@
 
 namespace kpdeform {
 
-// Which rows blocks of sites take, so that a thread passes over the sites that take none of its
-// own.
+// The range of rows that each block of sites samples. A thread uses it to skip blocks that sample
+// none of the thread's own rows.
 template <typename View>
 class SiteBlocks {
  public:
-  // Images alone tell enough when there is no more than one share of the rows for each.
+  // If there is at most one share of the rows per image, the image of a site is enough to decide,
+  // and no ranges are computed.
   SiteBlocks(const View& view, int64_t shares)
       : view_(view),
         count_(shares > view.images ? (view.num_sites() + kSize - 1) / kSize : 0),
@@ -30,7 +31,8 @@ class SiteBlocks {
     });
   }
 
-  // Calls run(begin, end) for the sites that may take rows of [first, last), in order.
+  // Calls run(begin, end), in order, for ranges of sites that together contain all sites that may
+  // sample rows of [first, last).
   template <typename Run>
   void for_each_run(int64_t first, int64_t last, const Run& run) const {
     if (count_ == 0) return run(view_.first_site(first), view_.last_site(last));
@@ -48,13 +50,13 @@ class SiteBlocks {
   }
 
   const View& view_;
-  int64_t count_;  // of blocks; 0 where only images are told apart
+  int64_t count_;  // number of blocks; 0 if only the image decides
   Scratch<uint32_t> lowest_, highest_;
 };
 
-// Calls body(table, first, last) with tables of the rows [first, last), which together cover all.
-// Every thread lists the pairs of its share of the rows, so that there are no atomics, and the same
-// table for any number of threads.
+// Calls body(table, first, last) with tables of the rows [first, last), which together cover all
+// rows. Every thread lists the pairs of its own share of the rows, so no atomics are needed and the
+// table is the same for any number of threads.
 template <typename View, typename Body>
 void for_each_table(const View& view, bool kernels_wanted, const Body& body) {
   using T = typename View::Number;
@@ -66,7 +68,7 @@ void for_each_table(const View& view, bool kernels_wanted, const Body& body) {
       (view.num_rows() + step - 1) / step * num_parts(std::min(step, view.num_rows()), kFewestRows);
   const SiteBlocks<View> blocks(view, shares);
   // Calls run(first, last, begin, end, workspace) with the rows [first, last) of every thread and
-  // sites [begin, end) that may take them.
+  // the sites [begin, end) that may sample them.
   const auto for_each_share = [&](int64_t low, int64_t high, const auto& run) {
     const int64_t parts = num_parts(high - low, kFewestRows);
     parallel_chunks(parts, 1, [&](int64_t begin, int64_t end) {
@@ -80,7 +82,8 @@ void for_each_table(const View& view, bool kernels_wanted, const Body& body) {
   };
   for (int64_t low = 0; low < view.num_rows(); low += step) {
     const int64_t high = std::min(low + step, view.num_rows()), size = (high - low) * keys;
-    // Two to the right at first; listing moves every start one to the left.
+    // Counts go to index + 2, so that after the prefix sum `starts + 1` holds the write positions.
+    // list_pairs advances these, after which starts[i] is the position where key i begins.
     const Scratch<int64_t> starts(size + 2);
     std::fill_n(starts.get(), size + 2, 0);
     for_each_share(low, high,
