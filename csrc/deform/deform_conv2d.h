@@ -1,4 +1,4 @@
-// Contract of the deformable image convolutions. All else cites it.
+// Contract of the deformable image convolutions. All other sources refer to it.
 //
 //   sample    S[m,k,c] = mask[m,g(c),k] * sum_r a(m,g(c),k,r) * input[r,c]       over pixels r
 //   combine   dense, grouped   out[m,o] = sum_k sum_{c of o's group} S[m,k,c] W[k,c,o]
@@ -9,15 +9,15 @@
 //    Channel c moves with offset group g(c) = c / (C/OG). Positions are computed in the offset's
 //    dtype.
 // 2. Coefficients. With y0 = floor(y) and x0 = floor(x), the sample is bilinear over the pixels
-//    (y0, x0), (y0, x0+1), (y0+1, x0) and (y0+1, x0+1). Pixels outside the image do not exist, so a
-//    sample fades out over one pixel around it. A position that is NaN, or that is not in
+//    (y0, x0), (y0, x0+1), (y0+1, x0) and (y0+1, x0+1). Pixels outside the image count as 0, so a
+//    sample fades to 0 over one pixel around it. A position that is NaN, or that is not in
 //    [-1, H) x [-1, W), samples nothing.
-// 3. Kinks. Derivatives are those of the cell (y0, x0), the slope to the right at whole positions,
-//    also at exactly -1.
+// 3. Kinks. Derivatives are those of the cell (y0, x0), and so the one-sided derivative to the
+//    right at integer positions, including exactly -1.
 // 4. Gradients go to input, offset, weight and mask.
 //
 // Layouts, contiguous: input (B,H,W,C) offset (B,oh,ow,OG,K,2) mask (B,oh,ow,OG,K) weight
 // (kh,kw,C/groups,O), depthwise (kh,kw,C), out (B,oh,ow,O). input and weight share any float dtype;
-// offset and mask are float64 for float64 input, else float32. Same input, same output bits for any
-// number of threads.
+// offset and mask are float64 for float64 input, otherwise float32. Equal inputs give equal bits
+// for any number of threads.
 #pragma once

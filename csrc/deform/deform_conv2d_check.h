@@ -1,6 +1,6 @@
-// Memory safety of deform_conv2d on every device: what a kernel takes for granted, refused
-// otherwise. The words for users are in kpdeform/ops/deform_conv2d.py; these are for direct
-// callers.
+// Checks that keep deform_conv2d memory-safe on every device: they refuse whatever a kernel could
+// not handle. kpdeform/ops/deform_conv2d.py has the error messages for users; those here are for
+// callers that bypass it.
 #pragma once
 
 #include <limits>
@@ -11,7 +11,7 @@
 
 namespace kpdeform {
 
-// How a kernel of taps walks over an image; padding: top, left, bottom, right.
+// How a kernel of taps moves over an image. Padding: top, left, bottom, right.
 struct GridWalk {
   std::vector<int64_t> stride, padding, dilation;
   int64_t kernel_height = 0, kernel_width = 0;

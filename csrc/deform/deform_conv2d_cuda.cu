@@ -1,8 +1,8 @@
 // deform_conv2d and deform_conv2d_depthwise on CUDA. Contract: deform_conv2d.h. Kernels:
 // engine_cuda.h; combiners: dense_cuda.h, depthwise_cuda.h.
 //
-// The gradient of input gathers over a table of the corners that fell on each pixel, sorted anew in
-// every backward pass (24 bytes a corner): no atomics, every sum in one order.
+// The gradient of input gathers over a table of the corners that sample each pixel. Every backward
+// pass sorts this table anew (24 bytes per corner): no atomics, and every sum has one fixed order.
 #include <bit>
 #include <limits>
 #include <tuple>
@@ -37,7 +37,8 @@ __global__ void corner_keys_kernel(const GridSampler<T> sampler, int64_t corners
   }
 }
 
-// Checked, contiguous tensors; what the combiners ask of the inputs of any op.
+// The checked, contiguous tensors, with the interface that the combiners require of the inputs of
+// any op.
 struct GridInputs {
   Tensor input, offset;
   MaybeTensor mask;
@@ -141,13 +142,14 @@ Tensor matrix_of(const Tensor& weight, bool dense) {
                : torch::stable::view(w, {taps, w.size(2)});
 }
 
-// (M, O) of a combiner -> (B, oh, ow, O)
+// Reshapes the (M, O) result of a combiner to (B, oh, ow, O).
 Tensor as_images(const GridInputs& inputs, const Tensor& rows) {
   const Tensor& at = inputs.offset;
   return torch::stable::view(rows, {at.size(0), at.size(1), at.size(2), rows.size(1)});
 }
 
-// Gradients of a combiner, in the shapes of its arguments. Without sites or pixels all are zero.
+// The gradients of a combiner, in the shapes of its arguments. All are zero if there are no sites
+// or pixels.
 template <typename T, typename Combiner>
 FourTensors gradients(const OnDevice& device, const GridInputs& inputs, const Combiner& combiner,
                       const Tensor& grad, const Tensor& weight, bool input_wanted,

@@ -1,6 +1,6 @@
-// Memory safety of deform_roi_pool on every device: what a kernel takes for granted, refused
-// otherwise. The words for users are in kpdeform/ops/deform_roi_pool.py; these are for direct
-// callers.
+// Checks that keep deform_roi_pool memory-safe on every device: they refuse whatever a kernel could
+// not handle. kpdeform/ops/deform_roi_pool.py has the error messages for users; those here are for
+// callers that bypass it.
 #pragma once
 
 #include <optional>
@@ -11,7 +11,7 @@
 
 namespace kpdeform {
 
-constexpr int64_t kMostSamples = 1024;  // in a bin, each way
+constexpr int64_t kMostSamples = 1024;  // per bin, along each axis
 
 inline void check_boxes(const Tensor& input, const Tensor& boxes,
                         const std::optional<Tensor>& shifts, const std::vector<int64_t>& bins,

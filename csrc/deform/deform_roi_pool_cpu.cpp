@@ -62,7 +62,7 @@ struct BoxesInputs {
  private:
   static constexpr int64_t kMostRows = 4294967295;  // rows are 32-bit numbers in the engine
 
-  // Refuses image numbers that the input does not have: memory safety rests on this.
+  // Refuses image numbers outside the input. Memory safety depends on this.
   template <typename T>
   void check_images(const T* box) const {
     for (int64_t r = 0; r < boxes.size(0); ++r)
@@ -72,7 +72,7 @@ struct BoxesInputs {
   }
 };
 
-// Calls body(T(), F(), ones), where ones is the combiner's weight.
+// Calls body(T(), F(), ones), where `ones` is the combiner's weight.
 template <typename Body>
 void dispatch(const BoxesInputs& in, const Body& body) {
   dispatch_elements(in.boxes.scalar_type(), in.input.scalar_type(), [&](auto number, auto element) {

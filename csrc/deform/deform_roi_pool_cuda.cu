@@ -1,9 +1,9 @@
 // deform_roi_pool on CUDA. Contract: deform_roi_pool.h. Pooling is the depthwise combiner with one
 // kernel point of weight 1.
 //
-// The gradient of input gathers over the entries (bin, coefficient) of every cell of a pixel,
-// sorted in every backward pass: no atomics. How many entries there are is data: it waits for the
-// device once and cannot be captured.
+// The gradient of input gathers over the entries (bin, coefficient) of every cell of every pixel,
+// which every backward pass sorts: no atomics. The number of entries depends on data, so the
+// gradient waits for the device once and cannot be captured in a graph.
 #include <bit>
 #include <limits>
 #include <tuple>
@@ -26,7 +26,7 @@ __global__ void count_kernel(const BoxesSampler<T> sampler, int64_t sets, int64_
     counts[i] = i < sets ? sampler.num_sources(i / sampler.groups, int(i % sampler.groups)) : 0;
 }
 
-// The entries of set i = (site, group) from begins[i] on.
+// Writes the entries of set i = (site, group) from position begins[i] on.
 template <typename T>
 __global__ void entries_kernel(const BoxesSampler<T> sampler, int64_t sets, const int64_t* begins,
                                uint64_t nowhere, uint64_t* keys, uint32_t* numbers, uint32_t* sites,
@@ -48,7 +48,8 @@ struct Entries {
   Tensor starts, members, sites, values;
 };
 
-// Checked, contiguous tensors; what the combiner asks of the inputs of any op.
+// The checked, contiguous tensors, with the interface that the combiner requires of the inputs of
+// any op.
 struct BoxesInputs {
   Tensor input, boxes;
   MaybeTensor shifts;
@@ -101,7 +102,7 @@ struct BoxesInputs {
 
   template <typename T, typename F>
   auto plain(const Tensor& gathered) const {
-    constexpr int64_t kFew = 4 * 2 * 2, kMany = 64;  // two samples each way are usual
+    constexpr int64_t kFew = 4 * 2 * 2, kMany = 64;  // two samples along each axis are usual
     const int64_t sources = samples > 0 ? std::min(4 * samples * samples, kMany) : kFew;
     return make_arguments<F>(sampler<T>(), gathered, num_sites(), sources, num_groups());
   }

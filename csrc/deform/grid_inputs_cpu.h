@@ -1,4 +1,4 @@
-// The grid view of tensors on the CPU, checked. Contract: deform_conv2d.h.
+// Builds the grid view from tensors on the CPU, which it checks. Contract: deform_conv2d.h.
 #pragma once
 
 #include <vector>

@@ -6,7 +6,7 @@
 namespace kpdeform {
 namespace {
 
-// Calls body(view, begin, end, workspace) on all threads.
+// Calls body(view, begin, end, workspace) for ranges of queries, on all threads.
 template <typename T, typename Body>
 void for_each_query(const PointsInputs& in, const Body& body) {
   const PointsView<T> view = in.view<T>();

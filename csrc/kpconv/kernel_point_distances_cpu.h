@@ -1,4 +1,4 @@
-// Smallest squared distances of kernel points on the CPU, for kernel_point_distances and for
+// The smallest squared distances of kernel points on the CPU, for kernel_point_distances and
 // kpconv_with_distances.
 #pragma once
 
@@ -6,10 +6,10 @@
 
 namespace kpdeform {
 
-// An uninitialised result: (M, K), or (M, G, K) where offsets have groups.
+// Returns an uninitialised result: (M, K), or (M, G, K) if the offsets have groups.
 Tensor distances_like(const PointsInputs& in);
 
-// The distances of section 7 of the contract.
+// Returns the distances of section 7 of the contract.
 Tensor distances_of(const PointsInputs& in);
 
 }  // namespace kpdeform

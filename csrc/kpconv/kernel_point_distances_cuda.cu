@@ -10,15 +10,15 @@ namespace {
 
 constexpr int kBlock = 256;
 
-// The nearest neighbour of kernel point k of a query, the first of equally near ones; zeros if none
-// is at a finite distance.
+// The neighbour nearest to kernel point k of a query, the first one if several are equally near;
+// zeros if no neighbour is at a finite distance.
 template <typename T>
 struct Nearest {
   T squared;
   T vector[PointsSampler<T>::kDims];
 };
 
-// Of kernel point i, counted over (M, OG, K).
+// The nearest source of kernel point i, where i counts over (M, OG, K).
 template <typename T>
 __device__ Nearest<T> nearest_source(const PointsSampler<T>& sampler, int64_t i) {
   const int k = int(i % sampler.num_kernel_points);
@@ -33,7 +33,7 @@ __device__ Nearest<T> nearest_source(const PointsSampler<T>& sampler, int64_t i)
     if (source.row == kNoRow) continue;
     T vector[PointsSampler<T>::kDims];
     const T squared = sampler.difference(place, source, k, group, vector);
-    if (!(squared < least)) continue;  // NaN too
+    if (!(squared < least)) continue;  // also skips NaN
     nearest.squared = least = squared;
 #pragma unroll
     for (int d = 0; d < PointsSampler<T>::kDims; ++d) nearest.vector[d] = vector[d];

@@ -1,5 +1,6 @@
-// Memory safety of the kernel point ops on every device: what a kernel takes for granted, refused
-// otherwise. The words for users are in kpdeform/ops/kpconv.py; these are for direct callers.
+// Checks that keep the kernel point ops memory-safe on every device: they refuse whatever a kernel
+// could not handle. kpdeform/ops/kpconv.py has the error messages for users; those here are for
+// callers that bypass it.
 #pragma once
 
 #include <optional>
@@ -9,7 +10,8 @@
 
 namespace kpdeform {
 
-// Groups of channels with offsets (M, [G,] K, D) or modulations (M, K[, G]) of their own.
+// The number of groups of channels with their own offsets (M, [G,] K, D) or modulations (M, K[,
+// G]).
 inline int64_t offset_groups(const std::optional<Tensor>& offsets) {
   return offsets.has_value() && offsets->dim() == 4 ? offsets->size(1) : 1;
 }
@@ -72,15 +74,17 @@ inline void check_num_points(int64_t num_points) {
                  "num_points must be 0 to 4294967295, got ", num_points);
 }
 
-// sigma, its inverse and their squares are numbers above 0 in the dtype of the positions.
+// Ensures that sigma, its inverse and their squares are representable and positive in the dtype of
+// the positions.
 inline void check_sigma(double sigma, ScalarType positions) {
   const double most = positions == ScalarType::Double ? 1e150 : 1e18;
   KPDEFORM_CHECK(sigma >= 1 / most && sigma <= most, "sigma must be within ", 1 / most, " and ",
                  most, " for positions of this dtype, got ", sigma);
 }
 
-// A table of transpose_neighbors: both of its tensors or none. Values are checked where they are
-// read: on the CPU by check_transposed, on CUDA by the sampler.
+// Checks the shapes of a table of transpose_neighbors, of which both tensors must be given, or
+// none. The values are checked where they are read: on the CPU by check_transposed, on CUDA by the
+// sampler.
 inline void check_transposed_shapes(const std::optional<Tensor>& starts,
                                     const std::optional<Tensor>& members, const Tensor& neighbors,
                                     int64_t num_points) {
@@ -98,7 +102,8 @@ inline void check_transposed_shapes(const std::optional<Tensor>& starts,
       "members must be (M * H,) int32 or int64 on the device of the neighbors");
 }
 
-// The channels, which every group of offsets and modulations divides.
+// Checks the features. Every number of groups of offsets and modulations must divide their
+// channels.
 inline void check_channels(const Tensor& features, const Tensor& points,
                            const std::optional<Tensor>& offsets,
                            const std::optional<Tensor>& modulations) {

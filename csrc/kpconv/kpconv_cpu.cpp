@@ -92,7 +92,7 @@ std::tuple<Tensor, Tensor> kpconv_with_distances(const Tensor& queries, const Te
                                                  int64_t aggregation, int64_t groups) {
   const PointsInputs in(queries, points, neighbors, kernel_points, sigma, offsets, modulations,
                         influence, aggregation);
-  if (features.numel() == 0 || weight.numel() == 0)  // nothing is sampled, so nothing left
+  if (features.numel() == 0 || weight.numel() == 0)  // forward() then writes no distances
     return {forward(in, features, weight, groups, std::nullopt), distances_of(in)};
   const Tensor distances = distances_like(in);
   return {forward(in, features, weight, groups, distances), distances};

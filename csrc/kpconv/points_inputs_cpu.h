@@ -1,4 +1,4 @@
-// The points view of tensors on the CPU, and of the transposed neighbour table.
+// Builds the points view, plain or transposed, from tensors on the CPU.
 #pragma once
 
 #include <atomic>
@@ -15,15 +15,15 @@
 
 namespace kpdeform {
 
-// Calls body(pointer) with the table's entries in their own type.
+// Calls body(pointer) with a pointer to the table's entries, int32_t or int64_t.
 template <typename Body>
 auto dispatch_index(const Tensor& table, const Body& body) {
   return table.scalar_type() == ScalarType::Long ? body(data<int64_t>(table))
                                                  : body(data<int32_t>(table));
 }
 
-// Refuses any index that is neither a row of points, nor N, nor -1. Memory safety of everything
-// else rests on this.
+// Refuses any index that is neither a row of points, nor N, nor -1. The memory safety of all that
+// follows depends on this.
 inline void check_indices(const Tensor& neighbors, int64_t num_points) {
   std::atomic<int64_t> bad{-1};
   dispatch_index(neighbors, [&](const auto* index) {
@@ -41,7 +41,7 @@ inline void check_indices(const Tensor& neighbors, int64_t num_points) {
   });
 }
 
-// Checked, contiguous tensors of an op on points.
+// The checked, contiguous tensors of an op on points.
 struct PointsInputs {
   Tensor queries, points, neighbors, kernel_points;
   MaybeTensor offsets, modulations;
@@ -96,8 +96,9 @@ struct PointsInputs {
   static constexpr int64_t kMostRows = 4294967295;  // rows are 32-bit numbers in the engine
 };
 
-// Refuses a table that would lead outside of memory: one pass over both, as check_indices does over
-// the neighbours. Whether it is the table of these neighbours is the caller's business.
+// Refuses a table whose entries would cause out-of-bounds reads, in one pass over both tensors, as
+// check_indices does for the neighbours. It does not verify that the table belongs to these
+// neighbours; that is up to the caller.
 inline void check_transposed(const Tensor& starts, const Tensor& members, int64_t num_queries,
                              int64_t num_points) {
   const int64_t* start = data<int64_t>(starts);
@@ -116,8 +117,8 @@ inline void check_transposed(const Tensor& starts, const Tensor& members, int64_
 }
 
 // Calls body(view, begin, end) with transposed views of the points [begin, end), which together
-// cover all. With the table of transpose_neighbors there is one; otherwise tables of a bounded size
-// are made one after the other.
+// cover all points. If the caller gave the table of transpose_neighbors, there is one view;
+// otherwise tables of bounded size are made one after another.
 template <typename T, typename Body>
 void for_each_transposed(PointsView<T> view, const Tensor& neighbors, const MaybeTensor& starts,
                          const MaybeTensor& members, const Body& body) {

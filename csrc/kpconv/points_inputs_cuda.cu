@@ -5,7 +5,7 @@
 namespace kpdeform {
 namespace {
 
-// A group of 1 becomes a dimension of its own: (M, K, D) -> (M, 1, K, D), (M, K) -> (M, K, 1).
+// Inserts a dimension of size 1 for the groups: (M, K, D) -> (M, 1, K, D), (M, K) -> (M, K, 1).
 MaybeTensor with_groups(const MaybeTensor& tensor, int64_t dims, int64_t at) {
   if (!tensor.has_value()) return std::nullopt;
   const Tensor dense = torch::stable::contiguous(*tensor);

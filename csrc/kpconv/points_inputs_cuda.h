@@ -1,5 +1,5 @@
-// What the dense and the depthwise convolution on CUDA share on the host: checked inputs, views of
-// the table, launch shapes.
+// Host code shared by the dense and the depthwise convolution on CUDA: checked inputs, samplers of
+// the table and its transpose, gradients of groups.
 #pragma once
 
 #include <numeric>
@@ -27,17 +27,18 @@ struct PointsInputs {
   int64_t modulation_groups() const { return modulations.has_value() ? modulations->size(2) : 1; }
   int64_t num_groups() const { return std::max(offset_groups(), modulation_groups()); }
 
-  // ---- What the combiners ask of the inputs of any op.
+  // ---- The interface that the combiners require of the inputs of any op.
   int64_t num_sites() const { return num_queries(); }
   const Tensor& positions() const { return queries; }
 
-  // Arguments of the engine's kernels: sites are queries, `rows` are gathered.
+  // Arguments of the engine's kernels in the plain view: sites are queries, and `rows` are
+  // gathered.
   template <typename T, typename F>
   auto plain(const Tensor& rows) const {
     return make_arguments<F>(sampler<T>(nullptr), rows, num_queries(), neighbors.size(1),
                              num_groups());
   }
-  // The same over the transposed table: sites are points.
+  // Arguments in the transposed view: sites are points.
   template <typename T, typename F>
   auto transposed(const Tensor& rows, const TransposedTable& table) const {
     return make_arguments<F>(sampler<T>(&table), rows, num_points(),
@@ -75,18 +76,20 @@ PointsInputs make_points_inputs(const Tensor& queries, const Tensor& points,
                                 const MaybeTensor& offsets, const MaybeTensor& modulations,
                                 int64_t influence, int64_t aggregation);
 
-// The transposed table: what the caller gave, checked, or a new one.
+// The transposed table: the caller's, after a check, or a new one.
 TransposedTable transposed_table(const OnDevice& device, const PointsInputs& in,
                                  const MaybeTensor& starts, const MaybeTensor& members);
 
-// kernel_point_distances, and kpconv_with_distances after its convolution.
+// Computes the result of kernel_point_distances; kpconv_with_distances calls it after the
+// convolution.
 Tensor distances_of(const OnDevice& device, const PointsInputs& in, const MaybeTensor& offsets);
 
-// Adds up the num_groups in `dim` where the op's argument has no groups; shaped like the argument.
+// Sums `gradient` over its groups, along `dim`, if the op's argument has only one group. Returns it
+// in the shape of the argument.
 Tensor sum_groups(const Tensor& gradient, int64_t dim, int64_t groups, const Tensor& like);
 
-// Gradients of offsets and modulations from write(offsets, modulations), which leaves one per
-// group; empty where not wanted.
+// Returns the gradients of offsets and modulations, empty where not requested. write(offsets,
+// modulations) writes one gradient per group.
 template <typename T, typename Write>
 std::tuple<Tensor, Tensor> site_gradients(const PointsInputs& in, const MaybeTensor& offsets,
                                           const MaybeTensor& modulations, bool offsets_wanted,

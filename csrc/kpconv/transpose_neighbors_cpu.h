@@ -1,5 +1,5 @@
-// Transposed neighbour tables: the queries that have each point, by counting sort. No
-// atomics, and the same table for any number of threads.
+// Transposed neighbour tables: the queries that have each point as a neighbour, by counting sort.
+// There are no atomics, and the table is the same for any number of threads.
 #pragma once
 
 #include <algorithm>
@@ -9,9 +9,9 @@
 
 namespace kpdeform {
 
-// Calls body(i, m) for every slot of query m that holds point first + i < first + count, query
-// after query. Each task scans the table for its share of the points: that is cheap beside what
-// scattered counters of every thread would cost.
+// Calls body(i, m) for every slot of query m that holds point first + i, 0 <= i < count, query
+// after query. Each task scans the whole table for its share of the points, which is cheaper than
+// separate counters for every thread.
 template <typename Index, typename Body>
 void for_each_entry(const Index* neighbors, int64_t num_queries, int64_t width, int64_t first,
                     int64_t count, const Body& body) {
@@ -33,7 +33,7 @@ void for_each_entry(const Index* neighbors, int64_t num_queries, int64_t width, 
       });
 }
 
-// starts (num_points + 1): how many queries points 0 to n - 1 have.
+// Computes starts (num_points + 1): starts[n] is the total number of queries of points 0 to n - 1.
 template <typename Index>
 void count_queries(const Index* neighbors, int64_t num_queries, int64_t width, int64_t num_points,
                    int64_t* starts) {
@@ -43,8 +43,9 @@ void count_queries(const Index* neighbors, int64_t num_queries, int64_t width, i
   for (int64_t i = 0; i < num_points; ++i) starts[i + 1] += starts[i];
 }
 
-// Lists the queries of points [first, first + count), whose starts are given: those of point first
-// + i are members[starts[i] - starts[0]], ..., ascending. `next` has room for count numbers.
+// Lists the queries of points [first, first + count), given their starts. The queries of point
+// first + i begin at members[starts[i] - starts[0]] and ascend. `next` has room for `count`
+// numbers.
 template <typename Index, typename Member>
 void list_queries(const Index* neighbors, int64_t num_queries, int64_t width, int64_t first,
                   int64_t count, const int64_t* starts, int64_t* next, Member* members) {

@@ -1,5 +1,6 @@
-// Slots sorted by the point they hold, stably: no atomics, and queries come out ascending.
-// Bound: memory. 24 bytes a slot are written, then read and written once per 8 bits of N.
+// transpose_neighbors on CUDA: a stable sort of the slots by the point they hold. No atomics are
+// needed, and the queries of a point ascend. Bound: memory; 24 bytes per slot are written, then
+// read and written once per 8 bits of N.
 #include <bit>
 #include <limits>
 #include <tuple>
@@ -11,7 +12,8 @@
 namespace kpdeform {
 namespace {
 
-// keys[i]: the point in slot i, N for an empty one; values[i]: its query, -1 for an empty one.
+// keys[i] is the point in slot i, or N if the slot is empty; values[i] is its query, or -1 if the
+// slot is empty.
 __global__ void slots_kernel(Indices neighbors, int64_t slots, int64_t width, int64_t num_points,
                              uint64_t* keys, uint32_t* values) {
   for (int64_t i = global_thread(); i < slots; i += num_threads_of_grid()) {

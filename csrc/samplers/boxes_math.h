@@ -1,5 +1,5 @@
-// The formulas of deform/deform_roi_pool.h sections 1 and 2 along one axis of a bin, shared by host
-// and device.
+// The formulas of sections 1 and 2 of deform/deform_roi_pool.h along one axis of a bin, shared by
+// host and device.
 #pragma once
 
 #include <cmath>
@@ -11,14 +11,15 @@ namespace kpdeform {
 
 enum PoolingRule { kAligned = 0, kPositionSensitive = 1 };
 
-// How many samples a bin of `size` pixels gets: `samples`, or as many as whole pixels if that is 0.
+// The number of samples of a bin of `size` pixels: `samples`, or one per pixel, rounded up, if that
+// is 0.
 template <typename T>
 KPDEFORM_HD T samples_of_bin(T size, int64_t samples) {
   const T number = samples > 0 ? T(samples) : std::ceil(size);
   return number > T(0) ? number : T(0);
 }
 
-// The positions at which a sample counts as inside an axis of `size` pixels, both ends included.
+// The range of positions, both ends included, that count as inside an axis of `size` pixels.
 template <typename T>
 struct SampleBounds {
   T low, high;
@@ -30,8 +31,9 @@ KPDEFORM_HD SampleBounds<T> sample_bounds(PoolingRule rule, int64_t size) {
   return {T(-0.5), T(size) + T(-0.5)};
 }
 
-// Numbers of the samples, from `first` to below `last`, that may be inside: start + s * step for
-// s = 0, 1, ..., samples - 1. Dividing first leaves few to look at, however large the box is.
+// The range, from `first` to below `last`, of the numbers s of samples that may be inside the
+// image. Sample s, for s = 0, 1, ..., samples - 1, is at start + s * step. A division gives the
+// range, so even huge boxes have few candidates to visit.
 struct SampleRange {
   double first, last;
 };
@@ -46,8 +48,8 @@ KPDEFORM_HD SampleRange samples_inside(T start, T step, T samples, const SampleB
   return range;
 }
 
-// A position held inside [0, size - 1]. `moves` tells whether it is not held at an end, so that the
-// sample has a next pixel and a derivative.
+// A position clamped to [0, size - 1]. `moves` tells whether it lies in [0, size - 1) and so was
+// not clamped; only then the sample has a next pixel and a nonzero derivative.
 template <typename T>
 struct HeldPosition {
   T position;

@@ -1,8 +1,8 @@
-// The boxes sampler: the rule that lists which pixels a bin of a box takes, and how much of each.
+// The boxes sampler: it lists the pixels that a bin of a box samples, and their coefficients.
 // Contract: deform_roi_pool.h sections 1-3.
 //
-// Samples stand on a grid, so the coefficient of a pixel is that of its line times that of its
-// column, each a sum over samples.
+// The samples of a bin form a grid, so the coefficient of a pixel is the product of a coefficient
+// of its line and one of its column, each of which is a sum over samples.
 #pragma once
 
 #include <cstdint>
@@ -40,7 +40,7 @@ class BoxesSampler {
     return BoxesSampler(view, false, nullptr).used_;
   }
 
-  // Loads as many lines of pixels as make about kPairs pairs.
+  // Loads as many lines of pixels as give about kPairs pairs.
   int64_t open(int64_t site, int64_t begin) {
     site_ = site;
     const int64_t line = site / view_.bins[1], r = line / view_.bins[0];
@@ -92,18 +92,18 @@ class BoxesSampler {
  private:
   static constexpr int64_t kPairs = 4096;
 
-  // One side of a bin and the pixels that its samples take, with the sums of their weights and of
-  // the weights' derivatives.
+  // One axis of a bin: the pixels that its samples touch, with the sums of their weights and of the
+  // derivatives of their weights.
   struct Axis {
-    int64_t size, most;     // pixels; the most that samples can take
-    T begin, bin, samples;  // of the bin before it is moved
-    T counted;              // samples that count in the mean
+    int64_t size, most;     // number of pixels; the most pixels that the samples can touch
+    T begin, bin, samples;  // of the bin before its shift
+    T counted;              // number of samples that count in the mean
     int64_t count;
     int64_t* pixels;
     T *weights, *derivatives;
   };
 
-  // Places the samples of a bin that is moved by `shift`.
+  // Computes the pixels and weights of the samples of a bin that is moved by `shift`.
   void place(Axis& axis, T shift) const {
     const bool aligned = view_.rule == kAligned;
     const T step = axis.bin / axis.samples;
@@ -139,7 +139,7 @@ class BoxesSampler {
   const BoxesView<T>& view_;
   Axis axes_[2] = {};  // y, x
   int64_t site_ = 0, first_row_ = 0, cell_ = 0, first_line_ = 0, last_line_ = 0, used_ = 0;
-  int32_t begins_[2] = {};  // see Pairs, like all that follow
+  int32_t begins_[2] = {};  // see Pairs; so are the members that follow
   int32_t* kernels_;
   uint32_t* rows_;
   T *coefficients_, *derivatives_[2];

@@ -1,4 +1,5 @@
-// The boxes sampler on CUDA: the samples of a bin, four pixels each. Contract: deform_roi_pool.h.
+// The boxes sampler on CUDA: each sample of a bin contributes four pixels. Contract:
+// deform_roi_pool.h.
 #pragma once
 
 #include "base/cuda.h"
@@ -21,7 +22,8 @@ struct BoxesSampler {
   int64_t samples;
   PoolingRule rule;
 
-  // The samples of one side of a bin that may be inside the image, and how many count in the mean.
+  // The samples along one axis of a bin that may be inside the image, and how many count in the
+  // mean.
   struct Axis {
     T start, step, counted;
     int64_t first, count;
@@ -68,7 +70,7 @@ struct BoxesSampler {
     return 4 * axis(site, group, 0).count * axis(site, group, 1).count;
   }
 
-  // Corner i % 4 of sample i / 4.
+  // Source i is corner i % 4 of sample i / 4.
   __device__ Source source(int64_t site, int64_t i, int group) const {
     const Axis axes[2] = {axis(site, group, 0), axis(site, group, 1)};
     const int64_t sample = i / 4;
@@ -113,7 +115,8 @@ struct BoxesSampler {
   __device__ int64_t modulation_place(int64_t, int, int, int) const { return 0; }
 };
 
-// Entries (site, coefficient) listed by the row and group that they fall on.
+// The transposed table: entries (site, coefficient), grouped by the row and group that they belong
+// to.
 template <typename Number>
 struct BoxesTableSampler {
   using T = Number;

@@ -1,5 +1,5 @@
-// The grid sampler: the rule that lists which pixels a tap of an output pixel takes, and how much
-// of each. Contract: deform_conv2d.h sections 1-3.
+// The grid sampler: it lists the pixels that a tap of an output pixel samples, and their
+// coefficients. Contract: deform_conv2d.h sections 1-3.
 #pragma once
 
 #include <cstdint>
@@ -107,14 +107,14 @@ class GridSampler {
   }
 
   const GridView<T>& view_;
-  const int numbers_;  // y and x of every tap
+  const int numbers_;  // number of coordinates: y and x of every tap
   int64_t site_ = 0, first_row_ = 0, used_ = 0;
   int count_ = 0;
-  T* taps_;                     // y and x of every tap: k times the dilation
-  T* undeformed_;               // the same at the site
-  T* positions_;                // with offsets
-  T* corners_;                  // rounded down
-  int32_t *begins_, *kernels_;  // see Pairs, like all that follow
+  T* taps_;                     // y and x of every tap relative to tap 0
+  T* undeformed_;               // positions of the taps at the site, without offsets
+  T* positions_;                // positions of the taps at the site, with offsets
+  T* corners_;                  // positions rounded down: pixel (y0, x0)
+  int32_t *begins_, *kernels_;  // see Pairs; so are the members that follow
   uint32_t* rows_;
   T *coefficients_, *modulated_, *derivatives_[2];
 };

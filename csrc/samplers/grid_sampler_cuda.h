@@ -1,4 +1,5 @@
-// The grid sampler on CUDA: four pixels around the position of a tap. Contract: deform_conv2d.h.
+// The grid sampler on CUDA: the four pixels around the position of a tap. Contract:
+// deform_conv2d.h.
 #pragma once
 
 #include "base/cuda.h"
@@ -7,7 +8,7 @@
 
 namespace kpdeform {
 
-// Seen plainly a site is an output pixel and its sources are the four corners of any tap.
+// The plain view: a site is an output pixel, and its sources are the four corners of a tap.
 template <typename Number>
 struct GridSampler {
   using T = Number;
@@ -23,7 +24,7 @@ struct GridSampler {
   struct Source {
     uint32_t corner;
   };
-  // Where a tap stands: the cell, the place in it, and the first row of the image.
+  // The position of a tap: its cell, its position in the cell, and the first row of the image.
   struct Place {
     bool inside;
     int top, left;
@@ -56,7 +57,7 @@ struct GridSampler {
     const T top = std::floor(y), left = std::floor(x);
     Place place{};
     place.inside = top >= T(-1) && top < T(height) && left >= T(-1) && left < T(width);
-    if (!place.inside) return place;  // NaN too
+    if (!place.inside) return place;  // also taken for NaN
     place.top = int(top);
     place.left = int(left);
     place.down = y - top;
@@ -91,8 +92,9 @@ struct GridSampler {
   }
 };
 
-// Seen transposed a site is a pixel of the input and its sources are the corners of taps, of one
-// group, that fell on it: numbers (site of the plain view * K + tap) * 4 + corner, ascending.
+// The transposed view: a site is a pixel of the input, and its sources are the corners of taps, of
+// one group, that sample it. Its members are the numbers (site of the plain view * K + tap) * 4 +
+// corner, ascending.
 template <typename Number>
 struct GridTableSampler {
   using T = Number;

@@ -10,7 +10,7 @@ namespace kpdeform {
 enum Influence { kLinear = 0, kGaussian = 1, kConstant = 2 };
 enum Aggregation { kSum = 0, kClosest = 1 };
 
-// The constants of section 2.
+// The constants of the formulas in section 2.
 template <typename T>
 struct Reach {
   T inverse_sigma;
@@ -24,7 +24,7 @@ inline Reach<T> make_reach(double sigma) {
   return {T(1 / sigma), T(sigma * sigma), T(1 / (2 * width * width + 1e-9))};
 }
 
-// Value is a number or a vector of numbers.
+// Value is a scalar or a vector.
 template <typename Value, typename T>
 KPDEFORM_HD Value linear_influence(Value distance, const Reach<T>& reach) {
   const Value a = T(1) - distance * reach.inverse_sigma;
@@ -36,7 +36,7 @@ KPDEFORM_HD T gaussian_influence(T squared, const Reach<T>& reach) {
   return std::exp(-squared * reach.gaussian);
 }
 
-// Derivatives: d influence / d offset = derivative * (y - x).
+// The derivative functions return the factor in d influence / d offset = derivative * (y - x).
 template <typename T>
 KPDEFORM_HD T linear_derivative(T distance, const Reach<T>& reach) {
   const T a = T(1) - distance * reach.inverse_sigma;

@@ -1,5 +1,5 @@
-// The points sampler: the rule that lists which rows of the features a kernel point of a site
-// takes, and how much of each. Contract: kpconv.h sections 1-5.
+// The points sampler: it lists the rows of the features that contribute to a kernel point of a
+// site, and their coefficients. Contract: kpconv.h sections 1-5.
 #pragma once
 
 #include <cstdint>
@@ -10,12 +10,12 @@
 
 namespace kpdeform::KPDEFORM_ISA {
 
-// kPerSource: kernel points stand at another position for every source, which is so for a deformable
-// kernel seen transposed. Otherwise they have one position per site.
+// kPerSource: the kernel points have a different position for every source. This is so for a
+// deformable kernel in the transposed view. Otherwise they have one position per site.
 template <typename T, bool kPerSource>
 class PointsSampler {
  public:
-  static constexpr int kDims = 3;  // derivatives of a coefficient; flat clouds leave the last 0
+  static constexpr int kDims = 3;  // derivatives of a coefficient; the last is 0 for 2D clouds
 
   PointsSampler(const PointsView<T>& view, bool kernels_wanted, char* workspace)
       : view_(view),
@@ -31,9 +31,8 @@ class PointsSampler {
     return PointsSampler(view, false, nullptr).used_;
   }
 
-  // Loads the sources of a site from number `begin` on; returns the number of the next one to load,
-  // 0 when these were the last. A site has any number of sources, but no more than kSources at a
-  // time.
+  // Loads up to kSources sources of a site from number `begin` on. Returns the number of the next
+  // source to load, or 0 if none is left.
   int64_t open(int64_t site, int64_t begin) {
     site_ = site;
     const int64_t rest = view_.transposed() ? load_transposed(begin) : load_row(begin);
@@ -45,14 +44,14 @@ class PointsSampler {
 
   int count() const { return count_; }
 
-  // The pairs of group g. Also writes view.distances, if the caller gave it.
+  // Returns the pairs of group g. Also writes view.distances unless it is null.
   Pairs<T> list(int64_t g) {
     select(g);
     if (view_.distances != nullptr && (g == 0 || view_.offset_groups > 1)) leave_distances(g);
     return list_influences(g, false);
   }
 
-  // The same with the derivatives of the coefficients by the kernel point's offset.
+  // The same, with the derivatives of the coefficients by the offset of the kernel point.
   Pairs<T> list_derivatives(int64_t g) {
     select(g);
     const Pairs<T> pairs = list_influences(g, true);
@@ -69,8 +68,8 @@ class PointsSampler {
     return pairs;
   }
 
-  // Writes the smallest squared distance from every kernel point of the selected group g to the
-  // site's sources, or 0 if the site has no source.
+  // Writes the smallest squared distance of every kernel point of the selected group g to the
+  // sources of the site, or 0 if the site has no source.
   void leave_distances(int64_t g) {
     T* distances = view_.distances + view_.distance_index(site_, g);
     for (int k = 0; k < view_.num_kernel_points; ++k) {
@@ -81,8 +80,9 @@ class PointsSampler {
     }
   }
 
-  // The first of the loaded sources that are nearest to kernel point k of the selected group: its
-  // squared distance, infinite without any, and its position relative to the kernel point.
+  // The loaded source that is nearest to kernel point k of the selected group, the first one if
+  // there are several: its squared distance, infinity if there is no source, and its position
+  // relative to the kernel point.
   struct Nearest {
     T squared;
     T difference[3];
@@ -98,7 +98,7 @@ class PointsSampler {
     int at = 0;
     LaneMask found = 0;
     for (least = broadcast(result.squared); found == 0; at += kLanes<T>) {
-      const Vec<T> squared = load(scratch_ + at);  // the lanes that are neither more nor NaN
+      const Vec<T> squared = load(scratch_ + at);  // find the lanes that are neither larger nor NaN
       found = below<T>(squared, broadcast(T(__builtin_inf()))) & ~below<T>(least, squared);
     }
     at += __builtin_ctz(found) - kLanes<T>;
@@ -106,8 +106,8 @@ class PointsSampler {
     return result;
   }
 
-  // Moves the kernel points to where group g has them: (K, 3) of the site, or (K, D, room) of each
-  // source.
+  // Computes the positions of the kernel points for group g: (K, 3), or (K, D, room_) if they
+  // differ between sources.
   void select(int64_t g) {
     if (view_.offsets != nullptr) {
       if constexpr (kPerSource) {
@@ -179,9 +179,9 @@ class PointsSampler {
     return end < total ? end : 0;
   }
 
-  // y = point - query, whichever of the two the sources are.
+  // Computes y = point - query. `sign` is -1 if the sources are the queries.
   void place_sources(const T* sources, const T* site, T sign) {
-    const int count = count_;  // locals: stores cannot change them
+    const int count = count_;  // local copies, not aliased by stores
     const uint32_t* rows = rows_;
     T *y0 = y_[0], *y1 = y_[1], *y2 = y_[2];
     if (view_.dim == 3) {
@@ -202,18 +202,18 @@ class PointsSampler {
     }
   }
 
-  // Fills the last vector with sources that are infinitely far, and so in reach of nothing.
+  // Pads the last vector with sources at infinite distance, which are within reach of nothing.
   void pad() {
     padded_ = (count_ + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
     for (int j = count_; j < padded_; ++j) y_[0][j] = y_[1][j] = y_[2][j] = T(__builtin_inf());
     for (int j = count_; j < count_ + 4; ++j) rows_[j] = 0;
   }
 
-  // The kernel points of every source, four sources at a time.
+  // Computes the positions of the kernel points for every source, four sources at a time.
   void place_kernels(int64_t g) {
     typedef T Quad __attribute__((vector_size(4 * sizeof(T)), aligned(sizeof(T)), may_alias));
     const int64_t numbers = int64_t(view_.num_kernel_points) * view_.dim, room = room_;
-    for (int j = 0; j < count_; j += 4) {  // padding counts as sources of row 0
+    for (int j = 0; j < count_; j += 4) {  // padding entries have row 0
       const T* offset[4];
       for (int i = 0; i < 4; ++i)
         offset[i] = view_.offsets + view_.offset_index(rows_[j + i], g, 0, 0);
@@ -237,11 +237,11 @@ class PointsSampler {
 
   T position(int k, int d) const { return positions_[k * 3 + d]; }  // of the site
 
-  // body(j, squared distances of kernel point k to sources j, j + 1, ...) for all sources and the
-  // padding.
+  // Calls body(j, squared distances of kernel point k to sources j, j + 1, ...) for all sources and
+  // the padding, vector by vector.
   template <typename Body>
   void for_each_vector(int k, const Body& body) const {
-    const T *y0 = y_[0], *y1 = y_[1], *y2 = y_[2];  // locals: what body stores cannot change them
+    const T *y0 = y_[0], *y1 = y_[1], *y2 = y_[2];  // local copies, not aliased by stores in body
     const int padded = padded_;
     if constexpr (kPerSource) {
       const T* x = positions_ + int64_t(k) * view_.dim * room_;
@@ -261,7 +261,8 @@ class PointsSampler {
     }
   }
 
-  // Per source: the smallest squared distance to any kernel point, and which one that is.
+  // Computes, for every source, the smallest squared distance to a kernel point and the number of
+  // that kernel point.
   void classify() {
     for (int j = 0; j < padded_; j += kLanes<T>) {
       store(smallest_ + j, broadcast(T(__builtin_inf())));
@@ -277,8 +278,8 @@ class PointsSampler {
     }
   }
 
-  // Lists the pairs within reach, then turns their distances into influences: only about one pair
-  // in eight is within reach.
+  // Lists the pairs within reach first and computes influences only for these, because only about
+  // one pair in eight is within reach.
   Pairs<T> list_influences(int64_t g, bool slots_wanted) {
     const int count = view_.aggregation == kClosest ? list_closest() : list_all(slots_wanted);
     to_influences(count);
@@ -305,7 +306,7 @@ class PointsSampler {
   template <bool kDetails, bool kPruned>
   int list_all_as() {
     const Vec<T> limit = broadcast(this->limit()), reach = broadcast(view_.reach.squared_sigma);
-    const int kernels = view_.num_kernel_points;  // locals: stores cannot change them
+    const int kernels = view_.num_kernel_points;  // local copies, not aliased by stores
     const uint32_t *rows = rows_, *numbers = numbers_;
     const T* smallest = smallest_;
     T* coefficients = coefficients_;
@@ -330,7 +331,7 @@ class PointsSampler {
     return count;
   }
 
-  // One pair per source in reach, by counting sort over the kernel points.
+  // Lists one pair per source within reach, with a counting sort by kernel point.
   int list_closest() {
     const T limit = prunes(view_) ? view_.reach.squared_sigma : this->limit();
     for (int k = 0; k <= view_.num_kernel_points; ++k) begins_[k] = 0;
@@ -385,14 +386,14 @@ class PointsSampler {
   const PointsView<T>& view_;
   const bool kernels_wanted_, classified_;
   int64_t site_ = 0, room_ = 0, used_ = 0;
-  bool first_ = true, last_ = true;  // whether these are the site's first, its last sources
+  bool first_ = true, last_ = true;  // whether the site's first or last sources are loaded
   int count_ = 0, padded_ = 0;
-  uint32_t *rows_, *numbers_;          // of the loaded sources; 0, 1, 2, ...
-  T* y_[3];                            // their positions relative to the query
-  T *scratch_, *smallest_, *closest_;  // a number of every source; see classify
+  uint32_t *rows_, *numbers_;          // rows of the loaded sources; the numbers 0, 1, 2, ...
+  T* y_[3];                            // for every source: point - query
+  T *scratch_, *smallest_, *closest_;  // one value per source; see nearest and classify
   T* positions_;                       // see select
   int32_t *begins_, *kernels_;         // see Pairs
-  uint32_t *listed_rows_, *slots_;     // of every pair: row, number of the source
+  uint32_t *listed_rows_, *slots_;     // for every pair: row of the source, number of the source
   T *coefficients_, *modulated_;       // see Pairs
   T* derivatives_[3];
 };

@@ -1,10 +1,10 @@
-// The points sampler on CUDA: the sources of a site and the coefficient of each for a kernel point.
-// Contract: kpconv.h.
+// The points sampler on CUDA: the sources of a site, and the coefficient of each source for a
+// kernel point. Contract: kpconv.h.
 //
-// Seen plainly a site is a query and its sources are its neighbours; seen transposed (gradient of
-// features) a site is a point and its sources are the queries that have it as neighbour. Offsets
-// and modulations belong to the query in both. A virtual site is a site seen by one deformation
-// group (of offsets, of modulations, or of both).
+// In the plain view, a site is a query and its sources are its neighbours. In the transposed view,
+// used for the gradient of features, a site is a point and its sources are the queries that have
+// this point as a neighbour. Offsets and modulations belong to the query in both views. A virtual
+// site is a site together with one deformation group (of offsets, of modulations, or of both).
 #pragma once
 
 #include "base/cuda.h"
@@ -16,7 +16,7 @@ namespace kpdeform {
 template <typename Number>
 struct PointsSampler {
   using T = Number;
-  static constexpr int kDims = 3;  // coordinates kept; the third is 0 in the plane
+  static constexpr int kDims = 3;  // number of coordinates; the third is 0 for 2D clouds
 
   const T* queries;        // (M, D)
   const T* points;         // (N, D)
@@ -24,8 +24,8 @@ struct PointsSampler {
   const T* offsets;        // (M, OG, K, D) or null
   const T* modulations;    // (M, K, MG) or null
   Indices neighbors;       // (M, H)
-  const int64_t* starts;   // transposed: (N + 1,), else null
-  Indices members;         // transposed: queries of point n from starts[n] on
+  const int64_t* starts;   // transposed: (N + 1,), otherwise null
+  Indices members;         // transposed: queries of point n begin at starts[n]
   int64_t num_queries, num_points, width;
   int num_kernel_points, dim;
   int offset_groups, modulation_groups;
@@ -33,16 +33,17 @@ struct PointsSampler {
   Aggregation aggregation;
   Reach<T> reach;
 
-  // What the lanes of a site put in shared memory about a source.
+  // The data of a source that the lanes of a site keep in shared memory.
   struct Source {
     T y[kDims];       // point - query
-    uint32_t row;     // of the features to gather, or kNoRow
-    int32_t closest;  // its nearest kernel point, when only that one counts
+    uint32_t row;     // row of the features to gather, or kNoRow
+    int32_t closest;  // its nearest kernel point, for kClosest
   };
   struct Place {
     T x[kDims];
   };
-  // A coefficient, its row of features and its derivative by the offset. kNoRow: does not count.
+  // A coefficient, its row of features and its derivative by the offset. The row is kNoRow if the
+  // pair does not contribute.
   struct Coefficient {
     T value;
     uint32_t row;
@@ -50,15 +51,16 @@ struct PointsSampler {
   };
 
   __device__ bool transposed() const { return starts != nullptr; }
-  // A table from outside may say anything: what is not within its members is not there.
+  // The table may come from the caller and hold any values: ranges outside of its members count as
+  // empty.
   __device__ int64_t num_sources(int64_t site, int) const {
     if (!transposed()) return width;
     const int64_t begin = starts[site], end = starts[site + 1];
     return begin >= 0 && end <= num_queries * width && begin < end ? end - begin : 0;
   }
 
-  // Source i of the site. A slot that holds no row of points, or a member that is no query, counts
-  // as empty and is not read.
+  // Source i of the site. An index that is not a row of points, or a member that is not a row of
+  // queries, counts as empty and is not read.
   __device__ Source source(int64_t site, int64_t i, int group) const {
     Source source;
     source.row = kNoRow;
@@ -81,7 +83,8 @@ struct PointsSampler {
     return source;
   }
 
-  // Where kernel point k stands, but for what a source of a transposed site brings.
+  // The position of kernel point k. In the transposed view it lacks the offset, which depends on
+  // the source.
   __device__ Place place(int64_t site, int k, int group) const {
     Place at{};
 #pragma unroll
@@ -97,7 +100,7 @@ struct PointsSampler {
     return offsets[(at * num_kernel_points + k) * dim + d];
   }
 
-  // Vector from kernel point k to the source, and its squared length.
+  // Computes the vector from kernel point k to the source; returns its squared length.
   __device__ T difference(const Place& place, const Source& source, int k, int group,
                           T* vector) const {
     T squared = 0;
@@ -116,12 +119,13 @@ struct PointsSampler {
     return modulations[(query * num_kernel_points + k) * modulation_groups +
                        (modulation_groups > 1 ? group : 0)];
   }
-  // What multiplies the whole sum of a kernel point: seen transposed, every source brings its own.
+  // The factor of the whole sum of a kernel point. In the transposed view it is 1, because every
+  // source has a modulation of its own.
   __device__ T site_factor(int64_t site, int k, int group) const {
     return transposed() ? T(1) : modulation(site, k, group);
   }
 
-  // Where the gradient of a modulation stands that the kernel leaves one of per group.
+  // The index of the gradient of a modulation; the kernel writes one per group.
   __device__ int64_t modulation_place(int64_t site, int k, int group, int num_groups) const {
     return (site * num_kernel_points + k) * num_groups + group;
   }

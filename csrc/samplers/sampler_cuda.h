@@ -1,19 +1,20 @@
-// What the CUDA engine asks of a sampler. A sampler is a plain struct that is copied to the device.
+// The interface that the CUDA engine requires of a sampler. A sampler is a plain struct that is
+// copied to the device.
 //
-// A site is seen by one or several groups of channels that have offsets, modulations or sources of
-// their own. The lanes of a warp that own a site copy its sources into shared memory, a few at a
-// time, and then ask for the coefficient of every source for one kernel point after another. A
-// source that does not count for a kernel point has the row kNoRow.
+// A site is processed once per group of channels that has offsets, modulations or sources of its
+// own. The lanes of a warp that own a site copy its sources into shared memory, a few at a time,
+// and then request the coefficient of every source for one kernel point after another. A source
+// that does not contribute to a kernel point has the row kNoRow.
 //
 //   types
 //     T                 number type of positions, coefficients and sums: float or double
-//     Source            what is kept of one source in shared memory
-//     Place             what is known of a kernel point before any source is looked at
-//     Coefficient       value, row, derivative[kDims]: of one source for one kernel point
+//     Source            the data of one source in shared memory
+//     Place             the data of a kernel point that do not depend on a source
+//     Coefficient       value, row, derivative[kDims] of a source for a kernel point
 //   constants
 //     kDims             number of derivatives of a coefficient
 //     num_kernel_points K
-//     dim               D, the numbers of an offset; at most kDims
+//     dim               D, the number of coordinates of an offset; at most kDims
 //   functions on the device
 //     num_sources(site, group)             how many sources the site has; any number
 //     source(site, i, group)               source i of the site
@@ -21,7 +22,7 @@
 //     coefficient<kDerivative>(place, source, k, group)
 //                                          derivative is filled in only if kDerivative is true
 //     site_factor(site, k, group)          multiplies the sum of kernel point k: its modulation
-//   asked only where the gradients of offsets and modulations are wanted
+//   needed only for the gradients of offsets and modulations
 //     modulation_place(site, k, group, num_groups)
 //                                          where the gradient of that modulation is stored
 #pragma once

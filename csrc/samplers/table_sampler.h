@@ -1,5 +1,5 @@
-// The table sampler: reads a sampler's pairs back from a table that lists them by row (TableView).
-// It makes the gradient of features the same walk as the forward pass.
+// The table sampler: reads the pairs of another sampler from a table that lists them by row
+// (TableView). With it, the gradient of features is the same computation as the forward pass.
 #pragma once
 
 #include <cstdint>

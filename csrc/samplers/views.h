@@ -1,4 +1,4 @@
-// What the samplers see: plain structs, no tensors. Shapes: kpconv/kpconv.h,
+// The inputs of the samplers: plain structs, no tensors. Shapes: kpconv/kpconv.h,
 // deform/deform_conv2d.h, deform/deform_roi_pool.h.
 #pragma once
 
@@ -9,9 +9,10 @@
 
 namespace kpdeform {
 
-// The points sampler's inputs. Seen plainly, a site is a query and its sources are its neighbours.
-// Seen transposed (gradient of features), a site is a point and its sources are the queries that
-// have it as neighbour. Offsets and modulations belong to the query in both.
+// The inputs of the points sampler. In the plain view, a site is a query and its sources are its
+// neighbours. In the transposed view, used for the gradient of features, a site is a point and its
+// sources are the queries that have this point as a neighbour. Offsets and modulations belong to
+// the query in both views.
 template <typename T>
 struct PointsView {
   using Number = T;
@@ -20,19 +21,19 @@ struct PointsView {
   int64_t num_queries;     // M
   int64_t num_points;      // N
   const void* neighbors;   // (M, H)
-  bool wide_index;         // neighbors are int64, else int32
+  bool wide_index;         // neighbors are int64, otherwise int32
   bool wide_members;       // the same for members
   int64_t width;           // H
   int64_t first_point;     // transposed: queries of point n are members[starts[i] - starts[0]] to
   const int64_t* starts;   // members[starts[i + 1] - starts[0] - 1], where i = n - first_point
   const void* members;     //
-  int64_t max_sources;     // the most sources that any site has
+  int64_t max_sources;     // the largest number of sources of a site
   const T* kernel_points;  // (K, D)
   const T* offsets;        // (M, OG, K, D) or null
   const T* modulations;    // (M, K, MG) or null
   int64_t offset_groups;   // OG, 1 or G
   int64_t modulation_groups;  // MG, 1 or G
-  T* distances;               // (M, OG, K) or null: optional output: list() writes the squared
+  T* distances;               // (M, OG, K) or null. Optional output: list() writes the squared
                               // distances of section 7 of kpconv.h here
   int num_kernel_points;      // K
   int dim;                    // D
@@ -40,16 +41,16 @@ struct PointsView {
   Aggregation aggregation;
   Reach<T> reach;
 
-  int64_t only_group;  // the one group to look at, or -1: all
+  int64_t only_group;  // the only group to process, or -1 for all groups
 
   bool transposed() const { return starts != nullptr; }
-  // Groups of channels that have offsets or modulations of their own.
+  // The number of groups of channels that have offsets or modulations of their own.
   int64_t num_groups() const {
     if (only_group >= 0) return 1;
     return offset_groups > modulation_groups ? offset_groups : modulation_groups;
   }
-  // Where offset d of kernel point k, its modulation and its distance stand, for a query and a
-  // group.
+  // The indices of offset d of kernel point k, of its modulation, and of the distances, for a query
+  // and a group.
   int64_t offset_index(int64_t query, int64_t g, int64_t k, int64_t d) const {
     return ((query * offset_groups + number(g, offset_groups)) * num_kernel_points + k) * dim + d;
   }
@@ -66,7 +67,7 @@ struct PointsView {
   }
 };
 
-// A site is an output pixel, a row a pixel of the input.
+// A site is an output pixel; a row is a pixel of the input.
 template <typename T>
 struct GridView {
   using Number = T;
@@ -74,7 +75,7 @@ struct GridView {
   int64_t images, height, width;  // B, H, W
   int64_t out_height, out_width;  // oh, ow
   int64_t kernel_width;
-  int64_t stride[2], before[2], dilation[2];  // y, x; padding before the first pixel
+  int64_t stride[2], before[2], dilation[2];  // y, x; `before`: padding at the top, left
   const T* offsets;                           // (M, OG, K, 2)
   const T* modulations;                       // (M, OG, K) or null
   int64_t offset_groups;                      // OG
@@ -85,7 +86,7 @@ struct GridView {
   int64_t num_groups() const { return offset_groups; }
   int64_t num_rows() const { return images * height * width; }
   int64_t num_sites() const { return images * out_height * out_width; }
-  // Sites that may take rows of [first, last).
+  // The first site, and the end of the sites, that may sample rows of [first, last).
   int64_t first_site(int64_t first) const {
     return first / (height * width) * out_height * out_width;
   }
@@ -100,7 +101,7 @@ struct GridView {
   }
 };
 
-// A site is a bin of a box and has one kernel point; a row is a cell of a pixel of the input.
+// A site is a bin of a box and has one kernel point; a row is one cell of one pixel of the input.
 template <typename T>
 struct BoxesView {
   using Number = T;
@@ -130,21 +131,21 @@ struct BoxesView {
   int64_t modulation_index(int64_t, int64_t, int64_t) const { return 0; }
 };
 
-// The transposed view: its sites are the rows of another view, its rows are the other view's sites,
-// and its coefficients include the modulation. It covers a range
-// of the other view's rows and one or all of its groups.
+// The transposed view of another view: its sites are the rows of that view, its rows are the sites
+// of that view, and its coefficients include the modulation. It covers a range of the other view's
+// rows and one or all of its groups.
 template <typename T>
 struct TableView {
   using Number = T;
   static constexpr const T* modulations = nullptr;
   int64_t first_site;         // sites are first_site, first_site + 1, ...
-  int64_t only_group;         // the one group to look at, or -1: all
+  int64_t only_group;         // the only group to process, or -1 for all groups
   int64_t offset_groups;      // groups
   int64_t modulation_groups;  // 1
   int num_kernel_points;      // K
-  const int64_t* starts;      // of every (site, group, k), and the end
-  const uint32_t* rows;       // of every pair, ascending within (site, group, k)
-  const int32_t* kernels;     // k of every pair, or null
+  const int64_t* starts;      // first pair of every (site, group, k), then the number of pairs
+  const uint32_t* rows;       // row of every pair, ascending within (site, group, k)
+  const int32_t* kernels;     // kernel point of every pair, or null
   const T* coefficients;
 
   bool transposed() const { return false; }
