@@ -1,12 +1,12 @@
-// Every op schema of kpdeform, on one page. Kernels register themselves next to their code (see
-// csrc/README.md); fakes, autograd and autocast are in kpdeform/ops. Shapes and meaning: the
-// contract header named beside each schema.
+// All op schemas of kpdeform. Kernels register themselves next to their code (see csrc/README.md);
+// fakes, autograd and autocast are in kpdeform/ops. The contract header named above each schema
+// gives shapes and meaning.
 #include <torch/csrc/stable/library.h>
 
 // clang-format off: one argument group per line
 STABLE_TORCH_LIBRARY(kpdeform, m) {
   // kpconv/kpconv.h.  influence: 0 linear, 1 gaussian, 2 constant; aggregation: 0 sum, 1 closest.
-  // starts, members: the table of transpose_neighbors, made where it is missing
+  // starts, members: the table of transpose_neighbors; made if it is not given
   m.def("kpconv("
         "Tensor queries, Tensor points, Tensor neighbors, Tensor features, Tensor kernel_points, "
         "Tensor weight, float sigma, Tensor? offsets, Tensor? modulations, "
@@ -101,7 +101,7 @@ STABLE_TORCH_LIBRARY(kpdeform, m) {
         "float eps, float slope, SymInt groups, bool given, bool residual_wanted) "
         "-> (Tensor, Tensor, Tensor, Tensor)");
 
-  // base/isa.h: 0 baseline, 1 AVX2, 2 AVX-512: what the CPU kernels were chosen for
+  // base/isa.h. The instruction set of the CPU kernels in use: 0 baseline, 1 AVX2, 2 AVX-512
   m.def("instruction_set() -> int");
 }
 // clang-format on

@@ -1,5 +1,4 @@
-// Scratch memory: not cleared, and on huge pages where it is large. Fresh 4 KiB pages cost more
-// than the work on them.
+// Scratch memory: uninitialised, and on huge pages if it is large. Fetching fresh 4 KiB pages would cost more than the work on them.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +12,8 @@
 
 namespace kpdeform {
 
-// Asks for huge pages for [data, data + bytes), if that is worth a system call.
+// Asks for huge pages for [data, data + bytes) if the range is large enough to be worth a system
+// call.
 inline void advise_huge_pages([[maybe_unused]] void* data, [[maybe_unused]] int64_t bytes) {
 #ifdef __linux__
   constexpr uintptr_t kPage = 4096;

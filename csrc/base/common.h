@@ -1,4 +1,4 @@
-// What every CPU kernel needs: tensors, error text.
+// Declarations that every CPU kernel needs: tensors and error messages.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -15,8 +15,8 @@ namespace kpdeform {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Throws "kpdeform: <parts>". ops/_call.py turns it into ValueError, so the text is written for
-// users.
+// Throws "kpdeform: <parts>". ops/_call.py converts this to a ValueError, so the message is written
+// for users.
 #define KPDEFORM_CHECK(condition, ...)                     \
   do {                                                     \
     if (!(condition)) ::kpdeform::fail_check(__VA_ARGS__); \

@@ -1,5 +1,5 @@
-// What every CUDA kernel and its launch share. The same text compiles with nvcc and, under
-// KPDEFORM_CUDA_SHIM, with a C++ compiler: cuda_shim.h then runs blocks, warps and their
+// Declarations shared by all CUDA kernels and their launches. The same source compiles with nvcc
+// and, under KPDEFORM_CUDA_SHIM, with a C++ compiler; then cuda_shim.h runs blocks, warps and their
 // collectives on the CPU, for tests (csrc/README.md, "CUDA without a GPU").
 #pragma once
 
@@ -23,7 +23,7 @@
 #include <cuda_runtime.h>
 #define KPDEFORM_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 #define KPDEFORM_CUDA_LIBRARY(m) STABLE_TORCH_LIBRARY_IMPL(kpdeform, CUDA, m)
-// torch's headers show this one only to builds against a CUDA torch.
+// torch's headers declare this function only in builds against a CUDA torch.
 extern "C" AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index, void** stream);
 #endif
 
@@ -32,8 +32,8 @@ namespace kpdeform {
 using torch::headeronly::BFloat16;
 using torch::headeronly::Half;
 
-// Unlike KPDEFORM_CHECK's, the text does not begin with "kpdeform: ", which would blame the
-// caller's data (ops/_call.py).
+// Unlike that of KPDEFORM_CHECK, the message does not begin with "kpdeform: ": ops/_call.py would
+// then blame the caller's data.
 #define KPDEFORM_CUDA_CHECK(call) ::kpdeform::check_cuda((call), #call)
 inline void check_cuda(cudaError_t result, const char* call) {
   if (result == cudaSuccess) return;
@@ -44,14 +44,15 @@ inline void check_cuda(cudaError_t result, const char* call) {
 // ---- host
 
 #ifndef KPDEFORM_CUDA_SHIM
-// The number of the tensor's device, on which kernels may read it.
+// The index of the tensor's device. Fails if the tensor is not on a CUDA device.
 inline int32_t cuda_device_of(const Tensor& tensor) {
   KPDEFORM_CHECK(tensor.is_cuda(), "some tensors are on a CUDA device, others are not");
   return tensor.get_device();
 }
 #endif
 
-// While it lives, the tensor's device is the current one. Launches on torch's current stream.
+// Makes the tensor's device the current one during its lifetime. Launches on torch's current
+// stream.
 class OnDevice {
  public:
   explicit OnDevice(const Tensor& tensor)
@@ -69,15 +70,15 @@ class OnDevice {
 
   cudaStream_t stream() const { return stream_; }
 
-  // Whether the stream is being captured into a graph: nothing may wait for the device then.
+  // Whether the stream is being captured into a graph. If so, no code may wait for the device.
   bool capturing() const {
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
     KPDEFORM_CUDA_CHECK(cudaStreamIsCapturing(stream_, &status));
     return status != cudaStreamCaptureStatusNone;
   }
 
-  // Runs kernel(arguments...). `blocks` is what the work would fill: kernels walk in strides of the
-  // grid, so any number is fine; none launches nothing.
+  // Runs kernel(arguments...) with up to `blocks` blocks, the number that would cover the work.
+  // Kernels use grid-stride loops, so fewer blocks are fine; 0 launches nothing.
   template <typename... Parameters, typename... Arguments>
   void launch(void (*kernel)(Parameters...), int64_t blocks, int threads,
               const Arguments&... arguments) const {
@@ -90,7 +91,7 @@ class OnDevice {
   void launch(void (*kernel)(Parameters...), Grid grid, int threads, int64_t shared,
               const Arguments&... arguments) const {
     constexpr int64_t kMostBlocks = 1 << 20, kMostLayers = 65535;
-    constexpr int64_t kMostShared = 99 << 10;  // of the devices with least of it, sm_86 and sm_89
+    constexpr int64_t kMostShared = 99 << 10;  // the limit of sm_86 and sm_89, which have the least
     if (grid.x * grid.y * grid.z == 0) return;
     KPDEFORM_CHECK(shared <= kMostShared, "too many kernel points for shared memory");
     KPDEFORM_CHECK(grid.y <= kMostLayers && grid.z <= kMostLayers, "too many groups or channels");
@@ -121,7 +122,7 @@ inline int64_t divide_up(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
-// torch::stable::narrow, which wants a Tensor that it may write to.
+// torch::stable::narrow with the tensor by value, because it needs a mutable one.
 inline Tensor part_of(Tensor tensor, int64_t dim, int64_t start, int64_t length) {
   return torch::stable::narrow(tensor, dim, start, length);
 }
@@ -131,7 +132,7 @@ inline Tensor scratch(const Tensor& like, int64_t bytes) {
   return torch::stable::new_empty(like, {bytes}, ScalarType::Byte);
 }
 
-// Calls body with a value of the tensor's type: float, double, Half or BFloat16.
+// Calls body with a value of the element type: float, double, Half or BFloat16.
 template <typename Body>
 auto dispatch_features(const Tensor& features, const Body& body) {
   switch (features.scalar_type()) {
@@ -150,7 +151,7 @@ auto dispatch_features(const Tensor& features, const Body& body) {
 
 // ---- device
 
-// A pointer to int32 or int64 numbers; the choice is the same for all threads.
+// A pointer to int32 or int64 numbers. All threads take the same branch.
 struct Indices {
   const void* data;
   bool wide;
@@ -171,13 +172,13 @@ __device__ inline int64_t num_threads_of_grid() {
   return int64_t(gridDim.x) * blockDim.x;
 }
 
-// kCount neighbouring threads of a warp that work on one thing. A power of two; one lane needs no
-// collective at all.
+// kCount neighbouring threads of a warp that work together; kCount is a power of two. A group of
+// one lane needs no collective operations.
 template <int kCount>
 struct LaneGroup {
-  int lane;       // of this thread, 0 to kCount - 1
-  int first;      // lane 0's place in the warp
-  unsigned mask;  // the lanes in the warp
+  int lane;       // number of this thread in the group, 0 to kCount - 1
+  int first;      // position of lane 0 in the warp
+  unsigned mask;  // mask of the group in the warp
 
   __device__ LaneGroup() {
     const int in_warp = threadIdx.x % 32;
@@ -186,25 +187,25 @@ struct LaneGroup {
     mask = (kCount == 32 ? ~0u : (1u << kCount % 32) - 1) << first;
   }
 
-  // Makes what the lanes wrote to shared memory visible to all of them.
+  // Synchronises the lanes: what one wrote to shared memory is visible to all of them afterwards.
   __device__ void sync() const {
     if constexpr (kCount > 1) __syncwarp(mask);
   }
-  // Bit i: what lane i says.
+  // Bit i is the argument of lane i.
   __device__ unsigned ballot(bool says) const {
     if constexpr (kCount == 1) return says;
     return __ballot_sync(mask, says) >> first & (mask >> first);
   }
   __device__ unsigned lanes_before() const { return (1u << lane) - 1; }
 
-  // Sum over the lanes, in one fixed order, for every lane.
+  // Returns to every lane the sum over all lanes, in one fixed order.
   template <typename T>
   __device__ T sum(T value) const {
     for (int distance = kCount / 2; distance > 0; distance /= 2)
       value += __shfl_xor_sync(mask, value, distance);
     return value;
   }
-  // Lane `from`'s value.
+  // Returns the value of lane `from`.
   template <typename T>
   __device__ T broadcast(T value, int from) const {
     if constexpr (kCount == 1) return value;
@@ -212,7 +213,7 @@ struct LaneGroup {
   }
 };
 
-// kCount values that are read and written as one; kCount * sizeof(T) up to 16 bytes.
+// kCount values that are read and written in one access; kCount * sizeof(T) is at most 16 bytes.
 template <typename T, int kCount>
 struct alignas(sizeof(T) * kCount) Pack {
   T values[kCount];

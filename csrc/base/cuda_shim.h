@@ -1,8 +1,8 @@
-// The part of CUDA that the kernels use, on one CPU thread, for tests of the very kernel text where
-// there is no GPU. Every thread of a block is a fiber; a collective lets fibers run until all lanes
-// it names have arrived. Some blocks run their fibers from first to last, others from last to
-// first: code that lacks a synchronisation goes wrong in one of the two orders. Does not model
-// CUDA's memory consistency.
+// The part of CUDA that the kernels use, implemented on one CPU thread, so that tests can run the
+// unmodified kernel source without a GPU. Every thread of a block is a fiber; a collective
+// operation lets other fibers run until all lanes that it names have arrived. Some blocks run their
+// fibers from first to last, others from last to first: code that lacks a synchronisation fails in
+// one of the two orders. The shim does not model CUDA's memory consistency.
 #pragma once
 
 #include <setjmp.h>
@@ -34,13 +34,13 @@ struct dim3 {
 namespace kpdeform::shim {
 
 struct Fiber {
-  ucontext_t start;  // entered once, ever; later turns are jumps, which cost no system call
+  ucontext_t start;  // used once; later turns use longjmp, without a system call
   jmp_buf turn;
   std::unique_ptr<char[]> stack;
   bool begun = false, done = false;
 };
 
-// A meeting of the threads named by a mask of one warp (or of the whole block).
+// A collective operation of the threads that a mask names in one warp (or of the whole block).
 struct Meeting {
   uint64_t arrived = 0;
   int64_t times = 0;
@@ -53,9 +53,9 @@ struct Machine {
   std::vector<Fiber> fibers;
   jmp_buf scheduler;
   unsigned current = 0, alive = 0;
-  uint64_t blocks = 0;  // that have run, of all launches
+  uint64_t blocks = 0;  // number of blocks that have run in all launches
   bool progress = false;
-  std::map<std::pair<unsigned, unsigned>, Meeting> warps;  // by warp and mask
+  std::map<std::pair<unsigned, unsigned>, Meeting> warps;  // key: warp and mask
   Meeting whole;
   std::function<void()> body;
 };
@@ -70,13 +70,13 @@ inline unsigned char* dynamic_shared() {
   return data + (16 - reinterpret_cast<uintptr_t>(data) % 16) % 16;
 }
 
-// Lets the other fibers run.
+// Yields to the other fibers.
 inline void wait() {
   Machine& m = machine();
   if (_setjmp(m.fibers[m.current].turn) == 0) _longjmp(m.scheduler, 1);
 }
 
-// Runs the current fiber until it waits.
+// Runs the current fiber until it yields or finishes a block.
 inline void take_turn() {
   Machine& m = machine();
   Fiber& fiber = m.fibers[m.current];
@@ -86,7 +86,7 @@ inline void take_turn() {
   setcontext(&fiber.start);
 }
 
-// What a fiber does: one block after the other.
+// The main function of a fiber: runs its thread of one block after another.
 inline void enter() {
   Machine& m = machine();
   while (true) {
@@ -116,7 +116,7 @@ inline void run_block() {
     if (!m.fibers[i].stack) make_fiber(m.fibers[i]);
     m.fibers[i].done = false;
   }
-  const bool reverse = m.blocks++ * 0x9e3779b97f4a7c15 >> 63 != 0;  // as good as a coin
+  const bool reverse = m.blocks++ * 0x9e3779b97f4a7c15 >> 63 != 0;  // a pseudorandom bit
   m.warps.clear();
   m.whole = Meeting();
   m.alive = threads;
@@ -143,12 +143,13 @@ void run(dim3 grid, int threads, int64_t shared_bytes, const Body& body) {
   m.body = body;
   for (uint64_t i = 0; i < uint64_t{grid.x} * grid.y * grid.z; ++i) {
     m.block_index = dim3(i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y);
-    m.shared.assign(size_t(shared_bytes) + 16, 0xcd);  // never zero by luck
+    m.shared.assign(size_t(shared_bytes) + 16, 0xcd);  // kernels must not rely on zeros
     run_block();
   }
 }
 
-// Leaves `value` at the meeting; returns what all lanes of the mask left.
+// Contributes `value` to the collective operation, waits for all lanes of the mask, and returns the
+// values of all lanes.
 inline const uint64_t* meet(unsigned mask, uint64_t value) {
   Machine& m = machine();
   const unsigned lane = m.current % 32;
@@ -254,7 +255,7 @@ T atomicMin(T* target, T value) {
   *target = value < old ? value : old;
   return old;
 }
-// Rounded one by one: the shim is compiled with -ffp-contract=off.
+// Every operation is rounded separately: the shim is compiled with -ffp-contract=off.
 inline double __dadd_rn(double a, double b) {
   return a + b;
 }

@@ -1,5 +1,5 @@
-// Types of tensors on the CPU: the choice of a kernel, copies in the type that is computed in, and
-// tensors for gradients.
+// Dispatch by dtype on the CPU: choice of a kernel, copies in the dtype of the arithmetic, and
+// gradient tensors.
 #pragma once
 
 #include "base/half.h"

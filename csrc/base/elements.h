@@ -1,4 +1,5 @@
-// Vectors of T from memory that holds T, Half or BFloat16, and back, rounding to nearest even.
+// Loads vectors of T from memory that holds T, Half or BFloat16, and stores them, rounding to
+// nearest even.
 #pragma once
 
 #include <cstdint>
@@ -6,7 +7,7 @@
 #include "base/half.h"
 #include "base/simd.h"
 
-// The masked forms are for GCC 12, which warns of the plain ones.
+// Masked intrinsics are used because the plain ones cause spurious warnings in GCC 12.
 namespace kpdeform::KPDEFORM_ISA {
 
 inline float to_number(BFloat16 value) {

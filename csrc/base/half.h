@@ -1,5 +1,5 @@
-// Element types of features that are half as wide as the float they are computed in. On CUDA these
-// names are torch's own types.
+// Element types of features that are half as wide as float, in which they are computed. On CUDA
+// these names are torch's own types.
 #pragma once
 
 #include <cstdint>

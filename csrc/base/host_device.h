@@ -1,4 +1,4 @@
-// Functions that host and device share.
+// Marks functions that run on both host and device.
 #pragma once
 
 #ifdef __CUDACC__

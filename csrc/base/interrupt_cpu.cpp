@@ -10,8 +10,8 @@ namespace {
 
 struct Python {
   unsigned long main_thread = 0;
-  int (*take_interrupt)() = nullptr;  // whether SIGINT is waiting for its handler; it no longer is
-  void (*set_interrupt)() = nullptr;  // lets SIGINT wait for its handler
+  int (*take_interrupt)() = nullptr;  // returns and clears the pending SIGINT
+  void (*set_interrupt)() = nullptr;  // makes SIGINT pending again
 } python;
 
 }  // namespace
@@ -25,8 +25,8 @@ void interruption_point() {
   if (now < next) return;
   next = now + std::chrono::milliseconds(50);
   if (python.take_interrupt() == 0) return;
-  python.set_interrupt();  // the handler runs as soon as Python code does
-  throw std::runtime_error("kpdeform was interrupted");  // known to ops/_call.py
+  python.set_interrupt();  // the handler runs when Python code runs again
+  throw std::runtime_error("kpdeform was interrupted");  // ops/_call.py recognises this message
 }
 
 }  // namespace kpdeform

@@ -1,9 +1,9 @@
-// One source, several instruction sets. CMake compiles every */*_isa.cpp once per set, with
-// KPDEFORM_ISA naming the namespace its functions live in; KPDEFORM_DISPATCH calls the best one
-// this processor has.
+// One source, several instruction sets. CMake compiles every */*_isa.cpp once per instruction set,
+// with KPDEFORM_ISA as the namespace of its functions. KPDEFORM_DISPATCH calls the best version
+// that the processor supports.
 //
-// Rule for such files: no templates or inline functions of the standard library. The linker keeps
-// one copy of an inline function, and it might be the one that only new processors can run.
+// Such files must not use templates or inline functions of the standard library: the linker keeps
+// only one copy of an inline function, which might be the one that only newer processors can run.
 #pragma once
 
 #include <cstdint>
@@ -12,8 +12,8 @@ namespace kpdeform {
 
 enum class Isa : int { base = 0, avx2 = 1, avx512 = 2 };
 
-// The widest set that the processor has and KPDEFORM_MAX_ISA=base|avx2|avx512 (environment, read
-// once) allows.
+// The widest instruction set that the processor supports and that the environment variable
+// KPDEFORM_MAX_ISA=base|avx2|avx512, read once, allows.
 Isa best_isa();
 
 }  // namespace kpdeform
@@ -27,7 +27,7 @@ Isa best_isa();
 #define KPDEFORM_DISPATCH(function, ...) base::function(__VA_ARGS__)
 #endif
 
-// Declares one function in every instruction set's namespace.
+// Declares a function in the namespace of every instruction set.
 #ifdef KPDEFORM_X86
 #define KPDEFORM_DECLARE_ISA(declaration) \
   namespace base {                        \

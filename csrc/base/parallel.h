@@ -1,6 +1,6 @@
-// Loops on torch's threads. Work is cut into tasks, and a thread takes the next task when it is
-// done with one: a thread that another process holds up then delays one task and not its share of
-// all. Results must not depend on which thread runs a task.
+// Loops on torch's threads. The work is divided into tasks, and a thread takes the next task when
+// it has finished one. If another process delays a thread, this delays one task and not a fixed
+// share of all tasks. Results must not depend on which thread runs a task.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -24,19 +24,19 @@ inline int64_t num_threads() {
   return torch::stable::get_num_threads();
 }
 
-// How many equal parts of at least `grain` items `count` items are worth, no more than the threads
-// there are.
+// The number of equal parts, of at least `grain` items each, into which to divide `count` items; at
+// most the number of threads.
 inline int64_t num_parts(int64_t count, int64_t grain) {
   return std::max<int64_t>(1, std::min(num_threads(), count / grain));
 }
 
-// How many pieces of `size` items cover `count` items; the last one may be smaller.
+// The number of pieces of `size` items that cover `count` items. The last one may be smaller.
 inline int64_t num_pieces(int64_t count, int64_t size) {
   return (count + size - 1) / size;
 }
 
-// A count of finished work that threads can wait for. A waiting thread soon sleeps, because the one
-// that it waits for may need its processor.
+// A count of finished work that threads can wait for. A waiting thread soon sleeps, because the
+// thread that it waits for may need its processor.
 class Progress {
  public:
   void add(int64_t count) {
@@ -63,8 +63,8 @@ class Progress {
   std::condition_variable changed_;
 };
 
-// Runs work(), which must not throw, on `threads` threads at once. The caller sleeps until the
-// others have finished: OpenMP would let it spin on the processor that they need.
+// Runs work(), which must not throw, on `threads` threads at once. The calling thread sleeps until
+// the others have finished, because OpenMP would let it spin on a processor that they need.
 template <typename Work>
 void on_threads(int64_t threads, const Work& work) {
   if (threads <= 1) return work();
@@ -77,12 +77,12 @@ void on_threads(int64_t threads, const Work& work) {
   });
 }
 
-// Runs body(step, i) for every step in [0, steps) and i in [0, tasks_of(step)), on up to `threads`
-// threads. A step begins when the one before it is finished. What body throws is thrown here, and
-// Ctrl-C too, once the tasks that had begun are finished.
+// Runs body(step, i) for every step in [0, steps) and every i in [0, tasks_of(step)), on up to
+// `threads` threads. A step begins when the previous step is finished. If body throws, or if Ctrl-C
+// was pressed, the exception is rethrown here after the running tasks have finished.
 template <typename TasksOf, typename Body>
 void parallel_steps(int64_t steps, int64_t threads, const TasksOf& tasks_of, const Body& body) {
-  std::vector<int64_t> begins{0};  // the first task of every step, among those of all steps
+  std::vector<int64_t> begins{0};  // first task of every step, counted over all steps
   for (int64_t step = 0; step < steps; ++step) begins.push_back(begins.back() + tasks_of(step));
   const int64_t count = begins.back();
   std::atomic<int64_t> next{0};
@@ -94,7 +94,7 @@ void parallel_steps(int64_t steps, int64_t threads, const TasksOf& tasks_of, con
       int64_t step = 0;
       for (int64_t task = next++; task < count; task = next++) {
         while (task >= begins[step + 1]) ++step;
-        finished.wait_for(begins[step]);  // whoever has taken an earlier task is working on it
+        finished.wait_for(begins[step]);  // earlier tasks are done or running
         if (failed) return;
         interruption_point();
         body(step, task - begins[step]);
@@ -102,7 +102,7 @@ void parallel_steps(int64_t steps, int64_t threads, const TasksOf& tasks_of, con
       }
     } catch (...) {
       if (!failed.exchange(true)) error = std::current_exception();
-      finished.add(count);  // nobody waits for what will not be done
+      finished.add(count);  // releases the threads that wait
     }
   });
   if (error) std::rethrow_exception(error);
@@ -114,8 +114,9 @@ void parallel_tasks(int64_t count, int64_t threads, const Body& body) {
   parallel_steps(1, threads, [&](int64_t) { return count; }, [&](int64_t, int64_t i) { body(i); });
 }
 
-// How many of `count` items make a task, where `grain` items are the fewest worth one: enough tasks
-// to keep all threads busy to the end, none so large that Ctrl-C would have to wait for it.
+// The number of items per task, where `grain` items are the fewest that are worth one. There are
+// enough tasks to keep all threads busy until the end, and each is so short that Ctrl-C need not
+// wait long.
 inline int64_t task_size(int64_t count, int64_t grain) {
   constexpr int64_t kTasksPerThread = 16, kMostGrains = 64;
   return std::clamp(num_pieces(count, kTasksPerThread * num_threads()), grain, kMostGrains * grain);

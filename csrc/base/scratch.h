@@ -1,5 +1,5 @@
-// Scratch memory that a thread keeps from call to call: fresh pages cost more than the work on
-// them.
+// Scratch memory that a thread keeps from call to call, because fetching fresh pages costs more
+// than the work on them.
 #pragma once
 
 #include <array>
@@ -19,7 +19,7 @@ inline std::array<ScratchBlock, 6>& scratch_pool() {
   return blocks;
 }
 
-// `count` items, not cleared, until the end of the scope.
+// Memory for `count` items, uninitialised, until the end of the scope.
 template <typename T>
 class Scratch {
  public:

@@ -1,5 +1,5 @@
-// Vectors of the width that this translation unit is compiled for (see isa.h), as compiler vector
-// extensions: AVX-512, AVX2, SSE or NEON from one source.
+// Vectors as wide as the instruction set that this file is compiled for (see isa.h), written with
+// compiler vector extensions: one source for AVX-512, AVX2, SSE and NEON.
 #pragma once
 
 #include <cstdint>
@@ -42,7 +42,7 @@ inline void store(T* target, Vec<T> value) {
   *reinterpret_cast<Vec<T>*>(target) = value;
 }
 
-// The first `count` lanes, 0 <= count <= kLanes; memory behind them is not touched.
+// Load or store the first `count` lanes, 0 <= count <= kLanes. Memory beyond them is not accessed.
 template <typename T>
 inline Vec<T> load_first(const T* source, int64_t count) {
   Vec<T> value = {};
@@ -55,7 +55,7 @@ inline void store_first(T* target, Vec<T> value, int64_t count) {
   for (int64_t lane = 0; lane < count; ++lane) target[lane] = value[lane];
 }
 
-// Lane numbers to shuffle vectors by.
+// Vectors of lane numbers, for shuffle().
 template <typename T>
 using LaneNumbers = decltype(Vec<T>{} < Vec<T>{});
 
@@ -105,7 +105,7 @@ inline Vec<T> square_root(Vec<T> value) {
   return value;
 }
 
-// Which lanes: bit i is lane i.
+// A set of lanes: bit i is lane i.
 typedef uint32_t LaneMask;
 
 // Lanes in which a < b.
@@ -117,8 +117,8 @@ inline LaneMask below(Vec<T> a, Vec<T> b) {
   return lanes;
 }
 
-// Stores the marked lanes of a vector, or of kLanes<T> words, one after another; up to one vector
-// is written in all.
+// Stores the lanes of a vector, or of kLanes<T> words, that are in the set, contiguously. May write
+// up to one whole vector.
 template <typename T>
 inline void compress(Vec<T> value, LaneMask lanes, T* to) {
   for (int lane = 0; lane < kLanes<T>; ++lane) {
@@ -134,8 +134,8 @@ inline void compress_words(const uint32_t* from, LaneMask lanes, uint32_t* to) {
   }
 }
 
-// Copies the entries in [0, limit) of `count` to `kept`, one after another, and returns how many
-// they are; up to a vector is written behind them.
+// Copies those of `count` entries that are in [0, limit) to `kept`, contiguously, and returns their
+// number. May write up to one vector beyond them.
 template <typename Index>
 inline int keep_rows(const Index* entries, int64_t count, int64_t limit, uint32_t* kept) {
   int n = 0;
@@ -225,7 +225,7 @@ template <>
 inline LaneMask below<double>(Vec<double> a, Vec<double> b) {
   return LaneMask(_mm256_movemask_pd(_mm256_cmp_pd(a, b, _CMP_LT_OQ)));
 }
-// The words of the marked lanes, moved to the front.
+// The words of the lanes in the set, packed to the front.
 inline __m256i front(__m256i words, LaneMask lanes) {
   const uint64_t spread = _pdep_u64(lanes, 0x0101010101010101) * 0xff;
   const uint64_t order = _pext_u64(0x0706050403020100, spread);
