@@ -1,4 +1,5 @@
-// Scratch memory: uninitialised, and on huge pages if it is large. Fetching fresh 4 KiB pages would cost more than the work on them.
+// Scratch memory: uninitialised, and on huge pages if it is large. Fetching fresh 4 KiB pages would
+// cost more than the work on them.
 #pragma once
 
 #include <cstdint>

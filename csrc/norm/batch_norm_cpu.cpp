@@ -12,7 +12,7 @@
 namespace kpdeform {
 namespace {
 
-// Calls body with a value of the tensor's type.
+// Calls body with a value of the tensor's element type, float or double.
 template <typename Body>
 void with_float(const Tensor& tensor, const Body& body) {
   switch (tensor.scalar_type()) {
@@ -25,13 +25,13 @@ void with_float(const Tensor& tensor, const Body& body) {
   }
 }
 
-// The rows of a matrix in blocks, whatever the number of threads.
+// Divides the rows of a matrix into blocks that do not depend on the number of threads.
 struct Blocks {
   int64_t rows, channels;
   int64_t size() const { return std::max<int64_t>(64, (rows + 1023) / 1024); }
   int64_t count() const { return (rows + size() - 1) / size(); }
 
-  // body(block, first row, rows)
+  // Calls body(block, first row, number of rows) for every block.
   template <typename Body>
   void each(const Body& body) const {
     const int64_t grain = std::max<int64_t>(1, 16384 / std::max<int64_t>(1, size() * channels));
@@ -41,7 +41,8 @@ struct Blocks {
     });
   }
 
-  // Adds up what body(first row, rows, sums) writes into `columns` sums per block.
+  // Returns the total over all blocks of the `columns` sums that body(first row, rows, sums) writes
+  // for each.
   template <typename Body>
   std::vector<double> sum(int64_t columns, const Body& body) const {
     std::vector<double> parts(count() * columns);
@@ -55,11 +56,12 @@ struct Blocks {
   }
 };
 
-// Mean and biased variance of the channels of every group, for each of its channels.
+// Computes the mean and biased variance over the channels of every group, and stores them for each
+// of its channels.
 template <typename F>
 void measure(const F* x, const Blocks& blocks, int64_t groups, F* mean, F* variance) {
   const int64_t channels = blocks.channels, size = channels / groups;
-  // Deviations from the first row: large coordinates lose nothing to cancellation.
+  // Sums deviations from the first row, so that large values do not suffer from cancellation.
   const std::vector<double> sums =
       blocks.sum(2 * channels, [&](int64_t first, int64_t rows, double* part) {
         KPDEFORM_DISPATCH(sum_deviations, x + first * channels, rows, channels, x, part);
@@ -76,7 +78,7 @@ void measure(const F* x, const Blocks& blocks, int64_t groups, F* mean, F* varia
     for (int64_t c = first; c < first + size; ++c)
       square += (squares[c] + (means[c] - middle) * (means[c] - middle)) / size;
     std::fill_n(mean + first, size, static_cast<F>(middle));
-    std::fill_n(variance + first, size, static_cast<F>(square < 0 ? 0.0 : square));  // NaN stays
+    std::fill_n(variance + first, size, static_cast<F>(square < 0 ? 0.0 : square));  // keeps NaN
   }
 }
 
@@ -182,7 +184,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_backward(
     const F *x = features.const_data_ptr<F>(), *y = out.const_data_ptr<F>();
     const F *m = mean.const_data_ptr<F>(), *w = weight.const_data_ptr<F>();
     F* result = of_features.mutable_data_ptr<F>();
-    // The gradient of what the activation took in: in the place that one of the results has.
+    // The gradient of the activation's input, stored in the memory of one of the results.
     F* inner = residual_wanted ? of_residual.mutable_data_ptr<F>() : result;
     const F* g = activated ? inner : grad.const_data_ptr<F>();
     const std::vector<double> sums =
@@ -202,7 +204,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_backward(
       scale[c] = w[c] * inverse[c];
     }
     const int64_t size = channels / groups;
-    for (int64_t first = 0; !given && first < channels; first += size) {  // given: constants
+    for (int64_t first = 0; !given && first < channels; first += size) {  // given: no gradient
       double of_mean = 0, of_deviation = 0;
       for (int64_t c = first; c < first + size; ++c) {
         of_mean += scale[c] * sums[c] / (rows * size);

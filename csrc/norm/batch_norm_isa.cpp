@@ -1,13 +1,14 @@
 #include "norm/batch_norm.h"
 
-// Loops over a few rows at once that compilers turn into vectors; pointers of one loop never
-// overlap but for a result that replaces its own input.
+// Loops over a few rows at once, in a form that compilers vectorise. The pointers of a loop never
+// overlap, except that a result may replace its own input.
 namespace kpdeform::KPDEFORM_ISA {
 namespace {
 
-constexpr int64_t kTogether = 4;  // rows whose terms are added before they meet the sum in memory
+constexpr int64_t kTogether = 4;  // rows whose terms are added before the sum in memory
 
-// sums[c] += first(r, c), sums[C + c] += second(r, c) over all rows r.
+// Sets sums[c] to the sum of the first term, and sums[C + c] to the sum of the second term, over
+// all rows.
 template <typename Terms>
 inline void add_rows(int64_t rows, int64_t channels, double* sums, const Terms& terms) {
   double* __restrict first = sums;

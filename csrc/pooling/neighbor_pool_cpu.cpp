@@ -19,7 +19,7 @@ namespace {
 template <typename F>
 using Sum = std::conditional_t<std::is_same_v<F, double>, double, float>;
 
-// Calls body with a value of each of the tensors' types.
+// Calls body with a value of the element type: float, double, Half or BFloat16.
 template <typename Body>
 void dispatch_features(const Tensor& features, const Body& body) {
   switch (features.scalar_type()) {
@@ -48,12 +48,12 @@ void with_index(const Tensor& neighbors, const Body& body) {
   }
 }
 
-// A neighbour table of which every index has been checked.
+// A neighbour table whose indices have all been checked.
 template <typename Index>
 struct Table {
   const Index* slots;
   int64_t rows, width, num_points;
-  // The row of features in a slot, or -1.
+  // The row of features that a slot holds, or -1 if it is empty.
   int64_t at(int64_t m, int64_t h) const {
     const int64_t n = slots[m * width + h];
     return n < num_points ? n : -1;
@@ -196,8 +196,8 @@ std::tuple<Tensor, Tensor> neighbor_pool(Tensor features, Tensor neighbors, int6
   return {pooled, argmax};
 }
 
-// Adds the gradients of rows to those of points. Tasks own disjoint (points, channels) and all walk
-// the table in order.
+// Adds the gradients of rows to those of points. Each task owns a range of points and a range of
+// channels, and scans the whole table in order.
 template <typename F, typename Index>
 class Backward {
  public:
@@ -211,7 +211,7 @@ class Backward {
         result_(result) {}
 
   void run() const {
-    constexpr int64_t kChannels = 16;  // a task's share of a row: at least one cache line
+    constexpr int64_t kChannels = 16;  // channels per task, at least: one cache line
     constexpr int64_t kElementsPerStep = 8 << 20;
     const int64_t threads = num_threads();
     const int64_t blocks = std::max<int64_t>(1, std::min(threads, channels_ / kChannels));

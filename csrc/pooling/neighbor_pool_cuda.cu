@@ -1,9 +1,9 @@
-// neighbor_pool and its gradient on CUDA. Contract: neighbor_pool.h; on CUDA an index that is
-// neither a row nor an empty slot counts as empty and is never read.
+// neighbor_pool and its gradient on CUDA. Contract: neighbor_pool.h. An index that is neither a row
+// nor an empty slot counts as empty here and is never read.
 //
-// One thread owns one row and kVector neighbouring channels, read as 16 bytes. The gradient walks
-// the transposed table: no atomics, every sum in the order of (m, h). Bound: memory; M*H rows of
-// features from L2.
+// One thread owns one row and kVector neighbouring channels, which it reads 16 bytes at a time. The
+// gradient uses the transposed table: no atomics, and every sum is in the order of (m, h). Bound:
+// memory; M*H rows of features from L2.
 #include <limits>
 #include <tuple>
 
@@ -23,15 +23,15 @@ struct Pool {
   F* out;       // (M, C); backward (N, C)
   Indices neighbors;
   int64_t num_queries, num_points, width;
-  int packs;  // of a row
+  int packs;  // packs of channels per row
   int64_t reduce;
   bool shadow_zero;
   int16_t* argmax;        // (M, C), for max
-  const int32_t* slots;   // backward: (M,) occupied slots for mean, first occupied for nearest
+  const int32_t* slots;   // backward: (M,) number of occupied slots (mean), or first one (nearest)
   const int64_t* starts;  // backward: the transposed table
   const int32_t* members;
 
-  // The row of features in a slot, or -1.
+  // The row of features that a slot holds, or -1 if it is empty.
   __device__ int64_t at(int64_t m, int64_t h) const {
     const int64_t n = neighbors[m * width + h];
     return n >= 0 && n < num_points ? n : -1;
@@ -123,7 +123,7 @@ __global__ void pool_backward_kernel(const Pool<F> pool) {
     int64_t previous = -1;
     for (int64_t t = pool.starts[n]; t < pool.starts[n + 1]; ++t) {
       const int64_t m = pool.members[t];
-      const bool again = m == previous;  // a row may name a point twice; only the mean counts both
+      const bool again = m == previous;  // a point may occur twice in a row; only mean counts both
       previous = m;
       if (pool.reduce != kMean && again) continue;
       if (pool.reduce == kNearest && pool.at(m, pool.slots[m]) != n) continue;
@@ -145,7 +145,8 @@ __global__ void pool_backward_kernel(const Pool<F> pool) {
   }
 }
 
-// Calls body(F, vector): 16-byte packs where the channels and pointers allow them.
+// Calls body(F(), vector) with compile-time constants: packs of 16 bytes if the number of channels
+// and the pointers allow them.
 template <typename Body>
 void with_packs(const Tensor& rows, const Tensor& out, const Body& body) {
   dispatch_features(rows, [&](auto f) {

@@ -8,7 +8,8 @@ using Floats = Vec<float>;
 using Slots = LaneNumbers<float>;
 constexpr int kWidth = kLanes<float>;
 
-// The maxima of kVectors * kWidth channels: they stay in registers while the rows go by.
+// Computes the maxima of kVectors * kWidth channels, which stay in registers during the loop over
+// rows.
 template <int kVectors>
 inline void max_of_columns(const float* features, const int64_t* rows, const int32_t* slots,
                            int64_t count, int64_t channels, float* best, int32_t* slot) {

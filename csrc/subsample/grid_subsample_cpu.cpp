@@ -50,7 +50,7 @@ class Cells {
  private:
   double cell(double x) const { return std::floor(x / cell_size_); }
 
-  // Numbers the cells of all clouds one after another; false if there are too many.
+  // Numbers the cells of all clouds consecutively. Returns false if there are too many.
   bool number_cells() {
     for (int64_t b = 0; b < clouds_.count(); ++b) {
       CellRange range{};
@@ -72,8 +72,8 @@ class Cells {
     return true;
   }
 
-  // For larger extents (one far outlier suffices): sorts the rows by cell and numbers the occupied
-  // ones.
+  // For larger extents (one far outlier is enough): sorts the rows by cell and numbers only the
+  // occupied cells.
   void rank_cells() {
     const int dims = clouds_.dims;
     std::vector<double> cells(clouds_.size() * dims);
@@ -109,15 +109,15 @@ class Cells {
 // Points grouped by cell.
 template <typename T, typename Key>
 struct Groups {
-  // of each bucket, the front holds its groups, by cell: (x, y, z) the mean, row the number of
-  // points
+  // The first items of each bucket are overwritten by its groups, in the order of cells: (x, y, z)
+  // is the mean and `row` is the number of points.
   Buckets<Item<T, Key>> buckets;
   std::vector<int64_t> begins;  // first group of each bucket; (buckets + 1,)
-  Buffer<uint32_t> numbers;     // of the group, in the bucket, that an item went into
-  Buffer<uint32_t> rows;        // by group, ascending inside a group; empty unless wanted
+  Buffer<uint32_t> numbers;     // number, within the bucket, of the group of each item
+  Buffer<uint32_t> rows;        // by group, ascending within a group; empty if not requested
 };
 
-// `places` is left with where each row went (see deal).
+// Groups the points by cell. On return, `places` holds the destination of each row (see deal).
 template <typename T, typename Key>
 Groups<T, Key> group_by_cell(const Clouds<T>& clouds, const Cells<T>& cells, bool rows_wanted,
                              uint64_t* places) {
@@ -153,7 +153,7 @@ Groups<T, Key> group_by_cell(const Clouds<T>& clouds, const Cells<T>& cells, boo
     groups.begins[bucket + 1] = found;
     scratch.sums.resize(found);
     Sum* const sums = scratch.sums.data();
-    for (int64_t i = size; i-- > 0;)  // the first point of a group stays
+    for (int64_t i = size; i-- > 0;)  // backwards, so that the first point of a group remains
       sums[numbers[i]] = {{points[i].x, points[i].y, points[i].z}, 0, {0, 0, 0}};
     for (int64_t i = 0; i < size; ++i) {
       Sum& sum = sums[numbers[i]];
@@ -181,11 +181,11 @@ Groups<T, Key> group_by_cell(const Clouds<T>& clouds, const Cells<T>& cells, boo
   return groups;
 }
 
-// What becomes of the features of the `count` rows of a group.
+// Computes the mean of the features of the `count` rows of a group.
 using Mean = void (*)(const void* features, int64_t channels, const uint32_t* rows, int64_t count,
                       void* mean);
 
-// Of `Size` channels, which the compiler keeps in registers.
+// The mean of `Size` channels, which the compiler keeps in registers.
 template <int Size, typename F>
 void mean_of_some(const F* in, int64_t channels, const uint32_t* rows, int64_t count, F* mean) {
   double sum[Size] = {};
@@ -231,7 +231,7 @@ Mean mean_for(ScalarType type) {
   }
 }
 
-// The most frequent of the labels of a group, the lowest of equally frequent ones.
+// Finds the most frequent label of a group, the lowest one if several are equally frequent.
 using Majority = void (*)(const void* labels, const uint32_t* rows, int64_t count, void* majority);
 
 template <typename L>
@@ -249,7 +249,7 @@ void majority_of(const void* labels, const uint32_t* rows, int64_t count, void* 
     votes = better ? its_votes : votes;
   };
   constexpr int64_t kFew = 32;
-  if (count <= kFew) {  // everyone with everyone: no branches to guess
+  if (count <= kFew) {  // compares all pairs, without unpredictable branches
     L few[kFew];
     for (int64_t i = 0; i < count; ++i) few[i] = in[rows[i]];
     for (int64_t i = 0; i < count; ++i) {
@@ -285,7 +285,7 @@ Majority majority_for(ScalarType type) {
   }
 }
 
-// A tensor with a row per point, and the one with a row per group that is made of it.
+// A tensor with one row per point, and the result with one row per group.
 struct Attribute {
   const char* in = nullptr;
   char* out = nullptr;
@@ -329,7 +329,7 @@ Result subsample_typed(const Clouds<T>& clouds, const Cells<T>& cells, const Ten
   const int64_t last = clouds.size() - 1;
   struct Nothing {};
   for_each_bucket<Nothing>(groups.buckets, [&](int64_t bucket, Nothing&) {
-    constexpr int64_t kAhead = 24;  // rows are all over memory: fetched some time before their use
+    constexpr int64_t kAhead = 24;  // prefetch distance: the rows are scattered in memory
     int64_t begin = groups.buckets.begins[bucket];
     const Item<T, Key>* group = groups.buckets.items.get() + begin;
     for (int64_t g = groups.begins[bucket]; g < groups.begins[bucket + 1]; ++g, ++group) {

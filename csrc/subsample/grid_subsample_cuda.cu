@@ -1,9 +1,10 @@
 // grid_subsample on CUDA. Contract: grid_subsample.h.
 //
-// Rows are sorted by cell, then every cell is one stretch of them: threads own (cell, column) and
-// walk the stretch in the order of rows. Extents so large that cells have no 64-bit number are
-// sorted axis by axis. Labels are sorted inside their cells. Bound: memory. The result's size is
-// data, so a call waits for the device twice and cannot be captured.
+// Rows are sorted by cell, so that every cell is a contiguous range of them. Each thread owns one
+// (cell, column) and visits the rows of the range in order. If the extent is so large that cells
+// have no 64-bit number, rows are sorted axis by axis. Labels are sorted within their cells. Bound:
+// memory. The size of the result depends on data, so a call waits for the device twice and cannot
+// be captured in a graph.
 #include <bit>
 #include <cmath>
 #include <tuple>
@@ -21,7 +22,7 @@ __device__ double plain_cell(const T* points, int64_t row, int dims, int d, doub
   return d < dims ? std::floor(__ddiv_rn(double(points[row * dims + d]), cell_size)) : 0.0;
 }
 
-// Whether sorted row i begins a cell; a last 0 follows.
+// Sets heads[i] to whether sorted row i begins a cell, and the additional last entry to 0.
 template <typename T>
 __global__ void heads_kernel(int64_t rows_and_one, const T* points, int dims, double cell_size,
                              const int64_t* offsets, int64_t num_clouds, const uint32_t* order,
@@ -40,7 +41,8 @@ __global__ void heads_kernel(int64_t rows_and_one, const T* points, int dims, do
   }
 }
 
-// Keys for one of the sorts of far extents: order[i]'s cell on axis d, or its cloud for d = dims.
+// The keys for one of the sorts of sort_by_axes: the cell of row order[i] along axis d, or its
+// cloud if d = dims.
 template <typename T>
 __global__ void axis_keys_kernel(int64_t rows, const T* points, int dims, int d, double cell_size,
                                  const int64_t* offsets, int64_t num_clouds, const uint32_t* order,
@@ -50,7 +52,7 @@ __global__ void axis_keys_kernel(int64_t rows, const T* points, int dims, int d,
       keys[i] = uint64_t(cloud_of(offsets, num_clouds, order[i]));
       continue;
     }
-    const double cell = plain_cell(points, order[i], dims, d, cell_size) + 0.0;  // no -0
+    const double cell = plain_cell(points, order[i], dims, d, cell_size) + 0.0;  // turns -0 into 0
     uint64_t word;
     memcpy(&word, &cell, sizeof(word));
     keys[i] = word >> 63 != 0 ? ~word : word | uint64_t{1} << 63;
@@ -61,7 +63,7 @@ __global__ void iota_kernel(int64_t rows, uint32_t* order) {
   for (int64_t i = global_thread(); i < rows; i += num_threads_of_grid()) order[i] = uint32_t(i);
 }
 
-// groups_before[i] heads stand before sorted row i.
+// groups_before[i] is the number of heads before sorted row i.
 __global__ void groups_kernel(int64_t rows_and_one, const int64_t* heads,
                               const int64_t* groups_before, const uint32_t* order,
                               int64_t num_groups, int64_t* begins, int64_t* inverse) {
@@ -82,7 +84,7 @@ __global__ void counts_kernel(int64_t num_groups, const int64_t* begins, int64_t
     counts[g] = begins[g + 1] - begins[g];
 }
 
-// A cloud's rows are one stretch of the sorted ones.
+// Counts the groups of each cloud, whose rows are a contiguous range of the sorted rows.
 __global__ void lengths_kernel(int64_t num_clouds, const int64_t* offsets, const int64_t* begins,
                                int64_t num_groups, int64_t* lengths) {
   const auto groups_before = [&](int64_t row) {
@@ -100,7 +102,8 @@ __global__ void lengths_kernel(int64_t num_clouds, const int64_t* offsets, const
     lengths[b] = groups_before(offsets[b + 1]) - groups_before(offsets[b]);
 }
 
-// p_0 + sum(p_i - p_0) / count for points, sum / count for features, in float64.
+// Computes p_0 + sum(p_i - p_0) / count for points (relative), sum / count for features, in
+// float64.
 template <typename F>
 __global__ void means_kernel(const F* values, int64_t channels, int64_t num_groups,
                              const int64_t* begins, const uint32_t* order, bool relative,
@@ -146,7 +149,7 @@ __global__ void group_keys_kernel(int64_t rows, const int64_t* inverse, const ui
     keys[i] = uint64_t(inverse[order[i]]);
 }
 
-// The longest stretch of equal labels of each group, the first of equally long ones.
+// Finds the longest run of equal labels of each group, the first one if several are equally long.
 __global__ void majority_kernel(int64_t num_groups, const void* labels, ScalarType type,
                                 const int64_t* begins, const uint32_t* by_label,
                                 int64_t* majority) {
@@ -187,7 +190,7 @@ class Subsample {
   }
 
  private:
-  // Orders the rows by cloud and cell, ascending rows in a cell.
+  // Orders the rows by cloud and cell, with ascending rows within a cell.
   void sort() {
     const Tensor grids =
         make_grids(device_, clouds_, CellOrder::kRows, cell_size_, false, findings_);
@@ -217,7 +220,7 @@ class Subsample {
     }
   }
 
-  // Numbers the cells; waits for their number.
+  // Numbers the occupied cells and waits for the device to learn how many there are.
   void group() {
     const int64_t rows = clouds_.size();
     const Tensor heads = new_longs(rows + 1);
@@ -285,7 +288,7 @@ class Subsample {
     return torch::stable::to(out, type);
   }
 
-  // kernel(count, arguments...) with a thread for each.
+  // Launches kernel(count, arguments...) with one thread per item.
   template <typename... Parameters, typename... Arguments>
   void launch(void (*kernel)(int64_t, Parameters...), int64_t count,
               const Arguments&... arguments) const {
