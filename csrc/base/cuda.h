@@ -104,7 +104,7 @@ class OnDevice {
       KPDEFORM_CUDA_CHECK(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                                cudaFuncAttributeMaxDynamicSharedMemorySize,
                                                int(shared)));
-    // clang-format off: it knows >>> in .cu files only
+    // clang-format off: it understands <<< >>> in .cu files only
     kernel<<<blocks, threads, size_t(shared), stream_>>>(arguments...);
     // clang-format on
     KPDEFORM_CUDA_CHECK(cudaGetLastError());

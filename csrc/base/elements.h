@@ -36,7 +36,7 @@ inline void from_number(float number, Half& value) {
     result = 0x7e00;
   } else if (magnitude >= 0x477ff000) {  // rounds to infinity
     result = 0x7c00;
-  } else if (magnitude < 0x38800000) {  // subnormal: the float adder rounds
+  } else if (magnitude < 0x38800000) {  // subnormal: float addition rounds
     const float shifted = __builtin_bit_cast(float, magnitude) + 0.5f;
     result = __builtin_bit_cast(uint32_t, shifted) - 0x3f000000;
   } else {
@@ -89,7 +89,7 @@ inline Vec<T> load_as(const F* source) {
   }
 }
 
-// to[0:count] = from[0:count]
+// convert and widen copy `count` elements to the other type: to[0:count] = from[0:count].
 template <typename T, typename F>
 inline void convert(const T* from, int64_t count, F* to) {
   for (int64_t i = 0; i < count; ++i) from_number(from[i], to[i]);

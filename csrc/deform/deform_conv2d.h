@@ -4,7 +4,7 @@
 //   combine   dense, grouped   out[m,o] = sum_k sum_{c of o's group} S[m,k,c] W[k,c,o]
 //             depthwise        out[m,c] = sum_k S[m,k,c] W[k,c]
 //
-// 1. Sites. Site m is output pixel (oy, ox) of image b. Its tap k = i * kw + j sits at
+// 1. Sites. Site m is output pixel (oy, ox) of image b. Its tap k = i * kw + j is at
 //    y = oy * stride_y - top + i * dilation_y + offset[m,g,k,0], x likewise with offset[m,g,k,1].
 //    Channel c moves with offset group g(c) = c / (C/OG). Positions are computed in the offset's
 //    dtype.

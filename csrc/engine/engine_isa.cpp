@@ -218,8 +218,9 @@ class Spread {
   LaneNumbers<T> by_group_, firsts_;
 };
 
-// The modulation of a depthwise view. The sampler applies modulations that have as many groups as
-// the offsets; the combiner applies modulations with more, and so smaller, groups of channels.
+// The modulation of a depthwise view. The sampler applies modulations that have at most as many
+// groups as the offsets; the combiner applies modulations with more, and so smaller, groups of
+// channels.
 template <typename View>
 struct Modulator {
   using T = typename View::Number;
@@ -628,7 +629,7 @@ void min_squared_distances_backward(const PointsView<T>& view, const T* grad, in
   }
 }
 
-// Keep in step with engine/functions.inc.
+// Keep these in sync with the declarations in engine/functions.inc.
 #define KPDEFORM_INSTANTIATE_FORWARD(View, F)                                                     \
   template void sample_and_combine(const View&, const DenseShape&, const F*, const View::Number*, \
                                    F*, int64_t, int64_t, char*);                                  \

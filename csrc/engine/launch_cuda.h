@@ -38,9 +38,9 @@ inline bool aligned(const void* pointer) {
   return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
 }
 
-// Calls body(lanes, vector) with compile-time constants. The vector is 16 bytes wide if the
-// pointers are aligned and it divides `channels`, the range that one vector must not leave. A site
-// gets a whole warp if its channels fill one.
+// Calls body(lanes, vector) with compile-time constants. A vector is 16 bytes if the pointers are
+// aligned and `channels`, the range that no vector may leave, is a multiple of it; otherwise it is
+// one element. A site gets a whole warp if its channels fill one, otherwise 8 lanes.
 template <typename F, typename Body>
 void with_launch_shape(int64_t channels, bool is_aligned, const Body& body) {
   constexpr int kWide = 16 / sizeof(F);

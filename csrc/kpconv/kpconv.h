@@ -4,7 +4,7 @@
 //   combine, kpconv           out[m,g] = sum_k S[m,k,g] W[k,:,g]      for every channel group g
 //   combine, kpconv_depthwise out[m,c] = sum_k S[m,k,c] W[k,c]
 //
-// 1. Positions. y = points[n] - queries[m]; kernel point k of query m sits at
+// 1. Positions. y = points[n] - queries[m]; kernel point k of query m is at
 //    x = kernel_points[k] + offsets[m,k]; d = |y - x|, D in {2, 3}.
 // 2. Influence. linear: max(0, 1 - d/sigma); gaussian: exp(-d^2 / (2 (0.3 sigma)^2 + 1e-9));
 //    constant: 1. With offsets, gaussian and constant ignore a neighbour that has no kernel point

@@ -85,9 +85,9 @@ class CellGrid {
   SortedPoints<T> sort(const Clouds<T>& points, const uint32_t* rows, int64_t count) const;
 
  private:
-  // The cells of one axis of one cloud, numbered.
+  // The occupied cells along one axis of one cloud, and their numbers.
   struct Axis {
-    int64_t first = 0, last = -1;  // occupied cells
+    int64_t first = 0, last = -1;  // first and last occupied cell
     std::vector<int64_t>
         occupied;  // if empty runs are shortened: the occupied cells; `numbers` has theirs
     std::vector<int64_t> numbers;

@@ -2,12 +2,12 @@
 //
 // Contract (radius_neighbors, knn_neighbors; CPU and CUDA alike)
 //
-//   d2(m, n): (dx*dx + dy*dy) + dz*dz in float64, dx = float64(q_m.x) - float64(p_n.x), every step
-//   rounded, no fused multiply-add: the same neighbours and the same order on every device and
-//   instruction set.
+//   d2(m, n): (dx*dx + dy*dy) + dz*dz in float64, dx = float64(q_m.x) - float64(p_n.x). Every step
+//   is rounded and no fused multiply-add is used, so that every device and instruction set gives the
+//   same neighbours in the same order.
 //
-//   Neighbours: n is one of m if both belong to the same cloud and d2 < radius * radius (radius:
-//   any; knn: infinite).
+//   Neighbours: n is a neighbour of m if both belong to the same cloud and d2 < radius * radius; the
+//   radius of knn_neighbors is infinite.
 //
 //   Row m: the first `width` neighbours in ascending order of (d2, n). The remaining slots hold N,
 //   which marks an empty slot.
@@ -60,7 +60,7 @@ struct Search {
   const T* point_rows;            // (N, dims), as given by the caller
   const T* query_rows;            // (M, dims)
   int dims;                       // 2 or 3
-  double cell;                    // edge of a cell
+  double cell;                    // edge length of a cell
   double radius;                  // <= cell size
   float slack;                    // error bound of d2 / radius^2 in float32
   bool distant;                   // some points may lie beyond kLastCell

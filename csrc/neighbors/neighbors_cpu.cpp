@@ -34,7 +34,7 @@ ScalarType index_type(int64_t num_points) {
   return num_points > std::numeric_limits<int32_t>::max() ? ScalarType::Long : ScalarType::Int;
 }
 
-// Memory of the machine, in bytes.
+// The physical memory of the machine in bytes.
 double physical_memory() {
   return static_cast<double>(sysconf(_SC_PHYS_PAGES)) * static_cast<double>(sysconf(_SC_PAGESIZE));
 }
@@ -118,7 +118,7 @@ Search<T> make_search(const Clouds<T>& queries, const Index<T>& index,
 template <typename T>
 int64_t search_grid(Search<T> search, int64_t num_queries, std::vector<uint32_t>& left) {
   const SortedView<T>& queries = search.queries;
-  std::vector<int64_t> tasks{0};  // cells, about kQueriesPerTask queries each
+  std::vector<int64_t> tasks{0};  // first cell of each task of about kQueriesPerTask queries
   for (int64_t cell = 0; cell < queries.num_cells; ++cell)
     if (queries.begins[cell + 1] - queries.begins[tasks.back()] >= kQueriesPerTask ||
         cell + 1 == queries.num_cells)

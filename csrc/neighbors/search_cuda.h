@@ -32,7 +32,7 @@ struct SearchArguments {
   const int64_t* starts;  // first sorted point of each cloud; points without a cell come last
   int64_t num_clouds;
   int dims, bits, axis_bits;
-  double radius2;  // radius_neighbors
+  double radius2;  // used by radius_neighbors only
   void* table;     // (M, width) int32, or int64 if wide; null to count only
   bool wide;
   int64_t width;
@@ -147,8 +147,8 @@ class QuerySearch {
   }
 
   // An estimate of the octree level at which k neighbours are found: the finest level at which one
-  // cell holds the query's position in Morton order together with the k points before or after it.
-  // Returns axis_bits, the number of levels, if there is none.
+  // cell holds the k points that follow, or that precede, the query in Morton order. Returns
+  // axis_bits, the number of levels, if there is none.
   __device__ int likely_level(uint64_t query_key, int64_t k) const {
     const int64_t begin = args_.starts[cloud_], end = args_.starts[cloud_ + 1];
     const int64_t at = lower_bound(args_.point_keys, begin, end, query_key);

@@ -56,8 +56,8 @@ struct Blocks {
   }
 };
 
-// Computes the mean and biased variance over the channels of every group, and stores them for each
-// of its channels.
+// Computes the mean and biased variance over the rows and channels of every group, and stores them
+// for each of its channels.
 template <typename F>
 void measure(const F* x, const Blocks& blocks, int64_t groups, F* mean, F* variance) {
   const int64_t channels = blocks.channels, size = channels / groups;

@@ -211,7 +211,7 @@ class Backward {
         result_(result) {}
 
   void run() const {
-    constexpr int64_t kChannels = 16;  // channels per task, at least: one cache line
+    constexpr int64_t kChannels = 16;  // fewest channels per task: at least one cache line
     constexpr int64_t kElementsPerStep = 8 << 20;
     const int64_t threads = num_threads();
     const int64_t blocks = std::max<int64_t>(1, std::min(threads, channels_ / kChannels));

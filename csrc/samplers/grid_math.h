@@ -10,7 +10,7 @@ namespace kpdeform {
 template <typename T>
 struct Corner {
   T weight;
-  T derivative[2];  // of the weight, by the sample's y and x
+  T derivative[2];  // of the weight by the sample's y and x
 };
 
 // `below` and `behind` select one of the four pixels: y0 + 1 instead of y0, x0 + 1 instead of x0.

@@ -16,12 +16,12 @@
 //     num_kernel_points K
 //     dim               D, the number of coordinates of an offset; at most kDims
 //   functions on the device
-//     num_sources(site, group)             how many sources the site has; any number
+//     num_sources(site, group)             the number of sources of the site; any number
 //     source(site, i, group)               source i of the site
 //     place(site, k, group)                kernel point k of the site
 //     coefficient<kDerivative>(place, source, k, group)
 //                                          derivative is filled in only if kDerivative is true
-//     site_factor(site, k, group)          multiplies the sum of kernel point k: its modulation
+//     site_factor(site, k, group)          factor of the sum of kernel point k: its modulation
 //   needed only for the gradients of offsets and modulations
 //     modulation_place(site, k, group, num_groups)
 //                                          where the gradient of that modulation is stored

@@ -18,6 +18,6 @@
 //
 //   counts: (M,) int64, the number of input rows that contribute to each row of the result.
 //
-// A result that was not requested (features, labels) is an empty tensor. A call takes at most 2^32
-// - 1 rows.
+// A result that was not requested (features, labels) is an empty tensor. At most 2^32 - 1 rows per
+// call.
 #pragma once

@@ -31,7 +31,7 @@ class Cells {
     if (!number_cells()) rank_cells();
   }
 
-  uint64_t limit() const { return limit_; }  // above every key
+  uint64_t limit() const { return limit_; }  // larger than every key
 
   void keys(int64_t begin, int64_t end, uint64_t* keys) const {
     if (!ranks_.empty()) {
