@@ -3,11 +3,11 @@
 // Contract (radius_neighbors, knn_neighbors; CPU and CUDA alike)
 //
 //   d2(m, n): (dx*dx + dy*dy) + dz*dz in float64, dx = float64(q_m.x) - float64(p_n.x). Every step
-//   is rounded and no fused multiply-add is used, so that every device and instruction set gives the
-//   same neighbours in the same order.
+//   is rounded and no fused multiply-add is used, so that every device and instruction set gives
+//   the same neighbours in the same order.
 //
-//   Neighbours: n is a neighbour of m if both belong to the same cloud and d2 < radius * radius; the
-//   radius of knn_neighbors is infinite.
+//   Neighbours: n is a neighbour of m if both belong to the same cloud and d2 < radius * radius;
+//   the radius of knn_neighbors is infinite.
 //
 //   Row m: the first `width` neighbours in ascending order of (d2, n). The remaining slots hold N,
 //   which marks an empty slot.
