@@ -21,18 +21,18 @@
 //
 //   Dtype: int32, or int64 when N >= 2^31. A call takes at most 2^32 - 1 rows.
 //
-// level_tables computes all tables of one pyramid level from one index of its points: neighbors (of
-// points, by radius), pools (of coarse, by radius) and upsamples (of fine, the nearest point). They
-// are equal, bit for bit, to the results of separate calls. Without coarse, pools is an empty (0,
-// 0) tensor; without fine, so is upsamples.
+// level_tables computes all tables of one pyramid level, on the CPU from one index of its points:
+// neighbors (of points, by radius), pools (of coarse, by radius) and upsamples (of fine, the
+// nearest point). They are equal, bit for bit, to the results of separate calls. Without coarse,
+// pools is an empty (0, 0) tensor; without fine, upsamples is one.
 //
-// How: points are sorted by the cell they lie in (cell_grid.h). All neighbours of the queries in
-// one cell lie in 9 contiguous runs of the sorted points, each of 3 cells along x. Queries are
-// processed in ascending order of their cells, so cursors find these runs by moving forward.
-// Distances are first computed in float32, relative to the queries' cell and in units of the
-// radius, so one bound, `slack`, limits their error wherever the cloud lies. Where float32 cannot
-// decide whether a pair is within the radius, or which of two neighbours comes first, d2 decides as
-// above.
+// How it works on the CPU (CUDA: search_cuda.h): points are sorted by the cell they lie in
+// (cell_grid.h). All neighbours of the queries in one cell lie in 9 contiguous runs of the sorted
+// points, each of 3 cells along x. Queries are processed in ascending order of their cells, so
+// cursors find these runs by moving forward. Distances are first computed in float32, relative to
+// the queries' cell and in units of the radius, so one bound, `slack`, limits their error wherever
+// the cloud lies. Where float32 cannot decide whether a pair is within the radius, or which of two
+// neighbours comes first, d2 decides as above.
 //
 // Kd-trees (point_trees.h) answer the queries that cells cannot answer cheaply, and are built only
 // when such queries exist. There are two kinds: queries with thousands of points in the cells
