@@ -7,7 +7,7 @@ RELATIVE = {
     torch.float32: 2e-5,  # the same, in float32: 2^-24 times a few hundred terms
 }
 LOOPS = 1e-12  # float64 against loops with the same formulas, over at most a few hundred terms
-GOLDEN = 1e-5  # other public implementations, float32 both sides; figure of the issue
+GOLDEN = 1e-5  # other public implementations, float32 both sides; the accuracy asked for
 
 
 def assert_close(actual, expected, tolerance=None, what="value"):

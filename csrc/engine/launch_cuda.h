@@ -7,7 +7,7 @@
 
 #include "base/cuda.h"
 #include "engine/engine_cuda.h"
-#include "kpconv/transpose_neighbors_cuda.h"
+#include "engine/transposed_table_cuda.h"
 
 namespace kpdeform {
 

@@ -8,6 +8,7 @@ from kpdeform import models
 from kpdeform.data import PointBatch, build_pyramid
 from kpdeform.nn import deformation_loss
 from tests.clouds import pyramid_of
+from tests.tolerances import assert_close
 
 SMALL = {"in_channels": 3, "num_classes": 5, "cell_size": 0.1, "width": 8}
 
@@ -90,7 +91,29 @@ def test_a_training_step_has_the_same_bits_for_one_and_two_threads(deformable):
     finally:
         torch.set_num_threads(threads)
     one, two = results
-    assert [name for name in one if not torch.equal(one[name], two[name])] == []
+    other = [name for name in one if not torch.equal(one[name], two[name])]
+    if not products_have_the_same_bits():  # then neither have the weights of nn.Linear
+        for name in [name for name in other if name.endswith("linear.weight")]:
+            other.remove(name)
+            assert_close(two[name], one[name], what=name)
+    assert other == []
+
+
+def products_have_the_same_bits() -> bool:
+    """Whether PyTorch's product of this processor is the same for one and two threads.
+
+    The gradient of a linear layer's weight is a sum over all rows, which MKL shares out to the
+    threads on some processors.
+    """
+    rows, results = torch.randn(4000, 64), []
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            results.append(rows.T @ rows)
+    finally:
+        torch.set_num_threads(threads)
+    return torch.equal(*results)
 
 
 def training_step(model, cloud) -> dict[str, torch.Tensor]:
