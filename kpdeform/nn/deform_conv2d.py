@@ -182,7 +182,7 @@ class DeformConv2d(Layer):
         )
 
     def extra_repr(self) -> str:
-        """Shows every argument that is not at its default."""
+        """Lists the arguments that differ from their defaults."""
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
         defaults = [
             ("stride", self.stride, (1, 1)),
