@@ -15,7 +15,7 @@ def replace(partial: Path, path: Path) -> None:
     with partial.open("rb+") as file:
         os.fsync(file.fileno())
     os.replace(partial, path)
-    if hasattr(os, "O_DIRECTORY"):  # not on Windows
+    if hasattr(os, "O_DIRECTORY"):  # Windows cannot flush a folder.
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(folder)

@@ -289,7 +289,7 @@ def _switch(model: nn.Module, source: str) -> dict[str, Any]:
     for kind, name, value in LAYOUTS[source].switches:
         for path, module in layers(model, kind):
             before = getattr(module, name)
-            if before != value and (name, before) != ("slope", 1.0):  # 1: no activation.
+            if before != value and (name, before) != ("slope", 1.0):  # 1 has no activation.
                 setattr(module, name, value)
                 changed[f"{path}.{name}".lstrip(".")] = value
     if source == "open3d-ml" and isinstance(model, KPFCNN):

@@ -36,6 +36,6 @@ def read_checkpoint(path: str | PathLike[str]) -> Any:
             ) from error
         text = str(error).rpartition("WeightsUnpickler error:")[
             2
-        ]  # Without the advice of torch before it.
+        ]  # torch's advice stands before this text.
         reason = text.strip().partition("\n")[0] or type(error).__name__
         raise ValueError(f"{path} is damaged or no checkpoint: {reason}") from error

@@ -24,7 +24,7 @@ class _Alias(NamedTuple):
     ours: str
     theirs: tuple[str, ...]
     make: Callable[..., Tensor] = lambda tensor: tensor
-    sigmoid: bool = False  # Whether masks are 1 * sigmoid in that project.
+    sigmoid: bool = False  # Whether that project has mask_activation="sigmoid".
 
 
 def _offsets_and_masks(offsets: Tensor, masks: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ _ALIASES: dict[type[nn.Module], list[_Alias]] = {
         _Alias(".offset_conv.{}", (".conv_offset.{}",), sigmoid=True),  # mmcv
         _Alias(".offset_conv.{}", ("_offset.{}",), sigmoid=True),  # mmdetection before 2.0
         _Alias(".offset_conv.{}", (".conv_offset_mask.{}",), sigmoid=True),  # CharlesShang/DCNv2
-        _Alias(".{}", (".conv.{}",)),  # 4uiiurz1/pytorch-deform-conv-v2, with what follows
+        _Alias(".{}", (".conv.{}",)),  # This and the next two: pytorch-deform-conv-v2
         _Alias(".offset_conv.{}", (".p_conv.{}", ".m_conv.{}"), _offsets_and_masks, sigmoid=True),
         _Alias(".offset_conv.{}", (".p_conv.{}",), lambda offsets: layouts.interleave(offsets, 0)),
     ],

@@ -178,7 +178,7 @@ class KPNeXt(nn.Module):
             block={"upcut": upcut, "layer_scale": layer_scale},
         )
         widths = [_round_up(width * width_scaling**level) for level in range(len(blocks))]
-        wider = widths[1:] if self.pools_grid else widths[:-1]  # Of the skips.
+        wider = widths[1:] if self.pools_grid else widths[:-1]  # Widths of skips.
         drops = torch.linspace(0, drop_path, sum(blocks)).split(list(blocks))
         self.stem = make.dense(in_channels, widths[0], 0)
         self.encoder = nn.ModuleList(

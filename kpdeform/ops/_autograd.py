@@ -49,7 +49,7 @@ def refuse_second_derivative(name: str) -> None:
 def gradient_like(wanted: bool, tensor: Tensor | None, like: Tensor) -> Tensor:
     """Returns what a fake backward op gives for one input.
 
-    It is an empty-valued tensor of the input's shape with the dtype and device of ``like``, or a
+    It is an uninitialised tensor of the input's shape with the dtype and device of ``like``, or a
     tensor of shape ``(0,)`` if the gradient is not wanted.
     """
     return like.new_empty(tensor.shape if wanted and tensor is not None else (0,))
