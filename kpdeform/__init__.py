@@ -1,7 +1,7 @@
 """Rigid and deformable kernel-point convolutions for point clouds in PyTorch.
 
-The parts of the package are imported when they are first used: ``import kpdeform`` is cheap, and
-``kpdeform.nn.KPConv(...)`` works behind it.
+``import kpdeform`` is cheap: a submodule such as ``kpdeform.nn`` is imported when it is first used,
+so ``kpdeform.nn.KPConv(...)`` works without importing ``kpdeform.nn`` explicitly.
 """
 
 from importlib import import_module

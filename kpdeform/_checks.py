@@ -1,6 +1,8 @@
-"""Checks of arguments, each with one spelling of its message.
+"""Argument checks, so that the same mistake gives the same error message everywhere.
 
-``owner`` is the function, layer or class whose argument is checked; a message starts with it.
+A check raises TypeError for a wrong type or dtype and ValueError for a wrong value, shape or
+device. ``owner`` is the function, layer or class whose argument is checked; ``name`` is the
+argument. The message names both.
 """
 
 from __future__ import annotations
@@ -13,17 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MOST = 2**31 - 1  # of any count: native code keeps some of them in 32 bits
+MOST = 2**31 - 1  # Largest count accepted: native code stores some counts in 32 bits.
 MOST_FLOAT = torch.finfo(torch.float32).max
 Lengths = Tensor | Sequence[int]
-"""Rows of each cloud of a packed batch."""
+"""Number of rows that each cloud of a packed batch has."""
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def tensor(owner: str, name: str, value: Any, dtypes: tuple[torch.dtype, ...], dim: int) -> None:
-    """``value`` is a tensor of one of ``dtypes`` with ``dim`` dimensions."""
+    """Requires a tensor with ``dim`` dimensions and one of ``dtypes``."""
     tensors(owner, **{name: value})
     if value.dim() != dim:
         raise ValueError(
@@ -33,7 +35,7 @@ def tensor(owner: str, name: str, value: Any, dtypes: tuple[torch.dtype, ...], d
 
 
 def tensors(owner: str, **values: Any) -> None:
-    """Every one is a tensor."""
+    """Requires every value to be a tensor; keys are argument names."""
     for name, value in values.items():
         if isinstance(value, Tensor):
             continue
@@ -43,12 +45,12 @@ def tensors(owner: str, **values: Any) -> None:
 
 
 def optional_tensors(owner: str, **values: Any) -> None:
-    """Every one is a tensor or None."""
+    """Requires every value to be a tensor or None; keys are argument names."""
     tensors(owner, **{name: value for name, value in values.items() if value is not None})
 
 
 def of_type(owner: str, name: str, value: Tensor, dtypes: tuple[torch.dtype, ...]) -> None:
-    """``value`` has one of ``dtypes``."""
+    """Requires a tensor of one of ``dtypes``."""
     if value.dtype not in dtypes:
         allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
         raise TypeError(
@@ -57,14 +59,14 @@ def of_type(owner: str, name: str, value: Tensor, dtypes: tuple[torch.dtype, ...
 
 
 def kernel_points(owner: str, value: Tensor) -> None:
-    """``value`` is ``(K, 2)`` or ``(K, 3)``, K > 0."""
+    """Requires kernel points of shape ``(K, 2)`` or ``(K, 3)`` with K > 0."""
     shape = tuple(value.shape)
     if len(shape) != 2 or shape[1] not in (2, 3) or shape[0] == 0:
         raise ValueError(f"{owner}: kernel_points must be (K, 2) or (K, 3), K > 0, got {shape}")
 
 
 def positions(owner: str, name: str, value: Any) -> None:
-    """``value`` is ``(rows, 2)`` or ``(rows, 3)``, float32 or float64."""
+    """Requires positions of shape ``(rows, 2)`` or ``(rows, 3)``, float32 or float64."""
     tensors(owner, **{name: value})
     if value.dim() != 2 or value.shape[1] not in (2, 3):
         raise ValueError(
@@ -74,7 +76,7 @@ def positions(owner: str, name: str, value: Any) -> None:
 
 
 def alike(owner: str, name: str, value: Tensor, other_name: str, other: Tensor) -> None:
-    """Both tensors have one device and one dtype."""
+    """Requires two tensors on the same device and of the same dtype."""
     if value.device != other.device:
         raise ValueError(
             f"{owner}: {name} is on {value.device} but {other_name} is on {other.device}"
@@ -90,10 +92,11 @@ def alike(owner: str, name: str, value: Tensor, other_name: str, other: Tensor) 
 def cloud_lengths(
     owner: str, name: str, lengths: Lengths | None, rows_name: str, rows: Tensor
 ) -> Tensor:
-    """``(B,)`` int64 lengths on the device of ``rows``; one cloud of all rows for None.
+    """Checks cloud lengths and returns them as ``(B,)`` int64 on the device of ``rows``.
 
-    Lengths on a GPU are not looked at, which would wait for it: searches report bad ones at their
-    end, and nothing is read beyond the rows.
+    None means that all rows belong to one cloud. Values of lengths that are already on a GPU are
+    not checked here, because reading them would make the CPU wait for the GPU. The neighbour
+    searches report invalid lengths when they finish, and no op reads beyond the rows.
     """
     if lengths is None:
         return torch.full((1,), rows.shape[0], dtype=torch.int64, device=rows.device)
@@ -121,7 +124,7 @@ def cloud_lengths(
 
 
 def positive(owner: str, name: str, value: Any) -> float:
-    """``value`` as a finite number > 0."""
+    """Returns ``value`` as a float; requires a finite number > 0."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{owner}: {name} must be a number, got {type(value).__name__}")
     if not 0 < value < math.inf:
@@ -130,7 +133,7 @@ def positive(owner: str, name: str, value: Any) -> float:
 
 
 def number(owner: str, name: str, value: Any, least: float = -MOST_FLOAT) -> float:
-    """``value`` as a number >= ``least`` that float32 can hold."""
+    """Returns ``value`` as a float; requires a number >= ``least`` that is finite in float32."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{owner}: {name} must be a number, got {type(value).__name__}")
     if not least <= value <= MOST_FLOAT:
@@ -140,7 +143,10 @@ def number(owner: str, name: str, value: Any, least: float = -MOST_FLOAT) -> flo
 
 
 def reach(owner: str, name: str, value: Any, dtype: torch.dtype = torch.float32) -> float:
-    """``value`` as a length > 0 of which the square and its inverse are numbers of ``dtype``."""
+    """Returns ``value`` as a float; requires a length whose square fits well into ``dtype``.
+
+    The range is 1e-18 to 1e18 for float32 positions and 1e-150 to 1e150 for float64.
+    """
     value = positive(owner, name, value)
     most = 1e150 if dtype == torch.float64 else 1e18
     if not 1 / most <= value <= most:
@@ -152,7 +158,7 @@ def reach(owner: str, name: str, value: Any, dtype: torch.dtype = torch.float32)
 
 
 def count(owner: str, name: str, value: Any, least: int = 1, most: int = MOST) -> int:
-    """``value`` as a whole number from ``least`` to ``most``."""
+    """Returns ``value``; requires an int from ``least`` to ``most``."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{owner}: {name} must be an int, got {type(value).__name__}")
     if value < least:
@@ -163,27 +169,30 @@ def count(owner: str, name: str, value: Any, least: int = 1, most: int = MOST) -
 
 
 def share(owner: str, name: str, value: float) -> None:
-    """``value`` is a number in [0, 1]."""
+    """Requires a number in [0, 1]."""
     if not 0 <= value <= 1:
         raise ValueError(f"{owner}: {name} must be from 0 to 1, got {value}")
 
 
 def one_of(owner: str, name: str, value: Any, choices: Sequence[str]) -> int:
-    """Index of ``value`` in ``choices``."""
+    """Returns the index of ``value`` in ``choices``; requires it to be one of them."""
     if value not in choices:
         raise ValueError(f"{owner}: {name} must be one of {', '.join(choices)}, got {value!r}")
     return choices.index(value)
 
 
 def divides(owner: str, name: str, value: int, of: str, whole: int) -> None:
-    """``value`` is at least 1 and divides ``whole``, which the message calls ``of``."""
+    """Requires ``value`` to be a positive divisor of ``whole``; messages call ``whole`` ``of``."""
     count(owner, name, value)
     if value < 1 or whole < 1 or whole % value:
         raise ValueError(f"{owner}: {name}={value} does not divide {of}={whole}")
 
 
 def finite(name: str, points: Tensor, what: str = "coordinates") -> None:
-    """No row of ``points`` is NaN or infinite; the message counts such rows and shows the first."""
+    """Requires rows without NaN or infinity.
+
+    The error message gives the number of offending rows and shows the first one.
+    """
     is_finite = torch.isfinite(points).all(dim=1)
     if not bool(is_finite.all()):
         rows = (~is_finite).nonzero()[:, 0]

@@ -1,4 +1,4 @@
-"""Which device is used: one policy for labelling, training and the commands."""
+"""Device selection, shared by inference, training and the command-line tools."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from kpdeform import _library
 
 
 def choose_device(device: torch.device | str = "auto") -> torch.device:
-    """The device that a name stands for.
+    """Resolves a device name.
 
     Args:
-        device: A device of PyTorch, or "auto": CUDA where the CUDA library loads and a device is
-            there, else the CPU.
+        device: A PyTorch device or its name, or "auto". "auto" selects CUDA if a CUDA device is
+            present and kpdeform's CUDA library loads, and the CPU otherwise.
+
+    Returns:
+        The device.
 
     Raises:
-        ValueError: There is no such device, or kpdeform cannot use it; the message says why.
+        ValueError: The name is not a device, or kpdeform cannot use that device; the message says
+            why.
     """
     missing = _library.CUDA_MISSING
     if device == "auto":
@@ -30,7 +34,7 @@ def choose_device(device: torch.device | str = "auto") -> torch.device:
 
 
 def describe_device(device: torch.device) -> str:
-    """The line in which a command says where it runs."""
+    """Returns the line with which a command reports the device that it runs on."""
     if device.type == "cuda":
         return f"device: {device}, {torch.cuda.get_device_name(device)}"
     reason = f" (no CUDA: {_library.CUDA_MISSING})" if _library.CUDA_MISSING else ""

@@ -1,4 +1,4 @@
-"""Files that are complete or not there, and disks that are full before a job and not in it."""
+"""Atomic file replacement and checks for free disk space before a long job starts."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from pathlib import Path
 
 
 def replace(partial: Path, path: Path) -> None:
-    """Renames a complete file to ``path`` such that it lasts through a power failure."""
+    """Renames the completely written file ``partial`` to ``path``, durably.
+
+    The file and its folder are flushed to disk, so the result survives a power failure.
+    """
     with partial.open("rb+") as file:
         os.fsync(file.fileno())
     os.replace(partial, path)
-    if hasattr(os, "O_DIRECTORY"):  # not on Windows
+    if hasattr(os, "O_DIRECTORY"):  # Windows cannot flush a folder.
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(folder)
@@ -21,9 +24,10 @@ def replace(partial: Path, path: Path) -> None:
 
 
 def reserve(path: Path, size: int) -> None:
-    """Makes a file of zeros whose place on the disk is taken.
+    """Creates a file of ``size`` zero bytes and allocates its space on the disk.
 
-    Writing through a map into a file with holes kills the process where the disk is full.
+    Without the allocation the file would be sparse, and writing to it through a memory map on a
+    full disk would kill the process with a bus error.
 
     Raises:
         OSError: The disk is full.
@@ -35,10 +39,13 @@ def reserve(path: Path, size: int) -> None:
 
 
 def check_free(folder: Path, needed: int, what: str) -> None:
-    """Refuses a job for which the disk of ``folder`` has too little space.
+    """Raises an error if the disk of ``folder`` has less than ``needed`` bytes free.
+
+    ``what`` names the job in the message.
 
     Raises:
-        OSError: The message says how many bytes are needed and free.
+        OSError: There is too little space; the message says how much is needed and how much is
+            free.
     """
     free = shutil.disk_usage(folder).free
     if free < needed:

@@ -1,4 +1,4 @@
-"""Sizes of image convolutions: what a stride, a padding or a dilation may be given as."""
+"""Parsing of kernel size, stride, padding and dilation of image ops, and their output size."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ Padding = int | Sequence[int] | Literal["same", "valid"]
 
 
 class ShapeError(ValueError, RuntimeError):
-    """A shape that does not fit; a RuntimeError too, because torchvision's callers expect one."""
+    """A shape or size is invalid.
+
+    It is also a RuntimeError, because torchvision raises that and code written for it catches it.
+    """
 
 
 def pair(op: str, name: str, value: int | Sequence[int], least: int = 1) -> tuple[int, int]:
-    """``value`` as (vertical, horizontal), both at least ``least``."""
+    """Returns one number or a pair as (vertical, horizontal), both at least ``least``."""
     both = tuple(value) if isinstance(value, Sequence) else (value, value)
     if len(both) != 2 or not _are_counts(both, least):
         raise ShapeError(
@@ -41,10 +44,11 @@ def sides(
     stride: tuple[int, int],
     dilation: tuple[int, int],
 ) -> tuple[int, int, int, int]:
-    """``padding`` as (top, left, bottom, right), the order of ONNX.
+    """Returns ``padding`` as (top, left, bottom, right), the order that ONNX uses.
 
-    It is given as one number, as (vertical, horizontal), as all four, as "valid" (none) or as
-    "same": output the size of the input, an odd total one larger behind, stride 1 only.
+    ``padding`` is one number, (vertical, horizontal), all four numbers, "valid" (no padding) or
+    "same". "same" requires stride 1 and gives an output of the input's size; if the total padding
+    of a dimension is odd, the extra pixel goes to the bottom or to the right.
     """
     if padding == "valid":
         return 0, 0, 0, 0
@@ -71,7 +75,7 @@ def output_size(
     sides: Sequence[int],
     dilation: Sequence[int],
 ) -> tuple[Any, Any]:
-    """Height and width of the output of a convolution of an image of ``size`` (height, width)."""
+    """Returns (height, width) of the output of a convolution; ``size`` is that of the input."""
     height, width = (
         (size[i] + sides[i] + sides[i + 2] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1
         for i in (0, 1)
@@ -80,7 +84,10 @@ def output_size(
 
 
 def is_channels_last(image: Tensor) -> bool:
-    """Whether ``(B, C, H, W)`` lies in memory as ``(B, H, W, C)``, beyond doubt."""
-    if torch._C._are_functorch_transforms_active():  # where memory formats cannot be asked for
+    """Whether a ``(B, C, H, W)`` tensor is in channels-last memory and not also contiguous.
+
+    A tensor of one channel, for example, satisfies both layouts and counts as contiguous.
+    """
+    if torch._C._are_functorch_transforms_active():  # Memory formats cannot be queried there.
         return False
     return image.is_contiguous(memory_format=torch.channels_last) and not image.is_contiguous()

@@ -1,4 +1,4 @@
-"""What a bug report needs: versions, native libraries, instruction set, threads, CUDA."""
+"""Description of the installation for bug reports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PACKAGES = (
 
 
 class Info(dict[str, str]):
-    """Facts by name; prints as a table."""
+    """A dictionary from the name of a fact to its value that prints as a table."""
 
     def __str__(self) -> str:
         width = max(map(len, self), default=0)
@@ -25,12 +25,13 @@ class Info(dict[str, str]):
 
 
 def info() -> Info:
-    """Facts on this installation, for a bug report.
+    """Describes this installation, for a bug report.
 
     Returns:
-        A dictionary that prints as a table: versions of kpdeform, Python and the packages it can
-        use, where the native libraries are, the instruction set chosen for this processor, threads,
-        CUDA devices, and why CUDA is missing where it is.
+        A dictionary that prints as a table. It holds the versions of kpdeform, of Python and of
+        the packages that kpdeform can use, the paths of the native libraries, the instruction set
+        chosen for this processor, the number of threads, the CUDA devices and, if the CUDA kernels
+        cannot be used, the reason.
 
     Example:
         >>> import kpdeform
@@ -54,7 +55,7 @@ def _version(package: str) -> str:
 def _native_facts() -> dict[str, str]:
     try:
         from kpdeform import _library
-    except (ImportError, OSError) as error:  # a report on a broken installation must still come
+    except (ImportError, OSError) as error:  # A broken installation must still give a report.
         return {"CPU library": f"cannot be loaded: {error}"}
     import torch
 

@@ -1,4 +1,4 @@
-"""Loads the native libraries: the CPU one must be there, the CUDA one may be missing."""
+"""Loads the native libraries: the CPU library is required, the CUDA library is optional."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 
 def find(name: str) -> Path | None:
-    """Where a native library is, or None."""
+    """Returns the path of a native library, or None if it was not built."""
     spec = find_spec("kpdeform")
     folders = spec.submodule_search_locations if spec is not None else None
     candidates = [Path(folder) / f"{name}.so" for folder in folders or [Path(__file__).parent]]
@@ -30,11 +30,12 @@ def _load_cpu() -> None:
 
 
 def _let_it_hear_interrupts(path: Path) -> None:
-    """Gives the native code what it needs to end a long call early when Ctrl-C is pressed.
+    """Passes the native code the functions with which it ends a long call early on Ctrl-C.
 
-    No signal handler is changed: Python notes the signal as always, and native code asks whether it
-    did (``csrc/base/interrupt.h``). ``_TAKE_INTERRUPT`` calls a C function directly, so that no
-    handler can run, and raise, where nobody could catch it.
+    Signal handlers stay as they are: Python records the signal as usual, and native code polls
+    whether one was recorded (``csrc/base/interrupt.h``). ``_TAKE_INTERRUPT`` calls a C function of
+    the interpreter directly. It never runs a Python signal handler, whose exception could not be
+    caught inside native code.
     """
     address_of_set_interrupt = ctypes.cast(ctypes.pythonapi.PyErr_SetInterrupt, ctypes.c_void_p)
     main_thread = ctypes.c_ulong(threading.main_thread().ident or 0)
@@ -44,7 +45,7 @@ def _let_it_hear_interrupts(path: Path) -> None:
 
 
 def _load_cuda() -> str | None:
-    """Returns why the CUDA kernels cannot be used, or None when they can."""
+    """Loads the CUDA library; returns None, or the reason why the CUDA kernels cannot be used."""
     if not torch.cuda.is_available():
         return "torch.cuda.is_available() is False: no CUDA device, or a CPU build of torch"
     path = find("_C_cuda")
@@ -58,7 +59,7 @@ def _load_cuda() -> str | None:
 
 
 def instruction_set() -> str:
-    """The instruction set that the CPU kernels were chosen for, such as "avx2"."""
+    """Returns the instruction set of the CPU kernels in use: "base", "avx2" or "avx512"."""
     return ("base", "avx2", "avx512")[torch.ops.kpdeform.instruction_set()]
 
 
@@ -66,4 +67,4 @@ _TAKE_INTERRUPT = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.pythonapi.PyOS_Interrupt
 
 _load_cpu()
 CUDA_MISSING: str | None = _load_cuda()
-"""Why the CUDA kernels cannot be used, or None; ops say it when they are given CUDA tensors."""
+"""Reason why the CUDA kernels cannot be used, or None. Ops report it when given CUDA tensors."""

@@ -1,7 +1,8 @@
-"""One process at a time in a folder: a lock that says who holds it.
+"""A lock file that lets one process at a time work in a folder and records who that is.
 
-The lock belongs to an open file, so the operating system gives it back when its holder ends in any
-way, also when it is killed. On systems and file systems without such locks nothing is guarded.
+The lock belongs to an open file, so the operating system releases it when the process that holds it
+ends, even if it is killed. Operating systems and file systems that do not support such locks offer
+no protection: there the lock always succeeds.
 """
 
 from __future__ import annotations
@@ -30,23 +31,24 @@ class LockedError(OSError):
 
 @contextmanager
 def lock(path: str | Path, what: str) -> Iterator[None]:
-    """Holds the lock of a file while the block runs.
+    """Context manager that holds a lock while its block runs.
 
     Args:
-        path: The lock's own file, such as ``folder/.lock``; it is made, and removed at the end. Its
-            folder must be there.
-        what: What is guarded, for the message to the second one, such as ``"the folder data/a"``.
+        path: The lock file, such as ``folder/.lock``. It is created, and removed at the end. Its
+            folder must exist.
+        what: What the lock protects, such as ``"the folder data/a"``; used in the error message of
+            a process that does not get the lock.
 
     Raises:
-        LockedError: Another process, or another block of this one, holds it.
-        OSError: The folder cannot be written.
+        LockedError: Another process, or another block of this process, holds the lock.
+        OSError: The folder is not writable.
     """
     path = Path(path)
     file = _acquire(path, what)
     try:
         yield
     finally:
-        with suppress(OSError):  # removed while still held, so that it is never another one's
+        with suppress(OSError):  # Remove before release, or it could be the next holder's.
             if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                 path.unlink()
         file.close()
@@ -64,7 +66,7 @@ def _acquire(path: Path, what: str) -> IO[str]:
                 _sign(file)
                 return file
             file.close()
-        except FileNotFoundError:  # the holder before removed the file between open and lock
+        except FileNotFoundError:  # The previous holder removed the file after our open().
             file.close()
         except BaseException:
             file.close()
@@ -85,7 +87,7 @@ def _take(file: IO[str]) -> bool:
 
 
 def _sign(file: IO[str]) -> None:
-    with suppress(OSError):  # a full disk: the lock holds without the name of its holder
+    with suppress(OSError):  # On a full disk the lock works, only without its holder's name.
         file.truncate(0)
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         json.dump({"process": os.getpid(), "host": socket.gethostname(), "since": since}, file)

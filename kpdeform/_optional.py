@@ -1,4 +1,4 @@
-"""Imports of optional dependencies, with an error that says how to install what is missing."""
+"""Imports optional dependencies; the error for a missing one says how to install it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from types import ModuleType
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """Imports an optional dependency where it is used.
+    """Imports an optional dependency.
 
     Args:
         module: Dotted module name, for example ``"laspy"``.
-        extra: The extra of kpdeform that brings it, for example ``"io"``.
+        extra: The extra of kpdeform that installs it, for example ``"io"``.
 
     Returns:
         The imported module.
 
     Raises:
-        ImportError: The module is missing; the message says which ``pip install`` mends it.
+        ImportError: The module is missing; the message gives the ``pip install`` command to run.
 
     Example:
         >>> require("json", "io").dumps([1])
@@ -27,7 +27,7 @@ def require(module: str, extra: str) -> ModuleType:
         return import_module(module)
     except ModuleNotFoundError as error:
         if error.name != module.split(".")[0]:
-            raise  # the module is there, something that it needs itself is not
+            raise  # The module exists, but one of its own imports is missing.
         raise ImportError(
             f"this needs {error.name}, which is not installed; pip install 'kpdeform[{extra}]'"
         ) from error

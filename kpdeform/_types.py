@@ -1,4 +1,4 @@
-"""Types that an op, its reference twin and the layers share."""
+"""Types shared by the ops, their reference implementations and the layers."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Literal, NamedTuple
 from torch import Tensor
 
 Influence = Literal["linear", "gaussian", "constant"]
-"""How the weight of a neighbour falls with its distance to a kernel point."""
+"""How the weight of a neighbour depends on its distance to a kernel point."""
 
 Aggregation = Literal["sum", "closest"]
-"""Whether all kernel points count for a neighbour, or only the closest one."""
+"""Whether a neighbour contributes to all kernel points or only to the closest one."""
 
 
 class GridSubsample(NamedTuple):
-    """What :func:`kpdeform.ops.grid_subsample` returns, M occupied cells of B clouds.
+    """Result of :func:`kpdeform.ops.grid_subsample`: M occupied cells of B clouds with N points.
 
     Attributes:
-        points: Mean of each cell's points, ``(M, D)``, in cell order (z, then y, then x), cloud by
-            cloud.
-        lengths: Cells per cloud, ``(B,)`` int64.
-        features: Mean of each cell's features, ``(M, C)``, or None when none were given.
-        labels: Most frequent label of each cell, ``(M,)``, or None when none were given.
-        inverse: Row of ``points`` that each input row went into, ``(N,)`` int64.
-        counts: Input rows of each cell, ``(M,)`` int64.
+        points: ``(M, D)``, the mean of the points of each cell. Cells are sorted by z, then y, then
+            x within a cloud; clouds keep their order.
+        lengths: ``(B,)`` int64, number of cells of each cloud.
+        features: ``(M, C)``, the mean of the features of each cell, or None if none were given.
+        labels: ``(M,)``, the most frequent label of each cell, or None if none were given.
+        inverse: ``(N,)`` int64, for each input row the row of ``points`` of its cell.
+        counts: ``(M,)`` int64, number of input rows of each cell.
     """
 
     points: Tensor

@@ -1,6 +1,6 @@
 """Export to ONNX: deformable image convolutions become the standard operator DeformConv.
 
-``pip install 'kpdeform[onnx]'`` brings what this needs.
+This requires optional dependencies: ``pip install 'kpdeform[onnx]'``.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from torch import Tensor, nn
 
 from kpdeform._optional import require
 
-OPSET = 19  # the first that has DeformConv
+OPSET = 19  # The first opset with DeformConv.
 
 
 def export(model: nn.Module, args: tuple[Tensor, ...], **options: Any) -> torch.onnx.ONNXProgram:
     """Exports a model with deformable image convolutions.
 
     Args:
-        model: Holds :class:`kpdeform.nn.DeformConv2d` layers or calls
-            :func:`kpdeform.ops.deform_conv2d`; put it in eval mode first.
-        args: Example inputs.
-        options: For :func:`torch.onnx.export`, such as ``dynamic_shapes``.
+        model: A model that contains :class:`kpdeform.nn.DeformConv2d` layers or calls
+            :func:`kpdeform.ops.deform_conv2d`. Put it in eval mode first.
+        args: Example inputs, with which the model is traced.
+        **options: Further arguments of :func:`torch.onnx.export`, such as ``dynamic_shapes``.
 
     Returns:
-        The ONNX program; ``save(path)`` writes it.
+        The ONNX program; its method ``save(path)`` writes it to a file.
 
     Raises:
-        ImportError: onnxscript is missing.
+        ImportError: onnxscript is not installed.
 
     Example:
         >>> from kpdeform import nn, onnx
@@ -44,13 +44,17 @@ def export(model: nn.Module, args: tuple[Tensor, ...], **options: Any) -> torch.
     }
     options = {"opset_version": OPSET, "verbose": False, **options}
     program = torch.onnx.export(model, args, dynamo=True, custom_translation_table=table, **options)
-    assert program is not None  # it is when nothing is written
-    program.optimize()  # once more: transposes meet their inverse only after the first time
+    assert program is not None  # None only when a file name is passed.
+    program.optimize()  # A second pass: only now do inverse transposes become adjacent.
     return program
 
 
 def _translation(depthwise: bool) -> Callable[..., Any]:
-    """What a native op becomes: it holds channels last, ONNX channels first."""
+    """Returns the ONNX translation of a native op.
+
+    Native ops take channels-last tensors and ONNX takes channels-first tensors, so the translation
+    inserts transposes.
+    """
     op = require("onnxscript", "onnx").opset19
 
     def translate(

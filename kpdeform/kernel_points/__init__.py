@@ -1,7 +1,7 @@
-"""Where kernel points sit: committed tables, the seeded generator that made them, random rotations.
+"""Positions of kernel points: stored tables, their generator, and random rotations.
 
-``tables/`` holds the generator's output for seed 0, so that every installation and every machine
-starts from the same points. ``python -m kpdeform.kernel_points`` writes the tables again.
+``tables/`` holds the output of the generator for seed 0, so that all machines use the same kernel
+points. ``python -m kpdeform.kernel_points`` writes the tables again.
 """
 
 from kpdeform.kernel_points.generate import MOST_POINTS, generate

@@ -1,4 +1,4 @@
-"""Makes kernel point tables: points that repel each other inside the unit ball."""
+"""Generates kernel points: points in the unit ball that repel each other."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 Fixed = Literal["none", "center", "verticals"]
 
-MOST_POINTS = 512  # generating takes time and memory that grow with their square
-MEAN_RADIUS = 0.66  # of the points that are not pinned at the centre; the ball has radius 1
+MOST_POINTS = 512  # Time and memory of the generator grow with its square.
+MEAN_RADIUS = 0.66  # Mean distance to the origin of the points not fixed at the centre.
 _STARTS = 30
 _MAX_STEPS = 5_000
 _LONGEST_STEP = 0.05
-_TIE = 1e-6  # relative; equal minima differ by rounding only
+_TIE = 1e-6  # Energies with a smaller relative difference count as equal.
 
 
 def generate(
@@ -24,26 +24,28 @@ def generate(
 
     .. math:: E = \sum_{i<j} \frac{1}{\|p_i - p_j\|} + 5 \sum_i \|p_i\|^2
 
-    Thirty random starts descend together; the lowest energy wins, and among equal ones the first
-    start, so that rounding does not choose. The result is scaled so that the mean distance to the
-    origin is 0.66.
+    Gradient descent runs from thirty random starts, and the result with the lowest energy is used.
+    If several energies are equal up to rounding, the first of these starts is used, so that
+    rounding does not decide. The result is scaled so that the points that are not fixed at the
+    origin have a mean distance of 0.66 to it.
 
     Args:
-        num_points: K, at least 1 ("none", "center") or 3 ("verticals").
-        dimension: D, 2 or 3.
-        fixed: "center" pins the first point at the origin; "verticals" also keeps the second and
-            third on the last axis, above and below it; "none" leaves all free.
+        num_points: Number of kernel points K, at least 1, or at least 3 for "verticals", and at
+            most 512.
+        dimension: Dimension of the positions D, 2 or 3.
+        fixed: "center" fixes the first point at the origin. "verticals" also keeps the second and
+            the third point on the last axis, above and below the origin. "none" fixes no point.
         seed: Seed of the random starts.
 
     Returns:
-        ``(K, D)`` float32; the same array for the same arguments.
+        ``(K, D)`` float32; the same arguments give the same array.
 
     Raises:
-        ValueError: An argument is outside the values above.
+        ValueError: An argument has none of the values above.
 
     Source: Thomas et al. 2019, arXiv:1904.08889, supplementary material B.
-    Deviation: the published code keeps the start with the smallest last gradient, which rounding
-    decides.
+    Deviation: the published code uses the start whose last gradient is smallest, which depends on
+        rounding.
 
     Example:
         >>> from kpdeform.kernel_points import generate
@@ -96,7 +98,7 @@ def _free_coordinates(num_points: int, dimension: int, fixed: str) -> NDArray[np
 
 
 def _descend(points: NDArray[np.float64], free: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Gradient descent with momentum and bounded steps, until every start is at rest."""
+    """Gradient descent with momentum and bounded steps, until all starts have converged."""
     step = np.zeros_like(points)
     for _ in range(_MAX_STEPS):
         gradient = _gradient(points) * free

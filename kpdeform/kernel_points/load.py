@@ -1,4 +1,4 @@
-"""Reads the committed tables and rotates them."""
+"""Loads the stored tables of kernel points, and places them for a layer."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ TABLES = Path(__file__).parent / "tables"
 
 
 def table_path(num_points: int, dimension: int, fixed: Fixed) -> Path:
-    """Where the table of these arguments is kept, if it was committed."""
+    """Returns the path of the table for these arguments, which may not exist."""
     return TABLES / f"k{num_points:02d}_{fixed}_{dimension}d.txt"
 
 
 def shells_path(shells: Sequence[int], dimension: int) -> Path:
-    """Where the table of these shells is kept, if it was committed."""
+    """Returns the path of the table for these shells, which may not exist."""
     return TABLES / f"shells_{'-'.join(map(str, shells))}_{dimension}d.txt"
 
 
 def load(num_points: int = 15, dimension: int = 3, fixed: Fixed = "center") -> Tensor:
-    """Kernel points of the unit ball, the same on every machine.
+    """Returns kernel points in the unit ball, the same on every machine.
 
-    Sizes without a committed table are generated with seed 0, which takes about a second once per
-    process.
+    If there is no stored table for the arguments, the points are generated with seed 0, which takes
+    about a second, once per process.
 
     Args:
-        num_points: K.
-        dimension: D, 2 or 3.
+        num_points: Number of kernel points K.
+        dimension: Dimension of the positions D, 2 or 3.
         fixed: "center", "verticals" or "none"; see :func:`generate`.
 
     Returns:
         ``(K, D)`` float32 on the CPU; a fresh tensor each time.
 
     Raises:
-        ValueError: As :func:`generate`.
+        ValueError: As in :func:`generate`.
 
     Example:
         >>> from kpdeform import kernel_points
@@ -61,19 +61,20 @@ def _table(num_points: int, dimension: int, fixed: Fixed) -> NDArray[np.float32]
 
 
 def load_shells(shells: Sequence[int] = (1, 14, 28), dimension: int = 3) -> Tensor:
-    """Kernel points on shells of the unit ball, the same on every machine.
+    """Returns kernel points on shells in the unit ball, the same on every machine.
 
-    Shells without a committed table are generated with seed 0, once per process.
+    If there is no stored table for the arguments, the points are generated with seed 0, once per
+    process.
 
     Args:
-        shells: Points per shell, from the centre outwards; the first number is 1.
-        dimension: D, 2 or 3.
+        shells: Number of points on each shell, from the centre outwards; the first must be 1.
+        dimension: Dimension of the positions D, 2 or 3.
 
     Returns:
         ``(K, D)`` float32 on the CPU, K the sum of ``shells``; a fresh tensor each time.
 
     Raises:
-        ValueError: As :func:`generate_shells`.
+        ValueError: As in :func:`generate_shells`.
 
     Example:
         >>> from kpdeform import kernel_points
@@ -92,12 +93,12 @@ def _shells_table(shells: tuple[int, ...], dimension: int) -> NDArray[np.float32
 
 
 def place(table: Tensor, radius: float, generator: torch.Generator | None = None) -> Tensor:
-    """Kernel points for one layer: a table under a random rotation, as large as the layer reaches.
+    """Returns kernel points for one layer: a table, randomly rotated and scaled by ``radius``.
 
     Args:
         table: ``(K, D)`` in the unit ball, from :func:`load` or :func:`load_shells`.
-        radius: Radius of the ball, in the cloud's unit.
-        generator: Source of the rotation; torch's global one when None.
+        radius: Radius of the ball of kernel points, in the unit of the cloud.
+        generator: Random generator for the rotation; None means torch's global generator.
 
     Returns:
         ``(K, D)`` float64 on the CPU.
@@ -112,11 +113,11 @@ def place(table: Tensor, radius: float, generator: torch.Generator | None = None
 
 
 def random_rotation(dimension: int = 3, generator: torch.Generator | None = None) -> Tensor:
-    """A rotation drawn uniformly from all rotations of the plane or of space.
+    """Draws a rotation matrix from the uniform distribution of all rotations.
 
     Args:
-        dimension: D, 2 or 3.
-        generator: Source of randomness on the CPU; torch's global one when None.
+        dimension: Dimension D, 2 or 3.
+        generator: Random generator on the CPU; None means torch's global generator.
 
     Returns:
         ``(D, D)`` float64 orthogonal matrix with determinant 1, on the CPU.

@@ -1,4 +1,4 @@
-"""Makes kernel points on shells: one point at the centre, the others on concentric spheres."""
+"""Generates kernel points on shells: one at the centre, the others on concentric spheres."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kpdeform.kernel_points.generate import MOST_POINTS
 _STARTS = 30
 _MAX_STEPS = 3_000
 _LONGEST_STEP = 0.05
-_TIE = 1e-6  # relative; equal minima differ by rounding only
+_TIE = 1e-6  # Energies with a smaller relative difference count as equal.
 
 
 def generate_shells(
@@ -24,22 +24,25 @@ def generate_shells(
     .. math:: E = \sum_{i<j} \frac{1}{\|p_i - p_j\|}, \qquad
               \|p_i\| = \frac{2 s(i)}{2 n - 1} \text{ on shell } s(i) = 0, 1, \dots, n - 1
 
-    Points move along their shell only. Thirty random starts descend together; the lowest energy
-    wins, and among equal ones the first start, so that rounding does not choose.
+    for n shells. Points move only along their shell. Gradient descent runs from thirty random
+    starts, and the result with the lowest energy is used. If several energies are equal up to
+    rounding, the first of these starts is used, so that rounding does not decide.
 
     Args:
-        shells: Points per shell, from the centre outwards; the first number is 1.
-        dimension: D, 2 or 3.
+        shells: Number of points on each shell, from the centre outwards. The first must be 1, and
+            the sum at most 512.
+        dimension: Dimension of the positions D, 2 or 3.
         seed: Seed of the random starts.
 
     Returns:
-        ``(K, D)`` float32, K the sum of ``shells``; the same array for the same arguments.
+        ``(K, D)`` float32, where K is the sum of ``shells``; the same arguments give the same
+        array.
 
     Raises:
-        ValueError: An argument is outside the values above.
+        ValueError: An argument has none of the values above.
 
     Source: Thomas et al. 2024, arXiv:2405.13194, section 3.3 (kernel point shells).
-    Deviation: the published code adds noise of 0.001, to the centre too.
+    Deviation: the published code adds noise of size 0.001 to all points, including the centre.
 
     Example:
         >>> from kpdeform.kernel_points import generate_shells

@@ -1,4 +1,4 @@
-"""Networks, assembled from :mod:`kpdeform.nn`, and weights of other projects for them."""
+"""Networks assembled from :mod:`kpdeform.nn`, and conversion of other projects' weights."""
 
 from kpdeform.models.checkpoints import LoadReport, load_weights, save_weights
 from kpdeform.models.config import ModelConfig

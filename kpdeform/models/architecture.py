@@ -1,4 +1,4 @@
-"""Reads the published block-name lists: which block stands where, how wide, on which level."""
+"""Converts lists of block names, as in the published code, to descriptions of the blocks."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ _ENCODER_NAME = re.compile(r"(simple|resnetb)(_deformable)?(_strided)?")
 
 @dataclass(frozen=True)
 class BlockPlan:
-    """One encoder block, read from its name.
+    """Description of one encoder block.
 
     Attributes:
-        residual: Bottleneck with shortcut ("resnetb") rather than convolution alone ("simple").
-        deformable: Whether its convolution deforms.
-        strided: Whether its queries are the points of the next level.
-        level: Level of the points it reads, 0 is the finest.
-        in_channels: C.
-        out_channels: O.
+        residual: Whether it is a bottleneck with a shortcut ("resnetb") instead of a single
+            convolution ("simple").
+        deformable: Whether its convolution is deformable.
+        strided: Whether its queries are the points of the next coarser level.
+        level: Level of its input points; 0 is the finest.
+        in_channels: Number of input channels.
+        out_channels: Number of output channels.
     """
 
     residual: bool
@@ -33,16 +34,19 @@ class BlockPlan:
 
 
 def plan_encoder(names: Sequence[str], in_channels: int, width: int) -> list[BlockPlan]:
-    """Turns names into blocks: channels double with every level, a "simple" block has half of them.
+    """Converts block names to descriptions of encoder blocks.
+
+    The number of channels doubles with every level. "simple" blocks have half as many channels as
+    "resnetb" blocks of the same level.
 
     Args:
-        names: Such as "simple", "resnetb", "resnetb_strided", "resnetb_deformable",
-            "resnetb_deformable_strided".
-        in_channels: Input features per point.
-        width: Channels of the "resnetb" blocks of level 0; a multiple of 4.
+        names: Block names: "simple" or "resnetb", each optionally followed by "_deformable",
+            "_strided" or "_deformable_strided".
+        in_channels: Number of input features per point.
+        width: Number of output channels of "resnetb" blocks on level 0, a multiple of 4.
 
     Returns:
-        One plan per name.
+        One description per name.
 
     Raises:
         ValueError: A name is unknown, there is none, or ``width`` is not a multiple of 4.
@@ -72,7 +76,11 @@ def plan_encoder(names: Sequence[str], in_channels: int, width: int) -> list[Blo
 def plan_pyramid(
     plans: Sequence[BlockPlan], cell_size: float, conv_radius: float, deform_radius: float
 ) -> PyramidSpec:
-    """The pyramid these blocks need: a level or pool is searched wide if a layer there deforms."""
+    """Returns the pyramid that these blocks need.
+
+    A neighbour table that a deformable layer uses is searched with ``deform_radius``, and every
+    other table with ``conv_radius``, both in cells of the level.
+    """
     num_levels = 1 + sum(plan.strided for plan in plans)
 
     def deforms(level: int, strided: bool) -> bool:

@@ -1,4 +1,4 @@
-"""Weights of other projects: reading them, and writing ours for them."""
+"""Loads the weights of other projects and saves weights in their formats."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Source = Literal[
 ]
 Target = Literal["kpconv-pytorch", "kpconvx"]
 
-# What a key that does not fit says about how the model should have been built.
+# Pattern of a mismatch, and what it tells about the arguments that the model needs.
 _HINTS = [
     (r"not in the model: \S*offset_", "the file deforms here: DeformKPConv, or '_deformable'"),
     (r"not in the file: \S*offset_", "the file is rigid here: KPConv, or no '_deformable'"),
@@ -55,15 +55,16 @@ _HINTS = [
 
 
 class LoadReport(NamedTuple):
-    """What :func:`load_weights` did; every key of the file and of the model is in here.
+    """Result of :func:`load_weights`. Every key of the file is listed in one of the attributes.
 
     Attributes:
-        source: Project the weights came from.
-        matched: Key in the file to key in the model; one key of the file may serve two.
-        idle: Keys of the file that no layer computes with: class weights of the loss, parameters
-            that the project makes but does not use.
-        switches: Attributes of the model that were set to compute what the project computes.
-        ignored: Keys of the file that the model has but was told not to take.
+        source: Project from which the weights come.
+        matched: For each loaded key of the file, the key of the model. If several keys of the model
+            got the same tensor, only one of them is listed.
+        idle: Keys of the file that no layer uses: class weights of the loss, and parameters that
+            the project creates but does not use.
+        switches: Attributes of the model that were set so that it computes the same as the project.
+        ignored: Keys of the file that were not loaded because of the argument ``ignore``.
     """
 
     source: str
@@ -80,38 +81,49 @@ def load_weights(
     *,
     ignore: Sequence[str] = (),
 ) -> LoadReport:
-    """Loads weights trained elsewhere; all of them, or nothing.
+    """Loads weights trained with another project or with kpdeform, either all of them or none.
 
-    Kernel points come from the file: weights are only valid with those they were trained with.
-    Radii, sigma and what else has no tensor are the model's own; build it with the settings of the
-    training. What follows from the project alone is set: strided shortcuts that count an empty slot
-    as zeros (``shadow_zero``: KPConv-PyTorch and its descendants), division by the number of
-    neighbours (``normalize_density``: Easy-KPConv, GeoTransformer), queries taken for the points
-    where they are as many (``infer_queries_are_points``: ml-kpconvx), LeakyReLU on the logits
-    (Open3D-ML with ``reduce_fc`` off). These are attributes, not weights: a model that is built
-    anew needs them again.
+    Kernel points are loaded from the file, because weights are only valid with the kernel points of
+    their training. Settings that are not tensors, such as radii and sigma, are not in the file:
+    build the model with the settings of the training.
+
+    Projects also differ in what a layer computes. To compute the same as the project, the function
+    sets these attributes of the model:
+
+    * ``shadow_zero`` (KPConv-PyTorch and projects derived from it): a strided shortcut counts an
+      empty slot as zeros.
+    * ``normalize_density`` (Easy-KPConv, GeoTransformer): a convolution divides by the number of
+      neighbours.
+    * ``infer_queries_are_points`` (ml-kpconvx): queries are treated as the points if there are
+      equally many.
+    * ``slope`` (Easy-KPConv, and Open3D-ML with ``reduce_fc`` off): the slope of a LeakyReLU is
+      0.2, or there is a LeakyReLU on the logits.
+
+    Attributes are not part of a state dict, so a new model needs them to be set again.
 
     Args:
         model: A model or a single layer; changed in place.
         path_or_dict: Checkpoint file, read with ``weights_only=True``, or its content: a state
-            dict, or a dict that holds one under "model_state_dict" (KPConv-PyTorch, ml-kpconvx,
-            Open3D-ML), "state_dict" (Lightning; last.ckpt and best.ckpt of a run) or "model"
-            (GeoTransformer).
-        source: "kpconv-pytorch" (also old files that say "blocs"), "kpconvx", "open3d-ml",
-            "torch-points3d" (layers), "easy-kpconv" and "geotransformer" (layers and blocks),
-            "kpdeform", or "auto" to look at the keys. Open3D-ML's are those of KPConv-PyTorch; a
-            file is told by its scheduler, a bare state dict needs the word.
-        ignore: Beginnings of keys of the model that keep their own weights, such as ``"head.1"``
-            to go on with another number of classes.
+            dict, or a dict that holds a state dict under "model_state_dict" (KPConv-PyTorch,
+            ml-kpconvx, Open3D-ML), "state_dict" (Lightning, including last.ckpt and best.ckpt of a
+            kpdeform run) or "model" (GeoTransformer).
+        source: "kpconv-pytorch" (including old files with "blocs" in their keys), "kpconvx",
+            "open3d-ml", "torch-points3d" (layers only), "easy-kpconv" and "geotransformer" (layers
+            and blocks only), "kpdeform", or "auto" to recognise the project by the keys. Open3D-ML
+            has the keys of KPConv-PyTorch. "auto" recognises its checkpoint files by the scheduler
+            state in them, but not a state dict alone.
+        ignore: Prefixes of keys of the model that are not loaded, such as ``"head.1"`` to continue
+            with a different number of classes.
 
     Returns:
-        Which key went where, and what was set.
+        Which key was loaded where, and which attributes were set.
 
     Raises:
-        ValueError: Keys are missing or left over, or shapes differ; lists them all, says which
-            argument of the model they speak of, and changes nothing. The file is no checkpoint, or
-            ``ignore`` begins no key.
-        TypeError: ``path_or_dict`` is neither.
+        ValueError: Keys are missing or unexpected, or shapes differ. The message lists all of them
+            and the arguments of the model that may be wrong, and the model is not changed. Also
+            raised if the file is not a checkpoint, or a prefix in ``ignore`` matches no key.
+        FileNotFoundError: There is no such file.
+        TypeError: ``path_or_dict`` is neither a path nor a dict.
 
     Example:
         >>> from kpdeform import nn
@@ -145,19 +157,21 @@ def load_weights(
 
 
 def save_weights(model: nn.Module, path: str | PathLike[str], target: Target) -> None:
-    """Writes weights as another project's checkpoint.
+    """Saves weights as a checkpoint of another project.
 
-    The other project's network must be built with the settings of ``model``; a file holds no radii.
-    Both projects count an empty slot of a strided shortcut as zeros: where a model was trained with
-    ``shadow_zero=False``, theirs gives slightly different numbers.
+    The network of the other project must be built with the settings of ``model``, because a
+    checkpoint does not contain radii and sigma. Both projects count an empty slot of a strided
+    shortcut as zeros, so they compute slightly different results for a model that was trained with
+    ``shadow_zero=False``.
 
     Args:
         model: A model or a single layer.
-        path: File to write: a dict with the state under "model_state_dict".
-        target: "kpconv-pytorch" for KPCNN, KPFCNN and their layers, "kpconvx" for KPNeXt and its.
+        path: File to write, a dict with the state dict under "model_state_dict".
+        target: "kpconv-pytorch" for KPCNN, KPFCNN and their layers, or "kpconvx" for KPNeXt and its
+            layers.
 
     Raises:
-        ValueError: ``target`` is unknown, or has no place for a layer of the model.
+        ValueError: ``target`` is unknown, or does not support a layer of the model.
 
     Example:
         >>> import tempfile
@@ -196,9 +210,9 @@ def _state_dict(
             f"load_weights: a path or a dict of tensors is needed, got {type(content).__name__}"
         )
     container = content
-    if isinstance(content.get("state_dict"), Mapping):  # Lightning: the task's attribute in front
+    if isinstance(content.get("state_dict"), Mapping):  # Lightning: keys begin with "model.".
         state = content["state_dict"].items()
-        if "kpdeform" in content:  # beside the model, the task has weights and counts of classes
+        if "kpdeform" in content:  # Drop the task's class weights and counts.
             state = [(key, value) for key, value in state if str(key).startswith("model.")]
         content = {str(key).removeprefix("model."): value for key, value in state}
     for name in ("model_state_dict", "model"):
@@ -221,7 +235,7 @@ def _state_dict(
 
 
 def _take_ignored(wanted: dict[str, str], ignore: Sequence[str]) -> list[str]:
-    """Takes out of ``wanted`` what is to be ignored; returns the names in the file."""
+    """Removes keys to be ignored from ``wanted``; returns their names in the file."""
     for start in ignore:
         if not any(ours.startswith(start) for ours in wanted):
             raise ValueError(f"load_weights: ignore: no key of the model begins with {start!r}")
@@ -229,7 +243,7 @@ def _take_ignored(wanted: dict[str, str], ignore: Sequence[str]) -> list[str]:
 
 
 def _idle(model: nn.Module, state: Mapping[str, Tensor], source: str) -> tuple[str, ...]:
-    """Keys of the file that no layer computes with: the loss's, and what was never trained."""
+    """Returns the keys of the file that no layer uses: those of the loss and untrained ones."""
     untrained = (
         key
         for key, untouched in idle_tensors(model, source).items()
@@ -270,17 +284,17 @@ def _check(
 
 
 def _switch(model: nn.Module, source: str) -> dict[str, Any]:
-    """Sets what the project does differently; returns what changed."""
+    """Sets the attributes in which the project differs; returns those that changed."""
     changed: dict[str, Any] = {}
     for kind, name, value in LAYOUTS[source].switches:
         for path, module in layers(model, kind):
             before = getattr(module, name)
-            if before != value and (name, before) != ("slope", 1.0):  # 1: no activation to change
+            if before != value and (name, before) != ("slope", 1.0):  # 1 has no activation.
                 setattr(module, name, value)
                 changed[f"{path}.{name}".lstrip(".")] = value
     if source == "open3d-ml" and isinstance(model, KPFCNN):
         first, last = model.head[0].linear, model.head[1]
-        if 2 * first.out_features != first.in_features:  # reduce_fc is off
+        if 2 * first.out_features != first.in_features:  # Open3D-ML's reduce_fc is off.
             last.slope = changed["head.1.slope"] = NEGATIVE_SLOPE
     return changed
 

@@ -1,4 +1,4 @@
-"""A model as a name and plain arguments: what configurations and checkpoints say of it."""
+"""Description of a model by name and arguments, as stored in configurations and checkpoints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kpdeform.models.kpnext import KPNeXt
 
 Factory = Callable[..., nn.Module]
 
-# All that a file may name. A file is data: nothing that it says is imported.
+# The only models that a file may name. Nothing is ever imported because a file names it.
 FACTORIES: dict[str, Factory] = {
     "KPCNN.from_architecture": KPCNN.from_architecture,
     "KPFCNN.from_architecture": KPFCNN.from_architecture,
@@ -34,10 +34,11 @@ class ModelConfig:
     """Which model to train.
 
     Args:
-        factory: Name of a model of kpdeform, such as kpfcnn_small or KPFCNN.from_architecture; on
-            the command line also the import path of a function of your own. It takes
-            ``in_channels``, ``num_classes`` and ``cell_size``, which follow from the data.
-        arguments: Its other keyword arguments: numbers, texts, true or false, and lists of these.
+        factory: Name of a model of kpdeform, such as kpfcnn_small or KPFCNN.from_architecture. On
+            the command line it may also be the import path of your own function, which must accept
+            ``in_channels``, ``num_classes`` and ``cell_size``; their values follow from the data.
+        arguments: Other keyword arguments of the factory: numbers, strings, true or false, null,
+            and lists of these.
 
     Example:
         >>> config = ModelConfig("kpfcnn_small", {"width": 16})
@@ -51,10 +52,10 @@ class ModelConfig:
 
     @staticmethod
     def from_record(record: Any) -> ModelConfig:
-        """The configuration that a file holds as ``{"factory": ..., "arguments": ...}``.
+        """Makes a configuration from a mapping ``{"factory": ..., "arguments": ...}`` in a file.
 
         Raises:
-            ValueError: The record has another form.
+            ValueError: The record has a different form.
         """
         if not isinstance(record, Mapping) or set(record) != {"factory", "arguments"}:
             raise ValueError(
@@ -69,23 +70,27 @@ class ModelConfig:
 
     @property
     def own_factory(self) -> Factory | None:
-        """The model of kpdeform that ``factory`` names, or None."""
+        """The function of kpdeform that ``factory`` names, or None if it names none."""
         return FACTORIES.get(self.factory.removeprefix("kpdeform.models."))
 
     def complete(self, **arguments: Any) -> ModelConfig:
-        """Returns the configuration with further arguments."""
+        """Returns a copy of the configuration with additional arguments."""
         return ModelConfig(self.factory, {**self.arguments, **arguments})
 
     def build(self, factory: Factory | None = None) -> nn.Module:
-        """Makes the model.
+        """Builds the model.
 
         Args:
-            factory: What makes it, where ``self.factory`` names a function of your own: it is never
-                imported, because the name may come from a file of somebody else.
+            factory: Function that builds the model. It is required if ``self.factory`` is not the
+                name of a model of kpdeform. Such a name is never imported, because it may come from
+                a file that somebody else wrote.
+
+        Returns:
+            The model.
 
         Raises:
-            ValueError: ``self.factory`` is no model of kpdeform and ``factory`` is not given, or it
-                does not take these arguments.
+            ValueError: ``self.factory`` is not a model of kpdeform and ``factory`` is not given, or
+                the function does not accept these arguments.
         """
         factory = factory or self.own_factory
         if factory is None:

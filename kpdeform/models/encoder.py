@@ -1,4 +1,4 @@
-"""The encoder that segmentation and classification share."""
+"""Encoder of the KPConv networks for segmentation and classification."""
 
 from __future__ import annotations
 
@@ -16,36 +16,40 @@ from kpdeform.nn.norm import Norm
 
 
 class Encoder(nn.Module):
-    """Convolutions on ever coarser levels of a pyramid, from a published list of block names.
+    """Sequence of convolution blocks on increasingly coarse levels of a pyramid.
 
-    The defaults are the published ones. Lengths count in cells of the level a block works on.
+    It is built from a list of block names, as in the published code, and the defaults are those of
+    the published networks. Radii and sigma are in cells of the level on which a block works.
 
     Args:
-        names: "simple" or "resnetb", each with "_deformable", "_strided" or "_deformable_strided"
-            behind it.
-        in_channels: Input features per point.
-        cell_size: Grid cell of level 0, in the cloud's unit; it doubles with every level.
-        width: Channels of level 0; they double with every level.
-        conv_radius: Neighbour radius of rigid layers, and of the ball of kernel points in all
-            layers.
-        deform_radius: Neighbour radius of deformable layers.
-        sigma: Reach of a kernel point.
-        kernel_size: K.
-        dimension: D, 2 or 3.
+        names: Block names: "simple" or "resnetb", each optionally followed by "_deformable",
+            "_strided" or "_deformable_strided".
+        in_channels: Number of input features per point.
+        cell_size: Edge of a grid cell on level 0, in the unit of the cloud; it doubles with every
+            level.
+        width: Number of channels on level 0; it doubles with every level.
+        conv_radius: Neighbour radius of rigid layers, and radius of the ball of kernel points of
+            all layers, in cells.
+        deform_radius: Neighbour radius of deformable layers, in cells.
+        sigma: Distance from a kernel point at which its linear influence reaches 0, in cells.
+        kernel_size: Number of kernel points K.
+        dimension: Dimension of the positions D, 2 or 3.
         influence: "linear", "gaussian" or "constant".
         aggregation: "sum" or "closest".
-        modulated: Deformable layers predict modulations too.
-        batch_norm_momentum: Share of the new statistics in the running ones.
-        norm: Makes the normalisations, such as ``nn.Bias`` for none; batch norm when None.
-        shadow_zero: Strided shortcuts count an empty slot as zeros; see
-            :class:`kpdeform.nn.ResnetBlock`. Needed for published weights.
-        generator: Source of the kernel points' rotations; torch's global generator when None.
+        modulated: Whether deformable layers also predict modulations.
+        batch_norm_momentum: Weight of the batch statistics in the update of the running statistics.
+        norm: Function from a number of channels to a normalisation module, such as ``nn.Bias`` for
+            no normalisation; None means batch normalisation.
+        shadow_zero: Whether strided shortcuts count an empty slot as zeros; see
+            :class:`kpdeform.nn.ResnetBlock`. Published weights need it.
+        generator: Random generator for the rotations of kernel points; None means torch's global
+            generator.
 
     Attributes:
-        plans: What each block is, and on which level.
-        pyramid_spec: The pyramid that :meth:`forward` takes.
-        skip_channels: Channels of each skip.
-        out_channels: Channels of the coarsest level.
+        plans: Description of each block.
+        pyramid_spec: Specification of the pyramid that :meth:`forward` needs.
+        skip_channels: Number of channels of each skip connection, finest first.
+        out_channels: Number of channels of the coarsest level.
 
     Raises:
         ValueError: A name is unknown, or a number is not positive.
@@ -121,15 +125,16 @@ class Encoder(nn.Module):
         """Encodes.
 
         Args:
-            pyramid: As :attr:`pyramid_spec` asks for.
-            features: ``(N_0, C)``.
+            pyramid: Pyramid built with :attr:`pyramid_spec`.
+            features: ``(N_0, C)``, features of the points of level 0.
 
         Returns:
-            Features of the coarsest level, those of every finer level before it was left, finest
-            first, and one deformation per deformable layer.
+            A tuple of three: the features of the coarsest level; a list of skip features, the
+            inputs of the strided blocks, finest level first; and a list with one deformation per
+            deformable layer.
 
         Raises:
-            ValueError: The pyramid has too few levels, or features do not fit it.
+            ValueError: The pyramid has too few levels, or the shape of features is wrong.
         """
         check_inputs(pyramid, features, self.pyramid_spec.num_levels, self.in_channels)
         skips: list[Tensor] = []
@@ -147,7 +152,7 @@ class Encoder(nn.Module):
 
 
 def check_inputs(pyramid: Pyramid, features: Tensor, levels: int, in_channels: int) -> None:
-    """Raises ValueError when a pyramid has too few levels or features do not fit it."""
+    """Raises ValueError if a pyramid has too few levels or features have the wrong shape."""
     if len(pyramid.points) < levels:
         raise ValueError(
             f"pyramid has {len(pyramid.points)} levels but this model needs {levels}; "

@@ -1,4 +1,4 @@
-"""Reading checkpoint files: tensors and plain values, never code."""
+"""Safe reading of checkpoint files: only tensors and plain values are read, never code."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import torch
 
 
 def read_checkpoint(path: str | PathLike[str]) -> Any:
-    """The content of a file that ``torch.save`` wrote, on the CPU.
+    """Reads a file that ``torch.save`` wrote; tensors are placed on the CPU.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is a folder, is damaged, or holds more than tensors and plain values.
+        ValueError: The path is a folder, or the file is damaged or contains Python objects other
+            than tensors and plain values.
     """
     path = Path(path)
     if path.is_dir():
@@ -26,7 +27,7 @@ def read_checkpoint(path: str | PathLike[str]) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (PermissionError, MemoryError):
         raise
-    except Exception as error:  # damaged files raise almost anything, OSError too
+    except Exception as error:  # Damaged files raise almost any exception.
         name = re.search(r"GLOBAL (\S+)", str(error))
         if name:
             raise ValueError(
@@ -35,6 +36,6 @@ def read_checkpoint(path: str | PathLike[str]) -> Any:
             ) from error
         text = str(error).rpartition("WeightsUnpickler error:")[
             2
-        ]  # before it stands torch's advice
+        ]  # torch's advice stands before this text.
         reason = text.strip().partition("\n")[0] or type(error).__name__
         raise ValueError(f"{path} is damaged or no checkpoint: {reason}") from error

@@ -1,7 +1,8 @@
-"""How other projects name what our layers hold, and how they differ from our defaults.
+"""Names that other projects give to the tensors of our layers, and their other differences.
 
-A layout says, per type of module, what a parameter, a buffer or a child is called elsewhere. The
-names of a whole model follow from walking its tree, for reading and for writing.
+A layout lists, for each type of module, the names of parameters, buffers and submodules in another
+project. The names for a whole model are found by walking its module tree. They serve for loading
+and for saving.
 """
 
 from __future__ import annotations
@@ -33,25 +34,29 @@ from kpdeform.nn import (
 )
 
 Names = Mapping[str, str | Callable[[int], str]]
-"""Path below a module to its name elsewhere; "encoder.*" takes a function of the number."""
+"""Maps a path relative to a module to its name in another project.
+
+A path that ends in ".*" matches any number; its value is a function of that number.
+"""
 
 Switch = tuple[type[nn.Module], str, Any]
-"""Attribute of a type of module that has to have a value to compute what the project computes."""
+"""Module type, attribute and the value with which it computes the same as the project."""
 
 _BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The names of one project.
+    """Names and other properties of one project.
 
     Attributes:
-        names: Per type of module; what is not in here keeps its name.
-        recognised: A key that matches this belongs to the project; "(?!)" matches none.
-        switches: What :func:`kpdeform.models.load_weights` sets.
-        grouped_weights: A KPConv's weight is ``(K, G, C/G, O/G)``, with one group as well.
-        foreign: Types of module that the project does not have.
-        idle: Keys that a file may hold beside the layers: class weights of the loss.
+        names: Names for each type of module. A name that is not listed is the same as ours.
+        recognised: Regular expression; a matching key shows that a file is of the project. "(?!)"
+            never matches.
+        switches: Attributes that :func:`kpdeform.models.load_weights` sets.
+        grouped_weights: Whether the weight of a KPConv is ``(K, G, C/G, O/G)``, even for one group.
+        foreign: Types of module that the project does not support.
+        idle: Keys of a file that belong to no layer, such as class weights of the loss.
     """
 
     names: Mapping[type[nn.Module], Names]
@@ -69,7 +74,7 @@ def _norm(prefix: str, names: tuple[str, ...]) -> Names:
 _PUBLISHED_CONV: Names = {"weight": "weights"}
 _HEAD: Names = {"head.0": "head_mlp", "head.1": "head_softmax"}
 _KPCONV_PYTORCH: Mapping[type[nn.Module], Names] = {
-    KPFCNN: {  # upsampling has no weights but a number
+    KPFCNN: {  # Upsampling has no weights but is counted.
         "encoder.blocks": "encoder_blocks",
         "decoder.*": lambda j: f"decoder_blocks.{2 * j + 1}",
         **_HEAD,
@@ -133,7 +138,7 @@ _LOSS = ("criterion.weight",)
 _SHADOW_ZERO: Switch = (ResnetBlock, "shadow_zero", True)
 _DENSITY: Switch = (KPConv, "normalize_density", True)
 
-LAYOUTS: Mapping[str, Layout] = {  # a file belongs to the first that recognises it
+LAYOUTS: Mapping[str, Layout] = {  # The first match decides.
     "torch-points3d": Layout(
         names={
             KPConv: {"kernel_points": "K_points"},
@@ -177,7 +182,7 @@ LAYOUTS: Mapping[str, Layout] = {  # a file belongs to the first that recognises
         foreign=(KPNeXt, KPConvD, GroupNorm),
         idle=_LOSS,
     ),
-    "open3d-ml": Layout(  # the same keys; told apart by what else is in the file
+    "open3d-ml": Layout(  # Recognised by its file, not its keys.
         names=_KPCONV_PYTORCH,
         recognised=r"(?!)",
         switches=(_SHADOW_ZERO,),
@@ -188,10 +193,10 @@ LAYOUTS: Mapping[str, Layout] = {  # a file belongs to the first that recognises
 
 
 def recognise(state: Mapping[str, Tensor]) -> str:
-    """The project whose keys these are; "kpdeform" when they are no other's.
+    """Returns the name of the project to which these keys belong, or "kpdeform" if to no other.
 
-    Every other project says "weights" or "K_points". A single layer's weights of two or four
-    dimensions are ml-kpconvx's.
+    Every other project has keys that end in "weights" or "K_points". Weights of two or four
+    dimensions are those of ml-kpconvx.
     """
     weights = [value for key, value in state.items() if re.search(r"(^|\.)weights$", key)]
     for source, layout in LAYOUTS.items():
@@ -203,7 +208,7 @@ def recognise(state: Mapping[str, Tensor]) -> str:
 
 
 def names_of(model: nn.Module, layout: Layout) -> dict[str, str]:
-    """Our key to the project's, for every tensor of a model."""
+    """Maps our key to the project's key for every tensor of a model."""
     return {key: _translate(model, key, layout) for key in model.state_dict()}
 
 
@@ -231,9 +236,10 @@ def _join(theirs: str, module: nn.Module, path: str, rest: list[str], layout: La
 
 
 def idle_tensors(model: nn.Module, source: str) -> dict[str, Tensor]:
-    """What the project's files hold but nothing computes with, under the project's names.
+    """Returns tensors that the project's files contain but do not use, by the project's names.
 
-    ml-kpconvx keeps the parameters of a group norm that is switched off; they stay as they started.
+    In ml-kpconvx these are the parameters of a group norm that is switched off, which keep their
+    initial values.
     """
     if source != "kpconvx":
         return {}
@@ -248,15 +254,15 @@ def idle_tensors(model: nn.Module, source: str) -> dict[str, Tensor]:
 
 
 def to_ours(theirs: Tensor) -> Tensor:
-    """A dense weight in groups, ``(K, G, C/G, O/G)``, as ours, ``(K, C/G, O)``; others as is."""
+    """Converts a dense weight ``(K, G, C/G, O/G)`` to ``(K, C/G, O)``; returns others unchanged."""
     return theirs.transpose(1, 2).flatten(2) if theirs.dim() == 4 else theirs
 
 
 def to_theirs(ours: Tensor, groups: int) -> Tensor:
-    """``(K, C/G, O)`` to ``(K, G, C/G, O/G)``."""
+    """Converts our dense weight ``(K, C/G, O)`` to ``(K, G, C/G, O/G)``."""
     return ours.unflatten(2, (groups, -1)).transpose(1, 2).contiguous()
 
 
 def layers(model: nn.Module, kind: type[nn.Module]) -> Iterator[tuple[str, nn.Module]]:
-    """Path and module of every layer of a type."""
+    """Yields path and module of every layer of the type ``kind``."""
     return ((path, module) for path, module in model.named_modules() if isinstance(module, kind))

@@ -1,4 +1,4 @@
-"""Weights of other projects' deformable image layers, wherever they are in a model."""
+"""Loads weights of other projects for models that contain deformable image layers."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from kpdeform.ops import layouts
 
 
 class _Alias(NamedTuple):
-    """How a tensor of a layer is called elsewhere, and how it is made from what is there.
+    """Name of a layer's tensor in another project, and how to convert it.
 
-    Names follow the layer's own; ``{}`` stands for weight and for bias.
+    Names are suffixes to the path of the layer; ``{}`` stands for "weight" or "bias". ``theirs``
+    may be several tensors, from which ``make`` computes ours.
     """
 
     ours: str
     theirs: tuple[str, ...]
     make: Callable[..., Tensor] = lambda tensor: tensor
-    sigmoid: bool = False  # masks there are the plain sigmoid
+    sigmoid: bool = False  # Whether that project has mask_activation="sigmoid".
 
 
 def _offsets_and_masks(offsets: Tensor, masks: Tensor) -> Tensor:
@@ -35,7 +36,7 @@ _ALIASES: dict[type[nn.Module], list[_Alias]] = {
         _Alias(".offset_conv.{}", (".conv_offset.{}",), sigmoid=True),  # mmcv
         _Alias(".offset_conv.{}", ("_offset.{}",), sigmoid=True),  # mmdetection before 2.0
         _Alias(".offset_conv.{}", (".conv_offset_mask.{}",), sigmoid=True),  # CharlesShang/DCNv2
-        _Alias(".{}", (".conv.{}",)),  # 4uiiurz1/pytorch-deform-conv-v2, with what follows
+        _Alias(".{}", (".conv.{}",)),  # This and the next two: pytorch-deform-conv-v2
         _Alias(".offset_conv.{}", (".p_conv.{}", ".m_conv.{}"), _offsets_and_masks, sigmoid=True),
         _Alias(".offset_conv.{}", (".p_conv.{}",), lambda offsets: layouts.interleave(offsets, 0)),
     ],
@@ -59,24 +60,27 @@ _ALIASES: dict[type[nn.Module], list[_Alias]] = {
 def load_image_weights(
     model: nn.Module, path_or_dict: str | PathLike[str] | Mapping[str, Any]
 ) -> LoadReport:
-    """Loads weights of deformable image layers trained elsewhere; all of them, or nothing.
+    """Loads weights of a model with deformable image layers, either all of them or none.
 
-    Layers of ``model`` that are a :class:`kpdeform.nn.DeformConv2d`, ``DCNv3``, ``DCNv4`` or
-    ``DeformRoIPool`` also take the tensors of mmcv's packs (``conv_offset``, older ``*_offset``),
-    CharlesShang/DCNv2 (``conv_offset_mask``), 4uiiurz1/pytorch-deform-conv-v2 (``p_conv``,
-    ``m_conv``), InternImage and DCNv4; torchvision's layer has the names of one with
-    ``offset_head=False``. All other keys must be the model's own.
+    For layers of the types :class:`kpdeform.nn.DeformConv2d`, ``DCNv3``, ``DCNv4`` and
+    ``DeformRoIPool``, the names and layouts of these projects are converted: mmcv
+    (``conv_offset``, and ``*_offset`` in old files), CharlesShang/DCNv2 (``conv_offset_mask``),
+    4uiiurz1/pytorch-deform-conv-v2 (``p_conv``, ``m_conv``), InternImage and DCNv4. The names of
+    torchvision's layer are those of a DeformConv2d with ``offset_head=False``. All other keys must
+    equal those of the model.
 
     Args:
         model: A model or a single layer; changed in place.
         path_or_dict: Checkpoint file, read with ``weights_only=True``, or its content.
 
     Returns:
-        Which key went where.
+        Which key was loaded where.
 
     Raises:
-        ValueError: Keys are missing or left over, shapes differ, or masks were trained with the
-            plain sigmoid and the layer is not; changes nothing.
+        ValueError: Keys are missing or unexpected, shapes differ, or masks were trained with
+            ``mask_activation="sigmoid"`` and the layer has "2sigmoid". The model is not changed.
+        FileNotFoundError: There is no such file.
+        TypeError: ``path_or_dict`` is neither a path nor a dict.
 
     Example:
         >>> from kpdeform import nn

@@ -1,4 +1,4 @@
-"""KPCNN: a class for every cloud."""
+"""KPCNN, a network that classifies clouds."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from kpdeform.nn import Bias, Deformation, GlobalAverage, Unary
 
 
 class KPCNN(nn.Module):
-    """Encoder, mean over each cloud, and a head: classification.
+    """Classification network: an encoder, the mean over each cloud, and a head.
 
-    Usually made by :meth:`from_architecture` or a preset; the constructor joins parts of your own.
+    Usually built with :meth:`from_architecture` or a preset. The constructor combines modules of
+    your own.
 
     Args:
-        encoder: From fine to coarse.
-        head: Mean features of a cloud to logits.
+        encoder: Encoder from the finest to the coarsest level.
+        head: Module from the mean features of each cloud to logits.
 
     Source: Thomas et al. 2019, arXiv:1904.08889, Fig. 1 of the supplementary material.
     """
@@ -45,12 +46,12 @@ class KPCNN(nn.Module):
         """Builds the published network from its list of block names.
 
         Args:
-            names: Encoder blocks (see :class:`Encoder`), then "global_average".
-            in_channels: Input features per point.
+            names: Names of encoder blocks (see :class:`Encoder`), then "global_average".
+            in_channels: Number of input features per point.
             num_classes: Number of logits per cloud.
-            cell_size: Grid cell of level 0, in the cloud's unit.
-            width: Channels of level 0.
-            head_width: Channels of the head.
+            cell_size: Edge of a grid cell on level 0, in the unit of the cloud.
+            width: Number of channels on level 0.
+            head_width: Number of hidden channels of the head.
             **options: Further arguments of :class:`Encoder`: ``conv_radius``, ``deform_radius``,
                 ``sigma``, ``kernel_size``, ``dimension``, ``influence``, ``aggregation``,
                 ``modulated``, ``batch_norm_momentum``, ``norm``, ``shadow_zero``, ``generator``.
@@ -78,22 +79,22 @@ class KPCNN(nn.Module):
 
     @property
     def pyramid_spec(self) -> PyramidSpec:
-        """What :func:`kpdeform.data.build_pyramid` needs to know for this model."""
+        """Argument of :func:`kpdeform.data.build_pyramid` for the pyramids of this model."""
         return self.encoder.pyramid_spec
 
     def forward(self, pyramid: Pyramid, features: Tensor) -> tuple[Tensor, list[Deformation]]:
-        """Labels every cloud.
+        """Classifies every cloud.
 
         Args:
-            pyramid: As :attr:`pyramid_spec` asks for.
-            features: ``(N_0, C)``.
+            pyramid: Pyramid built with :attr:`pyramid_spec`.
+            features: ``(N_0, C)``, features of the points of level 0.
 
         Returns:
-            Logits ``(B, classes)`` and one deformation per deformable layer, for
+            Logits ``(B, num_classes)``, and a list with one deformation per deformable layer, for
             :func:`kpdeform.nn.deformation_loss`.
 
         Raises:
-            ValueError: The pyramid has too few levels, or features do not fit it.
+            ValueError: The pyramid has too few levels, or the shape of features is wrong.
         """
         x, _, deformations = self.encoder(pyramid, features)
         coarsest = self.pyramid_spec.num_levels - 1

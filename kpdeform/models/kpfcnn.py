@@ -1,4 +1,4 @@
-"""KPFCNN: a class for every point."""
+"""KPFCNN, a network for semantic segmentation, which classifies points."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from kpdeform.nn.norm import Norm
 
 
 class KPFCNN(nn.Module):
-    """Encoder, decoder with skip links, and a head: semantic segmentation.
+    """Semantic segmentation network: an encoder, a decoder with skip connections, and a head.
 
-    Usually made by :meth:`from_architecture` or a preset; the constructor joins parts of your own.
+    Usually built with :meth:`from_architecture` or a preset. The constructor combines modules of
+    your own.
 
     Args:
-        encoder: From fine to coarse.
-        decoder: One module per step from coarse to fine, coarsest first, called as
-            :class:`kpdeform.nn.UpsampleUnary` is.
-        head: Features of level 0 to logits.
+        encoder: Encoder from the finest to the coarsest level.
+        decoder: One module per step to a finer level, coarsest first, with the call signature of
+            :class:`kpdeform.nn.UpsampleUnary`.
+        head: Module from the features of level 0 to logits.
 
     Source: Thomas et al. 2019, arXiv:1904.08889, Fig. 2 of the supplementary material.
     """
@@ -52,15 +53,18 @@ class KPFCNN(nn.Module):
         """Builds the published network from its list of block names.
 
         Args:
-            names: Encoder blocks (see :class:`Encoder`), then "nearest_upsample", "unary" for every
-                strided block.
-            in_channels: Input features per point.
+            names: Names of encoder blocks (see :class:`Encoder`), then "nearest_upsample", "unary"
+                for every strided block.
+            in_channels: Number of input features per point.
             num_classes: Number of logits per point.
-            cell_size: Grid cell of level 0, in the cloud's unit.
-            width: Channels of level 0.
-            head_width: Channels of the head; ``width`` when None, half of it in Open3D-ML.
-            batch_norm_momentum: Share of the new statistics in the running ones.
-            norm: Makes the normalisations, such as ``nn.Bias`` for none; batch norm when None.
+            cell_size: Edge of a grid cell on level 0, in the unit of the cloud.
+            width: Number of channels on level 0.
+            head_width: Number of hidden channels of the head; None means ``width``. In Open3D-ML it
+                is half of ``width``.
+            batch_norm_momentum: Weight of the batch statistics in the update of the running
+                statistics.
+            norm: Function from a number of channels to a normalisation module, such as ``nn.Bias``
+                for no normalisation; None means batch normalisation.
             **options: Further arguments of :class:`Encoder`: ``conv_radius``, ``deform_radius``,
                 ``sigma``, ``kernel_size``, ``dimension``, ``influence``, ``aggregation``,
                 ``modulated``, ``shadow_zero``, ``generator``.
@@ -105,22 +109,22 @@ class KPFCNN(nn.Module):
 
     @property
     def pyramid_spec(self) -> PyramidSpec:
-        """What :func:`kpdeform.data.build_pyramid` needs to know for this model."""
+        """Argument of :func:`kpdeform.data.build_pyramid` for the pyramids of this model."""
         return self.encoder.pyramid_spec
 
     def forward(self, pyramid: Pyramid, features: Tensor) -> tuple[Tensor, list[Deformation]]:
-        """Labels every point.
+        """Classifies every point.
 
         Args:
-            pyramid: As :attr:`pyramid_spec` asks for.
-            features: ``(N_0, C)``.
+            pyramid: Pyramid built with :attr:`pyramid_spec`.
+            features: ``(N_0, C)``, features of the points of level 0.
 
         Returns:
-            Logits ``(N_0, classes)`` and one deformation per deformable layer, for
+            Logits ``(N_0, num_classes)``, and a list with one deformation per deformable layer, for
             :func:`kpdeform.nn.deformation_loss`.
 
         Raises:
-            ValueError: The pyramid has too few levels, or features do not fit it.
+            ValueError: The pyramid has too few levels, or the shape of features is wrong.
         """
         x, skips, deformations = self.encoder(pyramid, features)
         for level, unary in zip(reversed(range(len(skips))), self.decoder, strict=True):

@@ -1,4 +1,4 @@
-"""KPNeXt: the network of KPConvD and KPConvX, for points or for whole clouds."""
+"""KPNeXt, the network with KPConvD and KPConvX layers, for segmentation and classification."""
 
 from __future__ import annotations
 
@@ -39,57 +39,69 @@ from kpdeform.nn.norm import Norm
 Task = Literal["segmentation", "classification"]
 Pooling = Literal["grid", "conv"]
 
-_NEIGHBORS = (12, 16, 20)  # of the first levels; the last number goes on
+_NEIGHBORS = (12, 16, 20)  # Per level; further levels use the last number.
 
 
 class KPNeXt(nn.Module):
-    """A stem, ever coarser levels of :class:`kpdeform.nn.MultiShortcutBlock`, and a head.
+    """Network of :class:`kpdeform.nn.MultiShortcutBlock` on increasingly coarse levels.
 
-    The defaults are those of the published S3DIS network KPConvX-S. Lengths count in cells of the
-    level a block works on.
+    It has a stem, an encoder, a decoder for segmentation, and a head. The defaults are those of the
+    published S3DIS network KPConvX-S. ``radius`` and ``sigma`` are in cells of the level on which a
+    block works.
 
     Args:
-        in_channels: Input features per point.
-        num_classes: Number of logits, per point or per cloud.
-        cell_size: Grid cell of level 0, in the cloud's unit.
-        task: "segmentation" has a decoder and labels points; "classification" labels clouds.
-        blocks: Blocks per level.
-        width: Channels of level 0.
-        width_scaling: Channels of a level over those of the one before, rounded up to 16.
-        attention_channels: As in :class:`kpdeform.nn.KPConvX`; None makes every layer a KPConvD.
-        attention_groups: As in :class:`kpdeform.nn.KPConvX`, in place of ``attention_channels``.
-        attention_level: First level whose encoder has attention; the decoder has it everywhere.
-        activation: Of the attention.
-        group_norm: Normalises the modulations of the attention.
-        radius: Radius of the ball of kernel points.
-        sigma: Reach of a kernel point; ``radius`` when None.
-        scaling: Grid cell of a level over that of the one before.
-        max_neighbors: Nearest neighbours that a layer sees, per level; 12, 16, 20, 20, ... when
-            None.
-        shells: Kernel points per shell.
-        dimension: D, 2 or 3.
+        in_channels: Number of input features per point.
+        num_classes: Number of logits per point or per cloud.
+        cell_size: Edge of a grid cell on level 0, in the unit of the cloud.
+        task: "segmentation" classifies points and has a decoder, "classification" classifies
+            clouds.
+        blocks: Number of encoder blocks on each level.
+        width: Number of channels on level 0.
+        width_scaling: Factor by which the number of channels grows from level to level. Numbers of
+            channels are rounded up to multiples of 16.
+        attention_channels: As in :class:`kpdeform.nn.KPConvX`. If it and ``attention_groups`` are
+            None, all depthwise layers are KPConvD.
+        attention_groups: As in :class:`kpdeform.nn.KPConvX`.
+        attention_level: First level whose encoder blocks have attention. All decoder blocks have
+            it.
+        activation: Activation of the attention; see :class:`kpdeform.nn.KPConvX`.
+        group_norm: Whether to normalise the modulations of the attention.
+        radius: Radius of the ball of kernel points, in cells.
+        sigma: Distance from a kernel point at which its linear influence reaches 0, in cells; None
+            means ``radius``.
+        scaling: Factor by which the grid cell grows from level to level.
+        max_neighbors: Number of nearest neighbours that the layers of each level use; None means
+            12, 16, 20, 20 and so on.
+        shells: Number of kernel points on each shell, from the centre outwards.
+        dimension: Dimension of the positions D, 2 or 3.
         influence: As in :class:`kpdeform.nn.KPConvD`.
-        aggregation: Of the stem and of pooling convolutions; depthwise layers take the closest
-            kernel point.
-        pooling: "grid" takes the maximum over a grid cell and goes back to the cell, and the last
-            block of a level widens to the next; "conv" convolves to the next level, and goes back
-            by interpolation between three points.
-        share_kernel_points: All depthwise layers of a level have the same kernel points.
-        decoder_blocks: A block after every step of the decoder.
+        aggregation: Aggregation of the stem and of pooling convolutions. Depthwise layers always
+            use "closest".
+        pooling: "grid" pools by the maximum over the points of a grid cell and upsamples by copying
+            the features of the cell; the last block of a level increases the number of channels.
+            "conv" pools by a convolution, which increases the number of channels, and upsamples by
+            interpolation between three points.
+        share_kernel_points: Whether all depthwise layers of a level have the same kernel points.
+        decoder_blocks: Whether the decoder has a block on every level.
         upcut: As in :class:`kpdeform.nn.MultiShortcutBlock`.
-        drop_path: Probability that a cloud skips the last block; it grows linearly from 0.
+        drop_path: Drop probability of the last encoder block; it increases linearly from 0 over the
+            blocks.
         layer_scale: As in :class:`kpdeform.nn.MultiShortcutBlock`.
-        dropout: Of the head for classification.
-        batch_norm_momentum: Share of the new statistics in the running ones.
-        norm: Makes the normalisations, such as ``nn.Bias`` for none; batch norm when None.
+        dropout: Dropout probability in the classification head.
+        batch_norm_momentum: Weight of the batch statistics in the update of the running statistics.
+        norm: Function from a number of channels to a normalisation module, such as ``nn.Bias`` for
+            no normalisation; None means batch normalisation.
         infer_queries_are_points: As in :class:`kpdeform.nn.KPConvX`.
-        generator: Source of the kernel points' rotations; torch's global generator when None.
+        generator: Random generator for the rotations of kernel points; None means torch's global
+            generator.
 
     Attributes:
-        pyramid_spec: What :func:`kpdeform.data.build_pyramid` needs to know for this model.
+        pyramid_spec: Specification for :func:`kpdeform.data.build_pyramid` of the pyramid that
+            :meth:`forward` takes.
 
     Raises:
-        ValueError: An argument is outside the above.
+        ValueError: A number is not positive, a choice is unknown, or groups do not divide channels.
+        TypeError: A number has the wrong type.
 
     Source: Thomas et al. 2024, arXiv:2405.13194, section 4 and Fig. 4.
 
@@ -166,7 +178,7 @@ class KPNeXt(nn.Module):
             block={"upcut": upcut, "layer_scale": layer_scale},
         )
         widths = [_round_up(width * width_scaling**level) for level in range(len(blocks))]
-        wider = widths[1:] if self.pools_grid else widths[:-1]  # what leaves a level
+        wider = widths[1:] if self.pools_grid else widths[:-1]  # Widths of skips.
         drops = torch.linspace(0, drop_path, sum(blocks)).split(list(blocks))
         self.stem = make.dense(in_channels, widths[0], 0)
         self.encoder = nn.ModuleList(
@@ -199,17 +211,18 @@ class KPNeXt(nn.Module):
         )
 
     def forward(self, pyramid: Pyramid, features: Tensor) -> tuple[Tensor, list[Deformation]]:
-        """Labels every point, or every cloud.
+        """Classifies every point, or every cloud.
 
         Args:
-            pyramid: As :attr:`pyramid_spec` asks for.
-            features: ``(N_0, C)``.
+            pyramid: Pyramid built with :attr:`pyramid_spec`.
+            features: ``(N_0, C)``, features of the points of level 0.
 
         Returns:
-            Logits ``(N_0, classes)`` or ``(B, classes)``, and an empty list: no layer deforms.
+            Logits, ``(N_0, num_classes)`` for segmentation or ``(B, num_classes)`` for
+            classification, and an empty list, because no layer is deformable.
 
         Raises:
-            ValueError: The pyramid has too few levels, or features do not fit it.
+            ValueError: The pyramid has too few levels, or the shape of features is wrong.
         """
         check_inputs(pyramid, features, self.pyramid_spec.num_levels, self.in_channels)
         points, tables = pyramid.points, pyramid.neighbors
@@ -248,7 +261,7 @@ class KPNeXt(nn.Module):
 
 @dataclass
 class _Parts:
-    """Makes the layers of one network; lengths in cells of the level they work on."""
+    """Makes the layers of one network. ``radius`` and ``sigma`` are in cells of a layer's level."""
 
     spec: PyramidSpec
     radius: float
@@ -302,7 +315,7 @@ class _Parts:
     def stage(
         self, level: int, channels: int, out_channels: int, attention: bool, drops: list[float]
     ) -> nn.ModuleList:
-        """Blocks of a level; the last one has the channels that leave it."""
+        """Makes the encoder blocks of a level; only the last one changes the number of channels."""
         outs = [channels] * (len(drops) - 1) + [out_channels]
         return nn.ModuleList(
             self.block_at(level, channels, out, attention, drop)

@@ -1,8 +1,9 @@
-"""Networks by name: the published models of S3DIS and others, and small ones for a CPU.
+"""Functions that build published networks, and small networks for training on a CPU.
 
-The published ones take the input features per point, the number of classes, the grid cell of level
-0 in metres and, for S3DIS, the channels of level 0; the defaults are those of the published
-weights. All are returned untrained.
+The published networks take the number of input features per point, the number of classes, the edge
+of a grid cell on level 0 in metres and, for those of KPFCNN, the number of channels on level 0. The
+defaults are those of the published weights. All networks are returned untrained. Scores in the
+docstrings are those of the publications.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def kpfcnn_s3dis_heavy(
 def kpfcnn_s3dis_deform_light(
     in_channels: int = 5, num_classes: int = 13, cell_size: float = 0.03, *, width: int = 128
 ) -> KPFCNN:
-    """Published "Deform_Light": the two coarsest levels deform; 66.7 mIoU on S3DIS area 5."""
+    """Published "Deform_Light": 2 of 5 levels are deformable; 66.7 mIoU on S3DIS area 5."""
     names = _stages(rigid=[1, 3, 3, 1, 0], deformable=[0, 0, 0, 2, 3])
     return KPFCNN.from_architecture(
         names, in_channels, num_classes, cell_size=cell_size, width=width
@@ -47,7 +48,10 @@ def kpfcnn_s3dis_deform_light(
 def kpfcnn_s3dis_deform(
     in_channels: int = 5, num_classes: int = 13, cell_size: float = 0.03, *, width: int = 128
 ) -> KPFCNN:
-    """Published "Deform_KPFCNN": three levels deform, 6 cells wide; 67.3 mIoU on S3DIS area 5."""
+    """Published "Deform_KPFCNN": 3 of 5 levels are deformable; 67.3 mIoU on S3DIS area 5.
+
+    Deformable layers have a neighbour radius of 6 cells.
+    """
     names = _stages(rigid=[1, 3, 1, 0, 0], deformable=[0, 0, 2, 3, 3])
     return KPFCNN.from_architecture(
         names, in_channels, num_classes, cell_size=cell_size, width=width, deform_radius=6.0
@@ -91,7 +95,8 @@ def kpconvx_l_scanobjectnn(
 ) -> KPNeXt:
     """Published ScanObjectNN classifier "KPConvX-L": 12.39 M parameters; 89.1 % accuracy.
 
-    It was trained with sigma = -2.1, whatever the cell size: influences grow with the distance.
+    It was trained with sigma = -2.1 in the unit of the cloud, independent of the cell size. With a
+    negative sigma, influences grow with the distance.
     """
     published = {
         "task": "classification",
@@ -109,7 +114,7 @@ def kpconvd_l_scanobjectnn(
 ) -> KPNeXt:
     """Published ScanObjectNN classifier "KPConvD-L": 7.15 M parameters; 89.7 % accuracy.
 
-    Its influences grow, as those of :func:`kpconvx_l_scanobjectnn`.
+    Influences grow with the distance, as in :func:`kpconvx_l_scanobjectnn`.
     """
     options = {"attention_channels": None, **options}
     return kpconvx_l_scanobjectnn(in_channels, num_classes, cell_size, **options)
@@ -124,15 +129,15 @@ def kpfcnn_small(
     deformable: bool = True,
     deform_radius: float = 5.0,
 ) -> KPFCNN:
-    """Four levels for training on a CPU: 0.35 M parameters, the two coarsest levels deform.
+    """Small segmentation network for a CPU: 4 levels, the 2 coarsest deformable, 0.35 M parameters.
 
     Args:
-        in_channels: Input features per point.
+        in_channels: Number of input features per point.
         num_classes: Number of logits per point.
-        cell_size: Grid cell of level 0, in the cloud's unit.
-        width: Channels of level 0.
-        deformable: False gives the rigid network.
-        deform_radius: How far deformable layers look, in cells of their level.
+        cell_size: Edge of a grid cell on level 0, in the unit of the cloud.
+        width: Number of channels on level 0.
+        deformable: Whether the two coarsest levels are deformable; otherwise all are rigid.
+        deform_radius: Neighbour radius of deformable layers, in cells of their level.
 
     Returns:
         The model, untrained.
@@ -164,15 +169,15 @@ def kpcnn_small(
     deformable: bool = True,
     deform_radius: float = 5.0,
 ) -> KPCNN:
-    """Four levels for training on a CPU: the encoder of :func:`kpfcnn_small`, one class per cloud.
+    """Small classification network for a CPU, with the encoder of :func:`kpfcnn_small`.
 
     Args:
-        in_channels: Input features per point.
+        in_channels: Number of input features per point.
         num_classes: Number of logits per cloud.
-        cell_size: Grid cell of level 0, in the cloud's unit.
-        width: Channels of level 0.
-        deformable: False gives the rigid network.
-        deform_radius: How far deformable layers look, in cells of their level.
+        cell_size: Edge of a grid cell on level 0, in the unit of the cloud.
+        width: Number of channels on level 0.
+        deformable: Whether the two coarsest levels are deformable; otherwise all are rigid.
+        deform_radius: Neighbour radius of deformable layers, in cells of their level.
 
     Returns:
         The model, untrained.
@@ -203,7 +208,10 @@ def _small_stages(deformable: bool, decoder: bool) -> list[str]:
 
 
 def _stages(rigid: list[int], deformable: list[int], decoder: bool = True) -> list[str]:
-    """Block names from blocks per level; a strided block counts for the level it leads to."""
+    """Makes block names from the numbers of rigid and deformable blocks per level.
+
+    A strided block counts as a block of the level of its output.
+    """
     names = ["simple"]
     for level, (r, d) in enumerate(zip(rigid, deformable, strict=True)):
         blocks = ["resnetb"] * r + ["resnetb_deformable"] * d

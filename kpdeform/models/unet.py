@@ -1,4 +1,4 @@
-"""A small U-Net for images whose deeper convolutions may be deformable."""
+"""A small U-Net for images, with deformable convolutions on the lower resolutions."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from kpdeform.nn import DeformConv2d
 
 
 class ImageUNet(nn.Module):
-    """Labels every pixel: an encoder of halved resolutions, a decoder with skip connections.
+    """U-Net for semantic segmentation of images.
 
-    Every level is two 3x3 convolutions with batch normalisation; the second one of every level
-    below the first is deformable and modulated.
+    The encoder halves the resolution from level to level, and the decoder has skip connections.
+    Each stage has two 3x3 convolutions with batch normalisation. On all levels but level 0, the
+    second of them is deformable and modulated.
 
     Args:
-        in_channels: Channels of the image.
-        num_classes: Classes.
-        width: Channels of level 0; doubled from level to level.
-        levels: Number of resolutions.
-        deformable: Make those convolutions deformable, or leave all of them ordinary.
+        in_channels: Number of channels of the image.
+        num_classes: Number of logits per pixel.
+        width: Number of channels on level 0; it doubles with every level.
+        levels: Number of levels.
+        deformable: Whether to use deformable convolutions; otherwise all are ordinary.
 
     Raises:
         ValueError: ``levels`` or ``width`` is not positive.
@@ -56,7 +57,7 @@ class ImageUNet(nn.Module):
         self.head = nn.Conv2d(width, num_classes, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Labels pixels.
+        """Classifies every pixel.
 
         Args:
             images: ``(B, in_channels, H, W)``.

@@ -1,4 +1,4 @@
-"""Layers and blocks: parameters plus one call of :mod:`kpdeform.ops`."""
+"""Layers and blocks: modules that hold parameters and call :mod:`kpdeform.ops`."""
 
 from kpdeform.nn.blocks import (
     GlobalAverage,

@@ -1,4 +1,4 @@
-"""What every layer and block owes the tools of PyTorch."""
+"""Base class that adapts every layer and block to PyTorch's tools."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 
 class Layer(nn.Module):
-    """A module that is one step to PyTorch's tools, whatever its ``forward`` does.
+    """Base class of all layers and blocks.
 
-    * ``torch.fx.symbolic_trace`` records a call of it and does not look inside.
-    * ``torch.jit.script`` refuses it by name.
-    * A buffer ``kernel_points`` is a position: ``half()`` and ``bfloat16()`` leave it in float32.
+    * ``torch.fx.symbolic_trace`` records the layer as a single call and does not trace its
+      ``forward``.
+    * ``torch.jit.script`` raises an error that names the layer.
+    * ``half()`` and ``bfloat16()`` leave a buffer called ``kernel_points`` in float32, because
+      positions need that precision.
     """
 
     def __init_subclass__(cls) -> None:

@@ -1,4 +1,4 @@
-"""Blocks that networks are assembled from. Features are rows: ``(points, channels)``."""
+"""Blocks from which networks are assembled. Features are ``(points, channels)``."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from kpdeform.nn.norm import NEGATIVE_SLOPE, BatchNorm, Norm, normalize
 
 
 class Unary(Layer):
-    """Linear map of every row, normalisation, a residual if there is one, and LeakyReLU 0.1.
+    """Linear map of each row, then normalisation, an optional residual, and LeakyReLU 0.1.
 
     Args:
-        in_channels: C.
-        out_channels: O.
-        norm: Makes the normalisation.
-        activation: False leaves the LeakyReLU out.
-        bias: Adds a learned ``(O,)`` before the normalisation, as GeoTransformer does.
+        in_channels: Number of input channels C.
+        out_channels: Number of output channels O.
+        norm: Function from a number of channels to a normalisation module.
+        activation: Whether to apply the LeakyReLU.
+        bias: Whether the linear map has a bias ``(O,)``, as in GeoTransformer.
     """
 
     def __init__(
@@ -41,17 +41,26 @@ class Unary(Layer):
     def forward(
         self, features: Tensor, residual: Tensor | None = None, slope: float | None = None
     ) -> Tensor:
-        """``(N, C)`` to ``(N, O)``; the residual is ``(N, O)``, the slope instead of the usual."""
+        """Computes the block.
+
+        Args:
+            features: ``(N, C)``.
+            residual: ``(N, O)``, added before the activation, or None.
+            slope: Negative slope of the LeakyReLU for this call; None means that of the block.
+
+        Returns:
+            ``(N, O)``.
+        """
         x = _linear(features, self.linear.weight, self.linear.bias)
         return normalize(self.norm, x, residual, self.slope if slope is None else slope)
 
 
 class SimpleBlock(Layer):
-    """Convolution, normalisation, LeakyReLU 0.1.
+    """Convolution, then normalisation and LeakyReLU 0.1.
 
     Args:
         conv: The convolution: rigid, deformable or depthwise.
-        norm: Makes the normalisation.
+        norm: Function from a number of channels to a normalisation module.
     """
 
     def __init__(self, conv: KPConv | KPConvD, *, norm: Norm = BatchNorm) -> None:
@@ -63,27 +72,39 @@ class SimpleBlock(Layer):
     def forward(
         self, queries: Tensor, points: Tensor, neighbors: Tensor, features: Tensor
     ) -> tuple[Tensor, Deformation | None]:
-        """``(N, C)`` at points to ``(M, O)`` at queries, and the deformation if there is one."""
+        """Computes the block.
+
+        Args:
+            queries: ``(M, D)``, positions of the output features.
+            points: ``(N, D)``, positions of the input features.
+            neighbors: ``(M, H)`` int32 or int64 rows of ``points``; N and -1 mark empty slots.
+            features: ``(N, C)``.
+
+        Returns:
+            ``(M, O)``, and the deformation of a deformable convolution, or None.
+        """
         x, deformation = _convolve(self.conv, queries, points, neighbors, features)
         return normalize(self.norm, x, slope=self.slope), deformation
 
 
 class ResnetBlock(Layer):
-    """Bottleneck: narrow, convolve, widen, add the shortcut.
+    """Bottleneck block: reduces the channels, convolves, expands the channels, adds a shortcut.
 
-    The shortcut of a strided block is the maximum over the same neighbours that the convolution
-    sees.
+    In a strided block, the shortcut is the maximum of the features over the neighbours that the
+    convolution uses.
 
     Args:
-        in_channels: C.
-        out_channels: O; the published networks convolve with O / 4 channels.
-        conv: The convolution, with as many channels out as in: rigid, deformable or depthwise.
-        norm: Makes the normalisations.
-        strided: True for a block whose queries are the points of the next level.
-        shadow_zero: Lets an empty neighbour slot count as a row of zeros in the maximum, as the
-            published code does. The result then depends on how far the table is padded, which
-            depends on the other clouds in the batch.
-        bias: The linear maps add a learned bias, as GeoTransformer's do.
+        in_channels: Number of input channels C.
+        out_channels: Number of output channels O. The convolutions of the published networks have
+            O / 4 channels.
+        conv: The convolution, rigid, deformable or depthwise, with equal numbers of input and
+            output channels.
+        norm: Function from a number of channels to a normalisation module.
+        strided: Whether the queries are the points of the next coarser level.
+        shadow_zero: Whether an empty neighbour slot counts as a row of zeros in the maximum of the
+            shortcut, as in the published code. The result for a cloud then depends on the padding
+            of its neighbour table, and so on the other clouds in the batch.
+        bias: Whether the linear maps have a bias, as in GeoTransformer.
 
     Source: Thomas et al. 2019, arXiv:1904.08889, Fig. 2 of the supplementary material.
     """
@@ -119,7 +140,17 @@ class ResnetBlock(Layer):
     def forward(
         self, queries: Tensor, points: Tensor, neighbors: Tensor, features: Tensor
     ) -> tuple[Tensor, Deformation | None]:
-        """``(N, C)`` at points to ``(M, O)`` at queries, and the deformation if there is one."""
+        """Computes the block.
+
+        Args:
+            queries: ``(M, D)``, positions of the output features.
+            points: ``(N, D)``, positions of the input features.
+            neighbors: ``(M, H)`` int32 or int64 rows of ``points``; N and -1 mark empty slots.
+            features: ``(N, C)``.
+
+        Returns:
+            ``(M, O)``, and the deformation of a deformable convolution, or None.
+        """
         x = self.unary1(features)
         x, deformation = _convolve(self.conv, queries, points, neighbors, x)
         if self.strided:
@@ -135,24 +166,33 @@ class ResnetBlock(Layer):
 
 
 class NearestUpsample(Layer):
-    """Gives every fine point the features of its nearest coarse point."""
+    """Nearest-neighbour upsampling: copies to each fine point the features of a coarse point."""
 
     def forward(self, features: Tensor, upsamples: Tensor) -> Tensor:
-        """Coarse ``(N, C)`` and rows ``(M, >=1)`` into it, nearest first, to fine ``(M, C)``."""
+        """Upsamples.
+
+        Args:
+            features: ``(N, C)`` of the coarse points.
+            upsamples: ``(M, H)`` int32 or int64 rows of ``features``, nearest first, H at least 1.
+
+        Returns:
+            ``(M, C)`` of the fine points.
+        """
         return ops.neighbor_pool(features, upsamples, "nearest")
 
 
 class UpsampleUnary(Unary):
-    """:class:`Unary` of the features of the nearest coarse point beside those of a skip link.
+    """Upsamples features and applies :class:`Unary` to them together with a skip connection.
 
-    A linear map and a copy may change places: the coarse half is mapped before it is copied to the
-    many fine points, and nothing is concatenated.
+    The result is that of concatenating the features of the nearest coarse point with those of the
+    skip connection. To save work, the linear map is applied to the coarse features before they are
+    copied to the more numerous fine points, and nothing is concatenated.
 
     Args:
-        coarse_channels: C1.
-        skip_channels: C2.
-        out_channels: O.
-        norm: Makes the normalisation.
+        coarse_channels: Number of channels of the coarse features, C1.
+        skip_channels: Number of channels of the skip connection, C2.
+        out_channels: Number of output channels O.
+        norm: Function from a number of channels to a normalisation module.
     """
 
     def __init__(
@@ -162,20 +202,31 @@ class UpsampleUnary(Unary):
         self.widths = (coarse_channels, skip_channels)
 
     def forward(self, features: Tensor, upsamples: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]
-        """Coarse ``(N, C1)``, rows ``(M, >=1)`` into it and ``(M, C2)`` to fine ``(M, O)``."""
+        """Upsamples and maps.
+
+        Args:
+            features: ``(N, C1)`` of the coarse points.
+            upsamples: ``(M, H)`` int32 or int64 rows of ``features``, nearest first, H at least 1.
+            skip: ``(M, C2)`` of the fine points.
+
+        Returns:
+            ``(M, O)`` of the fine points.
+        """
         of_coarse, of_skip = self.linear.weight.split(self.widths, dim=1)  # (O, C1), (O, C2)
         x = ops.neighbor_pool(F.linear(features, of_coarse), upsamples, "nearest")
         return normalize(self.norm, torch.addmm(x, skip, of_skip.t()), None, self.slope)
 
 
 class InterpolateUnary(Unary):
-    """:class:`UpsampleUnary` for several coarse points, weighted by 1 / distance.
+    """Like :class:`UpsampleUnary`, but interpolates between several coarse points.
+
+    Coarse points are weighted by the inverse of their distance.
 
     Args:
-        coarse_channels: C1.
-        skip_channels: C2.
-        out_channels: O.
-        norm: Makes the normalisation.
+        coarse_channels: Number of channels of the coarse features, C1.
+        skip_channels: Number of channels of the skip connection, C2.
+        out_channels: Number of output channels O.
+        norm: Function from a number of channels to a normalisation module.
     """
 
     def __init__(
@@ -186,8 +237,19 @@ class InterpolateUnary(Unary):
     def forward(  # type: ignore[override]
         self, features: Tensor, upsamples: Tensor, skip: Tensor, fine: Tensor, coarse: Tensor
     ) -> Tensor:
-        """As :class:`UpsampleUnary`, with ``upsamples`` ``(M, H)`` and both positions."""
-        rows = upsamples.long()  # N and -1 both index the zero row that F.pad appends
+        """Interpolates and maps.
+
+        Args:
+            features: ``(N, C1)`` of the coarse points.
+            upsamples: ``(M, H)`` int32 or int64 rows of ``features``; N and -1 mark empty slots.
+            skip: ``(M, C2)`` of the fine points.
+            fine: ``(M, D)``, positions of the fine points.
+            coarse: ``(N, D)``, positions of the coarse points.
+
+        Returns:
+            ``(M, O)`` of the fine points.
+        """
+        rows = upsamples.long()  # N and -1 both index the zero row that F.pad appends.
         apart = (F.pad(coarse, (0, 0, 0, 1))[rows] - fine[:, None]).norm(dim=2)  # (M, H)
         occupied = (rows >= 0) & (rows < features.shape[0])
         weight = torch.where(occupied, 1 / (apart + 1e-8), 0.0)
@@ -198,18 +260,34 @@ class InterpolateUnary(Unary):
 
 
 class NeighborMax(Layer):
-    """Gives every coarse point the maximum over its fine points; 0 if it has none."""
+    """Pools the features of fine points to coarse points by their maximum."""
 
     def forward(self, features: Tensor, pools: Tensor) -> Tensor:
-        """Fine ``(N, C)`` and rows ``(M, H)`` into it, to coarse ``(M, C)``."""
+        """Pools.
+
+        Args:
+            features: ``(N, C)`` of the fine points.
+            pools: ``(M, H)`` int32 or int64 rows of ``features``; N and -1 mark empty slots.
+
+        Returns:
+            ``(M, C)`` of the coarse points; 0 for a coarse point without fine points.
+        """
         return ops.neighbor_pool(features, pools, "max")
 
 
 class GlobalAverage(Layer):
-    """Mean over the points of each cloud; 0 for an empty cloud."""
+    """Mean of the features over the points of each cloud."""
 
     def forward(self, features: Tensor, lengths: Tensor) -> Tensor:
-        """``(N, C)`` and ``(B,)`` to ``(B, C)``."""
+        """Averages.
+
+        Args:
+            features: ``(N, C)``.
+            lengths: Number of points of each cloud, ``(B,)``.
+
+        Returns:
+            ``(B, C)``; 0 for an empty cloud.
+        """
         return ops.segment_reduce(features, lengths.long(), "mean")
 
 
@@ -222,10 +300,11 @@ def _convolve(
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``x @ weight.T + bias``, with outputs added up to a multiple of 16.
+    """Returns ``x @ weight.T + bias``, computed with the outputs padded to a multiple of 16.
 
-    MKL gives each thread a slice of the outputs, and slices of an odd width round differently: the
-    gradient of 5 outputs would depend on the number of threads. It is slow for them, too.
+    MKL divides the outputs among the threads, and for some widths of such a part it rounds
+    differently, so that results, for example with 5 outputs, would depend on the number of threads.
+    MKL is also slower for such numbers of outputs.
     """
     missing = -weight.shape[0] % 16
     if missing == 0:

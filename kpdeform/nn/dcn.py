@@ -1,4 +1,7 @@
-"""DCNv3 and DCNv4 layers: channels-last images, one factor per tap and group, no dense kernel."""
+"""DCNv3 and DCNv4 layers for channels-last images.
+
+Both have one factor per tap and channel group instead of a dense kernel.
+"""
 
 from __future__ import annotations
 
@@ -10,28 +13,34 @@ from kpdeform.nn._layer import Layer
 
 
 class DCNv3(Layer):
-    """DCNv3: linear projections around :func:`kpdeform.ops.dcnv3`.
+    """DCNv3 layer: :func:`kpdeform.ops.dcnv3` between two linear projections.
 
-    A depthwise convolution, a layer norm and a GELU look at the input (``offset_branch``), and
-    ``offset_head``, a linear layer that starts at zero, makes the offsets and, through a softmax
-    over the taps of each group, the masks. With zero weights every output is the mean of the taps.
+    ``offset_branch`` applies a depthwise convolution, a layer norm and a GELU to the input. From
+    its output ``offset_head``, a linear layer, predicts the offsets and, with a softmax over the
+    taps of each group, the masks. The head starts at zero, so at first offsets are 0 and every
+    sample is the mean of the taps.
 
     Args:
-        channels: C, in and out.
-        kernel_size: An odd number.
-        stride: The output has ``ceil(H / stride)`` rows; padding is "same".
-        dilation: Spacing of the taps.
-        groups: G, a divisor of C.
-        offset_scale: Factor of every position, seen from the middle tap.
-        head_kernel_size: Of the depthwise convolution, an odd number; ``kernel_size`` when None.
-        remove_center: Leave the middle tap out.
-        center_feature_scale: Blend the input's projection back in, by a learned share per group.
+        channels: Number of input and output channels C.
+        kernel_size: Number of taps along each axis, an odd number.
+        stride: Stride in pixels. The output has ``ceil(H / stride)`` rows, because the layer pads
+            the image.
+        dilation: Distance of neighbouring taps in pixels.
+        groups: Number of channel groups G, a divisor of C.
+        offset_scale: Factor by which the position of each tap relative to the middle tap, its
+            offset included, is multiplied.
+        head_kernel_size: Kernel size of the depthwise convolution of the offset branch, an odd
+            number; None means ``kernel_size``.
+        remove_center: Leave out the middle tap.
+        center_feature_scale: Blend the projected input into the samples, with a weight per pixel
+            and group that is predicted from the output of the offset branch.
 
     Raises:
         ValueError: A number is out of range.
 
     Source: Wang et al. 2023, arXiv:2211.05778, section 3.1; layers of InternImage.
-    Deviation: InternImage's head always has stride 1, so its module cannot stride; this one can.
+    Deviation: InternImage's head always has stride 1, so its module does not support other strides.
+        This one does.
 
     Example:
         >>> import torch
@@ -75,11 +84,11 @@ class DCNv3(Layer):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws new projections; offsets are zero again."""
+        """Initialises the projections again and sets the offset head to zero."""
         _reset([self.input_proj, self.output_proj], [self.offset_head, self.center_scale])
 
     def forward(self, input: Tensor) -> Tensor:
-        """Samples and projects.
+        """Computes the layer.
 
         Args:
             input: ``(B, H, W, C)``.
@@ -105,30 +114,33 @@ class DCNv3(Layer):
 
 
 class DCNv4(Layer):
-    """DCNv4: DCNv3 with unbounded masks and a lighter head; see :func:`kpdeform.ops.dcnv4`.
+    """DCNv4 layer: like :class:`DCNv3`, with unbounded masks and a cheaper offset head.
 
-    ``offset_head``, a linear layer that starts at zero, makes offsets and masks in one tensor, out
-    of the input or of a depthwise convolution of it. With zero weights the output is
-    ``output_proj``'s bias.
+    See :func:`kpdeform.ops.dcnv4` for the operation. ``offset_head``, a linear layer, predicts
+    offsets and masks in one tensor, from the input or from a depthwise convolution of it. The head
+    starts at zero, so at first all masks are 0 and the output is the bias of ``output_proj``.
 
     Args:
-        channels: C, in and out.
-        kernel_size: An odd number.
-        stride: The output has ``ceil(H / stride)`` rows; padding is "same".
-        dilation: Spacing of the taps.
-        groups: G, a divisor of C.
-        offset_scale: Factor of every position, seen from the middle tap.
-        head_kernel_size: Of the depthwise convolution in front of the head; none when None.
-        remove_center: Leave the middle tap out.
-        pointwise: Own ``value_proj`` and ``output_proj``.
-        output_bias: Give ``output_proj`` a bias.
+        channels: Number of input and output channels C.
+        kernel_size: Number of taps along each axis, an odd number.
+        stride: Stride in pixels. The output has ``ceil(H / stride)`` rows, because the layer pads
+            the image.
+        dilation: Distance of neighbouring taps in pixels.
+        groups: Number of channel groups G, a divisor of C.
+        offset_scale: Factor by which the position of each tap relative to the middle tap, its
+            offset included, is multiplied.
+        head_kernel_size: Kernel size of a depthwise convolution before the offset head, an odd
+            number; None means no such convolution.
+        remove_center: Leave out the middle tap.
+        pointwise: Whether the layer has the linear projections ``value_proj`` and ``output_proj``.
+        output_bias: Whether ``output_proj`` has a bias.
 
     Raises:
         ValueError: A number is out of range.
 
     Source: Xiong et al. 2024, arXiv:2401.06197.
-    Deviation: the published kernel reads the wrong image for some shapes, and needs C / G to be a
-        multiple of 16; this one takes any shape.
+    Deviation: the published kernel requires C / G to be a multiple of 16 and reads the wrong image
+        of the batch for some shapes. This one supports all shapes.
 
     Example:
         >>> import torch
@@ -175,21 +187,22 @@ class DCNv4(Layer):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws new projections; offsets and masks are zero again."""
+        """Initialises the projections again and sets the offset head to zero."""
         _reset([self.value_proj, self.output_proj], [self.offset_head])
 
     def forward(self, input: Tensor, shape: tuple[int, int] | None = None) -> Tensor:
-        """Samples and projects.
+        """Computes the layer.
 
         Args:
             input: ``(B, H, W, C)``, or ``(B, H * W, C)``.
-            shape: (H, W) of an input of the second kind; square when None.
+            shape: (H, W) for an input ``(B, H * W, C)``; None means that the image is square.
 
         Returns:
-            ``(B, ceil(H / stride), ceil(W / stride), C)``, flattened like the input.
+            ``(B, ceil(H / stride), ceil(W / stride), C)``; for an input ``(B, H * W, C)`` the two
+            image dimensions are flattened.
 
         Raises:
-            ValueError: ``shape`` does not fit.
+            ValueError: ``input`` does not have H * W pixels.
         """
         image = _unflatten(input, shape)
         x = image if self.value_proj is None else self.value_proj(image)

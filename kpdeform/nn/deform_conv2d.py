@@ -17,34 +17,37 @@ from kpdeform.nn.offsets import MaskActivation, num_offset_channels, split_offse
 
 
 class DeformConv2d(Layer):
-    """Deformable convolution of images; see :func:`kpdeform.ops.deform_conv2d` for the maths.
+    """Deformable convolution layer; see :func:`kpdeform.ops.deform_conv2d` for the operation.
 
-    ``offset_conv``, an ordinary convolution with the same kernel, stride, padding and dilation,
-    predicts the offsets and, with ``modulated``, a factor per tap. Its weight and bias start at
-    zero, so the layer starts as the ordinary convolution. With ``offset_head=False`` there is no
-    such head, and ``forward`` takes offsets from outside: torchvision's layer, with the same
-    parameters.
+    The offset head ``offset_conv`` is an ordinary convolution with the same kernel size, stride,
+    padding and dilation. It predicts the offsets and, with ``modulated``, a mask: one factor per
+    tap. Its weight and bias start at zero, so the layer starts as an ordinary convolution. With
+    ``offset_head=False`` there is no offset head, and ``forward`` requires offsets as an argument;
+    this equals torchvision's layer and has the same parameters.
 
-    ``weight`` ``(O, C / groups, kh, kw)`` and ``bias`` ``(O,)`` start as in
+    ``weight`` ``(O, C / groups, kh, kw)`` and ``bias`` ``(O,)`` are initialised as in
     :class:`torch.nn.Conv2d`.
 
     Args:
-        in_channels: C.
-        out_channels: O.
+        in_channels: Number of input channels C.
+        out_channels: Number of output channels O.
         kernel_size: One number or (kh, kw).
-        stride: One number or (vertical, horizontal).
-        padding: One number, (vertical, horizontal), (top, left, bottom, right), "same" or "valid".
-        dilation: One number or (vertical, horizontal).
-        groups: Channel groups of the convolution; divides C and O.
-        bias: Adds a learned ``(O,)``.
-        offset_groups: Groups of input channels with offsets of their own; divides C.
-        modulated: Predicts masks too (DCNv2).
-        mask_activation: "2sigmoid" starts masks at 1; "sigmoid", as in the paper and in mmcv, at
-            1/2.
-        offset_head: Own ``offset_conv``.
+        stride: One number or (vertical, horizontal), in pixels.
+        padding: One number, (vertical, horizontal), (top, left, bottom, right), in pixels, or
+            "same" or "valid".
+        dilation: One number or (vertical, horizontal), in pixels.
+        groups: Number of channel groups of the convolution, a divisor of C and O.
+        bias: Whether the layer has a bias.
+        offset_groups: Number of groups of input channels that have their own offsets, a divisor of
+            C.
+        modulated: Whether the offset head also predicts masks (DCNv2).
+        mask_activation: "2sigmoid", with which masks start at 1, or "sigmoid", as in the paper and
+            in mmcv, with which they start at 1/2.
+        offset_head: Whether the layer has an offset head.
 
     Raises:
-        ValueError: A number is not positive, or groups do not divide channels.
+        ValueError: A number is not positive, a number of groups does not divide the channels, or
+            ``mask_activation`` is unknown.
 
     Source: Dai et al. 2017, arXiv:1703.06211, section 2.1; Zhu et al. 2019, arXiv:1811.11168,
         section 3.1.
@@ -108,11 +111,11 @@ class DeformConv2d(Layer):
 
     @property
     def num_taps(self) -> int:
-        """Taps of all offset groups."""
+        """Number of taps of all offset groups together."""
         return self.offset_groups * self.kernel_size[0] * self.kernel_size[1]
 
     def reset_parameters(self) -> None:
-        """Draws new weights and makes the layer an ordinary convolution again."""
+        """Initialises the weights again and sets the offset head to zero."""
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
         if self.bias is not None:
             bound = 1 / math.sqrt(self.weight[0].numel())
@@ -123,18 +126,18 @@ class DeformConv2d(Layer):
             nn.init.zeros_(self.offset_conv.bias)
 
     def offsets(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the head predicts.
+        """Returns the offsets and masks that the offset head predicts for an image.
 
         Args:
             input: ``(B, C, H, W)`` or ``(C, H, W)``.
 
         Returns:
-            Offsets ``(B, OG * 2 * kh * kw, oh, ow)`` in pixels, ordered as
-            :func:`kpdeform.ops.deform_conv2d` takes them, and masks
-            ``(B, OG * kh * kw, oh, ow)`` or None.
+            Offsets ``(B, OG * 2 * kh * kw, oh, ow)`` in pixels, ordered as in
+            :func:`kpdeform.ops.deform_conv2d`, and masks ``(B, OG * kh * kw, oh, ow)``, or None if
+            the layer is not modulated. B is missing if it is missing in ``input``.
 
         Raises:
-            ValueError: The layer has no head.
+            ValueError: The layer has no offset head.
         """
         if self.offset_conv is None:
             raise ValueError("DeformConv2d: offset_head is False, so forward needs an offset")
@@ -158,14 +161,17 @@ class DeformConv2d(Layer):
 
         Args:
             input: ``(B, C, H, W)`` or ``(C, H, W)``.
-            offset: ``(B, OG * 2 * kh * kw, oh, ow)``; used instead of the head's.
-            mask: ``(B, OG * kh * kw, oh, ow)``, only with ``offset``.
+            offset: ``(B, OG * 2 * kh * kw, oh, ow)`` in pixels, used instead of the offsets of the
+                offset head; without B if ``input`` is.
+            mask: ``(B, OG * kh * kw, oh, ow)``; may be given only together with ``offset``.
 
         Returns:
-            ``(B, O, oh, ow)`` or ``(O, oh, ow)``, memory format of ``input``.
+            ``(B, O, oh, ow)`` or ``(O, oh, ow)``, with the dtype and memory format of ``input``.
+            Differentiable once with respect to input, offset, mask and parameters.
 
         Raises:
-            ValueError: The layer has no head and got no offset, or a mask came without one.
+            ValueError: The layer has no offset head and ``offset`` is not given, or ``mask`` is
+                given without ``offset``.
         """
         if offset is None:
             if mask is not None:
@@ -176,7 +182,7 @@ class DeformConv2d(Layer):
         )
 
     def extra_repr(self) -> str:
-        """Shows every argument that is not at its default."""
+        """Lists the arguments that differ from their defaults."""
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
         defaults = [
             ("stride", self.stride, (1, 1)),

@@ -1,4 +1,4 @@
-"""Deformable RoI pooling layers, which predict their own offsets."""
+"""Deformable RoI pooling layers that predict their own offsets."""
 
 from __future__ import annotations
 
@@ -15,24 +15,26 @@ from kpdeform.ops.deform_roi_pool import MOST_BINS, MOST_SAMPLES, check_bins, ch
 
 
 class DeformRoIPool(Layer):
-    """Pools every box twice: the first result tells how the bins of the second one move.
+    """Deformable RoI pooling; see :func:`kpdeform.ops.deform_roi_pool` for the operation.
 
-    ``offset_fc`` is a perceptron on the pooled features whose last layer starts at zero; with
-    ``modulated``, so is ``offset_mask_fc``, which predicts one factor per bin. See
-    :func:`kpdeform.ops.deform_roi_pool` for the maths.
+    Each box is pooled twice. From the features pooled without offsets, the perceptron ``offset_fc``
+    predicts the offsets of the bins for the second pooling. With ``modulated``, a second
+    perceptron ``offset_mask_fc`` predicts one factor per bin. The last layer of both perceptrons
+    starts at zero.
 
     Args:
-        in_channels: C.
-        output_size: Bins, one number or (ph, pw).
-        spatial_scale: Pixels of the map per unit of the boxes.
-        sampling_ratio: Samples per bin each way; 0 for about one per pixel.
+        in_channels: Number of channels C.
+        output_size: Number of bins, one number or (ph, pw).
+        spatial_scale: Size of a pixel of the original image in pixels of the feature map.
+        sampling_ratio: Number of samples per bin along each axis; 0 means about one per pixel.
         gamma: Factor of the offsets.
-        hidden: Width of the perceptrons.
-        modulated: Predicts masks too (DCNv2).
-        mask_activation: "2sigmoid" starts masks at 1; "sigmoid", as in mmcv, at 1/2.
+        hidden: Width of the hidden layers of the perceptrons.
+        modulated: Whether to predict masks too (DCNv2).
+        mask_activation: "2sigmoid", with which masks start at 1, or "sigmoid", as in mmcv, with
+            which they start at 1/2.
 
     Raises:
-        ValueError: A number is out of range.
+        ValueError: A number is out of range, or ``mask_activation`` is unknown.
 
     Source: Dai et al. 2017, arXiv:1703.06211, section 2.2; Zhu et al. 2019, arXiv:1811.11168,
         section 3.2; head of mmcv.
@@ -70,7 +72,7 @@ class DeformRoIPool(Layer):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws new perceptrons; offsets are zero again."""
+        """Initialises the perceptrons again; their last layers are zero."""
         for head in (self.offset_fc, self.offset_mask_fc):
             if head is not None:
                 _reset_perceptron(head)
@@ -80,10 +82,10 @@ class DeformRoIPool(Layer):
 
         Args:
             input: ``(B, C, H, W)``.
-            rois: ``(R, 5)``: image number, x1, y1, x2, y2.
+            rois: ``(R, 5)``: image number, x1, y1, x2, y2, the box in pixels of the original image.
 
         Returns:
-            ``(R, C, ph, pw)``.
+            ``(R, C, ph, pw)``. Differentiable once with respect to input and parameters.
         """
         how = (self.output_size, self.spatial_scale, self.sampling_ratio, self.gamma)
         seen = ops.deform_roi_pool(input, rois, None, *how).flatten(1)
@@ -103,25 +105,27 @@ class DeformRoIPool(Layer):
 
 
 class DeformPSRoIPool(Layer):
-    """Position-sensitive pooling (R-FCN) whose bins move, for every class in its own way.
+    """Deformable position-sensitive RoI pooling (R-FCN), with separate offsets for each class.
 
-    ``offset_conv``, a 1x1 convolution that starts at zero, makes maps which the same pooling,
-    without offsets, turns into two offsets per bin and class, and with ``modulated`` into a factor
-    per bin. See :func:`kpdeform.ops.deform_ps_roi_pool` for the maths.
+    See :func:`kpdeform.ops.deform_ps_roi_pool` for the operation. ``offset_conv``, a 1x1
+    convolution that starts at zero, makes feature maps for the offsets. Position-sensitive pooling
+    of these maps without offsets gives two offsets per bin and class and, with ``modulated``, one
+    factor per bin.
 
     Args:
-        in_channels: Channels of the features that ``offset_conv`` looks at.
-        output_size: Bins each way.
-        spatial_scale: Pixels of the map per unit of the boxes.
-        group_size: Cells of a box each way; as many as bins when None.
-        samples_per_part: Samples per bin each way.
+        in_channels: Number of channels of the features from which offsets are predicted.
+        output_size: Number of bins along each axis.
+        spatial_scale: Size of a pixel of the original image in pixels of the maps.
+        group_size: Number of cells of a box along each axis; None means ``output_size``.
+        samples_per_part: Number of samples per bin along each axis.
         gamma: Factor of the offsets.
-        classes: Groups of output channels with offsets of their own.
-        modulated: Predicts masks too.
-        mask_activation: "2sigmoid" starts masks at 1, "sigmoid" at 1/2.
+        classes: Number of groups of output channels that have their own offsets.
+        modulated: Whether to predict masks too.
+        mask_activation: "2sigmoid", with which masks start at 1, or "sigmoid", with which they
+            start at 1/2.
 
     Raises:
-        ValueError: ``mask_activation`` is not one of these.
+        ValueError: A number is out of range, or ``mask_activation`` is unknown.
 
     Source: Dai et al. 2017, arXiv:1703.06211, section 2.2.
 
@@ -164,7 +168,7 @@ class DeformPSRoIPool(Layer):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Makes offsets zero again."""
+        """Sets ``offset_conv`` to zero, which makes all offsets zero."""
         for parameter in self.offset_conv.parameters():
             nn.init.zeros_(parameter)
 
@@ -173,11 +177,12 @@ class DeformPSRoIPool(Layer):
 
         Args:
             input: ``(B, D * group_size**2, H, W)``, the position-sensitive maps.
-            rois: ``(R, 5)``: image number, x1, y1, x2, y2.
-            features: ``(B, in_channels, H, W)``, what offsets are predicted from.
+            rois: ``(R, 5)``: image number, x1, y1, x2, y2, the box in pixels of the original image.
+            features: ``(B, in_channels, H, W)``, from which the offsets are predicted.
 
         Returns:
-            ``(R, D, output_size, output_size)``.
+            ``(R, D, output_size, output_size)``. Differentiable once with respect to input,
+            features and parameters.
         """
         size, scale, samples = self.output_size, self.spatial_scale, self.samples_per_part
         head = ops.deform_ps_roi_pool(

@@ -1,4 +1,4 @@
-"""The published way of drawing weights."""
+"""Weight initialisation of the published code."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from kpdeform.nn.kpconvx import KPConvD
 
 
 def published_init_(module: nn.Module) -> None:
-    """Draws the weights of one layer as the published code does; for ``model.apply(...)``.
+    """Initialises the weights of one layer as the published code does.
 
-    Uniform in ±1/√(C·O) for a KPConv and ±1/√C for a KPConvD or KPConvX, offset heads included,
-    whose offsets are then not zero at the start. Batch normalisation hides the scale of the output
-    but not that of the steps: the smaller the weights, the faster they turn for one learning rate.
-    Use it to repeat a published training; without normalisation, activations shrink from layer to
-    layer.
+    Call ``model.apply(published_init_)`` to initialise a whole model. Weights are uniform in
+    ±1/√(C·O) for a KPConv and in ±1/√C for a KPConvD or KPConvX. That includes offset heads, so
+    that offsets do not start at zero.
+
+    Use it to repeat a published training. The scale of the weights matters even where batch
+    normalisation removes the scale of the output: at a given learning rate, smaller weights change
+    direction faster. Without normalisation, activations shrink from layer to layer.
 
     Args:
-        module: Changed in place when it is a kernel point convolution, else left alone.
+        module: Changed in place if it is a kernel point convolution; other modules are left
+            unchanged.
     """
     if isinstance(module, KPConv | KPConvD):
         bound = 1 / math.sqrt(math.prod(module.weight.shape[1:]))

@@ -17,18 +17,19 @@ from kpdeform.nn._layer import Layer
 from kpdeform.nn.offsets import num_offset_channels, split_offsets
 
 LayerInfluence = Literal["linear", "gaussian", "constant", "growing"]
-"""The influences of the ops, and "growing": 1 + d / sigma, for weights trained with sigma < 0."""
+"""Influences of the ops, and "growing", 1 + d / sigma, for weights trained with sigma < 0."""
 
 
 class Deformation(NamedTuple):
-    """What one deformable layer did, for :func:`kpdeform.nn.deformation_loss` and for pictures.
+    """Deformed kernel points of one layer, for :func:`deformation_loss` and for visualisation.
 
     Attributes:
-        kernel_points: ``(M, K, D)``, deformed positions relative to each query, in the cloud's
-            unit; ``(M, G, K, D)`` for a layer with G > 1 offset groups.
+        kernel_points: ``(M, K, D)``, deformed positions relative to each query, in the unit of the
+            cloud; ``(M, G, K, D)`` for a layer with G > 1 offset groups.
         distances: ``(M, K)``, squared distance from each deformed kernel point to the nearest
-            neighbour of its query; 0 for a query without neighbours. ``(M, G, K)`` with groups.
-        sigma: Reach of the layer's kernel points.
+            neighbour of its query, and 0 for a query without neighbours; ``(M, G, K)`` for a layer
+            with G > 1 offset groups.
+        sigma: Influence distance of the layer's kernel points, in the unit of the cloud.
     """
 
     kernel_points: Tensor
@@ -37,41 +38,48 @@ class Deformation(NamedTuple):
 
 
 class KPConv(Layer):
-    """Rigid kernel point convolution; see :func:`kpdeform.ops.kpconv` for the maths.
+    """Rigid kernel point convolution layer; see :func:`kpdeform.ops.kpconv` for the operation.
 
-    ``weight`` ``(K, C / groups, O)`` starts uniform in ±√(6·groups / (K·C)), He's rule with fan-in
-    K·C: a stack of layers without normalisation keeps the size of its input within a factor of two
-    per layer. ``kernel_points`` ``(K, D)`` is a buffer, the committed table times ``radius`` under
-    a random rotation: weights are only valid with the kernel points they were trained with.
+    ``weight`` ``(K, C / groups, O)`` is initialised uniformly in ±√(6·groups / (K·C)), which is He
+    initialisation with fan-in K·C / groups. A stack of such layers without normalisation changes
+    the magnitude of its input by less than a factor of two per layer. ``kernel_points`` ``(K, D)``
+    is a buffer: the kernel points of a stored table, scaled by ``radius`` and randomly rotated. It
+    is saved with the weights, which are only valid together with the kernel points of their
+    training.
 
     Args:
-        in_channels: C.
-        out_channels: O.
-        radius: Radius of the ball that kernel points sit in, in the cloud's unit; normally the
-            neighbour radius.
-        sigma: Reach of a kernel point, in the cloud's unit.
-        kernel_size: K.
-        dimension: D, 2 or 3.
-        influence: "linear", "gaussian", "constant", or "growing": 1 + d / sigma, up to d = 4 sigma.
-            That is what the published code computes for a negative sigma, with which some weights
-            were trained.
-        aggregation: "sum", or "closest" to give each neighbour to its nearest kernel point only.
-        groups: Channel groups; divides C and O.
-        bias: Adds a learned ``(O,)``.
-        normalize_density: Divides by the number of neighbours whose features add up to more than 0
-            (at least 1) before the bias, as Easy-KPConv, vision3d and GeoTransformer do.
-        kernel_points: ``(K, D)`` in the cloud's unit, to be used as they are instead of a table;
-            they decide ``kernel_size`` and ``dimension``.
-        generator: Source of the rotation; torch's global generator when None. Weights always use
-            the global one.
+        in_channels: Number of input channels C.
+        out_channels: Number of output channels O.
+        radius: Radius of the ball that contains the kernel points, in the unit of the cloud;
+            normally the radius of the neighbour search.
+        sigma: Distance from a kernel point at which its linear influence reaches 0, in the unit of
+            the cloud.
+        kernel_size: Number of kernel points K.
+        dimension: Dimension of the positions D, 2 or 3.
+        influence: "linear", "gaussian", "constant" or "growing". "growing" is 1 + d / sigma up to
+            d = 4 sigma. The published code computes it for a negative sigma, with which some
+            published weights were trained.
+        aggregation: "sum" lets every kernel point act on a neighbour, "closest" only the kernel
+            point nearest to it.
+        groups: Number of channel groups, a divisor of C and O.
+        bias: Whether the layer has a bias ``(O,)``.
+        normalize_density: Whether to divide the result, before the bias is added, by the number of
+            neighbours whose features have a sum > 0, or by 1 if there are none, as in Easy-KPConv,
+            vision3d and GeoTransformer.
+        kernel_points: ``(K, D)`` in the unit of the cloud, used unchanged instead of a stored
+            table. ``kernel_size`` and ``dimension`` are then ignored.
+        generator: Random generator for the rotation; None means torch's global generator. Weights
+            are always drawn with the global generator.
 
     Raises:
-        ValueError: A number is not positive, or groups does not divide the channels.
+        ValueError: A number is not positive, groups does not divide the channels, or an influence
+            or aggregation is unknown.
+        TypeError: A number has the wrong type.
 
     Source: Thomas et al. 2019, arXiv:1904.08889, Eq. 1-3.
-    Deviation: the published code draws weights with fan-in C·O, an accident of its layout
-        (:func:`kpdeform.nn.published_init_` restores it), adds noise to the kernel points and
-        rotates them about z only.
+    Deviation: the published code initialises weights with fan-in C·O, a side effect of its memory
+        layout (:func:`kpdeform.nn.published_init_` does the same), adds noise to the kernel points
+        and rotates them about the z axis only.
 
     Example:
         >>> import torch
@@ -124,7 +132,7 @@ class KPConv(Layer):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws new weights; kernel points stay."""
+        """Initialises the weights again; kernel points do not change."""
         bound = math.sqrt(6 / (self.weight.shape[0] * self.weight.shape[1]))
         nn.init.uniform_(self.weight, -bound, bound)
         if self.bias is not None:
@@ -136,13 +144,14 @@ class KPConv(Layer):
         """Convolves.
 
         Args:
-            queries: ``(M, D)``.
-            points: ``(N, D)``.
-            neighbors: ``(M, H)`` int32 or int64 rows of ``points``; N or -1 is an empty slot.
+            queries: ``(M, D)``, positions of the output features.
+            points: ``(N, D)``, positions of the input features.
+            neighbors: ``(M, H)`` int32 or int64 rows of ``points``; N and -1 mark empty slots.
             features: ``(N, C)``.
 
         Returns:
-            ``(M, O)``; differentiable in features and parameters, not in positions.
+            ``(M, O)`` with the dtype of ``features``. Differentiable once with respect to features
+            and parameters, not with respect to positions.
         """
         return self._convolve(queries, points, neighbors, features, None, None)
 
@@ -180,7 +189,7 @@ class KPConv(Layer):
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def extra_repr(self) -> str:
-        """Shows every argument that is not at its default."""
+        """Lists the arguments that differ from their defaults."""
         text = (
             f"{self.in_channels}, {self.out_channels}, radius={self.radius:g}, sigma={self.sigma:g}"
         )
@@ -199,39 +208,42 @@ class KPConv(Layer):
 
 
 class DeformKPConv(KPConv):
-    """Deformable kernel point convolution: every query moves its own kernel points.
+    """Deformable kernel point convolution layer, which moves the kernel points of each query.
 
-    A second, rigid KPConv (``offset_conv``, with its own kernel points) and ``offset_bias`` look at
-    the same neighbours and predict the offsets, in units of sigma, and with ``modulated`` a factor
-    in (0, 2) per kernel point. Both start at zero, so with linear influence the layer equals the
-    rigid one until it has learned to deform.
+    The offset head is a second, rigid KPConv (``offset_conv``, with its own kernel points) plus
+    ``offset_bias``. From the same neighbours it predicts the offsets, in units of sigma, and with
+    ``modulated`` a factor in (0, 2) per kernel point. Both start at zero, so with linear influence
+    the layer starts as the rigid one.
 
-    Neighbours should be searched further out than ``radius`` (twice as far in the published
-    networks), so that a kernel point that moves still finds some.
+    Search neighbours within a larger radius than ``radius``, in the published networks twice as
+    large, so that a moved kernel point still has input points near it.
 
     Args:
-        in_channels: C.
-        out_channels: O.
-        radius: As :class:`KPConv`.
-        sigma: As :class:`KPConv`.
-        kernel_size: K.
-        dimension: D.
-        influence: "linear", "gaussian" or "constant"; the last two reach beyond sigma, but only for
-            a neighbour that is within sigma of some deformed kernel point.
-        aggregation: "sum" or "closest".
-        groups: Channel groups of the convolution; the offset head always sees all channels.
-        bias: Adds a learned ``(O,)``.
-        modulated: Predicts modulations too.
-        offset_groups: G; each of G equal groups of input channels deforms, and is modulated, on its
-            own.
-        generator: Source of both rotations.
+        in_channels: Number of input channels C.
+        out_channels: Number of output channels O.
+        radius: As in :class:`KPConv`.
+        sigma: As in :class:`KPConv`.
+        kernel_size: Number of kernel points K.
+        dimension: Dimension of the positions D, 2 or 3.
+        influence: "linear", "gaussian" or "constant". The last two are not 0 beyond sigma, but they
+            ignore neighbours that are not within sigma of any deformed kernel point.
+        aggregation: As in :class:`KPConv`.
+        groups: Number of channel groups of the convolution. The offset head always uses all
+            channels.
+        bias: Whether the layer has a bias ``(O,)``.
+        modulated: Whether the offset head also predicts modulations.
+        offset_groups: Number of groups of input channels G. Each has its own offsets and
+            modulations.
+        generator: Random generator for the rotations of both sets of kernel points; None means
+            torch's global generator.
 
     Raises:
-        ValueError: As :class:`KPConv`, or offset_groups does not divide the input channels.
+        ValueError: As in :class:`KPConv`, or offset_groups does not divide the input channels.
+        TypeError: A number has the wrong type.
 
     Source: Thomas et al. 2019, arXiv:1904.08889, Eq. 4-5.
-    Deviation: the published PyTorch code starts ``offset_conv`` with non-zero weights
-        (:func:`kpdeform.nn.published_init_` restores that), and has one offset group.
+    Deviation: the published PyTorch code initialises ``offset_conv`` with non-zero weights
+        (:func:`kpdeform.nn.published_init_` does the same) and has one offset group.
 
     Example:
         >>> import torch
@@ -296,7 +308,7 @@ class DeformKPConv(KPConv):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws new weights and makes the layer rigid again; kernel points stay."""
+        """Initialises the weights again, with a zero offset head; kernel points do not change."""
         super().reset_parameters()
         # KPConv.__init__ calls this method before the offset head exists.
         for name, parameter in self.named_parameters():
@@ -334,16 +346,19 @@ class DeformKPConv(KPConv):
         """Convolves with deformed kernel points.
 
         Args:
-            queries: ``(M, D)``.
-            points: ``(N, D)``.
-            neighbors: ``(M, H)`` int32 or int64 rows of ``points``; N or -1 is an empty slot.
+            queries: ``(M, D)``, positions of the output features.
+            points: ``(N, D)``, positions of the input features.
+            neighbors: ``(M, H)`` int32 or int64 rows of ``points``; N and -1 mark empty slots.
             features: ``(N, C)``.
-            return_deformation: Also returns what :func:`kpdeform.nn.deformation_loss` needs.
+            return_deformation: Also return the deformation, which
+                :func:`kpdeform.nn.deformation_loss` needs.
 
         Returns:
-            ``(M, O)``, or that and a :class:`Deformation`.
+            ``(M, O)`` with the dtype of ``features``; with ``return_deformation``, a tuple of it
+            and a :class:`Deformation`. Differentiable once with respect to features and parameters,
+            not with respect to positions.
         """
-        # Positions keep their precision under autocast, whatever the head computes in.
+        # Under autocast the head may compute in half precision; positions must not.
         head = self.offset_conv(queries, points, neighbors, features).to(queries.dtype)
         offsets, modulations = split_offsets(
             head + self.offset_bias,
@@ -376,7 +391,7 @@ class DeformKPConv(KPConv):
         return y, Deformation(self.kernel_points + offsets, distances, self.sigma)
 
     def extra_repr(self) -> str:
-        """Shows every argument that is not at its default."""
+        """Lists the arguments that differ from their defaults."""
         groups = f", offset_groups={self.offset_groups}" if self.offset_groups > 1 else ""
         return super().extra_repr() + (", modulated=True" if self.modulated else "") + groups
 
@@ -384,9 +399,10 @@ class DeformKPConv(KPConv):
 def with_influence(
     convolve: Callable[[Influence, float], Tensor], influence: LayerInfluence, sigma: float
 ) -> Tensor:
-    """Calls ``convolve(influence, sigma)``, twice for the influence that the ops do not have.
+    """Calls ``convolve(influence, sigma)``; composes "growing", which the ops do not support.
 
-    1 + d/sigma = 5 - 4 (1 - d/(4 sigma)), exactly so for d < 4 sigma.
+    For d < 4 sigma, 1 + d / sigma = 5 - 4 (1 - d / (4 sigma)): a constant influence minus a linear
+    one with 4 sigma.
     """
     if influence != "growing":
         return convolve(influence, sigma)
@@ -394,15 +410,15 @@ def with_influence(
 
 
 def _positive_neighbors(neighbors: Tensor, features: Tensor) -> Tensor:
-    """How many neighbours have features that add up to more than 0, at least 1. (M, 1)."""
-    positive = F.pad(features.sum(1) > 0, (0, 1))  # the last row is that of N and of -1
+    """Returns ``(M, 1)``, the number of neighbours whose features have a sum > 0, at least 1."""
+    positive = F.pad(features.sum(1) > 0, (0, 1))  # N and -1 both index the appended row.
     return positive[neighbors.long()].sum(1, keepdim=True).clamp_min(1)
 
 
 def check_arguments(
     layer: str, in_channels: int, out_channels: int, radius: float, sigma: float, groups: int
 ) -> None:
-    """Raises ValueError or TypeError naming the layer, the argument and what it got."""
+    """Checks arguments that the layers share; errors name the layer, the argument and its value."""
     _checks.reach(layer, "radius", radius)
     _checks.reach(layer, "sigma", sigma)
     _checks.count(layer, "in_channels", in_channels)

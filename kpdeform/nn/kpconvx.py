@@ -21,30 +21,35 @@ AttentionActivation = Literal["sigmoid", "tanh", "softmax", "identity"]
 
 
 class KPConvD(Layer):
-    """Depthwise kernel point convolution; see :func:`kpdeform.ops.kpconv_depthwise` for the maths.
+    """Depthwise kernel point convolution layer.
 
-    ``weight`` ``(K, C)`` starts uniform in ±√(6 / K), He's rule with fan-in K. ``kernel_points``
-    ``(K, D)`` is a buffer, the committed table of shells times ``radius`` under a random rotation.
+    See :func:`kpdeform.ops.kpconv_depthwise` for the operation. ``weight`` ``(K, C)`` is
+    initialised uniformly in ±√(6 / K), which is He initialisation with fan-in K. ``kernel_points``
+    ``(K, D)`` is a buffer: the kernel points of a stored table of shells, scaled by ``radius`` and
+    randomly rotated.
 
     Args:
-        channels: C, in and out.
-        radius: Radius of the ball that kernel points sit in, in the cloud's unit; normally the
-            neighbour radius.
-        sigma: Reach of a kernel point, in the cloud's unit; the published networks take ``radius``.
-        shells: Kernel points per shell, from the centre outwards; K is their sum.
-        dimension: D, 2 or 3.
+        channels: Number of input and output channels C.
+        radius: Radius of the ball that contains the kernel points, in the unit of the cloud;
+            normally the radius of the neighbour search.
+        sigma: Distance from a kernel point at which its linear influence reaches 0, in the unit of
+            the cloud; equal to ``radius`` in the published networks.
+        shells: Number of kernel points on each shell, from the centre outwards; their sum is K.
+        dimension: Dimension of the positions D, 2 or 3.
         influence: "linear", "gaussian", "constant" or "growing"; see :class:`kpdeform.nn.KPConv`.
-        aggregation: "closest" gives each neighbour to its nearest kernel point only; or "sum".
-        kernel_points: ``(K, D)`` in the cloud's unit, to be used as they are instead of a table,
-            such as those of another layer; they decide ``shells`` and ``dimension``.
-        generator: Source of the rotation; torch's global generator when None.
+        aggregation: "closest" lets only the kernel point nearest to a neighbour act on it, "sum"
+            every kernel point.
+        kernel_points: ``(K, D)`` in the unit of the cloud, used unchanged instead of a stored
+            table, such as those of another layer. ``shells`` and ``dimension`` are then ignored.
+        generator: Random generator for the rotation; None means torch's global generator.
 
     Raises:
-        ValueError: A number is not positive, or a choice is unknown.
+        ValueError: A number is not positive, or an influence or aggregation is unknown.
+        TypeError: A number has the wrong type.
 
     Source: Thomas et al. 2024, arXiv:2405.13194, Eq. 2-3.
-    Deviation: the published code draws weights within ±1/√C, an accident of its layout
-        (:func:`kpdeform.nn.published_init_` restores it).
+    Deviation: the published code initialises weights within ±1/√C, a side effect of its memory
+        layout (:func:`kpdeform.nn.published_init_` does the same).
 
     Example:
         >>> import torch
@@ -90,7 +95,7 @@ class KPConvD(Layer):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws new weights; kernel points stay."""
+        """Initialises the weights again; kernel points do not change."""
         bound = math.sqrt(6 / self.kernel_size)
         nn.init.uniform_(self.weight, -bound, bound)
 
@@ -100,13 +105,14 @@ class KPConvD(Layer):
         """Convolves.
 
         Args:
-            queries: ``(M, D)``.
-            points: ``(N, D)``.
-            neighbors: ``(M, H)`` int32 or int64 rows of ``points``; N or -1 is an empty slot.
+            queries: ``(M, D)``, positions of the output features.
+            points: ``(N, D)``, positions of the input features.
+            neighbors: ``(M, H)`` int32 or int64 rows of ``points``; N and -1 mark empty slots.
             features: ``(N, C)``.
 
         Returns:
-            ``(M, C)``; differentiable in features and parameters, not in positions.
+            ``(M, C)`` with the dtype of ``features``. Differentiable once with respect to features
+            and parameters, not with respect to positions.
         """
         return self._convolve(queries, points, neighbors, features, None)
 
@@ -135,7 +141,7 @@ class KPConvD(Layer):
         return with_influence(convolve, self.influence, self.sigma)
 
     def extra_repr(self) -> str:
-        """Shows every argument that is not at its default."""
+        """Lists the arguments that differ from their defaults."""
         text = (
             f"{self.in_channels}, radius={self.radius:g}, sigma={self.sigma:g}, "
             f"kernel_size={self.kernel_size}"
@@ -151,40 +157,45 @@ class KPConvD(Layer):
 
 
 class KPConvX(KPConvD):
-    r"""Depthwise kernel point convolution whose weights every query modulates: kernel attention.
+    r"""Depthwise kernel point convolution with kernel attention: each query modulates the weights.
 
     .. math::
         \alpha_m = act(norm(W_2\, LeakyReLU_{0.1}(W_1 a_m + b))), \qquad
         y_{mc} = \sum_h h_{mh}\, \alpha_m[k^*, \lfloor g c / C \rfloor]\, W[k^*, c]\, f_{n(m,h)\,c}
 
-    with :math:`k^*` the kernel point nearest to the neighbour, :math:`h_{mh}` its influence, and
-    :math:`a_m` the features of the query itself, or of its nearest neighbour.
+    where :math:`k^*` is the kernel point nearest to neighbour h, :math:`h_{mh}` its influence on
+    that neighbour, g the number of attention groups, and :math:`a_m` the features of the query or,
+    if the query is not one of the points, of its nearest neighbour.
 
     Args:
-        channels: C, in and out.
-        radius: As :class:`KPConvD`.
-        sigma: As :class:`KPConvD`.
-        attention_channels: So many neighbouring channels, a divisor of C, share one modulation.
-        attention_groups: g, how many modulations every kernel point has, a divisor of C: given in
-            place of ``attention_channels``, of which it is C divided by them.
-        activation: "sigmoid", "tanh", "identity", or "softmax" over all K·g modulations of a query.
-        group_norm: Normalises the modulations of each kernel point over all queries of the batch,
-            before the activation.
-        infer_queries_are_points: As the published code does: a call with as many queries as points
-            takes the queries for the points, whatever the caller says.
-        shells: As :class:`KPConvD`.
-        dimension: As :class:`KPConvD`.
-        influence: As :class:`KPConvD`.
-        aggregation: As :class:`KPConvD`.
-        kernel_points: As :class:`KPConvD`.
-        generator: As :class:`KPConvD`.
+        channels: Number of input and output channels C.
+        radius: As in :class:`KPConvD`.
+        sigma: As in :class:`KPConvD`.
+        attention_channels: Number of neighbouring channels that share one modulation, a divisor of
+            C.
+        attention_groups: Number of modulations per kernel point g, a divisor of C. If given,
+            ``attention_channels`` is ignored; otherwise g is C / attention_channels.
+        activation: Activation of the modulations: "sigmoid", "tanh", "identity", or "softmax" over
+            all K·g modulations of a query.
+        group_norm: Whether to normalise the modulations of each kernel point over all queries of
+            the batch, before the activation.
+        infer_queries_are_points: Whether a call with as many queries as points always treats the
+            queries as the points, even if its ``queries_are_points`` is False. The published code
+            does this.
+        shells: As in :class:`KPConvD`.
+        dimension: As in :class:`KPConvD`.
+        influence: As in :class:`KPConvD`.
+        aggregation: As in :class:`KPConvD`.
+        kernel_points: As in :class:`KPConvD`.
+        generator: As in :class:`KPConvD`.
 
     Raises:
-        ValueError: As :class:`KPConvD`, or ``attention_channels`` or ``attention_groups`` does not
-            divide the channels.
+        ValueError: As in :class:`KPConvD`; or ``attention_channels`` or ``attention_groups`` does
+            not divide the channels, or both are None; or ``activation`` is unknown.
+        TypeError: A number has the wrong type.
 
     Source: Thomas et al. 2024, arXiv:2405.13194, Eq. 4-6.
-    Deviation: the published code keeps the parameters of a group norm that it does not use.
+    Deviation: the published code has the parameters of the group norm even if it does not use it.
 
     Example:
         >>> import torch
@@ -257,21 +268,23 @@ class KPConvX(KPConvD):
         """Convolves.
 
         Args:
-            queries: ``(M, D)``.
-            points: ``(N, D)``.
-            neighbors: ``(M, H)`` int32 or int64 rows of ``points``; N or -1 is an empty slot.
+            queries: ``(M, D)``, positions of the output features.
+            points: ``(N, D)``, positions of the input features.
+            neighbors: ``(M, H)`` int32 or int64 rows of ``points``; N and -1 mark empty slots.
             features: ``(N, C)``.
-            queries_are_points: Query m is point m, and attends with its own features. Otherwise it
-                attends with those of its nearest neighbour, the first in its row of ``neighbors``,
-                or with zeros if it has none.
+            queries_are_points: Whether query m is point m for all m. The attention of a query is
+                then computed from its own features. Otherwise it is computed from those of its
+                nearest neighbour, the first in its row of ``neighbors``, or from zeros if it has no
+                neighbour.
 
         Returns:
-            ``(M, C)``; differentiable in features and parameters, not in positions.
+            ``(M, C)`` with the dtype of ``features``. Differentiable once with respect to features
+            and parameters, not with respect to positions.
 
         Raises:
-            ValueError: Features have other than C channels, or ``queries_are_points`` is set and
-                there are more or fewer queries than points.
-            TypeError: Features have another dtype than the parameters, without autocast.
+            ValueError: Features do not have C channels, or ``queries_are_points`` is true and the
+                numbers of queries and points differ.
+            TypeError: Features and parameters have different dtypes, and autocast is off.
         """
         if features.dim() != 2 or features.shape[1] != self.in_channels:
             raise ValueError(
@@ -295,7 +308,7 @@ class KPConvX(KPConvD):
         return self._convolve(queries, points, neighbors, features, modulations)
 
     def _attend(self, features: Tensor) -> Tensor:
-        """Modulations of every query. (M, C) to (M, K, g)."""
+        """Computes the modulations ``(M, K, g)`` of the queries from features ``(M, C)``."""
         x = self.attention(features)
         if self.group_norm is not None:
             x = self.group_norm(x)
@@ -306,7 +319,7 @@ class KPConvX(KPConvD):
         return x.unflatten(1, (self.kernel_size, self.attention_groups))
 
     def extra_repr(self) -> str:
-        """Shows every argument that is not at its default."""
+        """Lists the arguments that differ from their defaults."""
         defaults = [
             ("activation", self.activation, "sigmoid"),
             ("infer_queries_are_points", self.infer_queries_are_points, False),

@@ -1,4 +1,4 @@
-"""Blocks of KPNeXt: inverted bottlenecks, with the regularisation they are trained with."""
+"""Blocks of KPNeXt, inverted bottlenecks, and the regularisation layers that they use."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from kpdeform.nn.norm import NEGATIVE_SLOPE, BatchNorm, Norm, activate, normaliz
 
 
 class DropPath(Layer):
-    """Stochastic depth: a branch that is left out, in training, for some clouds of a batch.
+    """Stochastic depth: in training, drops a branch for randomly chosen clouds of a batch.
 
     Args:
-        probability: Of being left out, in [0, 1).
+        probability: Probability that the branch of a cloud is dropped, in [0, 1).
 
     Raises:
         ValueError: ``probability`` is outside [0, 1).
@@ -31,27 +31,28 @@ class DropPath(Layer):
         self.probability = float(probability)
 
     def forward(self, features: Tensor, lengths: Tensor | None) -> Tensor:
-        """Leaves out the branch of some clouds.
+        """Drops the branch of some clouds.
 
         Args:
-            features: ``(N, C)``, what the branch computed.
-            lengths: Points of each cloud, ``(B,)``; one cloud when None.
+            features: ``(N, C)``, the output of the branch.
+            lengths: Number of points of each cloud, ``(B,)``; None means one cloud.
 
         Returns:
-            ``(N, C)``; rows of a cloud that is left out are 0, the others are divided by
-            1 - probability, which keeps the mean. In evaluation, the features themselves.
+            ``(N, C)``. Rows of dropped clouds are 0, and all other rows are divided by
+            1 - probability, which preserves the mean. In evaluation mode, ``features`` unchanged.
         """
         return _times(features, self.draw(features, lengths))
 
     def draw(self, features: Tensor, lengths: Tensor | None) -> Tensor | None:
-        """Draws what :meth:`forward` multiplies with, for branches that are left out together.
+        """Draws the factors of :meth:`forward`, for several branches that are dropped together.
 
         Args:
-            features: ``(N, C)``, for its device and dtype.
-            lengths: Points of each cloud, ``(B,)``; one cloud when None.
+            features: ``(N, C)``, whose device and dtype the factors get.
+            lengths: Number of points of each cloud, ``(B,)``; None means one cloud.
 
         Returns:
-            ``(N, 1)``, per cloud 0 or 1 / (1 - probability); None when nothing is to be left out.
+            ``(N, 1)``, 0 for rows of dropped clouds and 1 / (1 - probability) for all others; None
+            in evaluation mode or if the probability is 0.
         """
         if not self.training or self.probability == 0:
             return None
@@ -64,16 +65,16 @@ class DropPath(Layer):
         return torch.repeat_interleave(kept, lengths, output_size=num_points)[:, None]
 
     def extra_repr(self) -> str:
-        """Shows the probability."""
+        """Returns the probability as text."""
         return f"{self.probability:.3g}"
 
 
 class LayerScale(Layer):
-    """Multiplies every channel with a learned number that starts small.
+    """Multiplies every channel by a learned scale with a small initial value.
 
     Args:
-        channels: C.
-        initial: Where the numbers start.
+        channels: Number of channels C.
+        initial: Initial value of the scales.
 
     Source: Touvron et al. 2021, arXiv:2103.17239.
     """
@@ -84,22 +85,24 @@ class LayerScale(Layer):
         self.gamma = nn.Parameter(torch.full((channels,), initial))
 
     def forward(self, features: Tensor) -> Tensor:
-        """``(N, C)`` to ``(N, C)``."""
+        """Scales ``features`` ``(N, C)``; returns ``(N, C)``."""
         return features * self.gamma.to(features.dtype)
 
 
 class InvertedBlock(Layer):
-    """Convolve depthwise, widen, narrow, add the shortcut: the block of ConvNeXt and PointNeXt.
+    """Inverted bottleneck block of ConvNeXt and PointNeXt.
+
+    It convolves depthwise, expands and reduces the channels, and adds a shortcut.
 
     Args:
-        conv: The convolution, which decides the channels C that come in.
-        out_channels: O.
-        norm: Makes the normalisations.
-        expansion: The branch is this times O wide.
-        strided: True for a block whose queries are the points of the next level; its shortcut is
+        conv: The convolution, whose number of channels is the number of input channels C.
+        out_channels: Number of output channels O.
+        norm: Function from a number of channels to a normalisation module.
+        expansion: The expanded part has ``expansion * out_channels`` channels.
+        strided: Whether the queries are the points of the next coarser level. The shortcut is then
             the maximum over the neighbours.
-        drop_path: Probability that a cloud skips the branch.
-        layer_scale: Where the numbers of a :class:`LayerScale` start; None for none.
+        drop_path: Probability that the branch is dropped for a cloud, in training.
+        layer_scale: Initial value of a :class:`LayerScale`; None means no such layer.
 
     Source: Thomas et al. 2024, arXiv:2405.13194, section 3.4.
     """
@@ -139,7 +142,18 @@ class InvertedBlock(Layer):
         features: Tensor,
         lengths: Tensor | None = None,
     ) -> Tensor:
-        """``(N, C)`` at points to ``(M, O)`` at queries; ``lengths`` ``(B,)`` are the queries'."""
+        """Computes the block.
+
+        Args:
+            queries: ``(M, D)``, positions of the output features.
+            points: ``(N, D)``, positions of the input features.
+            neighbors: ``(M, H)`` int32 or int64 rows of ``points``; N and -1 mark empty slots.
+            features: ``(N, C)``.
+            lengths: Number of queries of each cloud, ``(B,)``; None means one cloud.
+
+        Returns:
+            ``(M, O)``.
+        """
         x = _convolve(self.conv, queries, points, neighbors, features, not self.strided)
         x = self.down(self.up(normalize(self.norm, x)))
         x = x if self.layer_scale is None else self.layer_scale(x)
@@ -150,20 +164,20 @@ class InvertedBlock(Layer):
 
 
 class MultiShortcutBlock(Layer):
-    """The block of KPNeXt: an inverted bottleneck with a shortcut at its narrow and its wide place.
+    """Block of KPNeXt: an inverted bottleneck with shortcuts for narrow and for wide features.
 
     .. code-block:: text
 
         conv - norm - act - up - drop - (+ upcut) - act - down - scale - drop - (+ downcut) - act
 
     Args:
-        conv: The convolution, which decides the channels C that come in.
-        out_channels: O.
-        norm: Makes the normalisations.
-        expansion: The wide place has this times C channels.
-        upcut: Hands the features of the wide place on to the next block.
-        drop_path: Probability that a cloud skips both branches.
-        layer_scale: Where the numbers of a :class:`LayerScale` start; None for none.
+        conv: The convolution, whose number of channels is the number of input channels C.
+        out_channels: Number of output channels O.
+        norm: Function from a number of channels to a normalisation module.
+        expansion: The wide features have ``expansion * C`` channels.
+        upcut: Whether the block also returns its wide features, as a shortcut to the next block.
+        drop_path: Probability that both branches are dropped for a cloud, in training.
+        layer_scale: Initial value of a :class:`LayerScale`; None means no such layer.
 
     Source: Thomas et al. 2024, arXiv:2405.13194, section 3.4 and Fig. 4.
     """
@@ -202,17 +216,18 @@ class MultiShortcutBlock(Layer):
         lengths: Tensor | None = None,
         upcut: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Convolves in place.
+        """Computes the block; the queries are the points.
 
         Args:
-            points: ``(N, D)``, queries as well.
-            neighbors: ``(N, H)``.
+            points: ``(N, D)``.
+            neighbors: ``(N, H)`` int32 or int64 rows of ``points``; N and -1 mark empty slots.
             features: ``(N, C)``.
-            lengths: Points of each cloud, ``(B,)``; one cloud when None.
-            upcut: ``(N, expansion · C)`` from the block before, or None.
+            lengths: Number of points of each cloud, ``(B,)``; None means one cloud.
+            upcut: Wide features of the previous block, ``(N, expansion * C)``, or None.
 
         Returns:
-            ``(N, O)``, and ``(N, expansion · C)`` for the next block, or None.
+            The output ``(N, O)``, and the wide features ``(N, expansion * C)`` for the next block,
+            or None if the block was made with ``upcut=False``.
         """
         x = _convolve(self.conv, points, points, neighbors, features, queries_are_points=True)
         x = normalize(self.norm, x)
@@ -221,7 +236,7 @@ class MultiShortcutBlock(Layer):
         return self._narrow(x, kept, self.shortcut(features)), x if self.upcut else None
 
     def _widen(self, x: Tensor, kept: Tensor | None, upcut: Tensor | None) -> Tensor:
-        if kept is None or upcut is None:  # LeakyReLU and a factor >= 0 may change places
+        if kept is None or upcut is None:  # LeakyReLU commutes with a factor >= 0.
             return _times(self.up(x, upcut), kept)
         return activate(_times(self.up(x, slope=1.0), kept), upcut, NEGATIVE_SLOPE)
 
@@ -233,7 +248,7 @@ class MultiShortcutBlock(Layer):
         return activate(_times(x, kept), shortcut, NEGATIVE_SLOPE)
 
     def extra_repr(self) -> str:
-        """Shows what is switched on."""
+        """Shows ``upcut`` if it is on."""
         return "upcut=True" if self.upcut else ""
 
 

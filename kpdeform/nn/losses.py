@@ -1,4 +1,4 @@
-"""The loss that keeps deformed kernel points on the cloud and apart from each other."""
+"""Regularisation loss that keeps deformed kernel points near input points and apart."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ def deformation_loss(
     repulsion: float = 1.0,
     repulsion_extent: float = 1.2,
 ) -> Tensor:
-    r"""Fitting and repulsion of deformed kernel points, summed over layers.
+    r"""Fitting and repulsion losses of deformed kernel points, summed over layers.
 
-    With :math:`P = kernel\_points / \sigma` and stop-gradient :math:`sg`:
+    The fitting loss pulls each kernel point to its nearest input point. The repulsion loss pushes
+    the kernel points of a query apart. With :math:`P = kernel\_points / \sigma` and the
+    stop-gradient operator :math:`sg`:
 
     .. math::
         L = \sum_{layers} 2 \cdot fitting \cdot \mathrm{mean}_{mk} \frac{distances_{mk}}{\sigma^2}
@@ -28,16 +30,22 @@ def deformation_loss(
             \min(\|P_{mi} - sg(P_{mj})\| - repulsion\_extent, 0)^2
 
     Args:
-        deformations: One per deformable layer, as the layers and models return them.
-        fitting: Weight of the first term.
-        repulsion: Weight of the second term.
+        deformations: One :class:`Deformation` per deformable layer, as layers and models return
+            them.
+        fitting: Weight of the fitting loss.
+        repulsion: Weight of the repulsion loss.
         repulsion_extent: Distance below which two kernel points repel each other, in units of
             sigma.
 
     Returns:
-        Scalar; 0 for no layers. Differentiable in ``kernel_points`` and ``distances``; two kernel
-        points that coincide get gradient 0 from each other; those of different groups do not see
-        each other. A query without neighbours has no fitting loss.
+        Scalar; 0 if there are no layers. Differentiable with respect to ``kernel_points`` and
+        ``distances``. Two kernel points at the same position do not contribute to each other's
+        gradient. Kernel points of different offset groups do not repel each other. The fitting loss
+        of a query without neighbours is 0.
+
+    Raises:
+        TypeError: A weight or ``repulsion_extent`` is not a number.
+        ValueError: One of them is not finite.
 
     Source: Thomas et al. 2019, arXiv:1904.08889, Eq. 6-8, with the constants of the published code
         (factor 2, threshold 1.2, mean over kernel points, sum over layers).
@@ -53,7 +61,7 @@ def deformation_loss(
         ("fitting", fitting), ("repulsion", repulsion), ("repulsion_extent", repulsion_extent)
     ):  # fmt: skip
         _checks.number("deformation_loss", name, number)
-    total = torch.zeros(())  # on the CPU: a number to other devices, which do not wait for it
+    total = torch.zeros(())  # A CPU scalar adds to tensors on any device without a synchronisation.
     for kernel_points, distances, sigma in deformations:
         fit = _mean(distances) / sigma**2
         repel = _mean(_repulsion(kernel_points / sigma, repulsion_extent))
@@ -62,8 +70,8 @@ def deformation_loss(
 
 
 def _repulsion(points: Tensor, extent: float) -> Tensor:
-    # cdist defines the gradient of a zero distance as zero; the direct mode keeps small distances
-    # exact.
+    # cdist defines the gradient of a zero distance as zero. The mode without matrix multiplication
+    # computes small distances accurately.
     distance = torch.cdist(points, points.detach(), compute_mode="donot_use_mm_for_euclid_dist")
     overlap = (distance - extent).clamp(max=0) ** 2  # (M, K, K) or (M, G, K, K)
     itself = torch.eye(points.shape[-2], dtype=torch.bool, device=points.device)
@@ -71,5 +79,5 @@ def _repulsion(points: Tensor, extent: float) -> Tensor:
 
 
 def _mean(values: Tensor) -> Tensor:
-    """Mean that is 0, not NaN, for a level without points."""
+    """Returns the mean of all values, or 0 instead of NaN if there are none."""
     return values.sum() / max(values.numel(), 1)

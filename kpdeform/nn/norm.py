@@ -1,4 +1,4 @@
-"""Normalisations of rows ``(N, C)``, and the activation behind them."""
+"""Normalisation of feature rows ``(N, C)``, and the activation that follows it."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from kpdeform.nn._layer import Layer
 NEGATIVE_SLOPE = 0.1
 
 Norm = Callable[[int], nn.Module]
-"""Makes a normalisation for a number of channels, such as ``BatchNorm`` or ``nn.LayerNorm``."""
+"""Function from a number of channels to a module, such as ``BatchNorm`` or ``nn.LayerNorm``."""
 
 
 class BatchNorm(Layer, nn.BatchNorm1d):
     """Batch normalisation of rows ``(N, C)``; also accepts batches of fewer than two rows.
 
-    A variance needs two rows. With one or none, in training too, the running statistics are used
-    and left as they are.
+    A variance needs two rows. For a batch of one row or none, the layer uses the running statistics
+    and does not update them, even in training.
 
     Args:
-        num_features: C.
-        momentum: Share of the new statistics, torch's convention; 0.02 is slow.
-        eps: Added to the variance.
+        num_features: Number of channels C.
+        momentum: Weight of the batch statistics in the update of the running statistics, as in
+            torch.
+        eps: Number added to the variance.
     """
 
     momentum: float
@@ -38,7 +39,16 @@ class BatchNorm(Layer, nn.BatchNorm1d):
         super().__init__(num_features, eps=eps, momentum=momentum)
 
     def forward(self, x: Tensor, residual: Tensor | None = None, slope: float = 1.0) -> Tensor:
-        """``(N, C)`` to ``(N, C)``: normalises, adds the residual, applies LeakyReLU."""
+        """Normalises, adds the residual and applies LeakyReLU.
+
+        Args:
+            x: ``(N, C)``.
+            residual: ``(N, C)`` or None.
+            slope: Negative slope of the LeakyReLU; 1 means no activation.
+
+        Returns:
+            ``(N, C)`` with the dtype of ``x``.
+        """
         measures = self.training and x.shape[0] >= 2
         if x.device.type != "cpu":
             y = super().forward(x) if measures else self._with_running_statistics(x)
@@ -69,14 +79,15 @@ class BatchNorm(Layer, nn.BatchNorm1d):
 
 
 class GroupNorm(Layer, nn.GroupNorm):
-    """Group normalisation of rows ``(N, C)`` over all rows of the batch, not row by row.
+    """Group normalisation of rows ``(N, C)`` with statistics over all rows of the batch.
 
-    As the pack of a batch is one cloud to it, a result depends on the other clouds in the batch.
+    All clouds of a packed batch share the statistics, so the result for a cloud depends on the
+    other clouds in the batch.
 
     Args:
-        num_groups: Groups of neighbouring channels; divides C.
-        num_channels: C.
-        eps: Added to the variance.
+        num_groups: Number of groups of neighbouring channels, a divisor of C.
+        num_channels: Number of channels C.
+        eps: Number added to the variance.
 
     Example:
         >>> from functools import partial
@@ -85,10 +96,19 @@ class GroupNorm(Layer, nn.GroupNorm):
     """
 
     def forward(self, x: Tensor, residual: Tensor | None = None, slope: float = 1.0) -> Tensor:
-        """``(N, C)`` to ``(N, C)``: normalises, adds the residual, applies LeakyReLU."""
+        """Normalises, adds the residual and applies LeakyReLU.
+
+        Args:
+            x: ``(N, C)``.
+            residual: ``(N, C)`` or None.
+            slope: Negative slope of the LeakyReLU; 1 means no activation.
+
+        Returns:
+            ``(N, C)`` with the dtype of ``x``.
+        """
         dtype = _precise(self.weight.dtype)
         rows, weight, bias = x.to(dtype), self.weight.to(dtype), self.bias.to(dtype)
-        if x.shape[0] * (self.num_channels // self.num_groups) < 2:  # there is no variance
+        if x.shape[0] * (self.num_channels // self.num_groups) < 2:  # A variance needs two values.
             y = torch.addcmul(bias, 0 * rows, weight)
             return activate(y.to(x.dtype), residual, slope)
         y, _, _ = ops.batch_norm(
@@ -104,15 +124,15 @@ class GroupNorm(Layer, nn.GroupNorm):
 
 
 def _precise(dtype: torch.dtype) -> torch.dtype:
-    """What statistics are computed in for parameters of ``dtype``."""
+    """Returns the dtype in which statistics are computed for parameters of ``dtype``."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 class Bias(Layer):
-    """Adds a learned number per channel: what stands where a normalisation is not wanted.
+    """Adds a learned bias per channel; use it as ``norm`` for networks without normalisation.
 
     Args:
-        num_features: C.
+        num_features: Number of channels C.
     """
 
     def __init__(self, num_features: int) -> None:
@@ -120,14 +140,14 @@ class Bias(Layer):
         self.bias = nn.Parameter(torch.zeros(num_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, C)`` to ``(N, C)``."""
+        """Adds the bias to ``x`` ``(N, C)``; returns ``(N, C)``."""
         return x + self.bias.to(x.dtype)
 
 
 def normalize(
     norm: nn.Module, x: Tensor, residual: Tensor | None = None, slope: float = NEGATIVE_SLOPE
 ) -> Tensor:
-    """Normalises, adds the residual and applies LeakyReLU, in one pass where the norm can."""
+    """Normalises, adds the residual and applies LeakyReLU, in one pass if ``norm`` supports it."""
     if isinstance(norm, BatchNorm | GroupNorm):
         y: Tensor = norm(x, residual, slope)
         return y
@@ -135,7 +155,7 @@ def normalize(
 
 
 def activate(x: Tensor, residual: Tensor | None, slope: float) -> Tensor:
-    """Adds the residual, if there is one, and applies LeakyReLU."""
+    """Adds the residual, if given, and applies LeakyReLU."""
     if residual is not None:
         x = x + residual
     return x if slope == 1 else F.leaky_relu(x, slope)

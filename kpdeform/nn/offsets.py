@@ -1,4 +1,4 @@
-"""Reading an offset head, the same for points and for images."""
+"""Conversion of an offset head's output to offsets and modulations, for points and images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ MaskActivation = Literal["2sigmoid", "sigmoid"]
 
 
 def num_offset_channels(kernel_size: int, dimension: int, modulated: bool, groups: int = 1) -> int:
-    """Channels an offset head must produce: D per kernel point, one more when modulated."""
+    """Returns the number of channels of an offset head.
+
+    That is ``dimension`` per group and kernel point, and one more if modulated.
+    """
     return groups * kernel_size * (dimension + int(modulated))
 
 
@@ -29,23 +32,24 @@ def split_offsets(
 
     .. math:: \Delta = scale \cdot head_{[:GKD]}, \qquad mod = 2\,\mathrm{sigmoid}(head_{[GKD:]})
 
-    A head of zeros gives offsets 0 and modulations 1: the rigid convolution.
+    A head that outputs zeros gives offsets 0 and modulations 1, which is the rigid convolution.
 
     Args:
-        head: ``(..., G * K * D)``, or ``(..., G * K * (D + 1))`` when modulated; group outermost,
-            then kernel point, then axis.
-        kernel_size: K.
-        dimension: D.
-        scale: Length that a head value of 1 stands for; sigma for points, 1 pixel for images.
+        head: Output of the head, ``(..., G * K * D)``, or ``(..., G * K * (D + 1))`` if modulated.
+            Channels are ordered by group, then kernel point, then axis.
+        kernel_size: Number of kernel points K.
+        dimension: Dimension of the positions D.
+        scale: Offset that a head value of 1 stands for: sigma for points, 1 pixel for images.
         modulated: Whether the last G * K channels are modulations.
-        groups: G, groups of channels that deform each on their own.
-        mask_activation: "2sigmoid", or "sigmoid", under which a head of zeros halves everything.
-        dim: Dimension of the channels; 1 for images that are channels first.
+        groups: Number of offset groups G.
+        mask_activation: "2sigmoid", or "sigmoid", with which a head that outputs zeros gives
+            modulations of 1/2.
+        dim: Dimension that holds the channels, such as 1 for channels-first images.
 
     Returns:
-        Offsets ``(..., K, D)`` in the unit of ``scale`` and modulations ``(..., K)`` in (0, 2), or
-        None; with more than one group, ``(..., G, K, D)`` and ``(..., G, K)``. K and D stand where
-        the channels stood.
+        Offsets ``(..., K, D)`` in the unit of ``scale``, and modulations ``(..., K)`` in (0, 2), or
+        in (0, 1) for "sigmoid", or None if not modulated. With more than one group the shapes are
+        ``(..., G, K, D)`` and ``(..., G, K)``. These dimensions replace dimension ``dim``.
 
     Source: Thomas et al. 2019, arXiv:1904.08889, section 3.2; Zhu et al. 2019, arXiv:1811.11168
         (modulation).
@@ -65,6 +69,6 @@ def split_offsets(
 
 
 def activate_mask(head: Tensor, mask_activation: MaskActivation) -> Tensor:
-    """Modulations out of a head: twice the sigmoid starts at 1, the sigmoid alone at 1/2."""
+    """Returns the modulations of a head: twice its sigmoid for "2sigmoid", else its sigmoid."""
     mask = torch.sigmoid(head)
     return 2 * mask if mask_activation == "2sigmoid" else mask

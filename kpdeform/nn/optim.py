@@ -1,4 +1,4 @@
-"""Parameters in the two groups that deformable networks are trained with."""
+"""Parameter groups for training deformable networks."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from torch import nn
 def parameter_groups(
     model: nn.Module, lr: float, offset_lr_factor: float = 0.1, weight_decay: float = 0.0
 ) -> list[dict[str, Any]]:
-    """Two groups for a torch optimizer: offset heads learn with smaller steps than the rest.
+    """Makes two parameter groups for a torch optimizer: offset heads get a smaller learning rate.
 
     Args:
-        model: Any module; parameters with "offset" in their name belong to offset heads.
-        lr: Learning rate of the first group.
-        offset_lr_factor: The second group uses ``lr * offset_lr_factor``.
-        weight_decay: Of both groups.
+        model: Any module. Parameters whose name contains "offset" belong to offset heads.
+        lr: Learning rate of all other parameters.
+        offset_lr_factor: Offset heads have the learning rate ``lr * offset_lr_factor``.
+        weight_decay: Weight decay of both groups.
 
     Returns:
-        ``[others, offsets]``, always two, so that schedules and checkpoints have one shape; the
-        second is empty for a rigid model. Parameters that do not require a gradient are left out.
+        ``[others, offsets]``. There are always two groups, so that schedules and checkpoints do not
+        depend on the model; the second is empty for a rigid model. Parameters that do not require a
+        gradient are left out.
 
     Source: Thomas et al. 2019, arXiv:1904.08889, section 3.2 (factor 0.1).
 

@@ -1,4 +1,4 @@
-"""Public, stateless functions on tensors; one file per family."""
+"""Public, stateless functions on tensors, with one file per family of functions."""
 
 from kpdeform._types import GridSubsample
 from kpdeform.ops import layouts

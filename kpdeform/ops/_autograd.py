@@ -1,8 +1,9 @@
-"""What the ops' autograd rules share, and how an op runs under the transforms of torch.func.
+"""Registers the ops' autograd rules and runs ops under the transforms of torch.func.
 
-``torch.library`` makes ops differentiable for ordinary autograd only. Under a transform the same
-rules run as a :class:`torch.autograd.Function`: ``grad`` and its kin work, ``vmap`` runs the op
-once per element, and forward-mode derivatives are refused by name.
+``torch.library`` makes an op differentiable for ordinary autograd only. Under a torch.func
+transform, the same rule runs inside a :class:`torch.autograd.Function`: reverse-mode transforms
+such as ``grad``, ``vjp`` and ``jacrev`` work, ``vmap`` calls the op once per batch element, and
+forward-mode derivatives raise NotImplementedError, whose message names the op.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ def register_autograd(
     backward: Callable[..., Any],
     setup_context: Callable[..., None] | None = None,
 ) -> None:
-    """As :func:`torch.library.register_autograd`, under transforms too."""
+    """Like :func:`torch.library.register_autograd`, but also for torch.func transforms."""
     torch.library.register_autograd(name, backward, setup_context=setup_context)
     _rules[name] = _Rule(backward, setup_context)
 
 
 def refuse_second_derivative(name: str) -> None:
-    """Makes the backward op of ``name`` raise, by name, when it is differentiated."""
+    """Makes a second derivative of the op ``name`` an error whose message names the op."""
 
     def refuse(ctx: Any, *grads: Tensor) -> None:
         raise RuntimeError(
@@ -46,12 +47,16 @@ def refuse_second_derivative(name: str) -> None:
 
 
 def gradient_like(wanted: bool, tensor: Tensor | None, like: Tensor) -> Tensor:
-    """What a fake backward op returns for one input: its shape, or nothing when not wanted."""
+    """Returns what a fake backward op gives for one input.
+
+    It is an uninitialised tensor of the input's shape with the dtype and device of ``like``, or a
+    tensor of shape ``(0,)`` if the gradient is not wanted.
+    """
     return like.new_empty(tensor.shape if wanted and tensor is not None else (0,))
 
 
 def run(op: torch._ops.OpOverload, *args: Any) -> Any:
-    """``op(*args)``, under a transform by way of its :class:`torch.autograd.Function`."""
+    """Runs ``op(*args)``, inside a :class:`torch.autograd.Function` under a transform."""
     if torch.compiler.is_compiling() or not is_transformed():
         return op(*args)
     name = op._schema.name
@@ -61,7 +66,7 @@ def run(op: torch._ops.OpOverload, *args: Any) -> Any:
 
 
 def is_transformed() -> bool:
-    """Whether a transform of torch.func, or a level of dual numbers, is active."""
+    """Whether a torch.func transform or forward-mode differentiation (dual numbers) is active."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 

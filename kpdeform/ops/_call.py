@@ -15,8 +15,8 @@ from kpdeform.ops._autograd import run
 
 _PREFIX = "kpdeform: "
 _INTERRUPTED = "kpdeform was interrupted"
-_TOO_LARGE = "out of memory: "  # native code knows the size beforehand
-# How the stable ABI tells that a tensor could not be made, and C++ and PyTorch that memory is out.
+_TOO_LARGE = "out of memory: "  # Raised by native code that computes a size before allocating.
+# Messages by which the stable ABI, C++ and PyTorch report a failed allocation.
 _MEMORY = re.compile(
     r"aten::(new_empty|new_zeros|contiguous|clone|to|_to_copy|empty_like)\b.* API call failed"
     r"|bad_alloc|can't allocate memory|Storage size calculation overflowed|CUDA out of memory",
@@ -27,13 +27,14 @@ _MEMORY = re.compile(
 def call(op: torch._ops.OpOverload, *args: Any) -> Any:
     """Runs ``op(*args)``.
 
-    Only data-dependent checks (an index out of range, a NaN coordinate) are left to native code,
-    where they cost one pass. The stable ABI turns every native exception into RuntimeError; those
-    that begin with ``kpdeform:`` speak of the caller's data and become ValueError here, and memory
-    that is not there becomes MemoryError, or torch.OutOfMemoryError on a GPU.
+    Checks that depend on the data, such as an index out of range or a NaN coordinate, are made in
+    native code during the computation. The stable ABI turns every native exception into a
+    RuntimeError. Here an error that begins with ``kpdeform:``, which reports invalid input, becomes
+    a ValueError, and a failed allocation becomes a MemoryError, or a torch.OutOfMemoryError on a
+    GPU.
 
-    Ctrl-C ends a long native call early. Python's handler of the signal then runs here and raises
-    KeyboardInterrupt; after a handler of the user's that returns, the op starts again.
+    Ctrl-C ends a long native call early. Python's signal handler then runs here and normally raises
+    KeyboardInterrupt. If the user has installed a handler that returns, the op is run again.
     """
     if torch.compiler.is_compiling():
         return op(*args)
@@ -46,13 +47,18 @@ def call(op: torch._ops.OpOverload, *args: Any) -> Any:
             raise
         except RuntimeError as error:
             failure = error
-        # Outside the except block, so that KeyboardInterrupt does not come with a RuntimeError.
+        # Outside the except block, so that a KeyboardInterrupt is not chained to the RuntimeError.
         if _INTERRUPTED not in str(failure):
             raise _known(failure, op, args) or failure
 
 
 def contiguous(owner: str, tensor: Tensor) -> Tensor:
-    """``tensor.contiguous()``, or MemoryError: an expanded tensor may be larger than all memory."""
+    """Returns ``tensor.contiguous()``.
+
+    Raises:
+        MemoryError: There is too little memory for the copy, for example of an expanded tensor. On
+            a GPU it is torch.OutOfMemoryError.
+    """
     try:
         return tensor.contiguous()
     except RuntimeError as error:
@@ -64,7 +70,7 @@ def contiguous(owner: str, tensor: Tensor) -> Tensor:
 def _known(
     error: RuntimeError, op: torch._ops.OpOverload, args: tuple[Any, ...]
 ) -> Exception | None:
-    """What users expect to catch, if the error is one that is known here."""
+    """Returns the exception to raise instead of a native error, or None for an unknown error."""
     message, name = str(error), op._schema.name.removeprefix("kpdeform::")
     if _PREFIX in message:
         text = message.split(_PREFIX, 1)[1].splitlines()[0]
@@ -76,7 +82,7 @@ def _known(
     if _MEMORY.search(message) is None:
         return None
     tensors = [arg for arg in args if isinstance(arg, Tensor)]
-    # Asking a fake kernel for the size of the result would import modules, which needs memory too.
+    # The result's size is not reported: its fake kernel would import modules, which needs memory.
     sizes = f"inputs of {_gigabytes(tensors)}"
     return _memory_error(name, sizes, any(tensor.is_cuda for tensor in tensors))
 
@@ -93,7 +99,7 @@ def _gigabytes(tensors: Sequence[Tensor]) -> str:
 
 
 def autocast_dtype(device: str) -> torch.dtype | None:
-    """What autocast computes in on a kind of device; None where it is off or not known."""
+    """Returns the autocast dtype of a device type such as "cpu"; None if autocast is off."""
     if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return None
     return torch.get_autocast_dtype(device)

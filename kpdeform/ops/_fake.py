@@ -1,4 +1,4 @@
-"""What the fake kernels share."""
+"""Helper of the fake kernels, with which torch.compile and torch.export infer shapes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torch
 
 
 def index_dtype(num_rows: int | torch.SymInt) -> torch.dtype:
-    """The dtype of numbers of rows: int32, or int64 where it is known that int32 is too small."""
-    # Imported here because it brings sympy, half a second that only tracing has to pay for.
+    """Returns the dtype of row indices: int64 if ``num_rows`` surely exceeds int32, else int32."""
+    # Imported here because it imports sympy, which takes half a second and only tracing needs.
     from torch.fx.experimental.symbolic_shapes import statically_known_true
 
     return torch.int64 if statically_known_true(num_rows > 2**31 - 1) else torch.int32

@@ -1,4 +1,4 @@
-"""What the kernel point convolutions share: argument checks, fake kernels and the autograd rule."""
+"""Argument checks, fake kernels and autograd rule of the kernel point convolutions."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from kpdeform.ops._autograd import gradient_like
 from kpdeform.ops._call import autocast_dtype, call
 from kpdeform.ops._transposed import transposed_neighbors
 
-INFLUENCES = ("linear", "gaussian", "constant")  # position = the number native code knows
+INFLUENCES = ("linear", "gaussian", "constant")  # The index is the native code's enum value.
 AGGREGATIONS = ("sum", "closest")
 _HALF = (torch.float16, torch.bfloat16)
 
 
 def autocast(features: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Under autocast, both in its dtype, except float64 features; else as they are."""
+    """Casts both to the autocast dtype; unchanged without autocast or for float64 features."""
     dtype = autocast_dtype(features.device.type)
     if features.dtype == torch.float64 or dtype is None:
         return features, weight
@@ -33,7 +33,7 @@ def check_shapes(
     kernel_points: Tensor,
     features: Tensor | None = None,
 ) -> None:
-    """Shapes of all inputs but weight, offsets and modulations, which depend on the op."""
+    """Checks all shapes except those of weight, offsets and modulations, which differ by op."""
     _checks.kernel_points(op, kernel_points)
     dimension = kernel_points.shape[1]
     for name, tensor in (("queries", queries), ("points", points)):
@@ -65,7 +65,7 @@ def check_dtypes(
     offsets: Tensor | None = None,
     modulations: Tensor | None = None,
 ) -> None:
-    """Dtypes and devices of all inputs; the positions decide."""
+    """Checks all dtypes and devices; those of the positions determine the others."""
     _checks.of_type(op, "queries", queries, (torch.float32, torch.float64))
     _checks.of_type(op, "neighbors", neighbors, (torch.int32, torch.int64))
     others = {"points": points, "kernel_points": kernel_points}
@@ -98,7 +98,11 @@ def check_groups(
     offsets: Tensor | None,
     modulations: Tensor | None,
 ) -> None:
-    """Groups of channels: one or G for offsets and modulations, where G divides the channels."""
+    """Checks the shapes of offsets and modulations.
+
+    Both may have a dimension of G channel groups, where G divides the number of channels; if both
+    have one, their G must be equal.
+    """
     num_queries, num_kernel = queries.shape[0], kernel_points.shape[0]
     shapes = {
         "offsets": (offsets, 1, (num_queries, *kernel_points.shape), "(M, K, D) or (M, G, K, D)"),
@@ -125,7 +129,7 @@ def check_groups(
         raise ValueError(f"{op}: offsets and modulations must have one number of groups: {groups}")
 
 
-# ---- fakes and autograd
+# ---- fake kernels and autograd
 
 
 def backward_fake(
@@ -133,7 +137,10 @@ def backward_fake(
     kernel_points: Tensor, weight: Tensor, sigma: float, offsets: Tensor | None,
     modulations: Tensor | None, *rest: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """The backward op of a dense or depthwise convolution; its last arguments are the flags."""
+    """Fake backward op of a dense or depthwise convolution.
+
+    The last four arguments say which gradients are wanted.
+    """
     features_wanted, weight_wanted, offsets_wanted, modulations_wanted = rest[-4:]
     return (
         gradient_like(features_wanted, features, features),
@@ -144,14 +151,17 @@ def backward_fake(
 
 
 def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    """Six tensors, sigma, offsets, modulations, and the options of a convolution."""
+    """Saves the inputs of a convolution for its backward pass.
+
+    ``inputs`` are six tensors, sigma, offsets, modulations and the remaining options of the op.
+    """
     ctx.save_for_backward(*inputs[:6], *inputs[7:9])
     ctx.sigma, ctx.options = inputs[6], inputs[9:]
     ctx.set_materialize_grads(False)
 
 
 def backward(name: str, ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Gradients of the inputs of a convolution, by the backward op of that name."""
+    """Computes the gradients of a convolution's inputs with the native op called ``name``."""
     if grad is None:
         return (None,) * (9 + len(ctx.options))
     *tensors, offsets, modulations = ctx.saved_tensors

@@ -1,4 +1,4 @@
-"""TorchScript, for code that scripts a call of one of torchvision's functions."""
+"""TorchScript support, for code that scripts calls of torchvision's functions."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ _library = torch.library.Library("kpdeform", "FRAGMENT")
 
 
 def scriptable(function: Callable[..., Any], schema: str) -> None:
-    """Lets ``torch.jit.script`` call ``function``, which it cannot compile, as an operator.
+    """Registers ``function`` as an operator, so that ``torch.jit.script`` can call it.
+
+    TorchScript cannot compile the function's Python code.
 
     Args:
         function: A Python function of tensors and numbers.
-        schema: Its signature as an operator's, without the name.
+        schema: Its signature as an operator schema, without the name.
     """
     name = f"scripted_{function.__name__}"
     _library.define(name + schema)

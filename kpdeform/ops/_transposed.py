@@ -1,10 +1,10 @@
 """Transposed neighbour tables: for every point, the queries that have it as a neighbour.
 
-The gradient of features is a convolution over that table (csrc/README.md). It is made once per
-backward pass, and found again by every layer of that pass which has the same neighbours. The next
-pass makes its own, since neighbours can change in ways that no tensor tells of (NumPy arrays and
-``.data`` share memory, not version counters). On a GPU it belongs to one stream, as the memory it
-is in does.
+The gradient of the features is a convolution over that table (csrc/README.md). The table is built
+once per backward pass and shared by all layers of that pass that use the same neighbour tensor. The
+next pass builds a new one, because a tensor can be modified without a change of its version counter
+(through a NumPy array or ``.data`` that shares its memory). On a GPU a table is reused only on the
+stream on which it was built, because its memory belongs to that stream.
 """
 
 from __future__ import annotations
@@ -19,21 +19,24 @@ from kpdeform.ops._autograd import is_transformed
 from kpdeform.ops._call import call
 from kpdeform.ops._fake import index_dtype
 
-MOST_SLOTS = 8_000_000  # larger tables would be too much to keep; backward makes them in parts
+MOST_SLOTS = 8_000_000  # Larger tables are not kept: the backward op builds them in parts.
 
 _Table = tuple[Tensor, Tensor]
-_tables = WeakTensorKeyDictionary()  # neighbours -> (what the table depends on, table)
+_tables = WeakTensorKeyDictionary()  # neighbours -> (cache key, table)
 
 
 def transposed_neighbors(neighbors: Tensor, num_points: int) -> _Table | tuple[None, None]:
-    """Starts ``(N + 1,)`` int64 and members ``(M * H,)`` of a table ``(M, H)``.
+    """Returns the transposed table of ``neighbors`` ``(M, H)``, for N = ``num_points`` points.
 
-    The queries of point n, ascending, are ``members[starts[n]:starts[n + 1]]``. None of both for a
-    table that is too large to keep, and while a CUDA graph is captured: a replay must find the
-    queries of what the neighbours are then, and nothing made in a graph is there outside it.
+    Returns:
+        ``starts`` ``(N + 1,)`` int64 and ``members`` ``(M * H,)``: the queries of point n, in
+        ascending order, are ``members[starts[n]:starts[n + 1]]``. ``(None, None)`` if the table is
+        too large to keep or a CUDA graph is being captured; the backward op then builds the table
+        itself. A captured graph must rebuild it on every replay, because the neighbours may have
+        changed, and tensors made during the capture cannot be used outside the graph.
     """
     make = partial(call, torch.ops.kpdeform.transpose_neighbors.default)
-    this_pass = torch._C._current_graph_task_id()  # -1 outside of a backward pass
+    this_pass = torch._C._current_graph_task_id()  # -1 outside a backward pass.
     if type(neighbors) is not Tensor or is_transformed() or this_pass < 0:
         return make(neighbors, num_points)
     if neighbors.numel() > MOST_SLOTS or _is_captured(neighbors):

@@ -38,41 +38,46 @@ def deform_conv2d(
         y(s) = \sum_{k} m_k(s)\, W_k\, x(\mathrm{stride} \cdot s - \mathrm{padding}
                + \mathrm{dilation} \cdot k + \Delta_k(s)) + b
 
-    with x read bilinearly and 0 outside the image, so that it fades out over one pixel around it.
-    Signature, layouts and results are torchvision's. Positions are computed in float32 (float64 for
-    float64 input) whatever the dtype of ``input``; a position that is NaN samples 0. An image in
-    channels-last memory is read in place and gives a result in channels-last memory. No column
-    buffer is made. As many groups as input and output channels are computed without a matrix
-    product.
+    where s is an output pixel, k a tap of the kernel, and x is interpolated bilinearly. Pixels
+    outside the image are 0, so values fade out over one pixel around its border. Signature, layouts
+    and results are those of torchvision. Positions are computed in float32, or in float64 for
+    float64 input. A NaN position samples 0. An image in channels-last memory is read without a copy
+    and gives a result in channels-last memory. No im2col buffer is allocated. A depthwise
+    convolution, with as many groups as input channels and output channels, is computed without
+    matrix products.
 
-    Under autocast, weight and bias take the dtype of ``input``.
+    Under autocast, weight and bias are cast to the dtype of ``input``.
 
     Args:
         input: x, ``(B, C, H, W)`` or ``(C, H, W)``, float32, float64, float16 or bfloat16.
-        offset: Delta in pixels, ``(B, OG * 2 * kh * kw, oh, ow)``: offset groups outermost, taps
-            row by row, y then x. OG is inferred; input channel c moves with group c // (C / OG).
-            float64 for float64 input, else float32 or half precision.
-        weight: W, ``(O, C / groups, kh, kw)`` of the input's dtype; groups is inferred.
-        bias: b, ``(O,)``.
-        stride: One number or (vertical, horizontal).
-        padding: One number, (vertical, horizontal), (top, left, bottom, right), "same" or "valid".
-        dilation: One number or (vertical, horizontal).
-        mask: m, ``(B, OG * kh * kw, oh, ow)``, any real numbers; dtypes as ``offset``.
+        offset: Δ in pixels, ``(B, OG * 2 * kh * kw, oh, ow)`` for OG offset groups, or without B
+            like ``input``. Channels are ordered by offset group, then tap (row by row), then y, x.
+            OG is inferred; input channel c uses the offsets of group ``c // (C / OG)``. float64 for
+            float64 input, otherwise float32, float16 or bfloat16.
+        weight: W, ``(O, C / groups, kh, kw)`` with the dtype of ``input``; groups is inferred.
+        bias: b, ``(O,)`` with the dtype of ``input``, or None.
+        stride: One number or (vertical, horizontal), in pixels.
+        padding: One number, (vertical, horizontal), (top, left, bottom, right), in pixels, or
+            "same" or "valid".
+        dilation: One number or (vertical, horizontal), in pixels.
+        mask: m, ``(B, OG * kh * kw, oh, ow)``, or without B like ``input``, with any real values
+            and the dtypes allowed for ``offset``. None means no modulation.
 
     Returns:
-        ``(B, O, oh, ow)`` or ``(O, oh, ow)``, dtype and memory format of ``input``; differentiable
-        in every tensor, once. At whole positions the gradient of ``offset`` is the slope to the
-        right.
+        y, ``(B, O, oh, ow)`` or ``(O, oh, ow)``, with the dtype and memory format of ``input``.
+        Differentiable once with respect to every tensor argument. At integer positions the
+        bilinear interpolation has a kink; there the gradient of ``offset`` is the derivative from
+        the right.
 
     Raises:
-        ValueError: Shapes or devices disagree with the above; a RuntimeError too, as in
-            torchvision.
-        TypeError: A dtype is not supported.
+        ValueError: A shape, size or device does not match. A shape error is also a RuntimeError, as
+            in torchvision.
+        TypeError: A dtype is not supported, or dtypes do not match.
 
     Source: Dai et al. 2017, arXiv:1703.06211, Eq. 2-4; Zhu et al. 2019, arXiv:1811.11168, Eq. 1.
 
-    Deviation: the papers leave the border and the slope at whole positions open; these are
-        torchvision's.
+    Deviation: the papers define neither the values at the border nor the derivative at integer
+        positions; both follow torchvision.
 
     Example:
         >>> import torch
@@ -129,33 +134,39 @@ def dcnv3(
     offset_scale: float = 1.0,
     remove_center: bool = False,
 ) -> Tensor:
-    r"""Core of DCNv3: every group of channels is a weighted sum of its own samples.
+    r"""Core operation of DCNv3: each channel group is a weighted sum of samples at its own taps.
 
     .. math::
         y_g(s) = \sum_p m_{gp}(s)\, x_g(c(s) + \lambda\,(k_p - \bar k + \Delta_{gp}(s)))
 
-    with the kernel's middle tap at c(s), taps :math:`k_p - \bar k` counted from it, dilation
-    included, and :math:`\lambda` the ``offset_scale``. No weights beyond m, which DCNv3 takes from
-    a softmax over the taps and DCNv4 leaves unbounded. Layouts are those of InternImage.
+    where c(s) is the position of the kernel's middle tap for output pixel s,
+    :math:`k_p - \bar k` is the position of tap p relative to the middle tap, dilation included, and
+    :math:`\lambda` is ``offset_scale``. The masks m are the only weights. The DCNv3
+    layer takes them from a softmax over the taps, the DCNv4 layer leaves them unbounded. Layouts
+    are those of InternImage.
 
     Args:
         input: x, ``(B, H, W, C)``, float32, float64, float16 or bfloat16.
-        offset: Delta, ``(B, oh, ow, G * P * 2)``: groups outermost, taps column by column (down the
-            first column first), x then y. P is ``kh * kw``, one less without the centre.
-        mask: m, ``(B, oh, ow, G * P)``.
+        offset: Δ in pixels, ``(B, oh, ow, G * P * 2)`` for P taps. Channels are ordered by group,
+            then tap (column by column, each from top to bottom), then x, y. P is ``kh * kw``, or
+            one less with ``remove_center``. float64 for float64 input, otherwise float32, float16
+            or bfloat16.
+        mask: m, ``(B, oh, ow, G * P)``, in the same order and with the dtypes allowed for
+            ``offset``.
         kernel_size: One number or (kh, kw).
-        stride: One number or (vertical, horizontal).
-        padding: As :func:`deform_conv2d`.
-        dilation: One number or (vertical, horizontal).
-        groups: G, a divisor of C.
-        offset_scale: lambda.
-        remove_center: Leave the middle tap of an odd kernel out.
+        stride: One number or (vertical, horizontal), in pixels.
+        padding: As in :func:`deform_conv2d`.
+        dilation: One number or (vertical, horizontal), in pixels.
+        groups: Number of channel groups G, a divisor of C.
+        offset_scale: λ.
+        remove_center: Leave out the middle tap. The kernel size must then be odd.
 
     Returns:
-        ``(B, oh, ow, C)``, dtype of ``input``; differentiable in every tensor, once.
+        y, ``(B, oh, ow, C)`` with the dtype of ``input``. Differentiable once with respect to every
+        tensor argument.
 
     Raises:
-        ValueError: Shapes or devices disagree with the above; a RuntimeError too.
+        ValueError: A shape, size or device does not match. A shape error is also a RuntimeError.
         TypeError: A dtype is not supported.
 
     Source: Wang et al. 2023, arXiv:2211.05778, Eq. 2.
@@ -185,25 +196,29 @@ def dcnv4(
     offset_scale: float = 1.0,
     remove_center: bool = False,
 ) -> Tensor:
-    """Core of DCNv4: that of :func:`dcnv3` on offsets and masks in one tensor.
+    """Core operation of DCNv4: :func:`dcnv3` with offsets and masks in one tensor.
 
     Args:
-        input: ``(B, H, W, C)``.
-        offset_mask: ``(B, oh, ow, at least G * 3 * P)``: for each group its 2 * P offsets, then its
-            P masks; the rest is padding (DCNv4 fills up to a multiple of 8).
-        kernel_size: As :func:`dcnv3`, like all that follows.
-        stride: One number or (vertical, horizontal).
-        padding: As :func:`deform_conv2d`.
-        dilation: One number or (vertical, horizontal).
-        groups: G, a divisor of C.
-        offset_scale: Factor of every position, seen from the middle tap.
-        remove_center: Leave the middle tap of an odd kernel out.
+        input: ``(B, H, W, C)``, float32, float64, float16 or bfloat16.
+        offset_mask: ``(B, oh, ow, at least G * 3 * P)`` for P taps. Each group has its 2 * P
+            offsets in pixels, ordered as in :func:`dcnv3`, followed by its P masks. Channels after
+            the last group are padding; DCNv4 pads to a multiple of 8. The dtypes are those that
+            :func:`dcnv3` allows for ``offset``.
+        kernel_size: One number or (kh, kw).
+        stride: One number or (vertical, horizontal), in pixels.
+        padding: As in :func:`deform_conv2d`.
+        dilation: One number or (vertical, horizontal), in pixels.
+        groups: Number of channel groups G, a divisor of C.
+        offset_scale: Factor by which the position of each tap relative to the middle tap, its
+            offset included, is multiplied.
+        remove_center: Leave out the middle tap. The kernel size must then be odd.
 
     Returns:
-        ``(B, oh, ow, C)``, dtype of ``input``; differentiable in both tensors, once.
+        ``(B, oh, ow, C)`` with the dtype of ``input``. Differentiable once with respect to both
+        tensors.
 
     Raises:
-        ValueError: Shapes or devices disagree with the above; a RuntimeError too.
+        ValueError: A shape, size or device does not match. A shape error is also a RuntimeError.
         TypeError: A dtype is not supported.
 
     Source: Xiong et al. 2024, arXiv:2401.06197.
@@ -275,7 +290,7 @@ def _aggregate(
 
 
 def position_dtype(image: Tensor) -> torch.dtype:
-    """What positions in ``image`` are computed in."""
+    """Returns the dtype in which positions in ``image`` are computed."""
     return torch.float64 if image.dtype == torch.float64 else torch.float32
 
 
@@ -286,14 +301,14 @@ def _convolve(
     mask: Tensor | None,
     geometry: tuple[Sequence[int], Sequence[int], Sequence[int]],
 ) -> Tensor:
-    """Calls the native op that fits ``weight``, which is ``(O, C / groups, kh, kw)``.
+    """Calls the native depthwise op if ``weight`` is depthwise, else the general native op.
 
     Args:
         image: ``(B, H, W, C)``.
         offset: ``(B, oh, ow, OG, K, 2)``, y then x.
-        weight: Dense, grouped or depthwise.
-        mask: ``(B, oh, ow, OG, K)``.
-        geometry: Stride, padding on four sides, dilation.
+        weight: ``(O, C / groups, kh, kw)``.
+        mask: ``(B, oh, ow, OG, K)``, or None.
+        geometry: Stride, padding (top, left, bottom, right) and dilation.
 
     Returns:
         ``(B, oh, ow, O)``.
@@ -346,7 +361,7 @@ def _check_offset(
     kernel: tuple[int, int],
     size: tuple[int, int],
 ) -> int:
-    """Number of offset groups."""
+    """Checks the shapes of offset and mask; returns the number of offset groups."""
     taps = kernel[0] * kernel[1]
     groups = offset.shape[1] // (2 * taps)
     if groups * 2 * taps != offset.shape[1] or groups == 0:
@@ -399,7 +414,11 @@ def _check_dtypes(
     like_input: dict[str, Tensor | None],
     coordinates: dict[str, Tensor | None],
 ) -> None:
-    """Dtypes and devices; offsets and masks may be more precise than the image."""
+    """Checks dtypes and devices.
+
+    ``coordinates`` are offsets and masks, which may be float32 for half-precision input;
+    ``like_input`` are tensors that must have the dtype of ``input``.
+    """
     _checks.of_type(op, "input", input, _checks.FLOATS)
     allowed = (torch.float64,) if input.dtype == torch.float64 else (torch.float32, *_HALF)
     for name, tensor in coordinates.items():
@@ -417,7 +436,7 @@ def _check_dtypes(
             _checks.alike(op, name, tensor, "input", input)
 
 
-# ---- fakes and autograd, the same for both ops
+# ---- fake kernels and autograd, the same for both ops
 
 
 def _fake(

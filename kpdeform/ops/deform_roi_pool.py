@@ -1,4 +1,4 @@
-"""Deformable pooling of boxes on images, plain and position-sensitive.
+"""Deformable pooling of regions of interest (RoIs) of images, plain and position-sensitive.
 
 The native contract is csrc/deform/deform_roi_pool.h.
 """
@@ -17,9 +17,9 @@ from kpdeform._image_sizes import ShapeError
 from kpdeform.ops._autograd import gradient_like, refuse_second_derivative, register_autograd
 from kpdeform.ops._call import call
 
-MOST_SAMPLES = 1024  # in a bin, each way; native code refuses more
-MOST_BINS = 32768
-_ALIGNED, _POSITION_SENSITIVE = 0, 1  # sampling rules, the numbers native code knows
+MOST_SAMPLES = 1024  # Per bin and axis; native code refuses more.
+MOST_BINS = 32768  # Per axis.
+_ALIGNED, _POSITION_SENSITIVE = 0, 1  # Sampling rules, with the values that native code uses.
 
 
 def deform_roi_pool(
@@ -32,41 +32,46 @@ def deform_roi_pool(
     gamma: float = 0.1,
     mask: Tensor | None = None,
 ) -> Tensor:
-    r"""Mean of bilinear samples in every bin of every box, each bin moved by its own offset.
+    r"""Mean of bilinear samples in each bin of each box, where each bin is moved by its own offset.
 
     .. math::
         y_r(i, j) = m_r(i, j) \frac{1}{n} \sum_{a} x(\mathrm{bin}_r(i, j)_a
                     + \gamma\, \Delta_r(i, j) \circ (w_r, h_r))
 
-    A box's edges are multiplied by ``spatial_scale`` and moved by half a pixel, without rounding. A
-    sample up to one pixel outside the map takes the value at its border, further outside 0. Without
-    offsets this is torchvision's ``roi_align(aligned=True)``. Positions are computed in float32
-    (float64 for float64 input).
+    for the n samples a of bin (i, j) of box r, which is :math:`w_r` wide and :math:`h_r` high. The
+    edges of a box are multiplied by ``spatial_scale`` and shifted by minus half a pixel, without
+    rounding. A sample up to one pixel outside the map has the value at the border of the map;
+    samples further outside are 0. Without offsets this equals torchvision's
+    ``roi_align(aligned=True)``. Positions are computed in float32, or in float64 for float64 input.
 
     Args:
         input: x, ``(B, C, H, W)`` float32, float64, float16 or bfloat16.
-        rois: ``(R, 5)``: image number, x1, y1, x2, y2 in the unit of the original image. A box that
-            is not finite pools 0.
-        offset: Delta, ``(R, 2, ph, pw)``: x then y, as fractions of the box's size.
-        output_size: Bins, one number or (ph, pw), at most 32768 each.
-        spatial_scale: Pixels of ``input`` per unit of ``rois``.
-        sampling_ratio: Samples per bin each way, at most 1024; 0 for about one per pixel.
-        gamma: Factor of the offsets.
-        mask: m, ``(R, 1, ph, pw)``, multiplies the pooled values.
+        rois: ``(R, 5)`` floating point: image number, x1, y1, x2, y2, the box in pixels of the
+            original image. A box with a NaN or infinite edge gives 0.
+        offset: Δ, ``(R, 2, ph, pw)`` floating point: x, y as fractions of the width and height of
+            the box. None means no offsets.
+        output_size: Number of bins, one number or (ph, pw), at most 32768 each.
+        spatial_scale: Size of a pixel of the original image in pixels of ``input``, such as 1/4.
+        sampling_ratio: Number of samples per bin along each axis, at most 1024. 0 selects it by the
+            size of the bin, about one sample per pixel.
+        gamma: γ, the factor of the offsets.
+        mask: m, ``(R, 1, ph, pw)`` floating point, or None.
 
     Returns:
-        ``(R, C, ph, pw)``, dtype and memory format of ``input``; differentiable in input, offset
-        and mask, once; not in rois. At whole positions the gradient of ``offset`` is the slope to
-        the right; where a sample is held at the border it is 0.
+        y, ``(R, C, ph, pw)`` with the dtype and memory format of ``input``. Differentiable once
+        with respect to input, offset and mask, but not rois. At integer positions the gradient of
+        ``offset`` is the derivative from the right; along an axis on which a sample is clamped to
+        the border of the map it is 0.
 
     Raises:
-        ValueError: Shapes, devices or an image number disagree with the above.
+        ValueError: A shape, size or device does not match, or an image number is out of range. (On
+            CUDA a box with such an image number gives 0.)
         TypeError: A dtype is not supported.
 
     Source: Dai et al. 2017, arXiv:1703.06211, Eq. 5 and 6; conventions of mmcv.
 
-    Deviation: mmcv's offset gradient is wrong for samples between the border and one pixel outside;
-        this one is the derivative.
+    Deviation: mmcv's offset gradient is wrong for samples up to one pixel outside the map. This one
+        is the derivative.
 
     Example:
         >>> import torch
@@ -110,38 +115,46 @@ def deform_ps_roi_pool(
     gamma: float = 0.1,
     mask: Tensor | None = None,
 ) -> Tensor:
-    r"""Position-sensitive deformable pooling: every bin reads channels of its own.
+    r"""Position-sensitive deformable pooling, in which each bin reads its own input channels.
 
-    The map holds ``group_size``² channels per output channel, one for each cell of a box. Bin (i,
-    j) is the mean of samples of the channel of its cell, moved by the offset of its part and of the
-    output channel's class. Edges of boxes are rounded, the last pixel included; sub-bins are
-    sampled at their top left corner; samples more than half a pixel outside the map are left out of
-    the mean, and the others are held inside. ``group_size=1`` without offsets pools all channels
-    alike.
+    Each box is divided into ``group_size`` × ``group_size`` cells, and the input has one channel
+    per output channel and cell. A bin is the mean of samples of the channel of the cell that it
+    lies in. It is moved by an offset: the box is also divided into parts × parts parts, and each
+    part has one offset per class, where a class is a group of output channels.
+
+    The edges of a box are rounded to whole pixels, and its last row and column are included. A bin
+    is divided into ``samples_per_part`` × ``samples_per_part`` sub-bins, each sampled at its top
+    left corner. Samples more than half a pixel outside the map are left out of the mean, and the
+    positions of all others are clamped to the map. With ``group_size=1`` all bins read the same
+    channels.
 
     Args:
         input: ``(B, D * group_size**2, H, W)`` float32, float64, float16 or bfloat16.
-        rois: ``(R, 5)``: image number, x1, y1, x2, y2 in the unit of the original image.
-        offset: ``(R, 2 * classes, parts, parts)``: for every class x then y, as fractions of the
-            box's size. classes divides D; output channel d moves with class d // (D / classes).
-        output_size: Bins, one number or (ph, pw), at most 32768 each.
-        spatial_scale: Pixels of ``input`` per unit of ``rois``.
-        group_size: Cells of a box each way; as many as bins when None.
-        samples_per_part: Samples per bin each way, at most 1024.
-        gamma: Factor of the offsets, ``trans_std`` in MXNet.
-        mask: ``(R, 1, ph, pw)``, multiplies the pooled values.
+        rois: ``(R, 5)`` floating point: image number, x1, y1, x2, y2, the box in pixels of the
+            original image.
+        offset: ``(R, 2 * classes, parts, parts)`` floating point: x, y of each class, as fractions
+            of the width and height of the box. The number of classes, a divisor of D, is inferred;
+            output channel d belongs to class ``d // (D / classes)``. None means no offsets.
+        output_size: Number of bins, one number or (ph, pw), at most 32768 each.
+        spatial_scale: Size of a pixel of the original image in pixels of ``input``, such as 1/16.
+        group_size: Number of cells along each axis; None means ``output_size``.
+        samples_per_part: Number of samples per bin along each axis, at most 1024.
+        gamma: Factor of the offsets, called ``trans_std`` in MXNet.
+        mask: ``(R, 1, ph, pw)`` floating point, multiplied with the pooled values, or None.
 
     Returns:
-        ``(R, D, ph, pw)``, dtype and memory format of ``input``; differentiable in input, offset
-        and mask, once; not in rois.
+        ``(R, D, ph, pw)`` with the dtype and memory format of ``input``. Differentiable once with
+        respect to input, offset and mask, but not rois.
 
     Raises:
-        ValueError: Shapes, devices or an image number disagree with the above.
+        ValueError: A shape, size or device does not match, or an image number is out of range. (On
+            CUDA a box with such an image number gives 0.)
         TypeError: A dtype is not supported.
 
     Source: Dai et al. 2017, arXiv:1703.06211, section 2.2; MXNet's DeformablePSROIPooling.
 
-    Deviation: MXNet's offset gradient is 0 at whole positions; this one is the slope to the right.
+    Deviation: at integer positions MXNet's offset gradient is 0; this one is the derivative from
+        the right.
 
     Example:
         >>> import torch
@@ -170,7 +183,7 @@ def deform_ps_roi_pool(
         classes = _num_classes(op, offset, rois, outputs)
     _check_dtypes(op, input, rois, offset, mask)
     image, edges = _split(input, rois)
-    rounded = [e.sign() * (e.abs() + 0.5).floor() for e in edges]  # halves away from 0
+    rounded = [e.sign() * (e.abs() + 0.5).floor() for e in edges]  # Halves round away from 0.
     first, last = rounded[0] * spatial_scale - 0.5, (rounded[1] + 1) * spatial_scale - 0.5
     size = (last - first).clamp_min(0.1)
     shifts = None
@@ -186,16 +199,16 @@ def deform_ps_roi_pool(
 
 
 def _split(input: Tensor, rois: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Image number ``(R, 1)`` and first and last edges ``(R, 2)``, y then x, as positions."""
+    """Splits boxes into image numbers ``(R, 1)`` and first and last edges ``(R, 2)``, y then x."""
     rois = rois.detach().to(torch.float64 if input.dtype == torch.float64 else torch.float32)
     return rois[:, :1], (rois[:, 1:3].flip(1), rois[:, 3:].flip(1))
 
 
 def _shifts(offset: Tensor, bins: tuple[int, int], scale: Tensor) -> Tensor:
-    """Shift of every bin in pixels.
+    """Returns the shift of each bin in pixels, ``(R, ph, pw, classes, 2)``, y then x.
 
-    ``(R, classes, 2, parts, parts)``, x then y in units of ``scale`` ``(R, 2)``, becomes
-    ``(R, ph, pw, classes, 2)``, y then x.
+    ``offset`` is ``(R, classes, 2, parts, parts)``, x then y, in units of ``scale`` ``(R, 2)``, the
+    height and width of each box times gamma.
     """
     if offset.shape[3:] != bins:
         row, column = (
@@ -203,13 +216,13 @@ def _shifts(offset: Tensor, bins: tuple[int, int], scale: Tensor) -> Tensor:
             for n, parts in zip(bins, offset.shape[3:], strict=True)
         )
         offset = offset[..., row[:, None], column]
-    # A box that is not finite pools 0 wherever its bins are moved; its offsets get gradient 0.
+    # A box that is not finite pools 0 wherever its bins are moved. Its offsets get gradient 0.
     scale = scale.nan_to_num(0, 0, 0)
     return offset.permute(0, 3, 4, 1, 2).flip(-1).to(scale.dtype) * scale[:, None, None, None]
 
 
 def _finish(pooled: Tensor, mask: Tensor | None, input: Tensor) -> Tensor:
-    """``(R, ph, pw, C)`` to the memory format of ``input``, times the mask."""
+    """Returns ``(R, ph, pw, C)`` as ``(R, C, ph, pw)``, in the input's memory format, masked."""
     pooled = pooled.movedim(-1, 1)
     if not _image_sizes.is_channels_last(input):
         pooled = pooled.contiguous()
@@ -220,7 +233,7 @@ def _finish(pooled: Tensor, mask: Tensor | None, input: Tensor) -> Tensor:
 
 
 def check_bins(owner: str, output_size: int | Sequence[int]) -> tuple[int, int]:
-    """``output_size`` as (ph, pw)."""
+    """Checks ``output_size`` and returns it as (ph, pw)."""
     bins = _image_sizes.pair(owner, "output_size", output_size)
     if max(bins) > MOST_BINS:
         raise ShapeError(f"{owner}: output_size must be at most {MOST_BINS}, got {output_size}")
@@ -228,7 +241,7 @@ def check_bins(owner: str, output_size: int | Sequence[int]) -> tuple[int, int]:
 
 
 def check_options(owner: str, spatial_scale: float, gamma: float, sampling_ratio: int = 0) -> None:
-    """Numbers are finite and counts have bounds: they multiply the work of every bin."""
+    """Checks that numbers are finite and that ``sampling_ratio`` is from 0 to ``MOST_SAMPLES``."""
     _checks.number(owner, "spatial_scale", spatial_scale)
     _checks.number(owner, "gamma", gamma)
     _checks.count(owner, "sampling_ratio", sampling_ratio, least=0, most=MOST_SAMPLES)
@@ -267,7 +280,7 @@ def _check_dtypes(
 def _num_classes(op: str, offset: Tensor, rois: Tensor, outputs: int) -> int:
     fits = offset.dim() == 4 and offset.shape[0] == rois.shape[0] and offset.shape[1] >= 2
     channels = offset.shape[1] if fits else 1
-    classes, rest = channels // 2, channels % 2  # compiled code has no divmod of a size
+    classes, rest = channels // 2, channels % 2  # torch.compile does not support divmod of a size.
     if rest or outputs % classes or min(offset.shape[2:]) < 1:
         raise ShapeError(
             f"{op}: offset must be ({rois.shape[0]}, 2 * classes, parts, parts) with classes a "
@@ -276,7 +289,7 @@ def _num_classes(op: str, offset: Tensor, rois: Tensor, outputs: int) -> int:
     return classes
 
 
-# ---- fakes and autograd
+# ---- fake kernels and autograd
 
 
 @torch.library.register_fake("kpdeform::deform_roi_pool")

@@ -1,4 +1,4 @@
-"""Kernel point convolution, and the distances its fitting loss needs.
+"""Kernel point convolution, and the distances that the fitting loss of deformable layers needs.
 
 The native contract is csrc/kpconv/kpconv.h.
 """
@@ -88,42 +88,48 @@ def kpconv(
     .. math::
         y_m = \sum_{h,k} \mu_{mk}\, a(\|p_{n(m,h)} - q_m - x_k - \Delta_{mk}\|)\, f_{n(m,h)} W_k
 
-    with the influence :math:`a(d) = \max(0, 1 - d/\sigma)` (``"linear"``),
-    :math:`\exp(-d^2 / (2 (0.3\sigma)^2))` (``"gaussian"``) or 1 (``"constant"``). All lengths share
-    one unit, usually metres. No tensor of size M×H×K, M×H×C or M×K×C is made, forward or backward.
+    where the influence a(d) is :math:`\max(0, 1 - d/\sigma)` (``"linear"``),
+    :math:`\exp(-d^2 / (2 (0.3\sigma)^2))` (``"gaussian"``) or 1 (``"constant"``). All lengths have
+    the same unit, usually metres. Neither the forward nor the backward pass allocates a tensor of
+    size M×H×K, M×H×C or M×K×C.
 
-    Under autocast, features and weight take the autocast dtype; positions, influences and sums stay
-    as they are.
+    Under autocast, features and weight are cast to the autocast dtype. Positions, influences and
+    sums keep their precision.
 
     Args:
         queries: q, ``(M, D)`` float32 or float64, D in {2, 3}.
-        points: p, ``(N, D)``, same dtype as queries.
-        neighbors: n, rows of ``points``, ``(M, H)`` int32 or int64; ``N`` and ``-1`` are empty
-            slots.
-        features: f, ``(N, C)`` of the positions' dtype, or half precision with float32 positions.
-        kernel_points: x, ``(K, D)``, same dtype as queries.
-        weight: W, ``(K, C / groups, O)``, same dtype as features.
-        sigma: Reach of a kernel point, > 0.
-        offsets: Delta, ``(M, K, D)``, same dtype as queries; or ``(M, G, K, D)``, of which channel
-            c takes those of group ``c // (C / G)``.
-        modulations: mu, ``(M, K)``, same dtype as queries; or ``(M, K, G)``, grouped likewise.
-        influence: ``"linear"``, ``"gaussian"`` or ``"constant"``. With offsets, the last two drop
-            neighbours that no kernel point has within sigma.
-        aggregation: ``"sum"`` over kernel points, or only the ``"closest"`` one of each neighbour.
-        groups: Channel groups of the weight, a divisor of C and O.
-        return_distances: Also returns :func:`kernel_point_distances`, which costs little here.
+        points: p, ``(N, D)``, with the dtype of ``queries``.
+        neighbors: n, ``(M, H)`` int32 or int64 row numbers of ``points``. ``N`` and ``-1`` mark
+            empty slots, which may be anywhere in a row.
+        features: f, ``(N, C)`` with the dtype of the positions, or float16 or bfloat16 with float32
+            positions.
+        kernel_points: x, ``(K, D)`` relative to a query, with the dtype of ``queries``.
+        weight: W, ``(K, C / groups, O)``, with the dtype of ``features``.
+        sigma: σ > 0, the distance from a kernel point at which its linear influence reaches 0.
+        offsets: Δ, ``(M, K, D)``, with the dtype of ``queries``; or ``(M, G, K, D)`` for G channel
+            groups, where channel c uses the offsets of group ``c // (C / G)``.
+        modulations: μ, ``(M, K)``, with the dtype of ``queries``; or ``(M, K, G)`` for G channel
+            groups as in ``offsets``.
+        influence: ``"linear"``, ``"gaussian"`` or ``"constant"``. If offsets are given, the last
+            two ignore neighbours that are not within sigma of any kernel point.
+        aggregation: ``"sum"`` lets every kernel point act on a neighbour, ``"closest"`` only the
+            kernel point nearest to it.
+        groups: Number of channel groups of the weight, a divisor of C and O.
+        return_distances: Also return :func:`kernel_point_distances`, at little extra cost.
 
     Returns:
-        ``(M, O)`` of the features' dtype; differentiable in features, weight, offsets and
-        modulations, once. With ``return_distances``, that and the distances.
+        y, ``(M, O)`` with the dtype of ``features``, or, with ``return_distances``, a tuple of y
+        and the distances. Differentiable once with respect to features, weight, offsets and
+        modulations, not with respect to positions.
 
     Raises:
-        ValueError: Shapes, devices, ``sigma`` or a neighbour index disagree with the above.
-        TypeError: A dtype is not supported.
+        ValueError: A shape or device does not match, ``sigma`` is not positive, or a neighbour
+            index is out of range. (On CUDA an index that is out of range counts as an empty slot.)
+        TypeError: A dtype is not supported, or dtypes do not match.
 
     Source: Thomas et al. 2019, arXiv:1904.08889, Eq. 1-3 (rigid), 4-5 (deformable).
 
-    Deviation: the distance has gradient 0 where it is 0; the paper leaves it open.
+    Deviation: the gradient of a distance of 0 is defined as 0; the paper does not define it.
 
     Example:
         >>> import torch
@@ -165,31 +171,37 @@ def kernel_point_distances(
     *,
     offsets: Tensor | None = None,
 ) -> Tensor:
-    r"""Squared distance from every kernel point to its nearest neighbour (fitting loss).
+    r"""Squared distance from every kernel point to the nearest neighbour of its query.
+
+    The fitting loss of deformable layers uses it.
 
     .. math:: d^2_{mk} = \min_h \|p_{n(m,h)} - q_m - x_k - \Delta_{mk}\|^2
 
     Args:
-        queries: ``(M, D)`` float32 or float64.
-        points: ``(N, D)``.
-        neighbors: ``(M, H)`` int32 or int64; empty slots are skipped.
-        kernel_points: ``(K, D)``.
-        sigma: Reach of a kernel point, > 0. It is checked and otherwise unused: the argument makes
-            the call look like that of :func:`kpconv`, the distances do not depend on it.
-        offsets: ``(M, K, D)``, or ``(M, G, K, D)`` of G groups of channels.
+        queries: q, ``(M, D)`` float32 or float64, D in {2, 3}.
+        points: p, ``(N, D)``, with the dtype of ``queries``.
+        neighbors: n, ``(M, H)`` int32 or int64 row numbers of ``points``; ``N`` and ``-1`` mark
+            empty slots, which are skipped.
+        kernel_points: x, ``(K, D)`` relative to a query, with the dtype of ``queries``.
+        sigma: Must be > 0, but the distances do not depend on it. The argument keeps the signature
+            like that of :func:`kpconv`.
+        offsets: Δ, ``(M, K, D)``, or ``(M, G, K, D)`` for G channel groups, with the dtype of
+            ``queries``.
 
     Returns:
-        ``(M, K)``, or ``(M, G, K)``, in squared units of the cloud, 0 for a query without
-        neighbours; differentiable in offsets, once.
+        ``(M, K)``, or ``(M, G, K)`` with grouped offsets, with the dtype of ``queries`` and in the
+        squared unit of the coordinates. A query without neighbours has distance 0. Differentiable
+        once with respect to offsets.
 
     Raises:
-        ValueError: Shapes, devices, ``sigma`` or a neighbour index disagree with the above.
-        TypeError: A dtype is not supported.
+        ValueError: A shape or device does not match, ``sigma`` is not positive, or a neighbour
+            index is out of range. (On CUDA an index that is out of range counts as an empty slot.)
+        TypeError: A dtype is not supported, or dtypes do not match.
 
     Source: Thomas et al. 2019, arXiv:1904.08889, Eq. 7.
 
-    Deviation: empty slots do not count; in KPConv-PyTorch a query without neighbours gives about
-    3e12.
+    Deviation: empty slots are ignored. In KPConv-PyTorch they count as a point far away, so that a
+        query without neighbours has a distance of about 3e12.
 
     Example:
         >>> import torch
@@ -234,7 +246,7 @@ def _check_weight(features: Tensor, weight: Tensor, kernel_points: Tensor, group
         )
 
 
-# ---- fakes and autograd
+# ---- fake kernels and autograd
 
 
 @torch.library.register_fake("kpdeform::kpconv")

@@ -1,4 +1,4 @@
-"""Depthwise kernel point convolution: the combiner of KPConvD and KPConvX.
+"""Depthwise kernel point convolution, the operation of KPConvD and KPConvX.
 
 The native contract is csrc/kpconv/kpconv.h.
 """
@@ -48,38 +48,42 @@ def kpconv_depthwise(
         y_{mc} = \sum_{h,k} \mu_{mkc}\, a(\|p_{n(m,h)} - q_m - x_k - \Delta_{mk}\|)\,
                  W_{kc}\, f_{n(m,h)\,c}
 
-    with the influences of :func:`kpdeform.ops.kpconv`. With the aggregation "closest" only the
-    nearest kernel point of each neighbour counts, and the sum over k has one term. No tensor of
-    size M×H×K, M×H×C or M×K×C is made, forward or backward; modulations are the largest input.
+    where the influence a(d) is one of those of :func:`kpdeform.ops.kpconv`. With the aggregation
+    "closest", the sum over k has only one term for each neighbour: that of its nearest kernel
+    point. Neither the forward nor the backward pass allocates a tensor of size M×H×K, M×H×C or
+    M×K×C.
 
-    Under autocast, features and weight take the autocast dtype; positions, influences and sums stay
-    as they are.
+    Under autocast, features and weight are cast to the autocast dtype. Positions, influences and
+    sums keep their precision.
 
     Args:
         queries: q, ``(M, D)`` float32 or float64, D in {2, 3}.
-        points: p, ``(N, D)``, same dtype as queries.
-        neighbors: n, rows of ``points``, ``(M, H)`` int32 or int64; ``N`` and ``-1`` are empty
-            slots.
-        features: f, ``(N, C)`` of the positions' dtype, or half precision with float32 positions.
-        kernel_points: x, ``(K, D)``, same dtype as queries.
-        weight: W, ``(K, C)``, same dtype as features.
-        sigma: Reach of a kernel point, > 0.
-        offsets: Delta, ``(M, K, D)``, or ``(M, G, K, D)`` for G groups of channels that deform
-            each on their own; same dtype as queries.
-        modulations: mu, ``(M, K)``, or ``(M, K, G)``: channel c uses number c // (C / G); same
-            dtype as queries. Grouped offsets and grouped modulations have one G.
-        influence: ``"linear"``, ``"gaussian"`` or ``"constant"``. With offsets, the last two drop
-            neighbours that no kernel point has within sigma.
-        aggregation: Only the ``"closest"`` kernel point of each neighbour, or the ``"sum"`` over
-            all.
+        points: p, ``(N, D)``, with the dtype of ``queries``.
+        neighbors: n, ``(M, H)`` int32 or int64 row numbers of ``points``. ``N`` and ``-1`` mark
+            empty slots, which may be anywhere in a row.
+        features: f, ``(N, C)`` with the dtype of the positions, or float16 or bfloat16 with float32
+            positions.
+        kernel_points: x, ``(K, D)`` relative to a query, with the dtype of ``queries``.
+        weight: W, ``(K, C)``, with the dtype of ``features``.
+        sigma: σ > 0, the distance from a kernel point at which its linear influence reaches 0.
+        offsets: Δ, ``(M, K, D)``, with the dtype of ``queries``; or ``(M, G, K, D)`` for G channel
+            groups, where channel c uses the offsets of group ``c // (C / G)``.
+        modulations: μ, ``(M, K)``, with the dtype of ``queries``; or ``(M, K, G)``, where channel c
+            uses the modulations of group ``c // (C / G)``. If both offsets and modulations are
+            grouped, they must have the same G.
+        influence: ``"linear"``, ``"gaussian"`` or ``"constant"``. If offsets are given, the last
+            two ignore neighbours that are not within sigma of any kernel point.
+        aggregation: ``"closest"`` lets only the kernel point nearest to a neighbour act on it,
+            ``"sum"`` every kernel point.
 
     Returns:
-        ``(M, C)`` of the features' dtype; differentiable in features, weight, offsets and
-        modulations, once.
+        y, ``(M, C)`` with the dtype of ``features``. Differentiable once with respect to features,
+        weight, offsets and modulations, not with respect to positions.
 
     Raises:
-        ValueError: Shapes, devices, ``sigma`` or a neighbour index disagree with the above.
-        TypeError: A dtype is not supported.
+        ValueError: A shape or device does not match, ``sigma`` is not positive, or a neighbour
+            index is out of range. (On CUDA an index that is out of range counts as an empty slot.)
+        TypeError: A dtype is not supported, or dtypes do not match.
 
     Source: Thomas et al. 2024, arXiv:2405.13194, Eq. 2-5 (KPConvD and the attention of KPConvX).
 
@@ -120,7 +124,7 @@ def kpconv_depthwise(
     )  # fmt: skip
 
 
-# ---- fakes and autograd
+# ---- fake kernels and autograd
 
 
 @torch.library.register_fake("kpdeform::kpconv_depthwise")

@@ -1,12 +1,14 @@
-"""Offsets and masks of other projects, and what they are here; every converter is differentiable.
+"""Converters between the offset, mask and weight layouts of other projects and those of kpdeform.
 
-:func:`kpdeform.ops.deform_conv2d` keeps torchvision's order: taps row by row, for each tap (y, x),
-offset groups outermost. ``dim`` is the dimension that holds the channels: 1 for images that are
-channels first, -1 for channels last.
+All converters accept any dtype and are differentiable.
 
-A channels-last image ``(B, H, W, C)``, as Keras and TensorFlow hold it, needs no converter:
-``image.permute(0, 3, 1, 2)`` is a view, kpdeform reads it without a copy, and the result's
-``permute(0, 2, 3, 1)`` is a view again. :func:`weight_from_keras` takes the kernel.
+:func:`kpdeform.ops.deform_conv2d` uses torchvision's layout: offset groups are the outermost
+dimension, then the taps row by row, then (y, x) for each tap. The argument ``dim`` is the dimension
+that holds the channels: 1 for channels-first images, -1 for channels-last images.
+
+A channels-last image ``(B, H, W, C)``, the layout of Keras and TensorFlow, needs no converter:
+``image.permute(0, 3, 1, 2)`` is a view that kpdeform reads without a copy, and
+``permute(0, 2, 3, 1)`` of the result is a view again. :func:`weight_from_keras` converts a kernel.
 """
 
 from __future__ import annotations
@@ -16,7 +18,14 @@ from torch import Tensor
 
 
 def interleave(offset: Tensor, dim: int = 1) -> Tensor:
-    """All y, then all x (``N | N`` channels) to y, x of each tap in turn.
+    """Reorders offsets from all y followed by all x to (y, x) pairs, one pair per tap.
+
+    Args:
+        offset: Any shape with ``2 * N`` channels along ``dim``: N y values, then N x values.
+        dim: Dimension of the channels.
+
+    Returns:
+        The same shape with the channels y, x of the first tap, y, x of the second, and so on.
 
     Example:
         >>> interleave(torch.tensor([[1, 2, 10, 20]]))
@@ -26,7 +35,7 @@ def interleave(offset: Tensor, dim: int = 1) -> Tensor:
 
 
 def separate(offset: Tensor, dim: int = 1) -> Tensor:
-    """The inverse of :func:`interleave`.
+    """Reorders offsets from (y, x) pairs to all y followed by all x; inverts :func:`interleave`.
 
     Example:
         >>> separate(torch.tensor([[1, 10, 2, 20]]))
@@ -36,7 +45,7 @@ def separate(offset: Tensor, dim: int = 1) -> Tensor:
 
 
 def swap_xy(offset: Tensor, dim: int = 1) -> Tensor:
-    """(x, y) pairs to (y, x), or back.
+    """Swaps the two values of every pair: (x, y) becomes (y, x), and the reverse.
 
     Example:
         >>> swap_xy(torch.tensor([[1, 10, 2, 20]]))
@@ -47,21 +56,22 @@ def swap_xy(offset: Tensor, dim: int = 1) -> Tensor:
 
 
 def weight_from_keras(kernel: Tensor) -> Tensor:
-    """A Keras or TensorFlow kernel ``(kh, kw, C / groups, O)`` as ``(O, C / groups, kh, kw)``.
+    """Converts a Keras or TensorFlow kernel ``(kh, kw, C / groups, O)`` to kpdeform's layout.
 
-    A view: kpdeform reads it in place.
+    Returns:
+        ``(O, C / groups, kh, kw)``, a view of ``kernel``, which kpdeform reads without a copy.
     """
     return kernel.permute(3, 2, 0, 1)
 
 
 def split_dcnv4(offset_mask: Tensor, groups: int, taps: int) -> tuple[Tensor, Tensor]:
-    """DCNv4's fused tensor to DCNv3's offsets and masks.
+    """Splits DCNv4's fused tensor into the offsets and masks of DCNv3.
 
     Args:
-        offset_mask: ``(..., at least groups * 3 * taps)``: for each group its offsets (x, y of each
-            tap), then its masks; what follows is padding.
-        groups: G.
-        taps: P, ``kh * kw``, one less without the centre.
+        offset_mask: ``(..., at least groups * 3 * taps)``. Each group has its offsets, (x, y) per
+            tap, followed by its masks. Channels after the last group are padding.
+        groups: Number of groups, G.
+        taps: Number of taps P: ``kh * kw``, or one less if the centre tap is left out.
 
     Returns:
         Offsets ``(..., G * P * 2)`` and masks ``(..., G * P)``.
@@ -71,23 +81,32 @@ def split_dcnv4(offset_mask: Tensor, groups: int, taps: int) -> tuple[Tensor, Te
 
 
 def fuse_dcnv4(offset: Tensor, mask: Tensor, groups: int) -> Tensor:
-    """The inverse of :func:`split_dcnv4`, padded with zeros to a multiple of 8 channels."""
+    """Fuses DCNv3's offsets and masks into DCNv4's tensor; inverts :func:`split_dcnv4`.
+
+    Args:
+        offset: ``(..., G * P * 2)``.
+        mask: ``(..., G * P)``.
+        groups: Number of groups, G.
+
+    Returns:
+        ``(..., 3 * G * P)``, padded with zeros to a multiple of 8 channels.
+    """
     parts = [tensor.unflatten(-1, (groups, -1)) for tensor in (offset, mask)]
     fused = torch.cat(parts, -1).flatten(-2)
     return torch.nn.functional.pad(fused, (0, -fused.shape[-1] % 8))
 
 
 def rows_first(taps: Tensor, kernel: tuple[int, int], remove_center: bool, dim: int) -> Tensor:
-    """DCNv3's taps, column by column, to row by row; a centre left out comes back as zeros.
+    """Reorders DCNv3's taps from column by column to row by row.
 
     Args:
-        taps: Any tensor with P = ``kh * kw`` taps, one less without the centre, along ``dim``.
-        kernel: kh, kw.
-        remove_center: Whether the centre is left out.
+        taps: Tensor with ``kh * kw`` taps along ``dim``, or one less if ``remove_center`` is true.
+        kernel: Kernel size, (kh, kw).
+        remove_center: Whether the centre tap is missing; it is inserted as zeros.
         dim: Dimension of the taps.
 
     Returns:
-        The same with ``kh * kw`` taps.
+        The same shape, with ``kh * kw`` taps along ``dim``.
     """
     dim = dim % taps.dim()
     if remove_center:

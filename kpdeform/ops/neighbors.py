@@ -1,4 +1,4 @@
-"""Neighbour search in packed clouds: fixed radius and k nearest."""
+"""Neighbour search in packed clouds: all points within a radius, or the k nearest points."""
 
 from __future__ import annotations
 
@@ -20,36 +20,38 @@ def radius_neighbors(
     point_lengths: _checks.Lengths | None = None,
     max_neighbors: int | None = None,
 ) -> Tensor:
-    r"""Points closer than ``radius`` to each query, nearest first.
+    r"""Finds the points closer than ``radius`` to each query, nearest first.
 
     .. math:: \{\, n : \|p_n - q_m\|^2 < r^2 \,\}, \quad p_n \text{ in the cloud of } q_m
 
-    Which points are neighbours, and their order, is decided in float64 on the coordinates as given:
-    it is what a float64 brute force finds, for float32 input too, at any distance from the origin
-    and for any number of threads. Equal distances are ordered by row number. A query that is one of
-    the points finds itself.
+    The neighbours and their order equal those of a float64 brute-force search on the given
+    coordinates, also for float32 input, at any distance from the origin and for any number of
+    threads. Points at equal distances are ordered by row number. A query that is also one of the
+    points is its own neighbour.
 
     Args:
         queries: q, ``(M, D)`` float32 or float64, D in {2, 3}.
-        points: p, ``(N, D)``, dtype and device of ``queries``. Same tensor as ``queries``: the
-            search is faster.
+        points: p, ``(N, D)``, with the dtype and device of ``queries``. If the same tensor object
+            is passed as ``queries`` and ``points``, the search is faster.
         radius: r > 0, in the unit of the coordinates.
-        query_lengths: Queries of each cloud, ``(B,)``. Default: one cloud. Clouds of size 0
-            are fine.
-        point_lengths: Points of each cloud, ``(B,)``. Default: one cloud.
-        max_neighbors: Keep only this many, the nearest.
+        query_lengths: Number of queries of each cloud, ``(B,)`` integers that add up to M. None
+            means one cloud. Clouds may be empty.
+        point_lengths: Number of points of each cloud, ``(B,)`` integers that add up to N. None
+            means one cloud.
+        max_neighbors: If given, keep only this many of the nearest neighbours.
 
     Returns:
-        Rows of ``points``, ``(M, H)`` int32 (int64 from N = 2^31 on), H the largest number of
-        neighbours that any query has, or ``max_neighbors`` if that is less. Empty slots hold N and
-        stand at the end of a row; H is 0 if no query has a neighbour. Not differentiable.
+        Row numbers of ``points``, ``(M, H)`` int32 (int64 from N = 2^31 on). H is the largest
+        number of neighbours of any query, limited to ``max_neighbors``; it is 0 if no query has a
+        neighbour. Empty slots hold N and come last in a row. Not differentiable.
 
-        On CUDA nothing waits for the device if ``max_neighbors`` is given: H is then
-        ``min(max_neighbors, N)``, and a row that is not finite is no error but has no neighbours.
+        On CUDA, a call with ``max_neighbors`` does not wait for the device. H is then always
+        ``min(max_neighbors, N)``, and a query or point with a NaN or infinite coordinate has no
+        neighbours instead of raising an error.
 
     Raises:
-        ValueError: Shapes, devices, lengths or ``radius`` disagree with the above, or a coordinate
-            is NaN or infinite.
+        ValueError: A shape, device or length does not match, ``radius`` or ``max_neighbors`` is not
+            positive, or a coordinate is NaN or infinite.
         TypeError: A dtype is not supported.
 
     Example:
@@ -84,27 +86,30 @@ def knn_neighbors(
     query_lengths: _checks.Lengths | None = None,
     point_lengths: _checks.Lengths | None = None,
 ) -> Tensor:
-    """The ``k`` points nearest to each query, nearest first.
+    """Finds the ``k`` points nearest to each query, nearest first.
 
-    Distances and ties are decided as in :func:`radius_neighbors`.
+    Distances are compared and ties are ordered as in :func:`radius_neighbors`.
 
     Args:
         queries: q, ``(M, D)`` float32 or float64, D in {2, 3}.
-        points: p, ``(N, D)``, dtype and device of ``queries``. Same tensor as ``queries``: the
-            search is faster.
+        points: p, ``(N, D)``, with the dtype and device of ``queries``. If the same tensor object
+            is passed as ``queries`` and ``points``, the search is faster.
         k: Number of neighbours, at least 1.
-        query_lengths: Queries of each cloud, ``(B,)``. Default: one cloud. Clouds of size 0
-            are fine.
-        point_lengths: Points of each cloud, ``(B,)``. Default: one cloud.
+        query_lengths: Number of queries of each cloud, ``(B,)`` integers that add up to M. None
+            means one cloud. Clouds may be empty.
+        point_lengths: Number of points of each cloud, ``(B,)`` integers that add up to N. None
+            means one cloud.
 
     Returns:
-        Rows of ``points``, ``(M, k)`` int32 (int64 from N = 2^31 on). Where a cloud has fewer than
-        k points, the slots at the end hold N. Not differentiable. On CUDA nothing waits for the
-        device: a row that is not finite is no error but has no neighbours.
+        Row numbers of ``points``, ``(M, k)`` int32 (int64 from N = 2^31 on). If a cloud has fewer
+        than k points, the last slots hold N. Not differentiable.
+
+        On CUDA, the call does not wait for the device, and a query or point with a NaN or infinite
+        coordinate has no neighbours instead of raising an error.
 
     Raises:
-        ValueError: Shapes, devices, lengths or ``k`` disagree with the above, or a coordinate is
-            NaN or infinite.
+        ValueError: A shape, device or length does not match, ``k`` is less than 1, or a coordinate
+            is NaN or infinite.
         TypeError: A dtype is not supported.
 
     Example:
@@ -131,22 +136,24 @@ def level_tables(
     pool_radius: float,
     fine: tuple[Tensor, Tensor] | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """All tables into one level of a pyramid; on the CPU they share one index of its points.
+    """Makes all neighbour tables that refer to the points of one level of a pyramid.
 
-    Lengths are on the device of the points.
+    On the CPU the searches share one spatial index. All lengths must be on the device of the
+    points.
 
     Args:
-        points: Points of the level, ``(N, D)``.
-        lengths: Points of each cloud, ``(B,)`` int64.
-        radius: Reach of the points among each other.
-        max_neighbors: Keep only this many, the nearest, of either reach.
-        coarse: Points and lengths of the level above, if there is one.
-        pool_radius: Reach of the points of the level above.
-        fine: Points and lengths of the level below, if there is one.
+        points: Points of this level, ``(N, D)``.
+        lengths: Number of points of each cloud, ``(B,)`` int64.
+        radius: Search radius around the points of this level.
+        max_neighbors: If given, both radius searches keep only this many of the nearest neighbours.
+        coarse: Points and lengths of the next coarser level, or None.
+        pool_radius: Search radius around the points of the coarser level.
+        fine: Points and lengths of the next finer level, or None.
 
     Returns:
-        ``radius_neighbors(points, points)``, ``radius_neighbors(coarse, points)`` and
-        ``knn_neighbors(fine, points, 1)``, bit for bit; ``(0, 0)`` in the place of what is missing.
+        The tables of ``radius_neighbors(points, points)``, ``radius_neighbors(coarse, points)`` and
+        ``knn_neighbors(fine, points, 1)``, bit for bit. The table of a level that is None has shape
+        ``(0, 0)``.
     """
     return call(
         torch.ops.kpdeform.level_tables.default,
@@ -184,7 +191,10 @@ def _both_lengths(
 
 
 def _contiguous(op: str, queries: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Both contiguous, and still one tensor if they were: the native search profits from that."""
+    """Makes both tensors contiguous.
+
+    If both are the same tensor, so are the results: the native search is then faster.
+    """
     points_ready = contiguous(op, points.detach())
     return (points_ready if queries is points else contiguous(op, queries.detach())), points_ready
 

@@ -1,4 +1,4 @@
-"""Batch normalisation of rows."""
+"""Batch normalisation of feature rows."""
 
 from __future__ import annotations
 
@@ -31,28 +31,34 @@ def batch_norm(
               w_c \frac{f_{nc} - \mu_c}{\sqrt{\sigma^2_c + \epsilon}} + b_c + r_{nc}\right),
               \quad \mathrm{act}(z) = \max(z, 0) + slope \cdot \min(z, 0)
 
-    Sums over rows are exact to the dtype of ``features`` and have the same bits for any number of
-    threads on the CPU. Elsewhere PyTorch's own operations do this one after the other.
+    On the CPU, sums over rows are accurate to the dtype of ``features``, and results are bit for
+    bit the same for any number of threads. On other devices PyTorch operations compute the steps
+    one after the other.
 
     Args:
         features: f, ``(N, C)`` float32 or float64.
-        weight: w, ``(C,)``, same dtype as features.
+        weight: w, ``(C,)``, with the dtype and device of ``features``, like all tensors below.
         bias: b, ``(C,)``.
-        mean: μ, ``(C,)``; taken from the rows of ``features`` when None, which needs two values.
-        variance: σ², ``(C,)``; given with ``mean`` or not at all. Without, the biased one.
-        residual: r, ``(N, C)``.
+        mean: μ, ``(C,)``. If None, mean and variance are computed from ``features``, for which
+            every group needs at least two values.
+        variance: σ², ``(C,)``; must be given if and only if ``mean`` is. A computed variance is the
+            biased one.
+        residual: r, ``(N, C)``, or None for no residual.
         eps: ε, at least 0.
-        slope: Of the LeakyReLU, at least 0; 1 means no activation.
-        groups: G groups of neighbouring channels have their statistics in common, over all rows:
-            group normalisation of a pack of clouds. Every channel is on its own when None.
+        slope: Negative slope of the LeakyReLU, at least 0; 1 means no activation.
+        groups: Number of groups G, a divisor of C. The channels of a group share one mean and one
+            variance over all rows: group normalisation in which the packed clouds count as one.
+            None means one group per channel, which is batch normalisation.
 
     Returns:
-        y ``(N, C)``, μ and σ² ``(C,)``. y is differentiable in features, weight, bias and residual,
-        once, also through statistics that were not given; given ones are constants.
+        y ``(N, C)``, μ ``(C,)`` and σ² ``(C,)``. y is differentiable once with respect to features,
+        weight, bias and residual. Gradients flow through computed statistics; given statistics are
+        constants. The returned statistics are not differentiable.
 
     Raises:
-        ValueError: Shapes, devices, numbers or the number of rows disagree with the above.
-        TypeError: A dtype is not supported.
+        ValueError: A shape, device or number is not as above, or there are too few rows to compute
+            a variance.
+        TypeError: A dtype is not supported, or dtypes differ.
 
     Source: Ioffe and Szegedy 2015, arXiv:1502.03167, Algorithm 1; Wu and He 2018,
         arXiv:1803.08494, Eq. 7.

@@ -1,4 +1,4 @@
-"""Pooling over neighbour tables and over whole clouds."""
+"""Pooling over the rows of a neighbour table and over whole clouds."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from kpdeform.ops._call import call, contiguous
 
 try:
     from torch_scatter import segment_csr as _segment_csr
-except (ImportError, OSError):  # OSError: built for another torch
+except (ImportError, OSError):  # OSError: it was built for another version of torch.
     _segment_csr = None
 
 NeighborReduction = Literal["max", "mean", "nearest"]
 SegmentReduction = Literal["mean", "sum", "max"]
 
-_NEIGHBOR_REDUCTIONS = ("max", "mean", "nearest")  # position = the number native code knows
+_NEIGHBOR_REDUCTIONS = ("max", "mean", "nearest")  # The index is the native code's enum value.
 _SEGMENT_REDUCTIONS = ("mean", "sum", "max")
 
 
@@ -31,32 +31,34 @@ def neighbor_pool(
     *,
     shadow_zero: bool = False,
 ) -> Tensor:
-    r"""Maximum, mean or nearest of the features in each row of a neighbour table.
+    r"""Maximum, mean or nearest of the features that each row of a neighbour table refers to.
 
     .. math:: y_{mc} = \max_h f_{n(m,h)\,c} \quad\text{or}\quad
               \frac{1}{|\{h\}|} \sum_h f_{n(m,h)\,c} \quad\text{or}\quad f_{n(m,0)\,c}
 
-    over the occupied slots h. A row without any gives 0.
+    over the occupied slots h. A row in which all slots are empty gives 0.
 
     Args:
         features: f, ``(N, C)`` float32, float64, float16 or bfloat16.
-        neighbors: Rows of ``features``, ``(M, H)`` int32 or int64; N and -1 are empty slots. At
-            most 32767 slots.
-        reduce: "max", "mean" or "nearest" (the first occupied slot).
-        shadow_zero: With "max": a row with an empty slot counts a feature 0 too, as published
-            KPConv models do.
+        neighbors: n, ``(M, H)`` int32 or int64 row numbers of ``features``, H at most 32767. N and
+            -1 mark empty slots.
+        reduce: "max", "mean" or "nearest", which takes the first occupied slot.
+        shadow_zero: Only for "max": the maximum over a row with an empty slot also includes the
+            value 0, as in the published KPConv models.
 
     Returns:
-        ``(M, C)``, dtype of ``features``; differentiable in ``features``, once. The gradient of
-        "max" goes to one slot, the lowest of equal ones, and is the same for any number of threads.
+        y, ``(M, C)`` with the dtype of ``features``. Differentiable once with respect to
+        ``features``. If several slots share the maximum, the first of them gets the whole gradient.
+        Results are the same for any number of threads.
 
     Raises:
-        ValueError: Shapes or devices disagree with the above, or an index is out of range.
+        ValueError: A shape or device does not match, ``reduce`` is unknown, or an index is out of
+            range. (On CUDA an index that is out of range counts as an empty slot.)
         TypeError: A dtype is not supported.
 
     Source: the max pooling of strided residual blocks and the nearest upsampling of Thomas et al.
         2019, arXiv:1904.08889, section 3.3.
-    Deviation: empty slots are left out of the maximum; ``shadow_zero=True`` is the published
+    Deviation: empty slots do not take part in the maximum; ``shadow_zero=True`` gives the published
         behaviour.
 
     Example:
@@ -134,21 +136,22 @@ def segment_reduce(
 ) -> Tensor:
     """Mean, sum or maximum of the features of each cloud of a packed batch.
 
-    Uses torch-scatter when it is installed (``pip install 'kpdeform[scatter]'``), PyTorch's own
-    reduction otherwise and in compiled code.
+    Uses torch-scatter if it is installed (``pip install 'kpdeform[scatter]'``). Otherwise, and in
+    compiled code, uses :func:`torch.segment_reduce`.
 
     Args:
         features: ``(N, C)`` float32, float64, float16 or bfloat16.
-        lengths: Rows of each cloud, ``(B,)`` whole numbers, adding up to N.
+        lengths: Number of rows of each cloud, ``(B,)`` integers that add up to N.
         reduce: "mean", "sum" or "max".
 
     Returns:
-        ``(B, C)``, dtype of ``features``; 0 for an empty cloud; differentiable in ``features``. The
-        gradient of a maximum that several rows share is divided among them by PyTorch and given to
-        one of them by torch-scatter.
+        ``(B, C)`` with the dtype of ``features``; 0 for an empty cloud. Differentiable with respect
+        to ``features``. If several rows share the maximum, PyTorch divides the gradient among them
+        and torch-scatter gives it to one of them.
 
     Raises:
-        ValueError: Shapes or ``lengths`` disagree with the above.
+        ValueError: A shape does not match, ``lengths`` do not add up to N (checked unless they are
+            on a GPU), or ``reduce`` is unknown.
         TypeError: A dtype is not supported.
 
     Example:
@@ -161,7 +164,7 @@ def segment_reduce(
     _checks.tensor(op, "features", features, _checks.FLOATS, 2)
     _checks.one_of(op, "reduce", reduce, _SEGMENT_REDUCTIONS)
     lengths = _checks.cloud_lengths(op, "lengths", lengths, "features", features)
-    if lengths.is_cuda:  # not looked at, which would wait for it, so cut to the rows
+    if lengths.is_cuda:  # Unchecked, to avoid waiting for the GPU: limited to the N rows.
         ends = lengths.clamp(min=0).cumsum(0).clamp(max=features.shape[0])
         lengths = ends.diff(prepend=ends.new_zeros(1))
     half = features.dtype in (torch.float16, torch.bfloat16)

@@ -1,4 +1,4 @@
-"""Subsampling of packed clouds."""
+"""Grid subsampling of packed clouds."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ def grid_subsample(
     features: Tensor | None = None,
     labels: Tensor | None = None,
 ) -> GridSubsample:
-    """One point per occupied cell of a grid: the mean of the points in it.
+    """Replaces the points in each occupied cell of a grid by their mean.
 
-    A point x lies in cell ``floor(x / cell_size)``, so cells begin at multiples of ``cell_size``;
-    the division is in float64 for float32 input too. Means are taken in float64 relative to the
-    first point of the cell: coordinates far from the origin lose nothing. The result is the same
-    for any number of threads.
+    A point x lies in cell ``floor(x / cell_size)``, so cells begin at multiples of ``cell_size``.
+    The division is made in float64, also for float32 input. Means are computed in float64 relative
+    to the first point of the cell, so coordinates far from the origin lose no precision. The result
+    is the same for any number of threads.
 
     Args:
         points: ``(N, D)`` float32 or float64, D in {2, 3}.
-        cell_size: Edge of a cell > 0, in the unit of the coordinates.
-        lengths: Points of each cloud, ``(B,)``. Default: one cloud. Clouds of size 0 are
-            fine. The result's lengths are on the device of ``points``.
-        features: ``(N, C)``, floating point; the result holds their mean.
-        labels: ``(N,)``, whole numbers; the result holds the most frequent one, the lowest of
-            equally frequent ones.
+        cell_size: Edge length of a cell, > 0, in the unit of the coordinates.
+        lengths: Number of points of each cloud, ``(B,)`` integers that add up to N. None means one
+            cloud. Clouds may be empty. The returned lengths are on the device of ``points``.
+        features: ``(N, C)`` floating point, or None; the result holds the mean of each cell.
+        labels: ``(N,)`` integers, or None; the result holds the most frequent label of each cell,
+            and of equally frequent labels the lowest.
 
     Returns:
-        :class:`GridSubsample` (points, lengths, features, labels, inverse, counts), dtypes of the
-        input. Points come in cell order, which makes later searches and gathers on them faster. Not
-        differentiable.
+        :class:`GridSubsample` with points, lengths, features, labels, inverse and counts. Points,
+        features and labels have the dtypes of the input. Points are sorted by cell, which speeds up
+        later searches and gathers. Not differentiable.
 
     Raises:
-        ValueError: Shapes, devices, lengths or ``cell_size`` disagree with the above, or a
+        ValueError: A shape, device or length does not match, ``cell_size`` is not positive, or a
             coordinate is NaN or infinite.
         TypeError: A dtype is not supported.
 
