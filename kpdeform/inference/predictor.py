@@ -164,8 +164,8 @@ class Predictor:
         """
         _checks.count("Predictor", "votes", votes)
         _checks.finite("Predictor: features", torch.from_numpy(features), "values")
-        # The origin is a multiple of the cell size, so that the tile has the same grid cells as the
-        # whole scene, and a flat floor is thinned in the same way.
+        # The origin is a multiple of the cell size. The grid cells of all tiles are therefore those
+        # of one grid over the cloud, and a flat floor is thinned in the same way in every tile.
         cell = self.spec.cell_size
         center = np.round((points.min(0) + points.max(0)) / (2 * cell)) * cell
         local = torch.from_numpy((points - center).astype(np.float32))

@@ -86,7 +86,9 @@ def segment_file(
             predictor.predict_cloud(cloud, votes, progress)
             counts = _write_labels(work / "labels.bin", cloud, ids)
             file.write(output, lambda start, stop: _read_labels(work / "labels.bin", start, stop))
-        except Exception:  # such as a damaged file or full disk, after which nothing can continue
+        except Exception:
+            # Unlike a killed process, an error such as a damaged file or a full disk leaves nothing
+            # that the next call could continue.
             shutil.rmtree(work, ignore_errors=True)
             raise
         shutil.rmtree(work)
