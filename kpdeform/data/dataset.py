@@ -167,7 +167,7 @@ class SceneDataset(Dataset[PointBatch]):
             torch.from_numpy(np.array(scene.points)),
             self.cell_size,
             features=torch.from_numpy(columns.stored_features(scene.features)),
-            labels=None if labels is None else labels + 1,  # the majority of labels from 0 on
+            labels=None if labels is None else labels + 1,  # -1 becomes 0: labels must be >= 0
         )
         floor = columns.floor_of(thinned.points)
         thin = ThinScene(
@@ -196,7 +196,7 @@ class SceneDataset(Dataset[PointBatch]):
         step = max(self.radius / 10, self.cell_size)
         for scene in self.scenes:
             points = scene.points.clone()
-            points[:, crops.num_axes(self.crop) :] = 0  # one layer for cylinders
+            points[:, crops.num_axes(self.crop) :] = 0  # a cylinder ignores z
             yield ops.grid_subsample(points, step).points.numpy()
 
     def _make_plan(self, epoch: int) -> list[list[crops.Center]]:

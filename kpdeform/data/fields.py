@@ -159,7 +159,7 @@ def to_labels(values: np.ndarray, name: str = "classification") -> np.ndarray:
         return values.astype(np.int64)
     missing = np.isnan(values)
     rounded = np.rint(np.where(missing, UNLABELLED, values))
-    with np.errstate(invalid="ignore"):  # infinity minus infinity
+    with np.errstate(invalid="ignore"):  # infinity - infinity is NaN
         whole = (np.abs(values) < 2**53) & (np.abs(values - rounded) < 1e-3)
     wrong = ~missing & ~whole
     if wrong.any():

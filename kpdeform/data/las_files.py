@@ -48,7 +48,8 @@ class LasFile(ChunkedFile):
             self._scales, self._offsets = header.scales, header.offsets
             self._dtype = self._format.dtype()
         self.num_points = layout.num_points
-        self.highest_label = 31 if layout.point_format < 6 else 255  # 5 bits beside 3 flags, or 8
+        # Point formats 0 to 5 store the classification in 5 bits, the others in 8.
+        self.highest_label = 31 if layout.point_format < 6 else 255
         own = [n for n in self._format.dimension_names if n not in ("X", "Y", "Z")]
         widths = {name: self._format.dimension_by_name(name).num_elements for name in own}
         self._arrays = {

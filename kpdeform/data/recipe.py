@@ -264,7 +264,7 @@ def make_scenes(
     _report(info, output, made.num_points)
 
 
-# Fields of the description that the arrays of a scene depend on.
+# Fields of the description that change the arrays of a scene.
 _SHAPING = ("feature_names", "feature_scales", "ignored_label", "cell_size", "scale")
 
 

@@ -242,7 +242,7 @@ def _find_delimiter(rows: list[str], named: set[int]) -> tuple[str | None, bool,
         if delimiter == "," and all(len(row) >= 3 for row in words):
             bare = [word for row in words for word in row]
             if all(_DECIMAL.fullmatch(word) or "," not in word for word in bare):
-                delimiter = None  # "1,5 2,5 3,5"
+                delimiter = None  # decimal commas and blanks, such as "1,5 2,5 3,5"
             elif all(_DECIMAL.fullmatch(word.rstrip(",")) for word in bare):
                 raise ValueError(f"rows such as {rows[0][:60]!r}: {_CURE} (decimal comma)")
     cells = [split_line(row, delimiter) for row in rows]

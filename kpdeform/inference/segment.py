@@ -108,7 +108,7 @@ def _job(predictor: Predictor, source: Path, votes: int, tiles: Tiles) -> str:
     state = source.stat()
     job = {
         "source": [str(source.resolve()), state.st_size, state.st_mtime_ns],
-        "model": [_digest(predictor.model), repr(predictor.model)],  # weights, and radii etc.
+        "model": [_digest(predictor.model), repr(predictor.model)],  # weights; sizes and radii
         "pyramid": asdict(predictor.spec),
         "features": list(predictor.features),
         "feature_scales": dict(predictor.feature_scales),
