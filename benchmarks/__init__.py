@@ -1,1 +1,1 @@
-"""Benchmarks: ``python -m benchmarks.<family>``; the tables of results/ are their output."""
+"""Benchmarks, run by ``python -m benchmarks.<name>``, which write the tables in results/."""

@@ -1,7 +1,7 @@
 """Rigid KPFCNN, deformable KPFCNN and KPConvX-S, each trained for the same time on one core.
 
-The steps of a training have to be known before it starts: those below take about 600 core seconds
-on an AMD EPYC with AVX-512. A run that is complete is not repeated. Writes results/budget-1t.md.
+The number of steps must be chosen before a training starts. Those below take about 600 core seconds
+on an AMD EPYC with AVX-512. Complete runs are not repeated. Writes results/budget-1t.md.
 
     python -m benchmarks.budget --data data/ign --out runs/budget
 """
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Candidate(NamedTuple):
-    """A configuration and for how long to train it."""
+    """A configuration and the number of steps to train it for."""
 
     config: str
     steps: int
@@ -41,7 +41,7 @@ CANDIDATES = {
 
 
 def run_script(script: str, *options: str) -> dict[str, float]:
-    """Runs a script on one thread; its core seconds and peak resident memory in MB (Linux)."""
+    """Runs a script on one thread; returns its core seconds and peak memory in MB (Linux)."""
     command = [sys.executable, str(ROOT / "scripts" / script), *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment)
@@ -52,7 +52,7 @@ def run_script(script: str, *options: str) -> dict[str, float]:
 
 
 def trained(candidate: Candidate, data: Path, run: Path, seed: int) -> dict[str, float]:
-    """Trains and scores, unless that was done; mean IoU, core seconds and memory of training."""
+    """Trains and scores, unless done before; returns mean IoU, core seconds and memory."""
     usage = run / "usage.json"
     if not usage.exists():
         options = ["--config", str(ROOT / "scripts" / "configs" / candidate.config)]
@@ -84,7 +84,7 @@ def labelling_speed(checkpoint: Path, data: Path, repeats: int = 3) -> float:
 
 
 def row(name: str, runs: list[dict[str, float]], checkpoint: Path, data: Path) -> str:
-    """One model's line of the table."""
+    """Returns the row of one model in the table."""
     scores = [run["mean_iou"] for run in runs]
     parameters = sum(p.numel() for p in Predictor.load(checkpoint).model.parameters())
     cells = [

@@ -1,7 +1,8 @@
-"""Times beside a process that keeps one core busy: what waiting threads cost on a full machine.
+"""Times with and without another process that keeps one core busy.
 
-OpenMP threads that wait spin, unless OMP_WAIT_POLICY is PASSIVE, so a busy neighbour can cost more
-than its share. PyTorch's own operations, in the same run, are what to compare with.
+Waiting OpenMP threads spin, unless OMP_WAIT_POLICY is PASSIVE. On a fully loaded machine, another
+process can therefore slow an operation down by more than its share of the processor time. PyTorch's
+own operations are measured in the same run for comparison.
 """
 
 import argparse
@@ -26,11 +27,11 @@ from kpdeform.data import PointBatch, PyramidSpec, build_pyramid
 
 CELL = 0.04
 POLICIES = (None, "PASSIVE")  # OMP_WAIT_POLICY
-Times = dict[str, list[list[float]]]  # of every case, alone and beside the busy process; ms
+Times = dict[str, list[list[float]]]  # ms of every case, without and with the busy process
 
 
 def torch_cases() -> measure.Cases:
-    """PyTorch's operations, of about the length of the others."""
+    """Operations of PyTorch that take about as long as the other cases."""
     image, filters = torch.rand(4, 64, 96, 96), torch.rand(64, 64, 3, 3)
     trained = filters.clone().requires_grad_()
     matrix, numbers = torch.rand(1200, 1200), torch.rand(8_000_000)
@@ -59,7 +60,7 @@ def convolution_cases(points: torch.Tensor) -> measure.Cases:
 
 
 def search_cases(raw: torch.Tensor, points: torch.Tensor) -> measure.Cases:
-    """Thinning, searches and pyramids."""
+    """Grid subsampling, neighbour searches and pyramids."""
     batch = PointBatch(points, torch.ones(len(points), 1), torch.tensor([len(points)]))
     spec = PyramidSpec(CELL, 5, max_neighbors=(40,) * 5)
     return {
@@ -84,7 +85,7 @@ def all_cases() -> measure.Cases:
 
 
 def wall_times(function: Callable[[], object], seconds: float) -> list[float]:
-    """Milliseconds of the runs that fit, after a first one that does not count."""
+    """Milliseconds of as many runs as fit into ``seconds``, after a warm-up run."""
     function()
     times, end = [], time.perf_counter() + seconds
     while not times or time.perf_counter() < end:
@@ -95,7 +96,7 @@ def wall_times(function: Callable[[], object], seconds: float) -> list[float]:
 
 
 def measured(repeats: int) -> Times:
-    """Times of all cases in this process; with and without the busy process takes turns."""
+    """Times of all cases in this process, alternately with and without the busy process."""
     cases = all_cases()
     times: Times = {name: [[], []] for name in cases}
     neighbor = subprocess.Popen([sys.executable, "-c", "while True: pass"])
@@ -111,7 +112,7 @@ def measured(repeats: int) -> Times:
 
 
 def measured_under(policy: str | None, threads: int, repeats: int) -> Times:
-    """The same, in a process with that OMP_WAIT_POLICY."""
+    """The same in a new process with the given OMP_WAIT_POLICY."""
     environment = {name: v for name, v in os.environ.items() if name != "OMP_WAIT_POLICY"}
     if policy is not None:
         environment["OMP_WAIT_POLICY"] = policy

@@ -8,8 +8,8 @@ def room(num_points: int, seed: int = 0, scale: float = 1.0) -> Tensor:
     """Raw scan of a furnished room of 8 m x 6 m x 2.8 m, in metres: ``(num_points, 3)`` float32.
 
     Floor, ceiling, walls and 12 pieces of furniture, sampled evenly by area, with 12 mm of noise.
-    One million points leave about 250,000 cells of 4 cm. ``scale`` enlarges room and furniture, not
-    the noise: with ``scale**2`` as many points, everything within reach of a point looks the same.
+    One million points occupy about 250,000 cells of 4 cm. ``scale`` enlarges room and furniture but
+    not the noise, so that a cloud with ``scale**2`` times as many points has the same density.
     """
     generator = torch.Generator().manual_seed(seed)
     boxes = [torch.tensor([[0.0, 0.0, 0.0], [8.0, 6.0, 2.8]])]
@@ -22,7 +22,7 @@ def room(num_points: int, seed: int = 0, scale: float = 1.0) -> Tensor:
     areas = torch.stack(
         [sizes[:, 1] * sizes[:, 2], sizes[:, 0] * sizes[:, 2], sizes[:, 0] * sizes[:, 1]], 1
     )
-    faces = areas.repeat_interleave(2, 1).flatten()  # low and high face of each axis
+    faces = areas.repeat_interleave(2, 1).flatten()  # lower and upper face of each axis
     face = torch.multinomial(faces, num_points, replacement=True, generator=generator)
     box, axis, side = face // 6, face % 6 // 2, face % 2
     points = boxes[box, 0] + torch.rand(num_points, 3, generator=generator) * sizes[box]

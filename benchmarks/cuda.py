@@ -1,8 +1,9 @@
-"""The CUDA kernels against their PyTorch twins and the bare matrix product, with the goals.
+"""The CUDA kernels, compared with their PyTorch twins, the bare matrix product and the goals.
 
     python -m benchmarks.cuda [--results benchmarks/results]
 
-Times are CUDA events around runs that take turns; ratios are of medians, in one run.
+Times are measured with CUDA events while the cases take turns. Ratios are those of median times in
+one run.
 """
 
 import argparse
@@ -31,7 +32,7 @@ GOALS = {
 
 
 def milliseconds(cases: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median time of each; they take turns. An error (out of memory) gives nan."""
+    """Median time of each case, while cases take turns; NaN if a case runs out of memory."""
     times: dict[str, list[float]] = {name: [] for name in cases}
     for turn in range(repeats + 3):
         for name, function in cases.items():
@@ -53,7 +54,7 @@ def milliseconds(cases: dict[str, Callable[[], object]], repeats: int) -> dict[s
 
 
 def peak_bytes(function: Callable[[], object]) -> int:
-    """Most memory allocated during a run, beyond what was there before."""
+    """Peak memory allocated during a run, beyond the memory allocated before it."""
     torch.cuda.empty_cache()
     torch.cuda.synchronize()
     before = torch.cuda.memory_allocated()
@@ -64,7 +65,7 @@ def peak_bytes(function: Callable[[], object]) -> int:
 
 
 def table(title: str, times: dict[str, float], notes: list[str]) -> str:
-    """Markdown; ratios are to the first row."""
+    """A Markdown table, whose ratios are relative to the first row."""
     first = next(iter(times.values()))
     lines = [f"### {title}", "", "| | median ms | ratio |", "|---|---|---|"]
     lines += [f"| {name} | {ms:.3f} | {ms / first:.2f} |" for name, ms in times.items()]
@@ -74,7 +75,7 @@ def table(title: str, times: dict[str, float], notes: list[str]) -> str:
 
 
 def cloud(num_points: int) -> Tensor:
-    """Points of a room in cell order."""
+    """Points of a room, sorted by grid cell."""
     scan = room(4 * num_points).cuda()
     cell = CELL
     while True:
@@ -85,7 +86,7 @@ def cloud(num_points: int) -> Tensor:
 
 
 def kpconv_table(num_points: int, dtype: torch.dtype, deformable: bool, repeats: int) -> str:
-    """Forward and backward; the first row is the floor."""
+    """Forward and backward pass; the first row is the lower bound, the bare matrix product."""
     points = cloud(num_points)
     radius = 2.5 * CELL
     neighbors = ops.radius_neighbors(points, points, radius, max_neighbors=SLOTS)
@@ -138,7 +139,7 @@ def kpconv_table(num_points: int, dtype: torch.dtype, deformable: bool, repeats:
 
 
 def neighbors_table(num_points: int, repeats: int) -> str:
-    """Search among points in cell order, H = 40."""
+    """Search among points sorted by grid cell, with H = 40 neighbours."""
     points = cloud(num_points)
     radius = 1.5 * CELL
     while ops.radius_neighbors(points, points, radius, max_neighbors=40).shape[1] < 40:
@@ -164,7 +165,7 @@ def neighbors_table(num_points: int, repeats: int) -> str:
 
 
 def conv2d_table(repeats: int) -> str:
-    """Against torchvision: B=8, 256 -> 256 channels, 64x64, 3x3, mask, float16."""
+    """deform_conv2d and torchvision's: B=8, 256 -> 256 channels, 64x64, 3x3, mask, float16."""
     torchvision = optional("torchvision.ops")
     if torchvision is None:
         return "deform_conv2d: torchvision is not installed\n"

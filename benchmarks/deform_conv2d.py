@@ -1,6 +1,6 @@
-"""deform_conv2d against F.conv2d, its PyTorch twin and, where it is installed, torchvision.
+"""deform_conv2d, compared with F.conv2d, its PyTorch twin and, if installed, torchvision.
 
-By default two images of 56 x 56 pixels, 64 to 64 channels, a 3 x 3 kernel and a mask, float32.
+The default is two images of 56 x 56 pixels, 64 to 64 channels, a 3 x 3 kernel and a mask, float32.
 """
 
 import argparse
@@ -22,7 +22,7 @@ Run = Callable[[], Tensor]
 
 
 def runs(batch: int, channels: int, size: int, channels_last: bool) -> tuple[dict, list[Tensor]]:
-    """What to run, by name, and the tensors that get gradients."""
+    """The functions to run, by name, and the tensors that need gradients."""
     memory = torch.channels_last if channels_last else torch.contiguous_format
     made = (
         torch.randn(batch, channels, size, size),
@@ -46,7 +46,7 @@ def runs(batch: int, channels: int, size: int, channels_last: bool) -> tuple[dic
 
 
 def tables(batch: int, channels: int, size: int, channels_last: bool, repeats: int) -> list[str]:
-    """Forward without gradients, and backward alone."""
+    """Tables of the forward pass without gradients, and of the backward pass alone."""
     title = f"{batch} x {channels} x {size} x {size}{', channels last' if channels_last else ''}"
     cases, leaves = runs(batch, channels, size, channels_last)
     with torch.no_grad():

@@ -1,10 +1,10 @@
 """What keeps deformable layers stable: one choice changed at a time, three seeds each.
 
 Trains the network of a configuration with every variant, scores it on the validation scenes and
-looks at where its kernel points went. A run that is complete is not repeated, so that a killed
-experiment goes on and several processes can share it out by ``--variants`` and ``--seeds``. Writes
-results/deformation-<name of --out>.md and, with --pictures, a chart of the scores and a look at
-the kernels of some variants at one place.
+measures where its kernel points moved. Complete runs are not repeated, so that an experiment can be
+continued after it was killed, and several processes can divide it by ``--variants`` and
+``--seeds``. Writes results/deformation-<name of --out>.md and, with --pictures, a chart of the
+scores and a picture of the kernels of some variants at one point.
 
     python -m benchmarks.deformation --config scripts/configs/ign.yaml --data data/ign \
         --out runs/stability/ign --pictures docs/images
@@ -37,7 +37,7 @@ class Variant(NamedTuple):
     """How deformable layers are trained; the defaults are the library's and its configurations'."""
 
     deformable: bool = True
-    offset_scale: float = 1.0  # length that a head value of 1 stands for, in sigma
+    offset_scale: float = 1.0  # offset, in units of sigma, for an output of 1 of the offset head
     random_offsets: bool = False  # the published initialisation of the offset head
     fitting: float = 0.1
     repulsion: float = 0.1
@@ -62,7 +62,7 @@ VARIANTS = {
 
 
 class Scaled(nn.Module):
-    """Parametrization of a tensor as a multiple of what is learned."""
+    """Parametrization of a tensor as a multiple of a learned tensor."""
 
     def __init__(self, factor: float) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Scaled(nn.Module):
 
 
 def network(factory: str, offset_scale: float, random_offsets: bool, **arguments) -> nn.Module:
-    """The model of a configuration, its offset heads changed; the runs name it as factory."""
+    """The factory of the runs: the model of a configuration with changed offset heads."""
     model = ModelConfig(factory, arguments).build()
     for layer in [m for m in model.modules() if isinstance(m, DeformKPConv)]:
         if random_offsets:
@@ -123,11 +123,11 @@ def train(config: Path, data: Path, run: Path, variant: Variant, steps: int, see
 
 
 def look(checkpoint: Path, data: Path, num_crops: int = 20) -> dict[str, float]:
-    """Where the kernel points of a trained network are on the validation scenes.
+    """Measures where the kernel points of a trained network are on the validation scenes.
 
-    ``shift``: mean length of the offsets, in sigma; ``reach``: share of kernel points with an input
-    point within sigma, and ``rest`` the same without offsets; ``spacing``: mean distance to the
-    nearest other kernel point, in sigma.
+    ``shift`` is the mean length of the offsets, in units of sigma. ``reach`` is the share of kernel
+    points with an input point within sigma, and ``rest`` is the same without offsets. ``spacing``
+    is the mean distance to the nearest other kernel point, in units of sigma.
     """
     predictor = Predictor.load(checkpoint, factory=network)
     crops = SceneDataset(
@@ -163,7 +163,7 @@ def run_folder(options: argparse.Namespace, name: str, seed: int) -> Path:
 
 
 def result(options: argparse.Namespace, name: str, seed: int) -> dict[str, float]:
-    """Trains, scores and looks, unless that was done before."""
+    """Trains, scores and measures a variant with one seed, unless that was done before."""
     from scripts.evaluate import evaluate
 
     run = run_folder(options, name, seed)
@@ -178,7 +178,7 @@ def result(options: argparse.Namespace, name: str, seed: int) -> dict[str, float
 
 
 def table(results: dict[str, list[dict[str, float]]]) -> str:
-    """One row per variant: scores of the seeds and means of the rest."""
+    """A table with one row per variant: the scores of all seeds, and means of other values."""
     rows = [
         "| variant | mean IoU per seed | mean | shift / sigma | reach | at rest | spacing / sigma |"
     ]
@@ -195,7 +195,7 @@ def table(results: dict[str, list[dict[str, float]]]) -> str:
 
 
 def chart(results: dict[str, list[dict[str, float]]], title: str, path: Path) -> None:
-    """Scores, a dot per seed, a bar at their mean; beside them the share that reaches a point."""
+    """Draws the scores (a dot per seed, a bar at the mean) and, beside them, ``reach``."""
     require("matplotlib", "viz").use("Agg")
     pyplot = require("matplotlib.pyplot", "viz")
     figure, (left, right) = pyplot.subplots(
@@ -217,7 +217,7 @@ def chart(results: dict[str, list[dict[str, float]]], title: str, path: Path) ->
 
 
 def kernels(options: argparse.Namespace, path: Path, point: str = "edge") -> None:
-    """The kernel of one query under some variants, seed 0."""
+    """Draws the kernel of one query point for some variants, seed 0."""
     from scripts import visualize_kernels as view
 
     scenes, place = [], None

@@ -1,4 +1,4 @@
-"""kpconv against its PyTorch twin and the bare matrix product, on 30,000 points of a room."""
+"""kpconv, compared with its PyTorch twin and the bare matrix product, on 30,000 room points."""
 
 import argparse
 import math
@@ -18,7 +18,7 @@ SIGMA = 1.2 * CELL
 
 
 class Workload(NamedTuple):
-    """Arguments of kpconv up to sigma, and offsets."""
+    """The arguments of kpconv up to sigma, and the offsets."""
 
     points: Tensor
     neighbors: Tensor
@@ -59,7 +59,7 @@ def workload(num_points: int, channels: int) -> Workload:
 
 
 def forward_table(channels: int, num_points: int, repeats: int) -> str:
-    """Forward pass; the first row is the floor."""
+    """Table of the forward pass; the first row, the bare matrix product, is the lower bound."""
     load = workload(num_points, channels)
     sampled = torch.randn(len(load.points), 15 * channels)
     weight = load.weight.detach().view(15 * channels, channels)
@@ -73,7 +73,7 @@ def forward_table(channels: int, num_points: int, repeats: int) -> str:
 
 
 def step_table(channels: int, num_points: int, repeats: int) -> str:
-    """Forward and backward pass."""
+    """Table of the forward and backward pass."""
     load = workload(num_points, channels)
     cases = {
         "kpconv rigid": lambda: load.step(ops.kpconv, False),

@@ -1,4 +1,7 @@
-"""kpconv_depthwise against its PyTorch twin and memory, as KPConvX uses it: nearest, 43 points."""
+"""kpconv_depthwise, compared with its PyTorch twin and with memory bandwidth.
+
+As in KPConvX, there are 43 kernel points, and every neighbour takes the weight of the nearest one.
+"""
 
 import argparse
 import math
@@ -13,7 +16,7 @@ from kpdeform import ops, reference
 CELL = 0.06
 RADIUS = 2.5 * CELL
 SIGMA = 1.2 * CELL
-SHELLS = ((0.0, 1), (0.5, 14), (1.0, 28))  # radius and kernel points of each
+SHELLS = ((0.0, 1), (0.5, 14), (1.0, 28))  # radius and number of kernel points of each shell
 
 
 def shells(radius: float) -> Tensor:
@@ -48,7 +51,7 @@ def gathered(
     weight: Tensor,
     sigma: float,
 ) -> Tensor:
-    """How KPConvX computes it with PyTorch: the nearest kernel point's weights, row by row."""
+    """The PyTorch implementation of KPConvX, which gathers the nearest kernel point's weights."""
     occupied = neighbors < len(points)
     rows = neighbors.long().where(occupied, 0)
     away = points[rows] - queries[:, None]  # (M, H, D)
@@ -58,7 +61,7 @@ def gathered(
 
 
 def tables(num_points: int, channels: int, slots: int, repeats: int) -> list[str]:
-    """Forward pass, and forward with backward."""
+    """Tables of the forward pass, and of the forward and backward pass."""
     args = workload(num_points, channels, slots)
     torch.testing.assert_close(ops.kpconv_depthwise(*args, SIGMA), gathered(*args, SIGMA))
     _, _, neighbors, features, _, _ = args

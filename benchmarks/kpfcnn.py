@@ -1,7 +1,8 @@
-"""A training step and inference of KPFCNN, against the same network on the reference twins.
+"""A training step and inference of KPFCNN, compared with the same network on the reference twins.
 
-The network is the deformable S3DIS preset with a first width of 64. A step is pyramid, forward
-pass, cross entropy and deformation loss, backward pass, clipping and SGD, on one crop of a room.
+The network is the deformable S3DIS preset with a first width of 64. A step consists of pyramid,
+forward pass, cross entropy and deformation loss, backward pass, clipping and SGD, on one crop of a
+room.
 """
 
 import argparse
@@ -41,7 +42,7 @@ PYRAMID_OPS = ("radius_neighbors", "knn_neighbors", "grid_subsample")
 
 @contextmanager
 def twins(names: tuple[str, ...]) -> Iterator[None]:
-    """Some of ``kpdeform.ops``, replaced by their twins of ``kpdeform.reference``."""
+    """Replaces some functions of ``kpdeform.ops`` by their twins of ``kpdeform.reference``."""
     fast = {name: getattr(ops, name) for name in names}
     for name in names:
         setattr(ops, name, getattr(reference, name))
@@ -53,7 +54,7 @@ def twins(names: tuple[str, ...]) -> Iterator[None]:
 
 
 class Training:
-    """A model, the deformable KPFCNN if not given, and all that a step of its training needs."""
+    """A model (by default the deformable KPFCNN) and everything that a training step needs."""
 
     def __init__(self, batch: PointBatch, model: nn.Module | None = None) -> None:
         torch.manual_seed(0)
@@ -97,7 +98,7 @@ def make_model(batches: list[PointBatch]) -> KPFCNN:
 
 
 def step_table(num_points: int, repeats: int) -> str:
-    """A whole step, and the share of the pyramid in it."""
+    """Table of a whole step, and of the pyramid's share of it."""
     return step_table_of(Training(crop(num_points)), NETWORK_OPS, POINT_OPS, repeats)
 
 
@@ -121,7 +122,7 @@ def step_table_of(
 
 
 def whole_twin_table(num_points: int) -> str:
-    """A step in which the twins build the pyramid too: brute force, minutes; only on request."""
+    """A step in which twins also build the pyramid by brute force, which takes minutes."""
     training = Training(crop(num_points))
     cases = {
         "step": training.step,
@@ -134,7 +135,7 @@ def whole_twin_table(num_points: int) -> str:
 
 
 def shares_table(num_points: int, steps: int = 5) -> str:
-    """What a step spends its time on."""
+    """Table of the operations that a step spends its time on."""
     training = Training(crop(num_points))
     for _ in range(3):
         training.step()
@@ -223,7 +224,7 @@ def inference_table(num_points: int, num_tiles: int, repeats: int, crop_points: 
 
 
 def typical(sizes: list[int], chosen: int) -> list[int]:
-    """The tiles that points evenly spread over all tiles lie in, from small tiles to large."""
+    """Chooses tiles whose sizes represent all tiles, weighted by their numbers of points."""
     order = np.argsort(sizes, kind="stable")
     ends = np.cumsum(np.array(sizes)[order])
     picked = np.searchsorted(ends, (np.arange(chosen) + 0.5) * ends[-1] / chosen, side="right")
@@ -242,7 +243,7 @@ def tile_of(cloud: SortedCloud, tile: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def growth(batch: PointBatch, threads: int, replaced: tuple[str, ...]) -> float:
-    """Peak resident memory of two steps beyond what is there before, in MB."""
+    """Increase of the peak resident memory by two steps, in MB."""
     torch.set_num_threads(threads)
     training = Training(batch)
     before = peak_memory()
@@ -253,7 +254,7 @@ def growth(batch: PointBatch, threads: int, replaced: tuple[str, ...]) -> float:
 
 def peak_memory() -> float:
     """Largest resident memory of this process so far, in MB; Linux."""
-    status = Path("/proc/self/status").read_text()  # getrusage would count the parent's, too
+    status = Path("/proc/self/status").read_text()  # getrusage would include the parent's memory
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 

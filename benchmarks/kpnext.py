@@ -1,7 +1,7 @@
-"""A training step of KPNeXt (KPConvX-S and KPConvD-S), against the same on the reference twins.
+"""A training step of KPNeXt (KPConvX-S and KPConvD-S), compared with the reference twins.
 
-A step is pyramid, forward pass, cross entropy, backward pass, clipping and SGD, on one crop of a
-room at 4 cm, as S3DIS is trained.
+A step consists of pyramid, forward pass, cross entropy, backward pass, clipping and SGD, on one
+crop of a room at 4 cm, as in training on S3DIS.
 
     python -m benchmarks.kpnext --threads 2
 """

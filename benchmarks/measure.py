@@ -1,4 +1,4 @@
-"""Runs competing functions in turn and writes tables of their times."""
+"""Times functions that take turns, and writes tables of the times."""
 
 import importlib
 import os
@@ -15,12 +15,12 @@ from typing import NamedTuple
 import torch
 
 RESULTS = Path(__file__).parent / "results"
-ENVIRONMENT = ("OMP_WAIT_POLICY", "THP_MEM_ALLOC_ENABLE")  # what decides the times most
+ENVIRONMENT = ("OMP_WAIT_POLICY", "THP_MEM_ALLOC_ENABLE")  # variables that affect times most
 Cases = dict[str, Callable[[], object]]
 
 
 def optional(module: str) -> ModuleType | None:
-    """A module, or None where it is not installed."""
+    """Imports a module, or returns None if it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError:
@@ -31,11 +31,11 @@ class Times(NamedTuple):
     """Milliseconds of every run of one function."""
 
     wall: list[float]
-    cpu: list[float]  # of all threads: what a busy machine does not change
+    cpu: list[float]  # processor time of all threads, which a busy machine hardly changes
 
 
 def interleaved(cases: Cases, repeats: int) -> dict[str, Times]:
-    """Times of all cases; they take turns, so that all meet the same disturbances.
+    """Times all cases, which take turns so that all are subject to the same disturbances.
 
     A function that takes less than a tenth of a second runs several times per turn.
     """
@@ -57,7 +57,7 @@ def interleaved(cases: Cases, repeats: int) -> dict[str, Times]:
 
 
 def table(title: str, cases: Cases, repeats: int) -> str:
-    """A Markdown table; ratios are to the first case."""
+    """A Markdown table, whose ratios are relative to the first case."""
     times = interleaved(cases, repeats)
     first = next(iter(times.values()))
     lines = [
@@ -86,7 +86,7 @@ def write(
     tables: Iterable[str],
     note: str = "the functions run in turn; ratios are of medians, to the first row",
 ) -> None:
-    """Writes results/<name>-<threads>t.md: where, how and what was measured."""
+    """Writes results/<name>-<threads>t.md with the machine, the command and the tables."""
     versions = [f"{package} {metadata.version(package)}" for package in packages if _has(package)]
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     module = Path(sys.argv[0]).stem

@@ -1,4 +1,4 @@
-"""Neighbour search against other libraries, on a room of about 270,000 points at 4 cm."""
+"""Neighbour search, compared with other libraries, on a room of about 270,000 points at 4 cm."""
 
 import argparse
 
@@ -43,7 +43,7 @@ def radius_cases(queries: Tensor, points: Tensor, radius: float, k: int) -> meas
         cases[f"nanoflann {nanoflann.version} + OpenMP"] = lambda: nanoflann.search(
             q, p, radius, k, threads
         )
-    if torch_cluster:  # neither nearest nor sorted: less work
+    if torch_cluster:  # does less work: its neighbours are neither the nearest nor sorted
         cases["torch_cluster.radius"] = lambda: torch_cluster.radius(
             points, queries, radius, max_num_neighbors=k, num_workers=threads
         )

@@ -1,8 +1,8 @@
-"""A small network with deformable convolutions against the same with ordinary ones.
+"""A small network with deformable convolutions, compared with one with ordinary convolutions.
 
-Both learn to tell images that are turned and resized at random; the ordinary one is wider, so that
-both have the same number of parameters. Writes results/rotated_images.md, and with --picture where
-the deformable layers sample.
+Both learn to classify images that are rotated and resized at random. The ordinary network is wider,
+so that both have about the same number of parameters. Writes results/rotated_images.md and, with
+--picture, a picture of the positions that the deformable layers sample.
 
     python -m benchmarks.rotated_images --data fashion_8k.npz --picture docs/images/offsets.png
 
@@ -47,7 +47,7 @@ def load(path: Path) -> tuple[Data, Data]:
 
 
 def turned(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Every image turned by any angle and scaled by 0.5 to 1."""
+    """Rotates every image by a random angle and scales it by 0.5 to 1."""
     angle = 2 * math.pi * torch.rand(len(images), generator=generator)
     scale = 0.5 + 0.5 * torch.rand(len(images), generator=generator)
     cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
@@ -79,7 +79,7 @@ def size(model: nn.Module) -> int:
 
 
 def ordinary_width() -> int:
-    """The least width with which the ordinary network is no smaller than the deformable one."""
+    """The smallest width for which the ordinary network has at least as many parameters."""
     wanted = size(network(True, DEFORMABLE_WIDTH))
     return next(w for w in range(8, 512) if size(network(False, w)) >= wanted)
 
@@ -105,7 +105,7 @@ def train(model: nn.Module, data: Data, epochs: int, seed: int, batch: int = 64)
 
 @torch.no_grad()
 def accuracy(model: nn.Module, data: Data, views: int = 4) -> float:
-    """Per cent right over the same random views of every image, whatever the seed of training."""
+    """Accuracy in per cent over random views, which are the same for every training seed."""
     generator = torch.Generator().manual_seed(12345)
     model.eval()
     right = [

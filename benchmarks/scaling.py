@@ -1,4 +1,4 @@
-"""Time per point from 10,000 to 10,000,000 points: rooms that grow with their number of points."""
+"""Time per point from 10,000 to 10,000,000 points, in rooms of constant density."""
 
 import argparse
 import functools
@@ -21,17 +21,17 @@ RAW_PER_CELL = 3.6  # points of the raw scan per occupied cell
 
 
 def raw_scan(num_points: int) -> Tensor:
-    """As dense as the room of 1,000,000 points, in random order."""
+    """A scan with the density of the room of 1,000,000 points, in random order."""
     return room(num_points, scale=math.sqrt(num_points / 1e6))
 
 
 def thinned_scan(num_points: int) -> Tensor:
-    """About ``num_points`` points, one per cell, in cell order."""
+    """A scan of about ``num_points`` points, one per grid cell and sorted by cell."""
     return ops.grid_subsample(raw_scan(round(RAW_PER_CELL * num_points)), CELL).points
 
 
 class Layer(NamedTuple):
-    """A cloud with what a convolution of 16 to 16 channels needs."""
+    """A cloud with the arguments of a convolution from 16 to 16 channels."""
 
     points: Tensor
     neighbors: Tensor
@@ -59,7 +59,7 @@ def layer_scan(num_points: int) -> Layer:
     return Layer(points, neighbors, torch.randn(len(points), 16))
 
 
-# What is measured: how a cloud of about so many points is made, and what is done with it.
+# For each case: the function that makes a cloud of about the given size, and the one to measure.
 Case = tuple[Callable[[int], Any], Callable[[Any], object]]
 CASES: dict[str, Case] = {
     "grid_subsample": (raw_scan, lambda p: ops.grid_subsample(p, CELL)),
@@ -79,9 +79,9 @@ CASES: dict[str, Case] = {
 def nanoseconds_per_point(num_points: int, repeats: int) -> dict[str, tuple[float, float]]:
     """Median wall and CPU time of every case."""
     found, made, points = {}, None, None
-    for name, (make, function) in CASES.items():  # cases of one kind of cloud stand together
+    for name, (make, function) in CASES.items():  # cases with the same cloud are consecutive
         if make is not made:
-            points = None  # not two large clouds at a time
+            points = None  # frees the old cloud before the next one is made
             made, points = make, make(num_points)
         times = measure.interleaved({name: functools.partial(function, points)}, repeats)[name]
         wall, cpu = (1e6 * statistics.median(t) / len(points) for t in times)
@@ -91,7 +91,7 @@ def nanoseconds_per_point(num_points: int, repeats: int) -> dict[str, tuple[floa
 
 
 def table(sizes: list[int], repeats: int) -> str:
-    """One row per case; the last column says how flat: largest to smallest CPU time."""
+    """A table with one row per case; the last column is the ratio of largest to smallest time."""
     lines = [
         "### nanoseconds per point, wall (CPU)",
         "",

@@ -23,7 +23,7 @@ def arguments(
 ) -> tuple[tuple[Tensor, ...], float]:
     """Arguments of kpconv up to the weight, and sigma.
 
-    Every query has all its neighbours: kernel and reach grow with the distance of the last one.
+    The kernel radius grows with the distance of the farthest neighbour, so that all count.
     """
     torch.manual_seed(0)
     raw = room(max(600_000, 4 * num_points))
@@ -40,7 +40,7 @@ def arguments(
 
 
 def row(name: str, num_points: int, repeats: int, dtype: torch.dtype, **sizes: int) -> str:
-    """One line of the table: kpconv beside the bare product of the same dtype."""
+    """One row of the table: kpconv and the bare matrix product of the same dtype."""
     sizes = BASE | sizes
     args, sigma = arguments(num_points, dtype=dtype, **sizes)
     sites, terms = len(args[0]), sizes["kernel_size"] * sizes["channels"]

@@ -1,7 +1,7 @@
-"""Neighbour search against SciPy's kd-tree on clouds that defeat grids, trees or both.
+"""Neighbour search, compared with SciPy's kd-tree, on clouds that are hard for grids or trees.
 
-Both do the whole task, index included, on one thread. Where SciPy would take longer than ten
-seconds, its time is projected from a sample of the queries.
+Both do the whole task, including the index, on one thread. If SciPy would take longer than ten
+seconds, its time is extrapolated from a sample of the queries.
 """
 
 import argparse
@@ -20,19 +20,19 @@ from kpdeform import ops
 
 LIMIT = 32  # max_neighbors
 K = 16
-LONGEST = 10.0  # seconds that SciPy gets
+LONGEST = 10.0  # time limit for SciPy in seconds
 FOREVER = torch.inf  # the radius of a k-nearest search
 
 
 class Case(NamedTuple):
-    """One search: ``width`` neighbours within ``radius``; all of them if it is None."""
+    """One search for ``width`` neighbours within ``radius``; all neighbours if it is None."""
 
     name: str
     queries: Tensor
     points: Tensor
     radius: float
     width: int | None
-    lengths: Tensor | None = None  # of both sides
+    lengths: Tensor | None = None  # of queries and points
 
 
 def uniform(n: int, dim: int = 3, seed: int = 0) -> Tensor:
@@ -46,7 +46,7 @@ def with_rows(points: Tensor, rows: slice | list[int], value: Tensor | float) ->
 
 
 def clouds(n: int) -> dict[str, tuple[Tensor, float]]:
-    """Points to be searched among themselves, and a radius."""
+    """Points, which are also the queries, and a radius, by name."""
     scan = room(n)
     step = torch.arange(n, dtype=torch.float32)[torch.randperm(n)]
     exponent = 60 * uniform(n, 1, seed=1)
@@ -109,7 +109,7 @@ def cases(n: int) -> list[Case]:
 
 
 def seconds(function: Callable[[], object]) -> float:
-    """Of processor time, so that a busy machine changes little."""
+    """Processor time of a call in seconds, which a busy machine hardly changes."""
     begin = time.process_time()
     function()
     return time.process_time() - begin
@@ -131,7 +131,7 @@ def of_kpdeform(case: Case) -> float:
 
 
 def of_scipy(case: Case) -> tuple[float, bool]:
-    """The time, and whether it is a projection."""
+    """SciPy's time in seconds, and whether it is extrapolated."""
     queries, points = case.queries.numpy(), case.points.numpy()
     width = case.width or len(points)
     if case.lengths is not None:

@@ -1,9 +1,9 @@
-"""Checks that the libraries in a wheel import nothing of torch but its stable C interface.
+"""Checks that the libraries in a wheel use only the stable C interface of torch.
 
     python scripts/check_wheel.py dist/kpdeform-0.1.0-py3-none-linux_x86_64.whl
 
-A C++ symbol of torch would tie the wheel to one release of torch. Prints the number of imported
-symbols of each library, or the offending ones and exits with 1.
+With a C++ symbol of torch, the wheel would work with one release of torch only. Prints the number
+of imported symbols of each library, or prints the forbidden symbols and exits with status 1.
 """
 
 import sys
@@ -15,11 +15,11 @@ from pathlib import Path
 from elftools.elf.elffile import ELFFile  # comes with auditwheel
 
 STABLE = ("aoti_torch_", "torch_")  # C functions of the stable interface
-UNSTABLE = ("3c10", "2at", "5torch")  # namespaces as they stand in mangled C++ names
+UNSTABLE = ("3c10", "2at", "5torch")  # namespaces of torch in mangled C++ names
 
 
 def imported_symbols(library: Path) -> Iterator[str]:
-    """Yields the names that a library expects from others."""
+    """Yields the names of the symbols that a library imports from other libraries."""
     with library.open("rb") as file:
         symbols = ELFFile(file).get_section_by_name(".dynsym")
         for symbol in symbols.iter_symbols():

@@ -3,7 +3,8 @@
 
     python scripts/cuda_registers.py --architecture sm_80
 
-Compiles csrc for one architecture with `-Xptxas -v`: about two minutes. Needs nvcc and c++filt.
+Compiles csrc for one architecture with `-Xptxas -v`, which takes about two minutes. Needs nvcc and
+c++filt.
 """
 
 import argparse
@@ -38,7 +39,7 @@ def main() -> None:
 
 
 def kernels(source: Path, architecture: str) -> list[tuple[str, int, int, int]]:
-    """Name, registers, bytes of stack and bytes spilled of the kernels of a file that are ours."""
+    """Name, registers, bytes of stack and bytes spilled of kpdeform's kernels in a file."""
     include = Path(torch.__file__).parent / "include"
     command = [
         "nvcc", "-O3", "-std=c++20", "--expt-relaxed-constexpr", "-Xptxas", "-v", "-cubin",
@@ -55,14 +56,14 @@ def kernels(source: Path, architecture: str) -> list[tuple[str, int, int, int]]:
 
 
 def plain(mangled: str) -> str:
-    """The kernel and its template arguments."""
+    """The demangled name of a kernel, with its template arguments."""
     name = subprocess.run(["c++filt", mangled], check=True, capture_output=True, text=True).stdout
     name = re.sub(r"\(anonymous namespace\)::|kpdeform::|c10::", "", name.strip())
     return name.removeprefix("void ").split("(")[0]
 
 
 def compiler() -> str:
-    """The last line that nvcc says about itself."""
+    """The version of nvcc: the last line of ``nvcc --version``."""
     text = subprocess.run(["nvcc", "--version"], check=True, capture_output=True, text=True).stdout
     return text.strip().splitlines()[-1]
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one command: build, tests, compute-sanitizer, benchmarks.
-# Works without a package registry: PYTHON has torch with CUDA, numpy, pytest, scikit-build-core,
-# cmake and ninja; nvcc is on the PATH. What is missing is named before anything is built.
+# Does everything that needs a GPU in one command: build, tests, compute-sanitizer, benchmarks.
+# It needs no package registry: PYTHON must have torch with CUDA, numpy, pytest, scikit-build-core,
+# cmake and ninja, and nvcc must be on the PATH. What is missing is reported before the build.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Builds csrc with AddressSanitizer and UndefinedBehaviorSanitizer and runs the tests of ops and the
-# fuzz target of ops on it, in build/sanitize/tree. PYTHON: with torch, cmake, ninja and pytest;
-# MINUTES: of fuzzing. Leaks are not looked for: Python and PyTorch keep memory until the end.
+# Builds csrc with AddressSanitizer and UndefinedBehaviorSanitizer, and runs the tests and the fuzz
+# target of the ops on it in build/sanitize/tree. PYTHON is a Python with torch, cmake, ninja and
+# pytest; MINUTES is the duration of fuzzing. Leaks are not detected, because Python and PyTorch keep
+# memory until the process ends.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=$(realpath -s "${PYTHON:-.venv/bin/python}")

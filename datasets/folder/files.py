@@ -1,4 +1,4 @@
-"""Which files of a folder belong to which split, and how their scenes are called."""
+"""Finds the files of every split of a folder, and names their scenes."""
 
 import hashlib
 from collections import Counter
@@ -21,7 +21,7 @@ class Layout:
 
     Attributes:
         files: Paths by split, in order.
-        named: Those that were listed by their own name, not found by a pattern.
+        named: The files that were listed by name, not found by a pattern.
     """
 
     files: dict[str, list[Path]]
@@ -29,11 +29,11 @@ class Layout:
 
 
 def find_files(raw: Path, splits: Mapping[str, Sequence[str]]) -> Layout:
-    """Files of every split: by list or pattern, or else by the folders train, val and test.
+    """Finds the files of every split by lists and patterns, or in the folders train, val and test.
 
-    Symbolic links are followed. Hidden files are left out. A pattern knows ``*``, ``?``, ``[a-c]``
-    and ``**`` for any folders; a name that is there is taken literally, and a folder stands for all
-    files in it.
+    Symbolic links are followed. Hidden files are left out. Patterns have ``*``, ``?``, ``[a-c]``,
+    and ``**`` for any number of folders. A name that exists is taken literally, and a folder stands
+    for all files in it.
 
     Raises:
         ValueError: A pattern matches nothing or leaves RAW, a file is in two splits, or there are
@@ -59,14 +59,14 @@ def find_files(raw: Path, splits: Mapping[str, Sequence[str]]) -> Layout:
             other, twin = owner.setdefault(path.resolve(), (split, path))
             if other != split:
                 raise ValueError(f"{path}: is in the splits {other} and {split}")
-            if twin == path:  # another way to the same file adds nothing
+            if twin == path:  # the same file, found a second time
                 layout.files.setdefault(split, []).append(path)
     _report_rest(raw, everything, {path for paths in layout.files.values() for path in paths})
     return layout
 
 
 def _walk(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
-    """All files that are not hidden; a link to a folder above is not followed."""
+    """Yields all files that are not hidden; links to a parent folder are not followed."""
     state = folder.stat()
     here = (state.st_dev, state.st_ino)
     if here in above:
@@ -114,7 +114,7 @@ def _fits(pattern: Sequence[str], parts: Sequence[str]) -> bool:
 
 
 def _report_rest(raw: Path, everything: Mapping[Path, object], used: set[Path]) -> None:
-    """Says what is not prepared, so that nobody misses a file without a word."""
+    """Prints which files are not prepared."""
     real = {path.resolve() for path in used}
     rest = [path for path in everything if path.resolve() not in real]
     clouds = [path for path in rest if path.suffix.lower() in SUFFIXES]
@@ -129,13 +129,13 @@ def _report_rest(raw: Path, everything: Mapping[Path, object], used: set[Path]) 
 
 
 def scene_names(raw: Path, layout: Layout) -> dict[Path, str]:
-    """A name for the scene of every file: its path below the folder of its split, no ending.
+    """Names the scene of every file by its path below the folder of its split, without suffix.
 
-    Where files of a split would share a name, all of them get the whole path with the ending, its
-    folders joined by ``--``.
+    If several files of a split would have the same name, the names of all of them are their whole
+    paths with suffix, with folders joined by ``--``.
 
     Raises:
-        ValueError: Two files of a split would still share one.
+        ValueError: Two files of a split would still have the same name.
     """
     names: dict[Path, str] = {}
     for paths in layout.files.values():
@@ -153,7 +153,7 @@ def _short_name(path: Path) -> str:
 
 
 def _shortened(name: str) -> str:
-    """A name that a folder can have; a very long one ends in a part of its hash."""
+    """Shortens a name that is too long for a folder, and appends a part of its hash."""
     if len(name.encode()) > values.LONGEST_NAME:
         digest = hashlib.sha256(name.encode()).hexdigest()[:12]
         name = name.encode()[: values.LONGEST_NAME - 13].decode(errors="ignore") + "-" + digest

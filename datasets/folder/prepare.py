@@ -37,7 +37,7 @@ UNLABELLED = -1  # the label of a point whose label is NaN
 
 @dataclass
 class Config:
-    """What the files mean; every field is a key of the YAML file, and an option of the program."""
+    """How the files are interpreted; every field is a key of the YAML file and an option."""
 
     name: str = "own"
     classes: dict[str, list[int]] = field(default_factory=dict)  # name -> raw labels
@@ -48,10 +48,10 @@ class Config:
     splits: dict[str, tuple[str, ...]] = field(default_factory=dict)  # files or patterns
     points: str = "xyz"  # NPZ: name of the (N, 3) array
     columns: tuple[str, ...] = ()  # names of the columns of text and NPY files
-    scale: float = 1.0  # what coordinates are multiplied with
-    unit: str = "metre"  # unit of the coordinates after that
-    fill_nan: float | None = None  # what takes the place of NaN in features
-    drop_far: bool = False  # leave stray points far from all others out
+    scale: float = 1.0  # factor on the coordinates
+    unit: str = "metre"  # unit of the coordinates after scaling
+    fill_nan: float | None = None  # replaces NaN and infinite values in features
+    drop_far: bool = False  # whether to leave out stray points far from all others
     licence: str = ""
     source: str = ""
 
@@ -59,15 +59,15 @@ class Config:
     def of(
         options: Mapping[str, Any], content: Mapping[str, Any] | None = None, path: str | Path = ""
     ) -> "Config":
-        """Checks options of the program and a configuration file; options beat the file.
+        """Checks options of the program and a configuration file; options take precedence.
 
         Args:
             options: Values by key, as a YAML file would have them.
-            content: What the file holds; a key without a value is as if it were not there.
-            path: The file, for errors.
+            content: Content of the file; keys without a value are ignored.
+            path: The file, for error messages.
 
         Raises:
-            ValueError: A key is unknown, or a value is not what it must be.
+            ValueError: A key is unknown, or a value is not valid for its key.
         """
         names = {"classes": "class", "splits": "split"}
         values.known(str(path), content or {}, _CHECKS)
@@ -84,7 +84,7 @@ class Config:
         return config
 
     def check_together(self, origin: str) -> None:
-        """Checks what several keys say together.
+        """Checks conditions that involve several keys.
 
         Raises:
             ValueError: Classes are missing, or colours do not fit them.
@@ -125,11 +125,11 @@ def _colors(where: str, value: object) -> dict[str, tuple[int, int, int]]:
 
 
 def _features(where: str, value: object) -> dict[str, float | None]:
-    """Names, each with what its values are divided by after a slash."""
+    """Parses names of features, each with an optional divisor after a slash."""
     found: dict[str, float | None] = {}
     for text in values.names(where, value):
         name, slash, scale = text.partition("/")
-        name = canonical_name(name)  # the one that labelling looks for, whatever the file calls it
+        name = canonical_name(name)  # the name that labelling uses, whatever the file calls it
         if name in found:
             raise ValueError(f"{where}: {name} is there twice")
         if name in FROM_POSITIONS:
@@ -175,10 +175,11 @@ _CHECKS = {
 
 
 def read(path: Path, config: Config) -> Cloud:
-    """Reads one file, its coordinates multiplied with the scale.
+    """Reads one file, and multiplies its coordinates with the scale.
 
     Raises:
-        ValueError: It cannot be read, or holds NaN coordinates or stray points.
+        ValueError: The file cannot be read, or has coordinates that are NaN or infinite, or stray
+            points far from all others.
     """
     cloud = _read_npz(path, config) if path.suffix.lower() == ".npz" else _read_file(path, config)
     points = cloud.points * config.scale
@@ -243,13 +244,13 @@ def columns(
     """Features (N, F): uint8 when all of them are colours of 8 bits, else float32.
 
     Args:
-        path: The file, for errors.
+        path: The file, for error messages.
         cloud: Its content.
-        scales: What each attribute is divided by; colours are bytes and become 0 to 1 anyway.
-        fill_nan: What takes the place of NaN and infinite values.
+        scales: Divisor of each attribute. Colours have none: as uint8 they stand for 0 to 1.
+        fill_nan: Replaces NaN and infinite values; with None they are refused.
 
     Raises:
-        ValueError: The file lacks an attribute, or one of them holds NaN.
+        ValueError: The file lacks an attribute, or one has NaN or infinite values.
     """
     arrays = {name: _attribute(path, cloud, name, fill_nan) for name in scales}
     if arrays and all(n in COLORS and v.dtype == np.uint8 for n, v in arrays.items()):
@@ -261,7 +262,7 @@ def columns(
 
 
 def _find(cloud: Cloud, name: str) -> np.ndarray | None:
-    """The attribute of this name, else one whose name means the same, such as R for red."""
+    """The attribute with this name, or else with another name of the same meaning (R for red)."""
     same = (key for key in cloud.attributes if canonical_name(key) == canonical_name(name))
     key = name if name in cloud.attributes else next(same, None)
     return None if key is None else np.asarray(cloud.attributes[key])
@@ -288,11 +289,11 @@ def _attribute(path: Path, cloud: Cloud, name: str, fill_nan: float | None) -> n
 
 
 def find_scales(paths: Sequence[Path], config: Config) -> dict[str, float]:
-    """What every feature is divided by: as configured, or so that it becomes of order one.
+    """Chooses the divisor of every feature that has none in the configuration.
 
-    Without a scale, colours and normals are left as they are, and so is what is of order one
-    already; anything else is divided by 1, 2 or 5 times a power of ten that 99 % of its values do
-    not exceed, over up to eight of the files.
+    Colours and normals are not scaled, and neither are features of order one. Any other feature is
+    divided by the smallest of 1, 2 and 5 times a power of ten that 99 % of its values do not
+    exceed, measured on up to eight of the files.
     """
     unknown = [n for n, s in config.features.items() if s is None and n not in (*COLORS, *NORMALS)]
     samples: dict[str, list[np.ndarray]] = {name: [] for name in unknown}
@@ -316,7 +317,7 @@ def find_scales(paths: Sequence[Path], config: Config) -> dict[str, float]:
 
 
 def readable_scale(high: float) -> float:
-    """1 for values of order one, else the next of 1, 2 and 5 times a power of ten."""
+    """1 for values of order one, otherwise the next larger of 1, 2 and 5 times a power of ten."""
     if high == 0 or 0.1 <= high <= 10:
         return 1.0
     power = 10.0 ** np.floor(np.log10(high))
@@ -324,7 +325,7 @@ def readable_scale(high: float) -> float:
 
 
 def prepare(raw: Path, output: Path, config: Config, overwrite: bool = False) -> None:
-    """Writes every file as one scene; a test split may be without labels."""
+    """Writes every file as one scene; only files of the split test may have no labels."""
     class_map = ClassMap.from_names(config.classes, config.ignored)
     layout = find_files(raw, config.splits)
     layout = _without_stray_text(layout)
@@ -361,7 +362,7 @@ def prepare(raw: Path, output: Path, config: Config, overwrite: bool = False) ->
     )
 
 
-# Options that change what a scene holds, besides its features and their scales.
+# Options that change the content of a scene, besides its features and their scales.
 _SHAPING = ("label", "points", "columns", "fill_nan", "drop_far")
 
 
@@ -403,7 +404,7 @@ def _labels(path: Path, cloud: Cloud, config: Config, split: str) -> np.ndarray 
 
 
 def _without_stray_text(layout: Layout) -> Layout:
-    """Leaves text files without any row of numbers out, such as a readme that a pattern found."""
+    """Leaves out text files without any row of numbers, such as a readme."""
     files: dict[str, list[Path]] = {}
     for split, paths in layout.files.items():
         for path in paths:
@@ -417,7 +418,7 @@ def _without_stray_text(layout: Layout) -> Layout:
 
 
 def _least_size(path: Path, num_features: int) -> int:
-    """Bytes that a scene of this file takes at least: no format has more than 200 for a point."""
+    """A lower bound in bytes for the scene of a file: no format takes over 200 bytes per point."""
     return path.stat().st_size // 200 * (14 + num_features)
 
 
@@ -461,7 +462,7 @@ def _options(args: argparse.Namespace, raw: Path) -> dict[str, Any]:
         options["splits"] = {}
         for text in args.splits:
             name, _, pattern = text.partition("=")
-            whole = pattern and (raw / pattern).is_file()  # a name with a comma
+            whole = pattern and (raw / pattern).is_file()  # a file name that has a comma
             found = {name: [pattern]} if whole else _pairs("--split", [text])
             for split, patterns in found.items():
                 options["splits"].setdefault(split, []).extend(patterns)
@@ -469,7 +470,7 @@ def _options(args: argparse.Namespace, raw: Path) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Command line; options beat the configuration file."""
+    """Reads the command line; options take precedence over the configuration file."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("raw", type=Path, help="folder with your files")
     parser.add_argument("--config", type=Path, help="YAML or JSON class map, see README.md")

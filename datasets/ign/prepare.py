@@ -27,9 +27,9 @@ CLASSES = {
 }
 # a tile belongs to the first split that names a part of its file name
 SPLITS = {"val": ("77060_627760",), "train": ("77055_627755", "77055_627760", "77060_627755")}
-# what values of a file are divided by to be of order one; dataset.json hands it on to the labeller
+# Divisors that make a file's values of order one. dataset.json records them for labelling.
 DIVISORS = {
-    "intensity": 2000.0,  # most echoes of Lidar HD lie below; other instruments go up to 65535
+    "intensity": 2000.0,  # above most values of Lidar HD; other instruments go up to 65535
     "return_number": 5.0,
     "number_of_returns": 5.0,
     "red": 255.0,
@@ -40,10 +40,10 @@ DIVISORS = {
 
 
 def assign(tiles: Sequence[Path], splits: Mapping[str, Sequence[str]]) -> dict[Path, str]:
-    """Split of every tile.
+    """Assigns a split to every tile.
 
     Raises:
-        ValueError: A tile fits no split, or a split gets no tile.
+        ValueError: A tile matches no split, or a split gets no tile.
     """
     chosen: dict[Path, str] = {}
     for path in tiles:
@@ -63,7 +63,7 @@ def columns(path: Path, cloud: Cloud, names: Sequence[str]) -> np.ndarray:
     """Features (N, F) float32, divided by ``DIVISORS``.
 
     Raises:
-        ValueError: The file lacks one.
+        ValueError: The file lacks a feature.
     """
     missing = [name for name in names if name not in cloud.attributes]
     if missing:
@@ -96,7 +96,7 @@ def prepare(
         class_colors=tuple(color for _, color in CLASSES.values()),
         class_ids=class_map.ids,
         feature_names=tuple(features),
-        # readers bring colours to 0 to 1 by themselves
+        # Colours need no divisor, because the readers scale them to 0 to 1.
         feature_scales={n: DIVISORS[n] for n in features if n not in ("red", "green", "blue")},
         licence="etalab-2.0",
         source="IGN, Lidar HD",
@@ -119,13 +119,13 @@ def prepare(
 def read_tile(
     path: Path, features: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-    """Points, raw labels and features of a tile."""
+    """Reads points, raw labels and features of a tile."""
     cloud = read_cloud(path)
     return cloud.points, cloud.attributes["classification"], columns(path, cloud, features)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Command line."""
+    """Reads the command line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("raw", type=Path, help="folder with the tiles, searched recursively")
     parser.add_argument("--output", type=Path, default=Path("data/ign"), help="folder to write")

@@ -52,9 +52,10 @@ def read_text(path: Path) -> np.ndarray:
 
 
 def read_off(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Reads an OFF mesh: vertices (V, 3) and triangles (T, 3); faces with more corners are fanned.
+    """Reads an OFF mesh: vertices (V, 3) and triangles (T, 3).
 
-    Some files of ModelNet40 lack the line break after ``OFF``; they are read as well.
+    Faces with more than three corners are split into a fan of triangles. The line break after
+    ``OFF``, which some files of ModelNet40 lack, is optional.
 
     Raises:
         ValueError: The file is not OFF, or is truncated.
@@ -91,7 +92,7 @@ def _triangles(numbers: list[int], num_faces: int) -> Iterator[tuple[int, int, i
 def sample_surface(
     vertices: np.ndarray, triangles: np.ndarray, count: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Draws points evenly by area, with the normals of their triangles, (count, 6).
+    """Draws points uniformly by area: x, y, z and the normal of the triangle, (count, 6).
 
     Raises:
         ValueError: The mesh has no area.
@@ -102,7 +103,7 @@ def sample_surface(
     if not area.sum() > 0:
         raise ValueError("the mesh has no area")
     chosen = rng.choice(len(triangles), count, p=area / area.sum())
-    # uniform in a triangle: the square root undoes the crowding at the first corner
+    # With the square root, points are uniform in a triangle instead of crowded at its first corner.
     first, second = np.sqrt(rng.random(count)), rng.random(count)
     weights = np.stack([1 - first, first * (1 - second), first * second], 1)
     points = np.einsum("nc,ncd->nd", weights, corners[chosen])
@@ -110,7 +111,7 @@ def sample_surface(
 
 
 def find_shapes(raw: Path, variant: int) -> list[Shape]:
-    """Files of either layout.
+    """Finds the files of either layout.
 
     Raises:
         ValueError: RAW has neither layout, or a listed file is missing.
@@ -210,7 +211,7 @@ def prepare(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Command line."""
+    """Reads the command line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("raw", type=Path, help="folder with one folder per class")
     parser.add_argument(

@@ -15,7 +15,7 @@ Maker = Callable[[np.random.Generator], Item]
 
 
 class Box(NamedTuple):
-    """Upright box that something takes up: centre, yaw, half width, half depth, height interval."""
+    """Upright box of occupied space: centre, yaw, half width, half depth, height interval."""
 
     x: float
     y: float
@@ -128,7 +128,8 @@ class Room:
         for _ in range(40):
             index = int(self.rng.integers(len(self.walls)))
             wall = self.walls[index]
-            # a notch has void behind it that is another part of the room
+            # The two walls at the notch of an L-shaped room get no openings, because other parts
+            # of the room are behind them.
             inner = len(self.walls) == 6 and self._faces_notch(wall)
             if inner or wall.length < width + 0.5:
                 continue
@@ -190,7 +191,7 @@ class Room:
         self.decorate(
             pane.tops, [decor.small_plant, decor.small_plant, decor.vase, decor.bottle], 1.5
         )
-        # low furniture may stand before a window, high furniture may not
+        # Low furniture may stand in front of a window, high furniture may not.
         self.reserve(wall, opening.x, width / 2 + 0.1, 0.25, low + 0.3, high)
         self.lights.append(wall.point(opening.x, -0.1, (low + high) / 2))
         if rng.random() < 0.55:
@@ -292,7 +293,7 @@ class Room:
                 if corner
                 else self.rng.uniform(0.01, slack - 0.01)
             )
-            # what does not fit close to a wall may still stand before a radiator
+            # An item that does not fit close to the wall may still fit in front of a radiator.
             gap = self.rng.uniform(0.012, 0.05) + (0.16 if attempt > tries // 2 else 0.0)
             at = wall.point(x - low[0], -high[1] - gap)
             if placed := self.put(item, at, wall.yaw + self.rng.normal(0, 0.004), clear):
@@ -372,7 +373,7 @@ class Room:
         return bool((corners > 0).all() and (corners < self.size[:2]).all())
 
     def decorate(self, tops: Sequence[Top], makers: Sequence[Maker], density: float) -> None:
-        """Stands small things on tops, about ``density`` times 0.3 plus 2 per square metre."""
+        """Puts small things on ``tops``: about ``density * (0.3 + 2 * area in m²)`` on each."""
         for top in tops:
             expected = density * (0.3 + 2 * top.width * top.depth)
             taken: list[np.ndarray] = []

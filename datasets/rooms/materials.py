@@ -1,7 +1,7 @@
-"""What surfaces are made of: their colour, their pattern and how they answer a laser.
+"""Materials of surfaces: their colour, their pattern and their reflectance for a laser.
 
-Palettes overlap on purpose: a green sofa, a green wall and a green leaf all exist, so colour alone
-does not give an object's class away.
+Palettes overlap on purpose: there are green sofas, green walls and green leaves, so that colour
+alone does not identify the class of an object.
 """
 
 import colorsys
@@ -16,12 +16,12 @@ class Material(NamedTuple):
     """Colours are display values in [0, 1]; a pattern is a sum of plane waves and of tiles."""
 
     color: np.ndarray  # (3,)
-    reflectance: float  # of the laser's near infrared, which paint hardly tells
+    reflectance: float  # in the near infrared of the laser, nearly independent of the colour
     waves: np.ndarray  # (WAVES, 3) wave vectors, radians per metre
     amplitudes: np.ndarray  # (WAVES, 3) colour that each wave adds
     tile: np.ndarray  # (3,) tile size in metres, inf where there are none
     contrast: float  # difference in brightness between tiles
-    loss: float  # share of the pulses that never come back: glass, mirrors, gloss
+    loss: float  # share of the pulses without a return, high for glass, mirrors and gloss
 
 
 def _color(rng: np.random.Generator, hue, saturation, value) -> np.ndarray:

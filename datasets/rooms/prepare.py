@@ -1,6 +1,6 @@
 """Simulates terrestrial laser scans of furnished rooms and writes them in the scene format.
 
-Nothing is downloaded: the furniture is parametric, drawn from ``--seed``. See README.md.
+Nothing is downloaded: the furniture is parametric, with random parameters. See README.md.
 
 Examples:
   python datasets/rooms/prepare.py                  12 rooms into data/rooms: 9 train, 3 val
@@ -39,14 +39,14 @@ SPLITS = ("train", "val", "test")
 
 
 def simulate(split: str, index: int, seed: int, step: float, spacing: float) -> Cloud:
-    """Room ``index`` of a split; it does not depend on how many others there are."""
+    """Simulates room ``index`` of a split, which does not depend on the number of rooms."""
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     room = furnish(_kind(index), rng)
     world = build_world(room.items, list(CLASSES))
     stations = room.stations(int(np.clip(round(room.floor_area / 6), 3, 5)))
     cloud = survey(world, stations, room.lights, step, spacing, rng)
-    # No scanner's frame has the floor at z = 0 and a corner at the origin: neither does this one,
-    # else grids of any cell size would cut flat surfaces in the same place in every room.
+    # Real scans do not have the floor at z = 0 and a corner at the origin. The room is moved, as
+    # otherwise a grid would cut flat surfaces at the same place in every room.
     return cloud._replace(points=cloud.points + rng.uniform(-0.5, 0.5, 3))
 
 
@@ -83,7 +83,7 @@ def prepare(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Command line."""
+    """Reads the command line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("data/rooms"), help="folder to write")
     parser.add_argument("--rooms", type=int, default=12, help="number of rooms, a quarter for val")

@@ -73,12 +73,12 @@ def _cast(world: World, origins: np.ndarray, directions: np.ndarray) -> dict:
 def scan(
     world: World, station: np.ndarray, number: int, step: float, rng: np.random.Generator
 ) -> Hits:
-    """Turns the scanner once around at ``station`` (3,); ``step`` in degrees both ways.
+    """Scans all directions from ``station`` (3,), with an angular ``step`` in degrees.
 
-    A pulse returns with a strength of reflectance times the cosine of incidence over the squared
-    range; weak ones get lost, and so do most that meet glass or a mirror. The range error grows
-    with the range and towards grazing incidence. Where neighbouring pulses see different depths, a
-    few return a mixture of both (mixed pixels).
+    The strength of a return is the reflectance times the cosine of the angle of incidence, divided
+    by the squared range. Weak returns are lost, and so are most returns from glass and mirrors. The
+    range error grows with the range and the angle of incidence. Where neighbouring pulses hit
+    surfaces at different depths, a few returns are a mixture of both (mixed pixels).
     """
     azimuth = np.radians(np.arange(0, 360, step) + rng.uniform(0, step))
     elevation = np.radians(np.arange(-62, 90, step) + rng.uniform(0, step))
@@ -108,7 +108,7 @@ def scan(
     share = rng.beta(0.6, 2.0, distance.shape)
     measured = np.where(mixed, (1 - share) * measured + share * beside, measured)
 
-    # every station is registered to the others within a few millimetres
+    # Each station has a registration error of a few millimetres.
     shift = rng.normal(0, 0.0012, 3)
     points = station + shift + beams[seen] * measured[seen, None]
     return Hits(points, triangle[seen], normal[seen], np.full(len(points), number), signal[seen])
@@ -138,7 +138,7 @@ def _lighting(
         towards = light + rng.normal(0, 0.05, hits.points.shape) - hits.points
         far = np.linalg.norm(towards, axis=1, keepdims=True)
         rays = np.concatenate([hits.points + 0.02 * hits.normals, towards], 1).astype(np.float32)
-        # stops short of the light, which sits inside its own lamp or window
+        # The ray stops short of the light, which is inside the mesh of its lamp or window.
         blocked = world.scene.test_occlusions(open3d.core.Tensor(rays), tfar=0.85).numpy()
         facing = np.clip((towards / far * hits.normals).sum(1), 0, 1)
         bright += strength * np.where(blocked, 0.15, 1.0) * facing / (0.6 + 0.4 * far[:, 0] ** 2)
@@ -157,7 +157,7 @@ def photograph(
         1 + warmth + rng.normal(0, 0.015, (stations, 3))
     )
     color = color * exposure[hits.station] + rng.normal(0, 0.025, color.shape)
-    # compressed, as instruments do
+    # Intensity is compressed nonlinearly, as in real instruments.
     intensity = 0.85 * hits.signal**0.3 + rng.normal(0, 0.02, len(hits.signal))
     return np.round(255 * np.clip(np.column_stack([color, intensity]), 0, 1)).astype(np.uint8)
 

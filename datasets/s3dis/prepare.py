@@ -41,7 +41,7 @@ ORDERS = {
     "kpconv": (*_START, "chair", "table", "bookcase", "sofa", "board", "clutter"),
     "pointnet": (*_START, "table", "chair", "sofa", "bookcase", "board", "clutter"),
 }
-SYNONYMS = {"stairs": "clutter", "staris": "clutter"}  # one room has them, no class does
+SYNONYMS = {"stairs": "clutter", "staris": "clutter"}  # one room has stairs, which are not a class
 
 
 def read_rows(path: Path) -> np.ndarray:
@@ -77,10 +77,10 @@ def _repair(path: Path) -> np.ndarray:
 
 
 def _candidates(line: str) -> list[list[float]]:
-    """Readings of a row as six numbers.
+    """All ways to repair a damaged row so that it has six numbers.
 
-    Three kinds of damage are known: a stray character inside a number, one in the place of the
-    blank between two numbers, and a blank inside a number.
+    Three kinds of damage are known: a stray character inside a number, a stray character instead of
+    the blank between two numbers, and a blank inside a number.
     """
     for instead in ("", " "):
         words = re.sub(r"[^\t -~]", instead, line).split()
@@ -127,7 +127,7 @@ def read_room(room: Path, order: str) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 def find_rooms(raw: Path) -> dict[int, list[Path]]:
-    """Folders of the rooms of every area.
+    """Finds the folders of the rooms of every area.
 
     Raises:
         ValueError: An area is missing or has no room.
@@ -182,7 +182,7 @@ def prepare(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Command line."""
+    """Reads the command line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("raw", type=Path, help="folder that holds Area_1 ... Area_6")
     parser.add_argument("--output", type=Path, default=Path("data/s3dis"), help="folder to write")

@@ -56,11 +56,11 @@ def _read_binary(path: Path, dtype: type, columns: int) -> np.ndarray:
 def read_poses(folder: Path) -> np.ndarray:
     """Reads the pose of the laser scanner at every scan, (F, 4, 4) float64.
 
-    poses.txt has the pose P of the left camera, calib.txt the transform Tr from scanner to camera:
-    the scanner's pose is Tr⁻¹ P Tr.
+    poses.txt has the pose P of the left camera, and calib.txt the transform Tr from scanner to
+    camera. The scanner's pose is Tr⁻¹ P Tr.
 
     Raises:
-        ValueError: A file is missing or not as expected.
+        ValueError: A file is missing or has an unexpected format.
     """
     poses = folder / "poses.txt"
     if not poses.is_file():
@@ -90,11 +90,11 @@ def _read_calibration(path: Path) -> np.ndarray:
 def read_frames(
     folder: Path, scan: str, frames: int, poses: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-    """Reads a scan and up to ``frames - 1`` before it, all in the frame of the scan.
+    """Reads a scan and up to ``frames - 1`` scans before it, all in the frame of the scan.
 
     Returns:
-        Points (N, 3), raw labels (N,) or None where there are none, and features (N, F).
-        The points of the scan itself come first, so that predictions for it can be cut off.
+        Points (N, 3), raw labels (N,) or None if there are none, and features (N, F). The points of
+        the scan itself come first, so that its predictions are the first rows.
 
     Raises:
         ValueError: A file is damaged, or poses.txt has no line for the scan.
@@ -119,7 +119,7 @@ def read_frames(
 
 
 def find_scans(raw: Path, sequences: Sequence[int], every: int) -> list[tuple[Path, str]]:
-    """Folder and name of every n-th scan of the sequences.
+    """Finds the folder and name of every n-th scan of the sequences.
 
     Raises:
         ValueError: A sequence is missing or empty.
@@ -191,7 +191,7 @@ def prepare(
 
 
 def sources_of(folder: Path, scan: str, frames: int) -> list[Path]:
-    """Files that a scene is made from: the labels and points of its scans, and their poses."""
+    """The files that a scene is made from: points and labels of its scans, and their poses."""
     names = [f"{int(scan) - age:0{len(scan)}d}" for age in range(min(frames, int(scan) + 1))]
     labels = [folder / "labels" / f"{name}.label" for name in names]
     points = [folder / "velodyne" / f"{name}.bin" for name in names]
@@ -200,7 +200,7 @@ def sources_of(folder: Path, scan: str, frames: int) -> list[Path]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Command line."""
+    """Reads the command line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("raw", type=Path, help="folder that holds sequences/")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""The label configuration of SemanticKITTI (semantic-kitti.yaml and others of its kind)."""
+"""Label configurations in the format of SemanticKITTI's semantic-kitti.yaml."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from kpdeform.data.recipe import IGNORED, ClassMap, read_config
 
-SPLITS = {"train": "train", "valid": "val", "test": "test"}  # their name: ours
+SPLITS = {"train": "train", "valid": "val", "test": "test"}  # name in the file -> our name
 
 
 @dataclass(frozen=True)
@@ -14,9 +14,9 @@ class Schema:
     """Classes of a configuration, numbered from 0 without the ignored ones.
 
     Attributes:
-        class_map: Raw label to class.
+        class_map: Maps raw labels to classes.
         raw_ids: The raw label that stands for each class in a submission.
-        colors: RGB of each class, empty when the configuration has none.
+        colors: RGB of each class; empty if the configuration has no colours.
         sequences: Sequence numbers of every split.
     """
 
@@ -30,7 +30,7 @@ class Schema:
         """Reads a configuration.
 
         Raises:
-            ValueError: A key is missing, or a learning id has no raw label to go back to.
+            ValueError: A key is missing, or a learning id has no raw label in the inverse map.
         """
         config = read_config(path)
         needed = ("labels", "learning_map", "learning_map_inv", "learning_ignore", "split")

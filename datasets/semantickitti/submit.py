@@ -1,4 +1,4 @@
-"""Turns predicted clouds into .label files with raw ids, as the benchmark's server takes them.
+"""Turns predicted clouds into .label files with raw ids, the format of the benchmark's server.
 
 PREDICTIONS holds one cloud per scene, SS_NNNNNN.ply or .laz, with the raw id in its field
 classification, as scripts/evaluate.py --predictions writes them.
@@ -48,7 +48,7 @@ def submit(raw: Path, predictions: Path, output: Path, config: Path) -> None:
         num_points = source.stat().st_size // 16
         if len(ids) < num_points:
             raise ValueError(f"{path}: {len(ids)} points for a scan of {num_points}")
-        ids = ids[:num_points]  # earlier scans of a multi-scan scene come after
+        ids = ids[:num_points]  # in a scene of several scans, the earlier scans come last
         if unknown := sorted(set(np.unique(ids).tolist()) - set(schema.raw_ids)):
             raise ValueError(f"{path}: classification holds {unknown}, but ids {schema.raw_ids}")
         write_labels(
@@ -58,7 +58,7 @@ def submit(raw: Path, predictions: Path, output: Path, config: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Command line."""
+    """Reads the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -2,8 +2,8 @@
 
     python scripts/evaluate.py --checkpoint runs/ign/last.ckpt --data data/ign --out runs/ign/val
 
-Prints IoU per class, mean IoU, overall and mean accuracy; writes scores.json (with the confusion
-matrix), confusion.png and, with --predictions, one labelled cloud per scene.
+Prints the IoU of every class, the mean IoU, and the overall and mean accuracy. Writes scores.json
+(with the confusion matrix), confusion.png and, with --predictions, one labelled cloud per scene.
 """
 
 from pathlib import Path
@@ -44,13 +44,14 @@ def evaluate(
         data: Folder of the prepared data set.
         out: Folder for scores.json, confusion.png and the predictions.
         split: Split of the data set.
-        votes: Predictions averaged for each tile, each with the cloud turned further, >= 1.
-        tile_size: Side of a tile in the scenes' unit, > 0, or .inf for whole scenes at once; as
-            wide as the training crops by default.
-        overlap: Share of a tile that it has in common with the next one, in (0, 0.5].
-        predictions: Format of the labelled clouds, if any.
-        device: Such as "cpu" or "cuda"; "auto" is CUDA where it can be used, else the CPU.
-        factory: Import path of the function that makes the model, where it is one of your own.
+        votes: Predictions to average for each tile, each with the cloud rotated about z by another
+            angle, >= 1.
+        tile_size: Side of a tile in the scenes' unit, > 0, or .inf for whole scenes at once; by
+            default as wide as the training crops.
+        overlap: Share of a tile's side by which it overlaps the next one, in (0, 0.5].
+        predictions: Format of the labelled clouds; without it none are written.
+        device: Such as "cpu" or "cuda"; "auto" is CUDA if it can be used, else the CPU.
+        factory: Import path of the function that makes the model, if it is one of your own.
     """
     predictor = Predictor.load(checkpoint, device, imported_factory(factory))
     print(describe_device(predictor.device))
@@ -85,5 +86,5 @@ def evaluate(
 
 
 def main() -> None:
-    """Reads the options, all by name."""
+    """Reads the options, all of which have names."""
     call(evaluate)

@@ -1,9 +1,9 @@
-"""Labels a LAS, LAZ or PLY file with a trained network: the same file with a classification out.
+"""Labels a LAS, LAZ or PLY file with a trained network, and writes a copy with the classification.
 
     python scripts/segment_cloud.py cloud.laz labelled.laz --checkpoint runs/ign/last.ckpt
 
-Every other field of the file stays as it is. Memory is bounded by a tile. When the run is killed,
-the same command goes on with the next tile and ends with the same bytes.
+All other fields of the file stay as they are. Memory is bounded by the size of a tile. If the
+command is killed, running it again continues with the next tile and produces the same bytes.
 """
 
 import signal
@@ -30,15 +30,16 @@ def label(
 
     Args:
         source: File to label.
-        output: File to write, of the same kind.
+        output: File to write, with the same suffix.
         checkpoint: last.ckpt or best.ckpt of a run.
-        votes: Predictions averaged for each tile, each with the cloud turned further, >= 1.
+        votes: Predictions to average for each tile, each with the cloud rotated about z by another
+            angle, >= 1.
         tile_size: Side of a tile in the model's unit, > 0; by default as wide as the training
             crops.
-        overlap: Share of a tile that it has in common with the next one, in (0, 0.5].
-        class_ids: Number to write for each class; as configured in training by default.
-        device: Such as "cpu" or "cuda"; "auto" is CUDA where it can be used, else the CPU.
-        factory: Import path of the function that makes the model, where it is one of your own.
+        overlap: Share of a tile's side by which it overlaps the next one, in (0, 0.5].
+        class_ids: Number to write for each class; by default those of the checkpoint.
+        device: Such as "cpu" or "cuda"; "auto" is CUDA if it can be used, else the CPU.
+        factory: Import path of the function that makes the model, if it is one of your own.
     """
     predictor = Predictor.load(checkpoint, device, imported_factory(factory))
     print(describe_device(predictor.device))
@@ -66,7 +67,10 @@ def label(
 
 
 class _Terminated(BaseException):
-    """SIGTERM has come; as KeyboardInterrupt, no error that a job cleans up after."""
+    """SIGTERM was received.
+
+    Like KeyboardInterrupt, this is not an Exception, so that the work folder is kept.
+    """
 
 
 def _stop(number: int, frame: object) -> None:
@@ -74,5 +78,5 @@ def _stop(number: int, frame: object) -> None:
 
 
 def main() -> None:
-    """Reads the options: source and output by their place, all others by name."""
+    """Reads the options: source and output are positional, all others have names."""
     call(label, positional=("source", "output"))

@@ -1,8 +1,8 @@
-"""Options of the commands: files are checked before they are used, a mistake takes one line.
+"""Options of the commands, whose errors take one line.
 
-jsonargparse imports whatever class a configuration names before it looks at its type. A file may
-come from somebody else; so the names in it are compared with kpdeform's own classes first. Classes
-and functions of your own are given on the command line.
+jsonargparse imports every class that a configuration file names before it checks the type. Because
+a file may come from somebody else, the names in it are first compared with kpdeform's own classes.
+Classes and functions of your own can be given on the command line only.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _GROUPS = ("data", "model", "task", "trainer")
 
 
 def make_parser(description: str) -> Any:
-    """A parser whose errors :func:`read_options` reports."""
+    """Makes a parser whose errors :func:`read_options` reports."""
     parser = require("jsonargparse", "train").ArgumentParser
     return parser(description=description, exit_on_error=False, allow_abbrev=False)
 
@@ -42,8 +42,8 @@ def read_options(parser: Any) -> Any:
     """Parses the command line.
 
     Raises:
-        ValueError: An option is unknown or wrong, or a file names anything but kpdeform's own; the
-            message is one line.
+        ValueError: An option is unknown or wrong, or a configuration file names a class or function
+            that is not one of kpdeform's. The message is one line.
         OSError: A file cannot be read.
     """
     arguments = sys.argv[1:]
@@ -59,7 +59,7 @@ def instantiate(parser: Any, options: Any) -> Any:
     """Makes the objects that the options describe.
 
     Raises:
-        ValueError: A value is out of its bounds; the message is one line.
+        ValueError: A value is out of range; the message is one line.
     """
     try:
         return parser.instantiate(options)
@@ -71,8 +71,8 @@ def call(function: Callable[..., None], positional: Sequence[str] = ()) -> None:
     """Calls a function with the options of the command line.
 
     Args:
-        function: Its arguments are the options, its docstring explains them.
-        positional: Paths that are given by their place.
+        function: Its arguments are the options; its docstring is their help.
+        positional: Names of the arguments, all of them paths, that are positional.
     """
     parser = make_parser(function.__doc__.partition("\n")[0])
     for name in positional:
@@ -82,7 +82,7 @@ def call(function: Callable[..., None], positional: Sequence[str] = ()) -> None:
 
 
 def imported_factory(name: str | None) -> Factory | None:
-    """The function that the user has named on the command line; None for None.
+    """Imports the function that the user has named on the command line; None stays None.
 
     Raises:
         ValueError: There is no such function.
@@ -104,19 +104,19 @@ def imported_factory(name: str | None) -> Factory | None:
 
 
 def check_file(path: Path, place: tuple[str, ...] = ()) -> None:
-    """Refuses a configuration that names anything but classes and models of kpdeform.
+    """Checks that a configuration file names no classes and models but kpdeform's own.
 
     Args:
         path: YAML file.
-        place: Keys under which its content stands.
+        place: Keys of the option that the content of the file belongs to.
 
     Raises:
-        ValueError: It does, or is no YAML with a mapping.
+        ValueError: It names another class or model, or is not YAML with a mapping.
         OSError: It cannot be read.
     """
     try:
         content = read_config(path)
-    except ValueError as error:  # a mistake in YAML is told in several lines
+    except ValueError as error:  # the YAML parser reports errors in several lines
         raise ValueError(" ".join(str(error).split())) from error
     for keys, value in _texts(content, place):
         where = f"{path}: {'.'.join(keys)}"
@@ -136,7 +136,7 @@ def check_file(path: Path, place: tuple[str, ...] = ()) -> None:
 
 
 def _texts(content: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Every text in a configuration with the keys that lead to it; a key may be dotted."""
+    """Yields every text in a configuration with the keys that lead to it; keys may have dots."""
     if isinstance(content, Mapping):
         for key, value in content.items():
             yield from _texts(value, (*keys, *str(key).split(".")))
@@ -148,7 +148,7 @@ def _texts(content: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...
 
 
 def _files(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Options of the command line that read a file of further options."""
+    """Yields the options of the command line whose value is a file of further options."""
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         option, has_value, value = argument.partition("=")
         value = value if has_value else following
@@ -159,7 +159,7 @@ def _files(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _one_line(message: str, parser: Any) -> str:
-    """What jsonargparse says in several lines, and the option that was meant."""
+    """Joins the lines of a jsonargparse message, and suggests the option that was meant."""
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     skipped = (
         "Subtypes:", "Errors:", "Given value type:", "Does not validate", "Expected a <class 'None",

@@ -1,7 +1,7 @@
 """Training on the scenes of a data set, on whole shapes and on images.
 
-The run's folder gets config.yaml, git_hash.txt, metrics.csv, TensorBoard files, last.ckpt and,
-where validation is asked for, best.ckpt. A run that was killed goes on with --resume.
+The run's folder gets config.yaml, git_hash.txt, metrics.csv, TensorBoard files, last.ckpt and, with
+validation, best.ckpt. With --resume, a run that was stopped or killed continues from last.ckpt.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def classification() -> None:
 def images() -> None:
     """Trains a network with deformable convolutions that labels every pixel of an image.
 
-    The data is a folder with pairs of files, an image and a label image. The run's folder gets
-    offsets.png too: where the deformable layers sample the first validation image.
+    The data is a folder with pairs of files, an image and a label image. The run's folder also gets
+    offsets.png, which shows where the deformable layers sample the first validation image.
     """
     parser = _parser(
         "Trains a network with deformable convolutions that labels every pixel of an image.", 1000
@@ -77,7 +77,7 @@ def images() -> None:
 
 
 def _parser(description: str, max_steps: int = 10_000) -> Any:
-    """The options that every training has; data and network follow."""
+    """Makes a parser with the options of every training; those of data and network are added."""
     parser = make_parser(description)
     parser.add_argument("--config", action="config", help="YAML file with any of these options")
     parser.add_argument("--run", type=Path, required=True, help="folder of this run")
@@ -92,7 +92,7 @@ def _parser(description: str, max_steps: int = 10_000) -> Any:
 
 
 def _add_network(parser: Any, model: type, task: type, skip: set[str] = frozenset()) -> None:
-    """The options of the network, of its loss and optimizer, and of the trainer."""
+    """Adds the options of the network, of its loss and optimizer, and of the trainer."""
     parser.add_class_arguments(model, "model", skip=skip, instantiate=False, help="network")
     parser.add_class_arguments(
         task,
@@ -106,7 +106,11 @@ def _add_network(parser: Any, model: type, task: type, skip: set[str] = frozense
 
 
 def _network_of_points(data: Any, options: dict[str, Any]) -> tuple[nn.Module, ModelConfig]:
-    """The network for these data, whose levels they get to know, and what builds it again."""
+    """Builds the network for the data, and sets the data's pyramid to that of the network.
+
+    Returns:
+        The network, and the configuration that builds it again.
+    """
     config = ModelConfig(**options).complete(
         in_channels=len(data.features),
         num_classes=len(data.class_names),
@@ -114,7 +118,7 @@ def _network_of_points(data: Any, options: dict[str, Any]) -> tuple[nn.Module, M
     )
     model = config.build(None if config.own_factory else imported_factory(config.factory))
     data.pyramid_spec = model.pyramid_spec
-    data.train_batches()  # scenes that cannot be learned from are refused before a file is written
+    data.train_batches()  # refuses unusable scenes before any file is written
     return model, config
 
 
@@ -126,8 +130,8 @@ def _train(
     """Reads the options, makes data, network and trainer, and trains.
 
     Returns:
-        The run's folder, or None in the processes that do not write to it; the data module; the
-        trained network.
+        The run's folder, or None in a process that does not write to it (rank > 0); the data
+        module; and the trained network.
     """
     options = read_options(parser)
     _checks.count("--max_steps", "the number of steps", options.max_steps)
@@ -159,12 +163,12 @@ def _train(
 
 @contextmanager
 def _alone_in(run: Path) -> Iterator[None]:
-    """Holds the lock of the run's folder, which is made; an empty one is removed on an error."""
+    """Creates and locks the run's folder; after an error, the folder is removed if it is empty."""
     run.mkdir(parents=True, exist_ok=True)
     try:
         with lock(run / ".lock", f"the run {run}"):
             yield
     except BaseException:
-        with suppress(OSError):  # it holds files
+        with suppress(OSError):  # the folder is not empty
             run.rmdir()
         raise

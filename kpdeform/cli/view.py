@@ -5,8 +5,8 @@ r"""Shows the deformed kernels of a trained network on a scene, in a window or a
     python scripts/visualize_kernels.py --checkpoint runs/ign/last.ckpt --data tile.laz \
         --points "770562.5,6277601.0,31.2 object"
 
-Without --output a window opens that shows all deformable layers (key L) at the same points (keys N
-and B); the picture shows one layer.
+Without --output, a window opens. In it, key L changes the deformable layer, and keys N and B change
+the point. With --output, the picture shows one layer at all points.
 """
 
 from collections.abc import Sequence
@@ -64,13 +64,13 @@ def view(
         data: Folder of a prepared data set, or one point cloud file.
         output: PNG file to write; without it a window opens.
         split: Split of the data set.
-        scene: Name of the scene; the first one by default.
-        layer: Part of the name of the deformable layer to show; the first one by default.
-        points: Where to look, separated by blanks: floor, edge, object, clutter or coordinates
-            x,y,z of the file.
-        color_by: What the colours of the cloud mean.
-        device: Such as "cpu" or "cuda"; "auto" is CUDA where it can be used, else the CPU.
-        factory: Import path of the function that makes the model, where it is one of your own.
+        scene: Name of the scene; by default the first one.
+        layer: Part of the name of the deformable layer to show; by default the first one.
+        points: Points at which kernels are shown, separated by blanks. Each is floor, edge, object,
+            clutter or coordinates x,y,z of the file.
+        color_by: What the colours of the cloud show.
+        device: Such as "cpu" or "cuda"; "auto" is CUDA if it can be used, else the CPU.
+        factory: Import path of the function that makes the model, if it is one of your own.
     """
     predictor = Predictor.load(checkpoint, device, imported_factory(factory))
     print(describe_device(predictor.device))
@@ -101,7 +101,7 @@ def view(
 
 
 def open_scene(data: Path, split: str, name: str | None) -> MemoryScenes:
-    """One scene of a prepared data set."""
+    """Opens one scene of a prepared data set."""
     dataset = open_dataset(data)
     scenes = dataset.scenes(split)
     names = [scene.name for scene in scenes]
@@ -111,7 +111,7 @@ def open_scene(data: Path, split: str, name: str | None) -> MemoryScenes:
 
 
 def open_cloud(path: Path, predictor: Predictor) -> MemoryScenes:
-    """A point cloud file as a scene, labelled if it has a classification."""
+    """Reads a point cloud file as a scene, which has labels if the file has a classification."""
     cloud = read_cloud(path)
     names = [*predictor.file_features]
     names += [name for name in RGB if name in cloud.attributes and name not in names]
@@ -138,7 +138,10 @@ def open_cloud(path: Path, predictor: Predictor) -> MemoryScenes:
 def choose_crop(
     source: MemoryScenes, predictor: Predictor, points: Sequence[str], color_by: ColorBy
 ) -> PointBatch:
-    """A crop as in training: the one that holds the given places, else that of most classes."""
+    """Chooses a crop like those of the training.
+
+    It is the crop nearest to the given coordinates; among equals, the one with most classes.
+    """
     extra = [n for n in RGB if color_by == "color" and n not in predictor.features]
     whole = not np.isfinite(predictor.tiles.size)
     crops = SceneDataset(
@@ -149,7 +152,7 @@ def choose_crop(
         crop="none" if whole else "sphere" if predictor.tiles.dimensions == 3 else "cylinder",
         radius=None if whole else predictor.tiles.size / 2,
         sampling="coverage",
-        max_points=1,  # every crop is a batch of its own
+        max_points=1,  # so that every crop is a batch of its own
     )
     places = [place for place in map(coordinates, points) if place is not None]
 
@@ -173,7 +176,7 @@ def find_layer(layers: list[LayerDeformation], name: str | None) -> LayerDeforma
 def find_places(
     layer: LayerDeformation, batch: PointBatch, points: Sequence[str], class_names: Sequence[str]
 ) -> list[tuple[str, torch.Tensor]]:
-    """Titles and positions of what ``points`` ask for."""
+    """Title and position ``(3,)``, relative to the crop, of every point to show."""
     choices = choose_queries(
         layer, cloud=batch.points, labels=batch.labels, class_names=class_names
     )
@@ -203,7 +206,7 @@ def coordinates(point: str) -> torch.Tensor | None:
 def color_cloud(
     batch: PointBatch, logits: torch.Tensor, predictor: Predictor, color_by: ColorBy
 ) -> tuple[np.ndarray, tuple[tuple[str, tuple[float, float, float]], ...]]:
-    """Colours of the batch's points and, for classes, their legend."""
+    """Colours ``(N, 3)`` in [0, 1] of the batch's points and, for classes, a legend."""
     if color_by == "height":
         return by_height(batch.points), ()
     if color_by == "color":
@@ -218,7 +221,7 @@ def color_cloud(
 
 
 def main() -> None:
-    """Reads the options, all by name."""
+    """Reads the options, all of which have names."""
     try:
         call(view)
     except RuntimeError as error:  # such as a window that no display can show

@@ -1,4 +1,8 @@
-"""From scanned files to batches: readers, the scene format, crops, transforms and pyramids."""
+"""Everything between a point cloud file and a network.
+
+This package reads point cloud files, defines the scene format of prepared data sets, cuts scenes
+into crops, augments crops, and builds the multi-level pyramids that networks take as input.
+"""
 
 from kpdeform.data import transforms
 from kpdeform.data.batch import PointBatch, Sample

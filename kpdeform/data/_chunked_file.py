@@ -1,4 +1,4 @@
-"""What files have in common that are read in parts and copied with another classification."""
+"""The interface of files that are read in parts and copied with new classifications."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from kpdeform._files import replace
 from kpdeform.data.fields import COLORS, ColorRange, Fields, usual_names
 
 CHUNK = 500_000  # points read at a time
-# labels(start, stop) gives the classification of these points.
+# labels(start, stop) returns the classification of the points from row start to row stop.
 Labels = Callable[[int, int], np.ndarray]
 
 
 class ChunkedFile(ABC):
-    """A file of points, opened; its header has been checked against the file's size.
+    """A point cloud file whose header has been read and checked against the file's size.
 
     Attributes:
         path: The file.
         num_points: Number of points.
-        names: The file's names of its columns, ``x``, ``y`` and ``z`` among them.
-        highest_label: Largest classification that the file can hold.
+        names: Names of the columns in the file, including ``x``, ``y`` and ``z``.
+        highest_label: Largest classification that the file can store.
     """
 
     path: Path
@@ -36,7 +36,7 @@ class ChunkedFile(ABC):
 
     @abstractmethod
     def parts(self, names: Iterable[str]) -> Iterator[Fields]:
-        """Yields these columns, named as in the file, of about ``CHUNK`` points at a time.
+        """Yields the columns ``names``, as named in the file, for about ``CHUNK`` points at a time.
 
         Raises:
             ValueError: The file is truncated or corrupt.
@@ -44,22 +44,31 @@ class ChunkedFile(ABC):
 
     @abstractmethod
     def write(self, path: Path, labels: Labels) -> None:
-        """Copies the file to ``path``, atomically, with other classifications."""
+        """Copies the file to ``path`` with new classifications; ``path`` is replaced atomically.
+
+        Args:
+            path: File to write.
+            labels: Called as ``labels(start, stop)`` for the classifications of consecutive rows.
+
+        Raises:
+            ValueError: A classification is negative or above ``highest_label``, or the file is
+                truncated or corrupt.
+        """
 
     def read(self) -> Fields:
-        """All columns of all points, named as in the file."""
+        """Reads all columns of all points; they are named as in the file."""
         parts = list(self.parts(self.names))
         return {name: np.concatenate([part[name] for part in parts]) for name in self.names}
 
     def chunks(self, names: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields points ``(n, 3)`` float64 and the columns ``names`` ``(n, F)`` float32.
+        """Yields points ``(n, 3)`` float64 and the columns ``names``, ``(n, F)`` float32.
 
-        Names are those of :func:`kpdeform.data.read_cloud`. Colours are brought to 0 to 1,
-        everything else, coordinates included, is in the unit of the file.
+        Names are those of :func:`kpdeform.data.read_cloud`. Colours are scaled to 0 to 1. All other
+        values, including coordinates, have the unit of the file.
 
         Raises:
-            ValueError: The file has no such column, is truncated or corrupt, or one of the values
-                is NaN or infinite; the message counts them.
+            ValueError: The file has no such column, is truncated or corrupt, or contains NaN or
+                infinite values, which the message counts.
         """
         check_names(self.path, names, list(self._columns))
         wanted = [self._columns[name] for name in (*"xyz", *names)]
@@ -77,7 +86,7 @@ class ChunkedFile(ABC):
 
     @cached_property
     def _columns(self) -> dict[str, str]:
-        """Names in the file, by the names that kpdeform gives them."""
+        """The file's name of each column, by the name that kpdeform uses for it."""
         return {usual: name for name, usual in usual_names(self.names).items()}
 
     @cached_property
@@ -98,7 +107,7 @@ class ChunkedFile(ABC):
 
 
 def not_finite(path: str | Path, counts: dict[str, int], num_points: int) -> ValueError:
-    """The error of a file in which some values are NaN or infinite."""
+    """The error for a file in which some values are NaN or infinite."""
     bad = ", ".join(f"{name} ({count} points)" for name, count in counts.items() if count)
     return ValueError(
         f"{path}: NaN or infinite values in {bad} of {num_points} points; remove these points or "
@@ -107,7 +116,7 @@ def not_finite(path: str | Path, counts: dict[str, int], num_points: int) -> Val
 
 
 def check_names(path: Path, names: Sequence[str], known: Sequence[str]) -> None:
-    """Refuses a file that lacks a column.
+    """Checks that a file has all columns that a model needs.
 
     Raises:
         ValueError: The file has no column of one of these names.
@@ -119,7 +128,10 @@ def check_names(path: Path, names: Sequence[str], known: Sequence[str]) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file to write that takes the place of ``path`` at the end; an error leaves nothing."""
+    """Yields a temporary file to write, which replaces ``path`` at the end.
+
+    After an error the temporary file is removed and ``path`` is as before.
+    """
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     try:
         yield partial
@@ -130,10 +142,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def check_class_ids(ids: np.ndarray, highest: int) -> None:
-    """Refuses numbers that the file cannot hold as a classification.
+    """Checks that a file can store these classifications.
 
     Raises:
-        ValueError: One is below 0 or above ``highest``.
+        ValueError: A number is below 0 or above ``highest``.
     """
     if len(ids) and (ids.min() < 0 or ids.max() > highest):
         raise ValueError(
@@ -142,7 +154,7 @@ def check_class_ids(ids: np.ndarray, highest: int) -> None:
 
 
 def copy_bytes(source: BinaryIO, target: BinaryIO, count: int) -> None:
-    """Copies the next ``count`` bytes, or as many as there are."""
+    """Copies the next ``count`` bytes, or fewer if the source ends before."""
     while count > 0 and (data := source.read(min(count, 1 << 20))):
         target.write(data)
         count -= len(data)

@@ -1,7 +1,7 @@
-"""Where the pieces of a LAS or LAZ file lie, checked against the file's size.
+"""Finds where the parts of a LAS or LAZ file lie, and checks them against the file's size.
 
-Readers of LAS believe the numbers of a header: they allocate, loop or abort when these are wrong.
-So everything that says how much there is of something is checked here before they see the file.
+Libraries that read LAS trust the counts and sizes in a header: if these are wrong, they allocate
+huge arrays, loop for a long time or abort. This module checks all of them first.
 
 Sources: LAS 1.4 R15, https://github.com/ASPRSorg/LAS; the LAZ specification of
 https://github.com/LASzip/LASzip (sections on the LASzip VLR, the chunk table and layered chunks).
@@ -15,15 +15,15 @@ from typing import BinaryIO
 
 _HEADER_SIZES = {0: 227, 1: 227, 2: 227, 3: 235, 4: 375, 5: 393}  # by minor version
 _POINT_SIZES = (20, 28, 26, 34, 57, 63, 30, 36, 38, 59, 67)  # by point format
-_VARIABLE = 0xFFFFFFFF  # chunk size of a file whose chunk table counts the points of each chunk
-# LAZ items: bytes of a record, and layers of a chunk where the point formats 6 to 10 have them.
+_VARIABLE = 0xFFFFFFFF  # chunk size in a file whose chunk table has the number of points per chunk
+# For LAZ items: bytes of a record, and number of layers of a chunk for the point formats 6 to 10.
 _ITEM_SIZES = {6: 20, 7: 8, 8: 6, 9: 29, 10: 30, 11: 6, 12: 8, 13: 29}
 _LAYERS = {10: 9, 11: 1, 12: 2, 13: 1}
 
 
 @dataclass(frozen=True)
 class Record:
-    """A variable length record, extended or not; it lies from ``start`` to ``stop``."""
+    """A variable length record or extended one, which occupies bytes ``start`` to ``stop``."""
 
     user_id: str
     record_id: int
@@ -34,19 +34,19 @@ class Record:
 
 @dataclass(frozen=True)
 class LasLayout:
-    """The pieces of a file.
+    """The parts of a file.
 
     Attributes:
-        size: Bytes of the file.
-        minor: Minor version, 0 to 5.
-        points_start: Where the points begin.
-        record_length: Bytes of a point.
+        size: Size of the file in bytes.
+        minor: Minor version of LAS, 0 to 5.
+        points_start: Byte at which the points begin.
+        record_length: Size of a point in bytes, uncompressed.
         num_points: Number of points.
-        point_format: 0 to 10.
-        vlrs: Records before the points.
-        evlrs: Extended records behind the points.
+        point_format: Point format, 0 to 10.
+        vlrs: Variable length records, which precede the points.
+        evlrs: Extended variable length records, which follow the points.
         laszip: Content of the LASzip record, or None if the points are not compressed.
-        largest_chunk: Points that the largest chunk of a compressed file claims to have.
+        largest_chunk: Number of points of the largest chunk, according to the chunk table.
     """
 
     size: int
@@ -65,7 +65,7 @@ def read_layout(file: BinaryIO) -> LasLayout:
     """Reads the header and the headers of the records.
 
     Raises:
-        ValueError: It is no LAS file, or a number in it cannot be true for a file of this size.
+        ValueError: It is not a LAS file, or a number in it is impossible for a file of this size.
     """
     size = file.seek(0, 2)
     header = _read(file, 0, min(size, 393))
@@ -161,23 +161,23 @@ def _laszip(file: BinaryIO, vlrs: tuple[Record, ...], length: int) -> bytes:
 
 
 def _items(laszip: bytes) -> tuple[int, list[tuple[int, int, int]]]:
-    """Number of items, and type, size and version of each."""
+    """The number of items in a LASzip record, and the type, size and version of each item."""
     (count,) = struct.unpack("<H", laszip[32:34])
     return count, list(struct.iter_unpack("<HHH", laszip[34 : 34 + 6 * (min(count, 1000))]))
 
 
 def _check_chunks(file: BinaryIO, layout: LasLayout, laszip: bytes) -> int:
-    """Compares the chunk table with the file and the layers of every chunk with its length.
+    """Checks the chunk table against the file, and the layers of every chunk against its length.
 
     Returns:
-        Points of the largest chunk, as the table claims.
+        Number of points of the largest chunk, according to the table.
     """
     from kpdeform._optional import require
 
     lazrs = require("lazrs", "io")
     start = layout.points_start + 8
     (table,) = struct.unpack("<q", _read(file, layout.points_start, 8))
-    if table == -1:  # written by a stream: the place is told by the last bytes of the file
+    if table == -1:  # a streaming writer puts the table's position into the last bytes of the file
         (table,) = struct.unpack("<q", _read(file, layout.size - 8, 8))
     if not start <= table <= layout.size - 8:
         raise ValueError(f"the chunk table should be at byte {table} of {layout.size}")
@@ -216,7 +216,8 @@ def _check_chunks(file: BinaryIO, layout: LasLayout, laszip: bytes) -> int:
 def _check_layers(file: BinaryIO, start: int, length: int, point: int, layers: int) -> int:
     """Checks a chunk of the point formats 6 to 10 and returns its number of points.
 
-    It is one raw point, the number of points, the length of every layer, and the layers.
+    Such a chunk consists of one raw point, the number of points, the length of every layer, and the
+    layers.
     """
     head = point + 4 + 4 * layers
     if length < head:

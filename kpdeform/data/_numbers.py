@@ -1,4 +1,4 @@
-"""Rows of numbers in text, as PLY, PCD and plain text files have them."""
+"""Parses rows of numbers in PLY, PCD and plain text files."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def parse_numbers(
     """Parses rows of ``num_columns`` numbers; empty cells become NaN.
 
     Args:
-        lines: Rows; none of them is blank.
-        num_columns: Values in each row.
-        delimiter: What separates them; None for blanks and tabs.
-        decimal_comma: Whether the decimals come after a comma.
-        line_numbers: Line number of every row, for errors.
+        lines: Rows, none of which is blank.
+        num_columns: Number of values in each row.
+        delimiter: Character between the values; None for blanks and tabs.
+        decimal_comma: Whether the decimal separator is a comma.
+        line_numbers: Line number of every row, for error messages.
 
     Returns:
         ``(len(lines), num_columns)`` float64.
@@ -35,7 +35,7 @@ def parse_numbers(
     """
     if not lines or num_columns == 0:
         return np.empty((len(lines), num_columns))
-    try:  # in C, where there is nothing odd about any row
+    try:  # the fast parser of NumPy, which accepts regular rows only
         if any("_" in line for line in lines):
             raise ValueError("NumPy takes 1_0 for 10")
         plain = [line.replace(",", ".") for line in lines] if decimal_comma else lines
@@ -63,7 +63,7 @@ def parse_numbers(
 
 
 def split_line(line: str, delimiter: str | None) -> list[str]:
-    """Splits a row into its values, without quotes and blanks around them."""
+    """Splits a row into its values, and strips quotes and blanks around them."""
     if '"' in line:
         if delimiter is None:
             return [
@@ -78,10 +78,12 @@ def split_line(line: str, delimiter: str | None) -> list[str]:
 
 
 def to_number(cell: str, decimal_comma: bool = False) -> float:
-    """Reads a number as Python, Fortran (1.0D3) and MSVC (1.#QNAN) write it.
+    """Parses a number as written by Python, Fortran (1.0D3) or MSVC (1.#QNAN).
+
+    Empty cells and common marks of missing values become NaN.
 
     Raises:
-        ValueError: It is not a number.
+        ValueError: The cell is not a number.
     """
     text = cell.lower()
     if text in _MISSING:
@@ -106,10 +108,10 @@ def _hint(cell: str) -> str:
 
 
 def cast_numbers(column: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
-    """Numbers of a text as the type that the header gives them; "128.0" is a whole number.
+    """Converts parsed numbers to the type in the file's header, rounding for an integer type.
 
     Raises:
-        ValueError: The type is of whole numbers and cannot hold one of the values.
+        ValueError: The type is an integer type and a value is outside its range or NaN.
     """
     if dtype.kind == "f":
         with np.errstate(over="ignore"):

@@ -1,4 +1,4 @@
-"""NPY and NPZ files; what their headers claim is compared with the file before it is allocated."""
+"""Reads NPY and NPZ files, whose sizes are checked before memory is allocated for them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ _BOMB_BYTES, _BOMB_RATIO = 1 << 30, 200
 
 
 def read_npy(path: Path, columns: Sequence[str] | None = None) -> Fields:
-    """Reads an array ``(N, columns)`` or one with named fields.
+    """Reads an array of shape ``(N, columns)``, or a structured array.
 
     Raises:
-        ValueError: It has another shape, holds objects, or is larger than its file.
+        ValueError: The array has another shape, holds Python objects, or claims to be larger than
+            its file.
     """
     with path.open("rb") as file:
         _check_header(file, path.stat().st_size)
@@ -36,10 +37,14 @@ def read_npy(path: Path, columns: Sequence[str] | None = None) -> Fields:
 
 
 def read_npz(path: Path, columns: Sequence[str] | None = None) -> Fields:
-    """Reads an archive of arrays; x, y and z are arrays, or columns of one of ``_POINT_KEYS``.
+    """Reads an archive of arrays.
+
+    x, y and z are either three arrays, or the first columns of an array whose name is in
+    ``_POINT_KEYS``.
 
     Raises:
-        ValueError: It holds no coordinates or objects, or claims more than it holds.
+        ValueError: The archive has no coordinates, holds Python objects, or an array claims to be
+            larger than its file.
     """
     with zipfile.ZipFile(path) as archive:
         _check_members(path, archive)
@@ -51,7 +56,8 @@ def read_npz(path: Path, columns: Sequence[str] | None = None) -> Fields:
     named = _name_columns(key, arrays.pop(key), columns) if key else {}
     fields = named | _flat(arrays)
     num_points = next((len(v) for name, v in fields.items() if canonical_name(name) == "x"), 0)
-    # Arrays of another length are about the file as a whole, unless their name says otherwise.
+    # An array of another length describes the file as a whole and is left out. An array with a
+    # known name, such as classification, is kept, so that its wrong length is reported.
     return {
         name: v
         for name, v in fields.items()
@@ -60,7 +66,7 @@ def read_npz(path: Path, columns: Sequence[str] | None = None) -> Fields:
 
 
 def _check_header(file, size: int) -> None:
-    """Refuses an array that claims another size than its file has, before it is allocated."""
+    """Refuses an array that claims to be larger than its file, before memory is allocated."""
     version = npy.read_magic(file)
     if version not in ((1, 0), (2, 0), (3, 0)):
         raise ValueError(f"NPY version {version} is not known")
@@ -101,7 +107,7 @@ def _name_columns(what: str, array: np.ndarray, columns: Sequence[str] | None) -
 
 
 def _flat(arrays: Fields) -> Fields:
-    """Splits arrays of several columns: colours and normals by name, the rest numbered."""
+    """Splits arrays of several columns; columns other than colours and normals are numbered."""
     fields: Fields = {}
     for name, values in arrays.items():
         if values.ndim == 1:

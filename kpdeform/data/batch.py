@@ -1,4 +1,4 @@
-"""Clouds on their way to a network: one crop with named features, and a packed batch of them."""
+"""The input of a network: :class:`Sample` is one cloud, :class:`PointBatch` a packed batch."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from torch import Tensor
 
 @dataclass
 class Sample:
-    """One cloud: a crop of a scene or a whole shape. Transforms take and return it.
+    """One cloud, which is a crop of a scene or a whole shape. Transforms take and return it.
 
     Attributes:
         points: ``(N, 3)`` float32, relative to ``origin``.
         features: ``(N, C)`` float32.
-        feature_names: C column names; transforms find colours and normals by them.
-        labels: ``(N,)`` int64 with -1 ignored, a 0-d int64 tensor for the whole cloud, or None.
-        origin: ``(3,)`` float64; world is ``points + origin`` before any transform.
-        indices: ``(N,)`` int64 rows of the thinned scene, to bring predictions back, or None.
-        scene: Number of the scene in its data set.
-        weights: ``(N,)`` float32, how much a prediction counts where crops overlap, or None.
+        feature_names: Names of the C columns, by which transforms find colours and normals.
+        labels: Class of every point, ``(N,)`` int64, where -1 is ignored; or the class of the whole
+            cloud, a 0-d int64 tensor; or None.
+        origin: ``(3,)`` float64. Before any transform, world coordinates are ``points + origin``.
+        indices: Row of every point in the thinned scene, ``(N,)`` int64, which maps predictions
+            back to the scene; or None.
+        scene: Index of the scene in its data set.
+        weights: Weight of every point's prediction where crops overlap, ``(N,)`` float32, or None.
     """
 
     points: Tensor
@@ -34,7 +36,7 @@ class Sample:
     weights: Tensor | None = None
 
     def columns(self, *names: str) -> list[int] | None:
-        """Returns the feature columns with these names, or None unless all of them are there."""
+        """Returns the indices of the feature columns ``names``, or None if one is missing."""
         if not set(names) <= set(self.feature_names):
             return None
         return [self.feature_names.index(name) for name in names]
@@ -47,12 +49,14 @@ class PointBatch:
     Attributes:
         points: ``(N, 3)`` float32 (float64 is accepted everywhere), relative to the cloud's origin.
         features: ``(N, C)`` float32.
-        lengths: ``(B,)`` int64, rows of each cloud; 0 is legal.
-        labels: ``(N,)`` int64 with -1 ignored, ``(B,)`` where whole clouds are classified, or None.
-        origins: ``(B, 3)`` float64; world is ``points + origins`` before any transform.
-        indices: ``(N,)`` int64 rows of the thinned scene each point comes from, or None.
-        scenes: ``(B,)`` int64 number of the scene of each cloud, or None.
-        weights: ``(N,)`` float32 blending weights of overlapping crops, or None.
+        lengths: Number of rows of each cloud, ``(B,)`` int64; 0 is legal.
+        labels: Class of every point, ``(N,)`` int64, or of every cloud, ``(B,)`` int64, where -1 is
+            ignored; or None.
+        origins: ``(B, 3)`` float64. Before any transform, the world coordinates of a cloud are its
+            points plus its row of ``origins``.
+        indices: Row of every point in its thinned scene, ``(N,)`` int64, or None.
+        scenes: Index of the scene of each cloud, ``(B,)`` int64, or None.
+        weights: Blending weights of overlapping crops, ``(N,)`` float32, or None.
 
     Raises:
         ValueError: The tensors disagree in their number of rows or clouds.
@@ -82,7 +86,8 @@ class PointBatch:
                 "PointBatch: lengths must be (B,) int64, got "
                 f"{tuple(self.lengths.shape)} {self.lengths.dtype}"
             )
-        # Reading lengths would wait for a GPU, where batches come from the CPU, checked.
+        # Reading `lengths` on a GPU would synchronise with it. Batches are made on the CPU, where
+        # they have been checked.
         if self.lengths.device.type == "cpu":
             _check_lengths(self.lengths, num_points)
         for name in ("features", "indices", "weights"):
@@ -110,7 +115,7 @@ class PointBatch:
 
     @staticmethod
     def collate(samples: Sequence[Sample]) -> PointBatch:
-        """Packs samples into one batch; what is None in any of them is None in the batch.
+        """Packs samples into one batch. A field that is None in any sample is None in the batch.
 
         Raises:
             ValueError: There are no samples, or their feature columns differ.

@@ -1,7 +1,8 @@
-"""Opens LAS, LAZ and PLY files to read them in parts and to copy them with a classification put in.
+"""Opens LAS, LAZ and PLY files, to read them in parts and to copy them with new classifications.
 
-A copy changes nothing but the classification. Every other field, the header, variable length
-records, comments, further PLY elements and the order of the points are copied, not re-encoded.
+A copy differs from its source in the classification only: all other fields, the header, variable
+length records, comments, further PLY elements and the order of the points are the same. The one
+exception is a COPC file, whose copy is a plain LAZ file without the COPC index.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def open_cloud_file(path: str | Path) -> ChunkedFile:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is of another kind, or its header is damaged.
+        ValueError: The file has another format, or its header is damaged.
     """
     path = Path(path)
     if not path.is_file():

@@ -1,9 +1,15 @@
 """Input columns: how the features of a network are made from a cloud, in training and labelling.
 
-A column is a feature of the data set or file, or one of ``FROM_POSITIONS``: "ones"; "height", which
-counts from the floor, the height that 1 % of the whole thinned cloud lie below; and "x", "y", "z",
-which count from the origin of a crop or tile. If all of "nx", "ny", "nz" are asked for, they are
-made unit vectors again, since the mean of unit vectors in a cell is shorter than 1.
+A column is either a feature of the data set or file, or one of ``FROM_POSITIONS``, which are
+computed from the positions of the points:
+
+* "ones" is the constant 1;
+* "height" is z above the floor, where the floor is the 1 % quantile of z over the whole thinned
+  cloud;
+* "x", "y" and "z" are coordinates relative to the origin of the crop or tile.
+
+If all of "nx", "ny" and "nz" are asked for, normals are normalised to length 1 again, because the
+mean of several unit vectors in a grid cell is shorter than 1.
 """
 
 from __future__ import annotations
@@ -30,11 +36,12 @@ def input_columns(
     """Makes the input columns of a thinned cloud.
 
     Args:
-        names: Names of the columns, in their order.
+        names: Names of the columns, in the order of the result.
         points: ``(N, 3)`` float32.
-        floor: The z of ``points`` that "height" counts from; see :func:`floor_of`.
-        features: ``(N, F)`` float32, features of the data set or file.
-        feature_names: Their names; every name that is not in ``FROM_POSITIONS`` must be here.
+        floor: The z coordinate at which "height" is 0; see :func:`floor_of`.
+        features: Features of the data set or file, ``(N, F)`` float32.
+        feature_names: Names of the columns of ``features``. They must include every name in
+            ``names`` that is not in ``FROM_POSITIONS``.
 
     Returns:
         ``(N, len(names))`` float32.
@@ -49,34 +56,34 @@ def input_columns(
 
 
 def from_file(names: Iterable[str]) -> list[str]:
-    """Those of the columns that a file or scene must bring; the others are made from positions."""
+    """The columns that a file or scene must contain; all others are computed from positions."""
     return [name for name in names if name not in FROM_POSITIONS]
 
 
 def stored_features(features: np.ndarray) -> np.ndarray:
-    """Features of a scene as float32; whole numbers 0 to 255 stand for 0 to 1."""
+    """Features of a scene as float32; uint8 values 0 to 255 are converted to 0 to 1."""
     values = np.array(features, np.float32)  # a copy: the file may be mapped read-only
     return values / np.float32(255) if features.dtype == np.uint8 else values
 
 
 def scaled(features: np.ndarray, names: Sequence[str], scales: Mapping[str, float]) -> np.ndarray:
-    """Values of a file divided by their scales, ``(N, F)``; a column without a scale stays."""
+    """Divides the columns of ``features`` ``(N, F)`` by their scales; the default scale is 1."""
     return features / np.array([scales.get(name, 1.0) for name in names], np.float32)
 
 
 def floor_of(points: Tensor) -> Tensor:
-    """Height that 1 % of the points ``(N, 3)`` lie below: stray points far below do not move it."""
+    """The 1 % quantile of z of the points ``(N, 3)``, which ignores a few stray points below."""
     if not len(points):
         return torch.zeros(())
     return points[:, 2].kthvalue(1 + len(points) // 100).values
 
 
 def floor_of_parts(parts: Iterable[Tensor], step: float) -> float:
-    """As :func:`floor_of`, to half a step, for a cloud that comes in parts.
+    """Approximates :func:`floor_of`, within half a ``step``, for a cloud that arrives in parts.
 
     Args:
         parts: Points ``(n, 3)`` of each part.
-        step: Width of the bins that heights are counted in.
+        step: Bin width of the histogram of z, in the unit of the points.
     """
     heights: Counter[int] = Counter()
     for points in parts:

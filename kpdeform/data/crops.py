@@ -1,4 +1,4 @@
-"""Where crops are taken and which points they hold."""
+"""Chooses the centres of crops and finds the points within them."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Literal
 import numpy as np
 
 Shape = Literal["sphere", "cylinder"]
-Center = tuple[int, np.ndarray]  # number of the cloud, (3,) float32
+Center = tuple[int, np.ndarray]  # index of the cloud, position (3,) float32
 
 
 def num_axes(shape: Shape) -> int:
-    """Axes in which distance counts: a cylinder does not look at the height."""
+    """Number of axes that distances are measured in; a cylinder ignores z."""
     return 3 if shape == "sphere" else 2
 
 
 class CropIndex:
     """Finds the points of a cloud within a fixed radius of any centre, in well under a millisecond.
 
-    Points are filed under the cells of a grid over the ground plane, a quarter of the radius wide,
-    so that a query reads a few contiguous runs and tests them exactly.
+    Points are sorted by the cells of a grid over the ground plane, whose cells are a quarter of the
+    radius wide. A query therefore reads a few contiguous runs of points and tests each point.
 
     Args:
         points: ``(N, 3)`` float32.
@@ -48,10 +48,11 @@ class CropIndex:
         """Returns the rows closer than the radius, ascending, and their squared distances.
 
         Args:
-            center: ``(3,)``; the height of a cylinder's centre does not matter.
+            center: ``(3,)``; its z is ignored for a cylinder.
 
         Returns:
-            Rows int64 and squared distances float32, in the ground plane for a cylinder.
+            Rows ``(n,)`` int64 and squared distances ``(n,)`` float32. For a cylinder, distances
+            are measured in the ground plane.
         """
         if not len(self._keys):
             return np.zeros(0, np.int64), np.zeros(0, np.float32)
@@ -71,7 +72,7 @@ class CropIndex:
 
 
 def blending_weights(squared: np.ndarray, radius: float) -> np.ndarray:
-    """Tukey's weight (1 - d²/R²)²: 1 in the middle of a crop, 0 at its rim."""
+    """Tukey's biweight (1 - d²/R²)², which is 1 at the centre of a crop and 0 at its boundary."""
     return np.square(np.maximum(0, 1 - squared / np.float32(radius) ** 2))
 
 
@@ -94,7 +95,7 @@ def balanced_centers(
 
     Args:
         clouds: ``(N_i, 3)`` points of each cloud.
-        rows_of_class: Per class that occurs, its rows in the clouds put one after the other.
+        rows_of_class: For each class that occurs, its rows in the concatenation of all clouds.
         radius: Radius of the crops.
         rng: Source of randomness.
     """
@@ -105,10 +106,11 @@ def balanced_centers(
 
 
 def potential_centers(coarse: Sequence[CropIndex], rng: np.random.Generator) -> Iterator[Center]:
-    """Endless centres where the fewest crops have been, so that all places are visited evenly.
+    """Endless centres that visit all places evenly.
 
-    Every coarse point carries a potential that starts at a small random value. The lowest one is
-    the next centre; the crop then adds Tukey's weight to the potentials within it.
+    Every coarse point has a potential, which starts at a small random value. The point of lowest
+    potential is the next centre. Each crop then adds Tukey's weight to the potentials of the coarse
+    points within it, so that places with few crops so far come next.
 
     Args:
         coarse: Index of the coarse points of each cloud.
@@ -145,7 +147,7 @@ def covering_centers(
 
 
 def _unique_rows(cells: np.ndarray) -> np.ndarray:
-    """Renumbers axis by axis, so that keys fit into int64 however far apart the cells are."""
+    """Unique rows, found axis by axis so that keys fit into int64 however far apart cells are."""
     keys = np.zeros(len(cells), np.int64)
     for axis in range(cells.shape[1]):
         span = cells[:, axis].max(initial=0) + 1
@@ -165,6 +167,9 @@ def _center_at(
 
 
 def _jitter(radius: float, rng: np.random.Generator) -> np.ndarray:
-    """Gaussian of R/10, at most R/2 along an axis: the point aimed at stays within the crop."""
+    """A random shift of a centre with standard deviation R/10 per axis.
+
+    It is limited to R/2 per axis, so that the chosen point stays within the crop.
+    """
     noise = np.clip(rng.normal(0, radius / 10, 3), -radius / 2, radius / 2)
     return noise.astype(np.float32)

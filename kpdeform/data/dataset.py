@@ -25,13 +25,13 @@ Sampling = Literal["potential", "balanced", "random", "coverage"]
 
 @dataclass
 class ThinScene:
-    """A scene as the network sees it.
+    """A scene after grid subsampling, with one point per grid cell.
 
     Attributes:
-        points: ``(N, 3)`` float32, relative to ``origin``, one per grid cell.
-        features: ``(N, C)`` float32; a crop has its own columns x, y, z.
-        labels: ``(N,)`` int64 with -1 ignored, or None.
-        origin: ``(3,)`` float64.
+        points: ``(N, 3)`` float32, relative to ``origin``.
+        features: ``(N, C)`` float32. Columns x, y and z are replaced in every crop.
+        labels: ``(N,)`` int64, where -1 is ignored, or None.
+        origin: ``(3,)`` float64 world coordinates.
     """
 
     points: Tensor
@@ -44,33 +44,36 @@ class SceneDataset(Dataset[PointBatch]):
     """Batches of crops from the scenes of a split, thinned to a grid.
 
     Every item is a whole :class:`PointBatch`: use ``DataLoader(dataset, batch_size=None)``.
-    The crops of an epoch and their packing into batches are planned from ``(seed, epoch)`` alone:
-    any number of workers or processes sees the same batches, each taking its share.
+    The crops of an epoch and their packing into batches depend on ``(seed, epoch)`` only. All
+    workers and processes therefore plan the same batches, of which each takes its share.
 
     Args:
-        root: Folder of a prepared data set, or the data set itself, also one in memory.
-        split: Such as ``"train"``.
-        cell_size: Grid step that scenes are thinned to, in metres; one point per cell remains.
-        features: Columns of the batch's features: ``"ones"``, ``"height"`` above
-            the lowest 1 % of the thinned scene, ``"x"``, ``"y"``, ``"z"`` relative to the crop's
-            origin (its centre; in a cylinder at the height of its lowest 1 %), and the data set's
-            own.
+        root: Folder of a prepared data set, an opened :class:`SceneFolder`, or
+            :class:`MemoryScenes`.
+        split: Name of the split, such as ``"train"``.
+        cell_size: Cell size of the grid subsampling, in the unit of the data set (usually metres).
+            One point per cell remains.
+        features: Columns of the batch's features. Besides the features of the data set there are
+            ``"ones"``; ``"height"``, which is z above the 1 % quantile of z in the thinned scene;
+            and ``"x"``, ``"y"``, ``"z"`` relative to the crop's origin. The origin is the centre of
+            the crop; for a cylinder, its z is the 1 % quantile of z in the crop.
         crop: ``"sphere"``, vertical ``"cylinder"``, or ``"none"`` for whole scenes.
-        radius: Radius of the crops, in metres.
-        sampling: Where crops are taken. ``"potential"`` visits all places evenly,
-            ``"balanced"`` all classes, ``"random"`` all points. ``"coverage"`` is for inference:
-            regular crops that overlap and hold every point. Whole scenes come shuffled, or in
-            their order for ``"coverage"``.
-        max_points: Points of a batch. A larger crop keeps what is nearest to its centre; with
-            coverage it stays whole, as a batch of its own.
-        batches_per_epoch: Length of an epoch in training; coverage takes as many as it needs.
+        radius: Radius of the crops, in the unit of the data set.
+        sampling: How the centres of crops are chosen. ``"potential"`` visits all places evenly,
+            ``"balanced"`` all classes and ``"random"`` all points. ``"coverage"`` is for inference:
+            overlapping crops on a regular grid, which together hold every point. Whole scenes are
+            shuffled, except with ``"coverage"``, which keeps their order.
+        max_points: Largest number of points of a batch. Of a larger crop, the points nearest to
+            its centre are kept; with ``"coverage"``, it stays whole and is a batch of its own.
+        batches_per_epoch: Number of batches of an epoch; ignored with ``"coverage"``, whose number
+            of batches follows from the scenes.
         transform: Applied to every crop, see :mod:`kpdeform.data.transforms`.
-        seed: Seed of plan and transforms.
-        reach: With coverage, each point is within this fraction of the radius of a centre.
+        seed: Seed of the plan and of the transforms.
+        reach: With ``"coverage"``, every point is within ``reach * radius`` of a centre.
 
     Raises:
         ValueError: An argument is out of its range, or the split holds no points.
-        FileNotFoundError: The data set is not there, or its preparation did not finish.
+        FileNotFoundError: The data set does not exist, or its preparation did not finish.
 
     Source: Thomas et al. 2019, arXiv:1904.08889, supplementary B (crops, potentials).
     Deviation: batches are packed to a fixed budget of points instead of a calibrated average.
@@ -122,8 +125,8 @@ class SceneDataset(Dataset[PointBatch]):
     def set_epoch(self, epoch: int) -> None:
         """Plans the crops of another epoch.
 
-        Call it before each pass. Workers of a loader copy the plan when they start; those that live
-        on between passes have to be told themselves.
+        Call this before each pass over the data set. The workers of a ``DataLoader`` copy the plan
+        when they start, so persistent workers must call it themselves.
         """
         self._epoch, self._plan = epoch, self._make_plan(epoch)
 
@@ -136,11 +139,18 @@ class SceneDataset(Dataset[PointBatch]):
         return PointBatch.collate(samples)
 
     def full_resolution(self, scene: int) -> tuple[Tensor, Tensor | None]:
-        """Returns what brings predictions back to all points of a scene.
+        """Maps every point of a scene to its point in the thinned scene.
+
+        Args:
+            scene: Index of the scene in ``scene_names``.
 
         Returns:
-            ``(N_full,)`` int64 rows of the thinned scene, and ``(N_full,)`` int64 labels with -1
-            ignored, or None. ``predictions[rows]`` are the predictions at full resolution.
+            Rows of the thinned scene, ``(N_full,)`` int64, and labels ``(N_full,)`` int64, where -1
+            is ignored, or None. If ``predictions`` belong to the thinned scene, then
+            ``predictions[rows]`` are the predictions at full resolution.
+
+        Raises:
+            RuntimeError: It is called in a worker process.
         """
         if self._raw_scenes is None:
             raise RuntimeError("full_resolution works in the process that made the SceneDataset")
@@ -148,7 +158,7 @@ class SceneDataset(Dataset[PointBatch]):
         return self._thin(raw)[1].long(), _labels_of(raw, self.info)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Workers get the thinned scenes; copies of the memory-mapped files would be large."""
+        """Workers receive only the thinned scenes: copies of the mapped files would be large."""
         return self.__dict__ | {"_raw_scenes": None}
 
     def _thin(self, scene: Scene) -> tuple[ThinScene, Tensor]:
@@ -157,7 +167,7 @@ class SceneDataset(Dataset[PointBatch]):
             torch.from_numpy(np.array(scene.points)),
             self.cell_size,
             features=torch.from_numpy(columns.stored_features(scene.features)),
-            labels=None if labels is None else labels + 1,  # the majority of labels from 0 on
+            labels=None if labels is None else labels + 1,  # -1 becomes 0: labels must be >= 0
         )
         floor = columns.floor_of(thinned.points)
         thin = ThinScene(
@@ -171,7 +181,7 @@ class SceneDataset(Dataset[PointBatch]):
         return thin, thinned.inverse
 
     def _prepare_crops(self) -> None:
-        """Makes the indices that planning and cropping search in."""
+        """Builds the spatial indices that planning and cropping use."""
         self._clouds = [scene.points.numpy() for scene in self.scenes]
         if self.crop == "none":
             return
@@ -182,11 +192,11 @@ class SceneDataset(Dataset[PointBatch]):
             self._rows_of_class = _rows_of_class(self.scenes, self.info.num_classes)
 
     def _coarsened(self) -> Iterator[np.ndarray]:
-        """A tenth of the radius is fine enough for potentials."""
+        """The coarse points that carry potentials: one per cell of a tenth of the radius."""
         step = max(self.radius / 10, self.cell_size)
         for scene in self.scenes:
             points = scene.points.clone()
-            points[:, crops.num_axes(self.crop) :] = 0  # one layer for cylinders
+            points[:, crops.num_axes(self.crop) :] = 0  # a cylinder ignores z
             yield ops.grid_subsample(points, step).points.numpy()
 
     def _make_plan(self, epoch: int) -> list[list[crops.Center]]:
@@ -256,7 +266,7 @@ class SceneDataset(Dataset[PointBatch]):
 def _pack(
     centers: Iterable[crops.Center], count: Any, max_points: int
 ) -> Iterator[list[crops.Center]]:
-    """Groups crops in their order, as many as fit; a crop without points is left out."""
+    """Fills batches of at most ``max_points`` points with crops in order; drops empty crops."""
     batch: list[crops.Center] = []
     total = 0
     for center in centers:

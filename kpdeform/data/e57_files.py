@@ -1,4 +1,4 @@
-"""E57 files: all scans of a file, each moved by its pose, joined into one cloud."""
+"""Reads E57 files: all scans of a file, each transformed by its pose, become one cloud."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import numpy as np
 from kpdeform._optional import require
 from kpdeform.data.fields import Fields
 
-_BLOCK = 1_000_000  # points read at a time: the header's count allocates nothing
+# Points read at a time. Memory is allocated for points that were read, not for the number in the
+# header, which may be wrong.
+_BLOCK = 1_000_000
 _CARTESIAN = ("cartesianX", "cartesianY", "cartesianZ")
 _SPHERICAL = ("sphericalRange", "sphericalAzimuth", "sphericalElevation")
 _OTHERS = {
@@ -22,12 +24,12 @@ _OTHERS = {
 
 
 def read_e57(path: Path) -> Fields:
-    """Reads x, y, z and, where every scan has them, intensity and colours.
+    """Reads x, y, z and, if every scan has them, intensity and colours.
 
-    Points that are marked invalid are left out; an invalid intensity is NaN.
+    Points that are marked invalid are left out. An intensity that is marked invalid becomes NaN.
 
     Raises:
-        ValueError: It is corrupt, or a scan has no coordinates.
+        ValueError: The file is corrupt, or a scan has no coordinates.
         ImportError: The extra ``e57`` is not installed.
     """
     e57 = require("pye57", "e57").E57(str(path))
@@ -94,7 +96,7 @@ def _read_fields(e57: Any, header: Any, types: dict[str, str]) -> Fields:
 
 
 def _rotation(quaternion: np.ndarray) -> np.ndarray:
-    """Rotation matrix of a quaternion w, x, y, z."""
+    """The rotation matrix ``(3, 3)`` of a quaternion w, x, y, z."""
     w, x, y, z = np.asarray(quaternion, np.float64) / np.linalg.norm(quaternion)
     return np.array(
         [

@@ -1,6 +1,7 @@
-"""What the columns of point cloud files mean, the same for every format.
+"""The meaning of the columns of point cloud files, the same for every format.
 
-One list of names in the wild, one rule for the range of colours, one rule for labels.
+This module has the list of column names that occur in files, the rule for the range of colours and
+the rule for labels.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ Fields = dict[str, np.ndarray]
 COLORS = ("red", "green", "blue")
 NORMALS = ("nx", "ny", "nz")
 
-# Names in the wild, without case, punctuation, units in brackets and the "scalar_" of CloudCompare.
-# Where a file has several names of one row, the one listed first is taken.
+# Column names that occur in files, in the form that plain_name gives them: without case,
+# punctuation, units in brackets and the prefix "scalar_" of CloudCompare. If a file has several
+# names of one row of this table, the one that comes first in the row is taken.
 _ALIASES = {
     "x": ("x", "xm", "xcoord", "xcoordinate", "coordx", "pointx", "easting", "east", "rechtswert"),
     "y": ("y", "ym", "ycoord", "ycoordinate", "coordy", "pointy", "northing", "north", "hochwert"),
@@ -44,7 +46,7 @@ UNLABELLED = -1
 
 
 def damaged(path: str | Path, error: object) -> ValueError:
-    """The error of a file that cannot be read."""
+    """The error for a file that cannot be read."""
     return ValueError(
         f"{path}: cannot be read ({error}); if it is truncated or corrupt, copy or download it "
         "again, otherwise convert it to LAS, PLY or text with a header line"
@@ -52,7 +54,7 @@ def damaged(path: str | Path, error: object) -> ValueError:
 
 
 def plain_name(name: str) -> str:
-    """A name without case, punctuation, a unit in brackets and a leading ``scalar_``.
+    """A name in lower case, without punctuation, a unit in brackets and a leading ``scalar_``.
 
     Example:
         >>> plain_name("scalar_Sem-Class"), plain_name("X [m]")
@@ -63,15 +65,16 @@ def plain_name(name: str) -> str:
 
 
 def canonical_name(name: str) -> str:
-    """The name that kpdeform gives to a column, which is its own name if it is not known."""
+    """The name that kpdeform uses for a column; an unknown column keeps its name."""
     return _RANK.get(plain_name(name), (name, 0))[0]
 
 
 def usual_names(names: Iterable[str]) -> dict[str, str]:
-    """Names that kpdeform gives to the columns of a file, by the file's own names.
+    """Maps the column names of a file to the names that kpdeform uses.
 
-    Where several claim one name, the column of exactly this name gets it, else the one that stands
-    first in the list of aliases; the others keep theirs.
+    If several columns would get one name, it goes to the column that has exactly this name already,
+    or else to the column whose name comes first in the list of aliases. The other columns keep
+    their names.
 
     Example:
         >>> usual_names(["X", "scalar_Intensity", "weight", "label", "Classification"])
@@ -89,11 +92,11 @@ def usual_names(names: Iterable[str]) -> dict[str, str]:
 
 
 class ColorRange:
-    """Finds out what colours count up to, from all their values: 1, 255 or 65535.
+    """Infers the full-scale value of colours, 1, 255 or 65535, from all their values.
 
-    A range is left when more than a tenth of the values other than 0 are above it, so that a few
-    stray values decide nothing and a cloud that is coloured in part is understood. Whole numbers
-    never count up to 1.
+    A range is rejected if more than a tenth of the nonzero values exceed it. A few outliers
+    therefore do not change the result, and points without a colour (0) do not count. The range up
+    to 1 is considered for floating-point values only.
 
     Example:
         >>> colors = ColorRange()
@@ -108,7 +111,7 @@ class ColorRange:
         self._bytes = True
 
     def add(self, values: np.ndarray) -> None:
-        """Counts the values of a channel or of a part of it."""
+        """Adds the values of a channel, or of a part of it, to the statistics."""
         self._floats |= values.dtype.kind == "f"
         self._bytes &= values.dtype == np.uint8
         if self._bytes:
@@ -118,7 +121,7 @@ class ColorRange:
         self._above_255 += int((values > 255).sum())
 
     def top(self) -> float:
-        """What the colours count up to."""
+        """The full-scale value: 1, 255 or 65535."""
         if not self._bytes and 10 * self._above_255 > self._nonzero:
             return 65535.0
         if self._floats and 10 * self._above_1 <= self._nonzero:
@@ -127,9 +130,9 @@ class ColorRange:
 
 
 def colors_to_bytes(colors: Fields) -> Fields:
-    """Brings channels, which share one range, to uint8.
+    """Converts colour channels, which share one range, to uint8.
 
-    Channels with NaN stay floating point, 0 to 255, so that nothing is made up for them.
+    A channel with NaN becomes float32 from 0 to 255 instead, because uint8 has no NaN.
     """
     if all(values.dtype == np.uint8 for values in colors.values()):
         return colors
@@ -147,16 +150,16 @@ def colors_to_bytes(colors: Fields) -> Fields:
 
 
 def to_labels(values: np.ndarray, name: str = "classification") -> np.ndarray:
-    """Labels as int64; NaN, which is how files say "no label", becomes ``UNLABELLED`` (-1).
+    """Labels as int64; NaN, which means "no label", becomes ``UNLABELLED`` (-1).
 
     Raises:
-        ValueError: A value is infinite or no whole number.
+        ValueError: A value is infinite or not a whole number.
     """
     if values.dtype.kind in "iub":
         return values.astype(np.int64)
     missing = np.isnan(values)
     rounded = np.rint(np.where(missing, UNLABELLED, values))
-    with np.errstate(invalid="ignore"):  # infinity minus infinity
+    with np.errstate(invalid="ignore"):  # infinity - infinity is NaN
         whole = (np.abs(values) < 2**53) & (np.abs(values - rounded) < 1e-3)
     wrong = ~missing & ~whole
     if wrong.any():

@@ -28,14 +28,14 @@ from kpdeform.data.text_files import read_text
 
 @dataclass
 class Cloud:
-    """A point cloud as its file has it.
+    """A point cloud with the attributes of its file.
 
     Attributes:
-        points: ``(N, 3)`` float64 world coordinates.
-        attributes: ``(N,)`` arrays by name. ``red``, ``green``, ``blue`` are uint8 (or float32 0 to
-            255 where some are NaN), ``intensity``, ``nx``, ``ny``, ``nz`` float32,
-            ``classification`` int64 with -1 for points without a label (NaN or an empty value);
-            others keep name and dtype.
+        points: ``(N, 3)`` float64 world coordinates, in the unit of the file.
+        attributes: Arrays ``(N,)`` by name. ``red``, ``green`` and ``blue`` are uint8, or float32
+            from 0 to 255 if some values are NaN. ``intensity``, ``nx``, ``ny`` and ``nz`` are
+            float32. ``classification`` is int64, where -1 stands for points without a label (NaN or
+            an empty value). All others keep their name and dtype.
     """
 
     points: np.ndarray
@@ -45,7 +45,7 @@ class Cloud:
         """Returns the attributes with these names as the columns of one array.
 
         Raises:
-            ValueError: One of them is not there.
+            ValueError: The cloud has no attribute of one of these names.
         """
         missing = [name for name in names if name not in self.attributes]
         if missing:
@@ -54,26 +54,31 @@ class Cloud:
 
 
 def read_cloud(path: str | Path, columns: Sequence[str] | None = None) -> Cloud:
-    r"""Reads a point cloud, whatever its format.
+    r"""Reads a point cloud file.
 
-    Every format is read by the names in its header. Of text and arrays without names, the first
-    three columns are x y z; of the others only normals and six-column colours are recognised (the
-    rule is :func:`kpdeform.data.text_files.guess_names`), ``columns`` names them all. Colours of 16
-    bits or floats from 0 to 1 become uint8.
+    Columns are identified by the names in the file. In text files and arrays without names, the
+    first three columns are x, y and z. Of the other columns, only normals and colours are
+    recognised, by the rule of :func:`kpdeform.data.text_files.guess_names`. With ``columns``, all
+    columns are named by the caller. Colours of 16 bits and floating-point colours from 0 to 1 are
+    converted to uint8.
+    A COPC file is read like any LAZ file. The scans of an E57 file are joined into one cloud.
 
     Args:
-        path: ``.las .laz .ply .pcd .e57 .npz .npy .txt .csv .xyz .pts .asc``.
-        columns: Names of the columns of a text or an array, such as ``["x", "y", "z", "red",
-            "green", "blue", "label"]``. They take the place of names in the file.
+        path: File with one of the suffixes
+            ``.las .laz .ply .pcd .e57 .npz .npy .txt .csv .xyz .pts .asc``.
+        columns: Names of all columns of a text file or array, such as ``["x", "y", "z", "red",
+            "green", "blue", "label"]``. They replace names in the file.
 
     Returns:
-        All points of the file in its order, NaN ones too; see :func:`check_finite`.
+        All points of the file, in the order of the file. Points with NaN or infinite values are
+        kept; see :func:`check_finite`. Invalid points of an E57 file are left out.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The format is unknown, or the file is truncated, corrupt or has no coordinates.
-        ImportError: LAS, LAZ and compressed PCD need the extra ``io``, E57 the extra ``e57``.
-        MemoryError: The file is larger than the memory; the message tells its size.
+        ImportError: A package is missing. LAS, LAZ and compressed PCD need the extra ``io``, E57
+            needs the extra ``e57``.
+        MemoryError: The file does not fit into memory; the message gives its size.
 
     Example:
         >>> import tempfile, pathlib
@@ -104,23 +109,23 @@ def read_cloud(path: str | Path, columns: Sequence[str] | None = None) -> Cloud:
         raise MemoryError(f"{path}: not enough memory for this file of {size} bytes") from error
     except (ImportError, FileNotFoundError, PermissionError, IsADirectoryError):
         raise
-    except Exception as error:  # every library has exceptions of its own
+    except Exception as error:  # every reading library raises exceptions of its own
         if isinstance(error, ValueError) and str(error).startswith(f"{path}: "):
             raise
         raise damaged(path, error) from error
 
 
 def check_finite(cloud: Cloud, path: str | Path, names: Sequence[str] = ()) -> None:
-    """Refuses a cloud with values that are NaN or infinite.
+    """Raises an error if coordinates or attributes of a cloud are NaN or infinite.
 
     Args:
         cloud: The cloud.
         path: Its file, for the message.
-        names: Attributes to look at, besides the coordinates.
+        names: Attributes to check, besides the coordinates.
 
     Raises:
-        ValueError: The message names the file and every attribute with the number of points; or
-            there is no such attribute.
+        ValueError: A value is NaN or infinite (the message names the file and, for every attribute,
+            the number of such points), or the cloud has no attribute of one of these names.
     """
     columns = dict(zip("xyz", cloud.points.T, strict=True))
     missing = [name for name in names if name not in cloud.attributes]
@@ -156,7 +161,8 @@ def _make_cloud(fields: Fields) -> Cloud:
     return Cloud(points, attributes)
 
 
-# Formats that name their columns, and those whose columns a caller may name.
+# _READERS has the formats whose files name their columns, _TABLES those whose columns a caller may
+# name.
 _READERS: dict[str, Callable[[Path], Fields]] = {
     **dict.fromkeys((".las", ".laz"), lambda path: LasFile(path).read()),
     ".ply": lambda path: PlyFile(path).read(),

@@ -1,4 +1,4 @@
-"""The description of a prepared data set, which is its ``dataset.json``."""
+"""The description of a prepared data set, stored as ``dataset.json``."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ class DatasetInfo:
 
     Attributes:
         name: Short name of the data set.
-        class_names: Name of label 0, 1, ...
+        class_names: Name of every class; the index is the class number (label).
         class_colors: One RGB triple (0 to 255) per class; empty for a default palette.
         feature_names: Columns of ``features.npy``, such as ``("red", "green", "blue")``.
         ignored_label: Label of points that are neither learned nor scored; not a class number.
-        cell_size: Grid step the points were thinned to before writing; 0.0 is full resolution.
-        licence: Licence of the data, for whoever passes them on.
-        source: Where the data come from.
+        cell_size: Cell size of a grid subsampling before writing; 0.0 means full resolution.
+        licence: Licence of the data.
+        source: Origin of the data, such as a web address.
         splits: Names of the scenes of every split, filled in by :class:`kpdeform.data.SceneWriter`.
-        class_ids: Number that files have for each class, such as its LAS code; its index if empty.
-        feature_scales: What values of a file were divided by to become features, by name.
+        class_ids: Number that stands for each class in point cloud files, such as its LAS code;
+            empty for the class numbers themselves.
+        feature_scales: Divisor that turns a file's values into features, by name of the feature.
         unit: Unit of the points.
-        scale: What coordinates of a file were multiplied with to become points.
-        made_from: Options of the preparation and, under "scenes", what each scene was made from;
+        scale: Factor that turns a file's coordinates into points.
+        made_from: Options of the preparation and, under "scenes", the source files of each scene;
             filled in by :class:`kpdeform.data.SceneWriter`.
 
     Raises:
-        ValueError: A field has the wrong type or an impossible value, names are missing or twice
-            there, colours or ids do not fit, or the ignored label is a class.
+        ValueError: A field has the wrong type or an impossible value, a name is missing or occurs
+            twice, there is not one colour and one id per class, or the ignored label is a class.
     """
 
     name: str
@@ -94,7 +95,7 @@ class DatasetInfo:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes, the ignored label not counted."""
+        """Number of classes, without the ignored label."""
         return len(self.class_names)
 
 
@@ -108,7 +109,7 @@ def _check_splits(where: str, splits: object) -> dict[str, tuple[str, ...]]:
 
 
 def _palette(num_colors: int) -> tuple[tuple[int, int, int], ...]:
-    """Colours far apart: hues by the golden angle, in two strengths."""
+    """Distinct colours: hues are spaced by the golden angle, at two levels of brightness."""
     hues = [(i * 0.618034) % 1.0 for i in range(num_colors)]
     colors = [hsv_to_rgb(hue, 0.75, 0.95 - 0.3 * (i % 2)) for i, hue in enumerate(hues)]
     return tuple((round(255 * r), round(255 * g), round(255 * b)) for r, g, b in colors)

@@ -1,4 +1,4 @@
-"""LAS and LAZ files: read in parts, and copied with another classification."""
+"""LAS and LAZ files, which are read in parts and copied with new classifications."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from kpdeform.data._chunked_file import (
 from kpdeform.data._las_layout import Record, read_layout
 from kpdeform.data.fields import Fields, damaged
 
-_PLAIN_CHUNK = 50_000  # points of a chunk in the files that LASzip writes
-_PARALLEL_LIMIT = 1 << 26  # bytes of a chunk
+_PLAIN_CHUNK = 50_000  # points per chunk, as LASzip writes files
+_PARALLEL_LIMIT = 1 << 26  # largest chunk in bytes that is decompressed in parallel
 
 
 class LasFile(ChunkedFile):
-    """A LAS or LAZ file; COPC is LAZ with an index, which a copy leaves out."""
+    """A LAS or LAZ file. A COPC file is a LAZ file with an index, which a copy leaves out."""
 
     def __init__(self, path: Path) -> None:
         laspy = require("laspy", "io")
@@ -48,7 +48,8 @@ class LasFile(ChunkedFile):
             self._scales, self._offsets = header.scales, header.offsets
             self._dtype = self._format.dtype()
         self.num_points = layout.num_points
-        self.highest_label = 31 if layout.point_format < 6 else 255  # 5 bits beside 3 flags, or 8
+        # Point formats 0 to 5 store the classification in 5 bits, the others in 8.
+        self.highest_label = 31 if layout.point_format < 6 else 255
         own = [n for n in self._format.dimension_names if n not in ("X", "Y", "Z")]
         widths = {name: self._format.dimension_by_name(name).num_elements for name in own}
         self._arrays = {
@@ -99,11 +100,11 @@ class LasFile(ChunkedFile):
     def _copy_head(
         self, source: BinaryIO, target: BinaryIO, left_out: list[Record]
     ) -> bytes | None:
-        """Copies what precedes the points and returns the LASzip record of the copy."""
+        """Copies everything before the points, and returns the LASzip record of the copy."""
         layout, laszip = self._layout, self._layout.laszip
         source.seek(0)
         head = bytearray(source.read(layout.points_start))
-        if laszip is not None and laszip[12:16] == b"\xff" * 4:  # chunks of any length
+        if laszip is not None and laszip[12:16] == b"\xff" * 4:  # chunks of variable length
             place = head.index(laszip)
             laszip = laszip[:12] + struct.pack("<I", _PLAIN_CHUNK) + laszip[16:]
             head[place : place + len(laszip)] = laszip
@@ -135,8 +136,8 @@ class LasFile(ChunkedFile):
     def _copy_extended_records(
         self, source: BinaryIO, target: BinaryIO, left_out: list[Record]
     ) -> None:
-        """Appends what follows the points and corrects the header's pointers to it."""
-        pointers = {}  # place in the header: value
+        """Appends everything after the points, and updates the header's pointers to it."""
+        pointers = {}  # value of each pointer, by its byte in the header
         for place, since in ((227, 3), (235, 4)):  # waveform packets, extended records
             if self._layout.minor >= since:
                 target.seek(place)
@@ -158,14 +159,14 @@ class LasFile(ChunkedFile):
             target.write(struct.pack("<Q", value - old + new - gone))
 
     def _records(self, file: BinaryIO) -> Iterator[np.ndarray]:
-        """Yields the points as bytes, ``(n, record length)``, and leaves ``file`` behind them."""
+        """Yields the points as bytes ``(n, record length)``; ``file`` ends up after the points."""
         layout, chunk = self._layout, _chunked_file.CHUNK
         file.seek(layout.points_start)
         read: Callable[[np.ndarray], Any] = file.readinto  # type: ignore[attr-defined]
         if layout.laszip is not None and layout.num_points:
             with _damage_named(self.path):
                 lazrs = require("lazrs", "io")
-                # in parallel it allocates whole chunks, of which only the table tells the size
+                # The parallel decompressor allocates whole chunks, whose size the table claims.
                 small = layout.largest_chunk * layout.record_length <= _PARALLEL_LIMIT
                 kind = lazrs.ParLasZipDecompressor if small else lazrs.LasZipDecompressor
                 read = kind(file, layout.laszip).decompress_many
@@ -180,7 +181,11 @@ class LasFile(ChunkedFile):
 
 @contextmanager
 def _damage_named(path: Path) -> Iterator[None]:
-    """The decompressor is Rust: its panics on corrupt bytes are no Exception."""
+    """Turns any error of reading into a ValueError that names the file.
+
+    The decompressor is written in Rust. On corrupt bytes it panics, which Python sees as a
+    BaseException that is not an Exception.
+    """
     try:
         yield
     except (ImportError, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):

@@ -1,4 +1,4 @@
-"""PCD files: ascii, binary and binary_compressed, every field by its name.
+"""Reads PCD files with ascii, binary or binary_compressed data.
 
 Source: https://pointclouds.org/documentation/tutorials/pcd_file_format.html
 """
@@ -18,14 +18,15 @@ from kpdeform.data.fields import Fields
 _KINDS = {"F": "f", "I": "i", "U": "u"}
 _SIZES = {"f": (4, 8), "i": (1, 2, 4, 8), "u": (1, 2, 4, 8)}
 _HEADER_LIMIT = 1 << 20
-_LARGEST_RATIO = 90  # three bytes of LZF make at most 264
+_LARGEST_RATIO = 90  # largest ratio of LZF compression: three bytes expand to at most 264
 
 
 def read_pcd(path: Path) -> Fields:
-    """Returns one array per field; the packed colour ``rgb`` comes as red, green, blue.
+    """Returns one array ``(N,)`` per field; a packed colour ``rgb`` becomes red, green, blue.
 
     Raises:
-        ValueError: The header is not understood, or the data are not what it promises.
+        ValueError: The header is not understood, or the data do not agree with it.
+        ImportError: Compressed points need the extra ``io``.
     """
     content = path.read_bytes()
     header, start = _read_header(content)
@@ -53,7 +54,7 @@ def _check_count(promised: int, found: int) -> None:
 
 
 def _read_header(content: bytes) -> tuple[dict[str, list[str]], int]:
-    """The header's lines by their first word, and where the data begin."""
+    """The words of every header line by the first word, and the byte at which the data begin."""
     header: dict[str, list[str]] = {}
     start = 0
     while "DATA" not in header:
@@ -64,7 +65,7 @@ def _read_header(content: bytes) -> tuple[dict[str, list[str]], int]:
         if words and not words[0].startswith("#"):
             header[words[0].upper()] = words[1:]
         start = end + 1
-    if "COLUMNS" in header:  # as FIELDS was called in version 0.5
+    if "COLUMNS" in header:  # the name of FIELDS in version 0.5
         header.setdefault("FIELDS", header["COLUMNS"])
     missing = {"FIELDS", "SIZE", "TYPE"} - set(header)
     if missing:
@@ -91,7 +92,7 @@ def _count(header: dict[str, list[str]]) -> int:
 
 
 def _record_type(header: dict[str, list[str]]) -> np.dtype:
-    """Padding fields, all called ``_``, get names of their own."""
+    """The NumPy type of a point; padding fields, all called ``_``, get different names."""
     names = [f"_{i}" if name == "_" else name for i, name in enumerate(header["FIELDS"])]
     sizes = _whole(header, "SIZE")
     counts = _whole(header, "COUNT") if "COUNT" in header else [1] * len(names)
@@ -128,7 +129,7 @@ def _from_text(text: str, dtype: np.dtype, count: int) -> np.ndarray:
 
 
 def _from_columns(body: Sequence[int] | memoryview, dtype: np.dtype, count: int) -> np.ndarray:
-    """The compressed form stores field after field."""
+    """Reads compressed points, which are stored field by field instead of point by point."""
     if len(body) < 8:
         raise ValueError("it ends before its compressed points")
     packed, unpacked = struct.unpack_from("<II", body)

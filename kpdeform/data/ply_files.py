@@ -1,6 +1,6 @@
-"""PLY files of every kind: read in parts, and copied with another classification.
+"""PLY files, text and binary, which are read in parts and copied with new classifications.
 
-The points are the first element that has x, y and z, wherever it stands and whatever it is called.
+The points are the first element with properties x, y and z, whatever its name and position.
 """
 
 from __future__ import annotations
@@ -44,7 +44,11 @@ _HEADER_LIMIT = 1 << 20
 
 @dataclass(frozen=True)
 class Property:
-    """A property of an element; ``count_type`` is the type of a list's length."""
+    """A property of an element.
+
+    ``count_type`` is the type of a list's length, or None for a scalar; ``line`` is the index of
+    the property's line in the header.
+    """
 
     name: str
     type: str
@@ -54,7 +58,7 @@ class Property:
 
 @dataclass
 class Element:
-    """An element of the header: so many rows with these properties."""
+    """An element of the header: ``count`` rows, each with the same properties."""
 
     name: str
     count: int
@@ -62,13 +66,13 @@ class Element:
 
     @property
     def scalars(self) -> list[str]:
-        """Names of the properties that are no lists."""
+        """Names of the properties that are not lists."""
         return [p.name for p in self.properties if p.count_type is None]
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Some rows of an element: their bytes and the values of its scalar properties."""
+    """Some rows of an element: their bytes, and a structured array of their scalar properties."""
 
     raw: bytes
     values: np.ndarray
@@ -77,9 +81,10 @@ class Rows:
 class PlyFile(ChunkedFile):
     """A PLY file, text or binary of either byte order.
 
-    A property that is called classification (in any case, or ``scalar_Classification``) is
-    replaced by a copy; where there is none, ``classification`` is added as the last property of the
-    points. Columns such as ``label`` or ``sem_class`` are left alone: they may be the truth.
+    :meth:`write` replaces the values of the property ``classification`` (in upper or lower case, or
+    with the prefix ``scalar_``). If there is none, ``classification`` is added as the last property
+    of the points. Properties such as ``label`` or ``sem_class`` are not changed, because they may
+    be the ground truth.
     """
 
     def __init__(self, path: Path) -> None:
@@ -144,10 +149,10 @@ class PlyFile(ChunkedFile):
                 shutil.copyfileobj(source, target)
 
     def _check_size(self) -> None:
-        """Every row takes at least so many bytes, lists being empty."""
+        """Checks that the file has room for all rows of its elements, if their lists are empty."""
         room = self.path.stat().st_size - self._data_start
         for element in self._elements:
-            smallest = 2 * len(element.properties) - 1  # digits with blanks between them
+            smallest = 2 * len(element.properties) - 1  # one digit each, separated by blanks
             if self._byte_order:
                 kinds = [p.count_type or p.type for p in element.properties]
                 smallest = sum(np.dtype(kind).itemsize for kind in kinds)
@@ -164,7 +169,7 @@ class PlyFile(ChunkedFile):
                 pass
 
     def _rows(self, file: BinaryIO) -> Iterator[Rows]:
-        """Yields all points, at most ``CHUNK`` at a time, and leaves ``file`` behind them."""
+        """Yields all points, at most ``CHUNK`` at a time; ``file`` ends up after the points."""
         try:
             file.seek(self._data_start)
             self._skip_to_points(file)
@@ -180,7 +185,7 @@ class PlyFile(ChunkedFile):
         return _list_rows(file, element, self._byte_order)
 
     def _with_labels(self, rows: Rows, labels: np.ndarray) -> bytes:
-        """The bytes of some points with their classification put in."""
+        """The bytes of some points, with their classification replaced or added."""
         if not self._byte_order:
             return self._text_with_labels(rows.raw, labels)
         count = len(rows.values)
@@ -199,7 +204,7 @@ class PlyFile(ChunkedFile):
     def _text_with_labels(self, raw: bytes, labels: np.ndarray) -> bytes:
         lines, values = [], iter(labels.tolist())
         properties = self._elements[self._points].properties
-        for line in io.BytesIO(raw):  # a \r within a row ends no line
+        for line in io.BytesIO(raw):  # only \n ends a line, a \r within a row does not
             if not line.strip(_BOM + b" \t\r\n"):
                 lines.append(line)
                 continue
@@ -231,7 +236,7 @@ def _read_header(file: BinaryIO) -> list[bytes]:
 
 
 def _parse_header(lines: list[bytes]) -> tuple[str, list[Element]]:
-    """Byte order ("" for text) and elements."""
+    """The byte order, "<" or ">" or "" for text, and the elements."""
     order, elements = None, []
     for number, line in enumerate(lines[1:-1], 1):
         words = line.decode("latin-1").split()
@@ -268,7 +273,7 @@ def _columns(batch: list[np.ndarray], names: list[str]) -> Fields:
 
 
 def _fixed_rows(file: BinaryIO, element: Element, order: str) -> Iterator[Rows]:
-    """Rows without lists."""
+    """Reads binary rows without lists, which all have the same size."""
     dtype = np.dtype([(p.name, order + p.type) for p in element.properties])
     for start in range(0, max(element.count, 1), _chunked_file.CHUNK):
         count = min(_chunked_file.CHUNK, element.count - start)
@@ -280,7 +285,7 @@ def _fixed_rows(file: BinaryIO, element: Element, order: str) -> Iterator[Rows]:
 
 
 def _list_rows(file: BinaryIO, element: Element, order: str) -> Iterator[Rows]:
-    """Rows with lists, in runs of rows whose lists have equal lengths."""
+    """Reads binary rows with lists, in runs of rows whose lists have the same lengths."""
     ahead, start, last = 1, 0, None
     size = os.fstat(file.fileno()).st_size
     if element.count == 0:
@@ -307,7 +312,7 @@ def _list_rows(file: BinaryIO, element: Element, order: str) -> Iterator[Rows]:
 
 
 def _lengths(file: BinaryIO, element: Element, order: str, file_size: int) -> dict[str, int]:
-    """Lengths of the lists of the row that begins here; ``file`` stays there."""
+    """Lengths of the lists of the next row; the position of ``file`` does not change."""
     place, lengths = file.tell(), {}
     for item in element.properties:
         size = np.dtype(item.type).itemsize
@@ -340,7 +345,7 @@ def _run_dtype(element: Element, order: str, lengths: dict[str, int]) -> np.dtyp
 
 
 def _text_rows(file: BinaryIO, element: Element) -> Iterator[Rows]:
-    """Rows of a text; blank lines belong to the row after them."""
+    """Reads text rows; the bytes of a row include the blank lines before it."""
     dtype = np.dtype([(p.name, p.type) for p in element.properties if p.count_type is None])
     if element.count == 0:
         yield Rows(b"", np.empty(0, dtype))
@@ -376,7 +381,7 @@ def _parse_lines(lines: list[bytes], element: Element, dtype: np.dtype) -> np.nd
 
 
 def _places(words: list[Any], properties: list[Property]) -> dict[str, int]:
-    """At which word of a row each scalar stands."""
+    """The position of each scalar property among the words of a row."""
     places, position = {}, 0
     for item in properties:
         if position >= len(words):

@@ -18,27 +18,29 @@ from kpdeform.ops.neighbors import level_tables
 
 @dataclass(frozen=True)
 class PyramidSpec:
-    """What a network needs from :func:`build_pyramid`.
+    """The pyramid that a network needs; see :func:`build_pyramid`.
 
-    Level l has grid step ``cell_size * scaling**l`` and search radius ``conv_radius`` times that
-    step, or ``deform_radius`` times where a deformable layer has to look further than a rigid one.
+    Level l has the grid step ``cell_size * scaling**l``. Its search radius is ``conv_radius`` times
+    that step, or ``deform_radius`` times that step on levels with a deformable layer, whose kernel
+    points can reach further than those of a rigid layer.
 
     Attributes:
         cell_size: Grid step of level 0, in the cloud's unit; the batch is already thinned to it.
         num_levels: Number of levels, at least 1.
         conv_radius: Search radius of rigid levels, in grid steps.
         deform_radius: Search radius of deformable levels, in grid steps.
-        deformable: Per level, whether it holds a deformable layer; empty means none does.
-        deformable_pools: The same per transition l -> l+1, for its strided layer.
-        max_neighbors: Per level, how many nearest neighbours to keep, or None for all.
-        scaling: Grid step of a level over that of the one before.
-        knn: Neighbours and pools are the ``max_neighbors`` nearest points, however far.
-        partition: A pool holds the points of its grid cell, however many, and upsampling goes back
-            to the cell that a point is in, instead of the nearest coarse point.
-        upsample_neighbors: How many nearest coarse points upsampling sees, without ``partition``.
+        deformable: For each level, whether it has a deformable layer; empty means that none has.
+        deformable_pools: For each transition l -> l+1, whether its strided layer is deformable;
+            empty means that none is.
+        max_neighbors: For each level, how many nearest neighbours to keep; None keeps all.
+        scaling: Ratio of the grid steps of two successive levels.
+        knn: Whether neighbours and pools are the ``max_neighbors`` nearest points, at any distance.
+        partition: Whether a pool holds all points of its grid cell, and upsampling takes the
+            features of the cell that a point is in instead of those of the nearest coarse point.
+        upsample_neighbors: Number of nearest coarse points for upsampling, without ``partition``.
 
     Raises:
-        ValueError: A size is not positive, a tuple has the wrong length, or ``knn`` stands without
+        ValueError: A size is not positive, a tuple has the wrong length, or ``knn`` is set without
             ``max_neighbors``.
 
     Source: Thomas et al. 2019, arXiv:1904.08889, section 3.3 and supplementary A.
@@ -81,30 +83,35 @@ class PyramidSpec:
         return self.cell_size * self.scaling**level
 
     def radius(self, level: int) -> float:
-        """Search radius within a level."""
+        """Radius of the neighbour search within a level."""
         return self._radius(level, self.deformable[level])
 
     def pool_radius(self, level: int) -> float:
-        """Radius in which points of level + 1 look for points of level."""
+        """Radius of the search for points of ``level`` around the points of ``level + 1``."""
         return self._radius(level, self.deformable_pools[level])
 
     def _radius(self, level: int, deformable: bool) -> float:
         return self.step(level) * (self.deform_radius if deformable else self.conv_radius)
 
     def limit(self, level: int) -> int | None:
-        """Widest neighbour table of a level, or None."""
+        """Largest number of neighbours on a level, or None for no limit."""
         return None if self.max_neighbors is None else self.max_neighbors[level]
 
 
 class Pyramid(NamedTuple):
-    """One list entry per level; tables hold int32 rows, nearest first, padded with N_l.
+    """Points and neighbour tables of every level, in lists with one entry per level.
+
+    A table holds int32 row numbers, nearest point first. Unused slots hold the number of points of
+    the level that the table refers to.
 
     Attributes:
-        points: ``(N_l, D)``.
-        neighbors: ``(N_l, H_l)`` into level l.
-        pools: ``(N_{l+1}, H)`` into level l; one entry fewer than levels.
-        upsamples: ``(N_l, >=1)`` nearest points of level l+1; one entry fewer than levels.
-        lengths: ``(B,)`` int64.
+        points: Points of level l, ``(N_l, D)``.
+        neighbors: For each point of level l, its neighbours in level l, ``(N_l, H_l)``.
+        pools: For each point of level l+1, its neighbours in level l, ``(N_{l+1}, H)``. There is
+            one entry fewer than levels.
+        upsamples: For each point of level l, its nearest points in level l+1, ``(N_l, >=1)``. There
+            is one entry fewer than levels.
+        lengths: Number of points of each cloud on level l, ``(B,)`` int64.
     """
 
     points: list[Tensor]
@@ -128,8 +135,8 @@ class Pyramid(NamedTuple):
 def build_pyramid(batch: PointBatch, spec: PyramidSpec) -> Pyramid:
     """Builds the points and neighbour tables of every level of a batch.
 
-    Level 0 is the batch itself; level l+1 is level l averaged over a grid with a larger step.
-    Clouds never mix: neighbours, pools and upsamples stay within their cloud.
+    Level 0 is the batch itself. Level l+1 is the grid subsampling of level l, where every point is
+    the mean of the points in its cell. Tables never refer to a point of another cloud.
 
     Args:
         batch: Points ``(N, D)``, float32 or float64, and lengths; clouds of size 0 are legal.
@@ -142,8 +149,8 @@ def build_pyramid(batch: PointBatch, spec: PyramidSpec) -> Pyramid:
         ValueError: A coordinate is NaN or infinite.
 
     Source: Thomas et al. 2019, arXiv:1904.08889, section 3.3.
-    Deviation: upsampling takes the nearest coarse point wherever it is, the authors' code searches
-        a ball of twice the radius and finds the same point.
+    Deviation: upsampling takes the nearest coarse point at any distance. The authors' code searches
+        a ball of twice the radius, which finds the same point.
 
     Example:
         >>> batch = PointBatch(torch.rand(100, 3), torch.ones(100, 1), torch.tensor([60, 40]))
@@ -186,7 +193,7 @@ _Clouds = tuple[Tensor, Tensor]  # points and lengths of a level
 def _tables_together(
     spec: PyramidSpec, level: int, here: _Clouds, coarse: _Clouds | None, fine: _Clouds | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Tables into a level by radius, and from the finer level to the nearest, over one index."""
+    """Neighbours, pools and upsamples of a level by radius and nearest search over one index."""
     pool_radius = spec.radius(level) if coarse is None else spec.pool_radius(level)
     radius, limit = spec.radius(level), spec.limit(level)
     return level_tables(*here, radius, limit, coarse=coarse, pool_radius=pool_radius, fine=fine)
@@ -195,7 +202,7 @@ def _tables_together(
 def _tables_apart(
     spec: PyramidSpec, level: int, here: _Clouds, coarse: _Clouds | None, fine: _Clouds | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same for the choices of a spec that few networks make, search by search."""
+    """The same with one search per table, for ``knn`` and several ``upsample_neighbors``."""
     points, lengths = here
     limit = spec.limit(level)
 
@@ -225,14 +232,14 @@ def neighbor_limits(
 ) -> tuple[int, ...]:
     """Chooses ``max_neighbors`` from a few batches of the training data.
 
-    The limit of a level is the smallest H with which the share ``quantile`` of its points keep all
-    their neighbours, read off the histogram of neighbour counts. It is at least 1. A spec that
-    takes the nearest points however far (``knn``) has its limits already, and they are returned.
+    The limit of a level is the smallest H for which at least the share ``quantile`` of its points
+    keep all their neighbours. It is at least 1. With ``knn``, the limits of the spec are returned
+    as they are.
 
     Args:
         batches: A few representative batches.
-        spec: The pyramid; its own ``max_neighbors`` is ignored.
-        quantile: Share of the points that lose nothing, in (0, 1].
+        spec: The pyramid. Without ``knn``, its ``max_neighbors`` is ignored.
+        quantile: Share of the points that keep all their neighbours, in (0, 1].
 
     Returns:
         One limit per level, for ``dataclasses.replace(spec, max_neighbors=...)``.

@@ -1,4 +1,8 @@
-"""What recipes and scripts share: class maps, scenes made once, errors on the command line."""
+"""What the preparation programs (``datasets/*/prepare.py``) share.
+
+This module has class maps, the writing of scenes that skips what is up to date, and a command line
+whose errors take one line.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +34,10 @@ IGNORED = -1
 
 
 class UnknownLabelsError(ValueError):
-    """Labels that a class map does not know.
+    """A file has labels that the class map does not contain.
 
     Attributes:
-        counts: Points of each of them.
+        counts: Number of points of each unknown label.
     """
 
     def __init__(self, source: str | Path, counts: Mapping[int, int]) -> None:
@@ -48,12 +52,12 @@ class UnknownLabelsError(ValueError):
 
 @dataclass(frozen=True)
 class ClassMap:
-    """Which raw label of a file belongs to which class.
+    """Maps the raw labels of files to class numbers.
 
     Attributes:
         names: Names of the classes 0, 1, ...
         numbers: Class, or ``IGNORED``, of every known raw label.
-        ignore_rest: Send labels that are not in ``numbers`` to ``IGNORED``, do not refuse them.
+        ignore_rest: Whether labels that are not in ``numbers`` are ignored instead of refused.
 
     Example:
         >>> ground_or_tree = ClassMap.from_names({"ground": 2, "tree": [4, 5]}, ignored=[1])
@@ -70,11 +74,11 @@ class ClassMap:
         classes: Mapping[str, int | Sequence[int]],
         ignored: Sequence[int] | str = (),
     ) -> ClassMap:
-        """Makes a map from class names with their raw labels.
+        """Makes a map from class names and their raw labels.
 
         Args:
-            classes: Name of every class, in order, with its raw label or labels.
-            ignored: Raw labels to ignore, or ``"rest"`` for all that no class has.
+            classes: Raw label or labels of every class, by name; the order numbers the classes.
+            ignored: Raw labels to ignore, or ``"rest"`` for all labels that no class has.
 
         Raises:
             ValueError: A raw label has two classes, or is not a whole number.
@@ -97,12 +101,12 @@ class ClassMap:
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """The first raw label of each class: what files get for it."""
+        """The first raw label of each class, which labelled files get for this class."""
         first = {number: raw for raw, number in reversed(self.numbers.items())}
         return tuple(first[number] for number in range(len(self.names)))
 
     def number(self, raw: int) -> int | None:
-        """Class of a raw label, ``IGNORED``, or None where it is not known."""
+        """The class of a raw label, or ``IGNORED``, or None if the label is unknown."""
         return self.numbers.get(raw, IGNORED if self.ignore_rest else None)
 
     def __call__(self, labels: np.ndarray, source: str | Path = "labels") -> np.ndarray:
@@ -127,7 +131,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """Reads a YAML or JSON file that holds a mapping.
 
     Raises:
-        ValueError: It is not there, not valid, has a key twice, or holds something else.
+        ValueError: The file does not exist, is not valid, has a key twice, or is not a mapping.
     """
     path = Path(path)
     if not path.is_file():
@@ -163,7 +167,7 @@ def _parse_yaml(content: str) -> Any:
     yaml = require("yaml", "io")
 
     class Loader(yaml.SafeLoader):
-        """Builds plain values only, and refuses a key that is there twice."""
+        """Builds plain values only, and refuses duplicate keys."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -183,9 +187,9 @@ class Job:
     """A scene to make.
 
     Attributes:
-        split: Such as ``"train"``.
+        split: Name of the split, such as ``"train"``.
         name: Name of the scene within the split.
-        sources: Files that it is made from; when one of them changes, it is made again.
+        sources: Files that the scene is made from. If one of them changes, it is made again.
         read: Returns points ``(N, 3)``, labels ``(N,)`` or None, and features ``(N, F)``.
     """
 
@@ -208,22 +212,22 @@ def make_scenes(
 ) -> None:
     """Writes a data set of these scenes and no others.
 
-    A scene of an earlier run is kept if its files, the settings and the classes of its labels are
-    still the same; otherwise it is made again. Scenes that are no longer asked for are removed.
+    A scene of an earlier run is kept if its source files, the settings and the classes of its
+    labels have not changed; otherwise it is made again. Scenes not in ``jobs`` are removed.
 
     Args:
         output: Folder of the data set.
-        info: Its description.
+        info: Description of the data set.
         jobs: The scenes.
-        raw: Folder that the paths of sources are recorded relative to.
-        settings: Options that change what a scene holds, as JSON.
-        class_map: Translates the labels of files; without it they are class numbers already.
-        overwrite: Throw away what is there.
+        raw: Folder that the recorded paths of source files are relative to.
+        settings: Options that change the content of a scene; values that JSON can hold.
+        class_map: Translates the labels of files. Without it, labels are class numbers already.
+        overwrite: Whether to remove the scenes of an earlier run first.
         what: Label of the progress bar.
 
     Raises:
-        ValueError: Labels that no file may have (after all files were looked at), two scenes of
-            one name, or a folder that holds another data set.
+        ValueError: Files have labels that the class map does not contain (all files are checked
+            first), two scenes have one name, or the folder holds another data set.
     """
     shape = {key: getattr(info, key) for key in _SHAPING}
     settings = _as_json({**shape, **(settings or {})})
@@ -260,13 +264,13 @@ def make_scenes(
     _report(info, output, made.num_points)
 
 
-# Fields of the description that the arrays of a scene depend on.
+# Fields of the description that change the arrays of a scene.
 _SHAPING = ("feature_names", "feature_scales", "ignored_label", "cell_size", "scale")
 
 
 @dataclass
 class _Maker:
-    """Reads scenes and knows what they were made from."""
+    """Reads scenes, and decides whether a finished scene is still up to date."""
 
     raw: Path | None
     settings: dict[str, Any]
@@ -276,7 +280,7 @@ class _Maker:
         self.num_points: Counter[tuple[str, int]] = Counter()  # by split and class
 
     def read(self, job: Job) -> tuple[Any, ...]:
-        """Points, class numbers, features, and what to record of their origin."""
+        """Points, class numbers, features, and the record of what the scene was made from."""
         made_from: dict[str, Any] = {"settings": self.settings}
         made_from["sources"] = [source_record(path, self.raw) for path in job.sources]
         points, labels, features = job.read()
@@ -291,7 +295,7 @@ class _Maker:
         return points, labels, features, made_from
 
     def is_current(self, job: Job, made_from: Mapping[str, Any]) -> bool:
-        """Whether a finished scene is what :meth:`read` would give."""
+        """Whether a finished scene equals what :meth:`read` would return now."""
         records = made_from.get("sources")
         current = (
             made_from.get("settings") == self.settings
@@ -325,7 +329,7 @@ def _check_unique(jobs: Sequence[Job]) -> None:
 
 
 def _check_same_data_set(output: Path, info: DatasetInfo, jobs: Sequence[Job]) -> None:
-    """A folder of another data set is not replaced without a word."""
+    """Raises ValueError if the folder holds another data set, which must not be replaced."""
     if not (output / "dataset.json").is_file():
         return
     before = open_dataset(output).info
@@ -339,7 +343,7 @@ def _check_same_data_set(output: Path, info: DatasetInfo, jobs: Sequence[Job]) -
 
 
 def _report(info: DatasetInfo, output: Path, num_points: Mapping[tuple[str, int], int]) -> None:
-    """Prints the points of every class, and what training will stumble over."""
+    """Prints the number of points of every class, and warns of what training would refuse."""
     prepared = open_dataset(output)
     for split, scenes in prepared.info.splits.items():
         counts = [num_points.get((split, number), 0) for number in range(info.num_classes)]
@@ -352,9 +356,10 @@ def _report(info: DatasetInfo, output: Path, num_points: Mapping[tuple[str, int]
 
 
 def source_record(path: Path, raw: Path | None = None) -> dict[str, Any]:
-    """What identifies the content of a file: path below ``raw``, size, times and a hash."""
+    """Identifies the content of a file by its path relative to ``raw``, size, times and hash."""
     state = os.stat(path)
-    # A file that was just written may change again within one tick of its clock.
+    # A file that was written just now may change again without a new time stamp, because the file
+    # system's clock has a limited resolution.
     settled = time.time_ns() - max(state.st_mtime_ns, state.st_ctime_ns) > 2_000_000_000
     times = [state.st_mtime_ns, state.st_ctime_ns] if settled else []
     name = _below(path, raw)
@@ -362,7 +367,7 @@ def source_record(path: Path, raw: Path | None = None) -> dict[str, Any]:
 
 
 def is_unchanged(record: object, path: Path, raw: Path | None = None) -> bool:
-    """Whether a file is still the one of a record; its hash decides when its times differ."""
+    """Whether a file still matches its record; if only its times differ, its hash decides."""
     if not isinstance(record, dict) or record.get("path") != _below(path, raw):
         return False
     state = os.stat(path)
@@ -390,17 +395,20 @@ def _as_json(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def track(items: Iterable[T], what: str) -> Iterable[T]:
-    """Goes through ``items`` with a progress bar."""
+    """Iterates over ``items`` and shows a progress bar."""
     return require("rich.progress", "io").track(items, what)
 
 
 def warn(message: str) -> None:
-    """Prints a warning of one line to stderr."""
+    """Prints a warning as one line to stderr."""
     print(f"warning: {_one_line(message)}", file=sys.stderr)
 
 
 class Parser(argparse.ArgumentParser):
-    """A command line whose mistakes are one line; values such as ``-1,0`` need no equals sign."""
+    """An argument parser that raises its errors as ValueError.
+
+    A value such as ``-1,0`` may follow its option without an equals sign.
+    """
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         """See the base class."""
@@ -417,12 +425,15 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(f"{message} (see --help)")
 
 
-# What PyTorch says when a GPU or the CPU has no memory left; both are RuntimeErrors.
+# Messages of PyTorch's RuntimeErrors when a GPU or the CPU has no memory left.
 _OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory")
 
 
 def run(main: Callable[[], None]) -> None:
-    """Calls ``main``; errors that the user can mend end the program in one line."""
+    """Calls ``main``. Errors that the user can correct end the program with a one-line message.
+
+    The exit status is 1 for such an error, and 130 after Ctrl-C or SIGTERM.
+    """
     if threading.current_thread() is threading.main_thread():
         if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
             signal.signal(signal.SIGTERM, _terminate)

@@ -8,8 +8,9 @@
                            labels.npy   (N,) int16; absent where a scene has none
                            scene.json   origin (float64), number of points, what it was made from
 
-A scene appears under its name only when all its files are on the disk, and the data set has a
-``dataset.json`` only when all its scenes are there and belong together.
+A scene's folder gets its final name only after all its files have been written to the disk. The
+data set has a ``dataset.json`` only while all its scenes are complete and were made with the same
+settings.
 """
 
 from __future__ import annotations
@@ -35,19 +36,20 @@ from kpdeform.data.info import DatasetInfo
 
 _FINISHED = "dataset.json"
 _UNFINISHED = "preparing.json"
-# Within this extent, float32 keeps coordinates relative to the origin to 1/1000 of their unit.
+# Largest extent of a scene per axis. Within it, rounding coordinates relative to the origin to
+# float32 moves a point by at most 1/1000 of their unit.
 LARGEST_EXTENT = 2.0**15
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One scene; the arrays are memory-mapped when it comes from a folder.
+    """One scene. Its arrays are memory-mapped if it comes from a folder.
 
     Attributes:
         name: Its name within the split.
         points: ``(N, 3)`` float32, relative to ``origin``.
-        features: ``(N, F)`` float32, or uint8 standing for 0 to 1.
-        labels: ``(N,)`` integers, ``ignored_label`` of the data set included, or None.
+        features: ``(N, F)``, float32, or uint8 whose values 0 to 255 stand for 0 to 1.
+        labels: Class numbers or the ``ignored_label`` of the data set, ``(N,)`` integers, or None.
         origin: ``(3,)`` float64; world coordinates are ``points + origin``.
     """
 
@@ -69,11 +71,17 @@ class Scene:
         labels: np.ndarray | None = None,
         name: str = "cloud",
     ) -> Scene:
-        """Makes a scene of world coordinates ``(N, 3)`` float64, with the origin split off.
+        """Makes a scene of world coordinates; the origin is their minimum, rounded down.
+
+        Args:
+            points: World coordinates ``(N, 3)``, float64 if they are large.
+            features: ``(N, F)``, uint8 or floating point; None for no features.
+            labels: ``(N,)`` integers, or None.
+            name: Name of the scene.
 
         Raises:
             ValueError: Shapes disagree, a number is NaN or infinite, or the points extend over more
-                than ``LARGEST_EXTENT``.
+                than ``LARGEST_EXTENT`` along an axis.
         """
         points = np.asarray(points)
         if points.ndim != 2 or points.shape[1] != 3:
@@ -111,11 +119,12 @@ def _check_features_finite(name: str, features: np.ndarray) -> None:
 
 
 def far_points(points: np.ndarray) -> np.ndarray:
-    """Marks points ``(N, 3)`` so far from the others that float32 cannot hold both exactly enough.
+    """Finds the outliers that make a cloud ``(N, 3)`` too large for float32 coordinates.
 
     Returns:
-        ``(N,)`` bool: further than half of ``LARGEST_EXTENT`` from the median on some axis; all
-        False where the points are within that extent.
+        ``(N,)`` bool. If the cloud is larger than ``LARGEST_EXTENT``, a point is an outlier if it
+        is further than half of ``LARGEST_EXTENT`` from the median along some axis. Otherwise no
+        point is an outlier.
     """
     if _extent(points) <= LARGEST_EXTENT:
         return np.zeros(len(points), bool)
@@ -153,8 +162,9 @@ class SceneFolder:
     def scenes(self, split: str) -> Sequence[Scene]:
         """The scenes of a split, in the order of ``dataset.json``.
 
-        A scene is opened when it is taken, so that a split may hold more scenes than a process may
-        hold files open. Taking one raises ValueError where its files disagree.
+        The result opens a scene when it is indexed, because a split may have more scenes than a
+        process may have open files. Indexing raises ValueError if the scene's files are
+        inconsistent.
 
         Raises:
             ValueError: There is no such split.
@@ -167,13 +177,13 @@ class SceneFolder:
         return _SceneFiles(self.root / "scenes" / split, self.info.splits[split], num_features)
 
     def unlabelled(self, split: str) -> list[str]:
-        """Names of the scenes of a split that have no labels; no scene is opened."""
+        """Names of the scenes of a split that have no labels, found without opening a scene."""
         folder = self.root / "scenes" / split
         names = self.info.splits.get(split, ())
         return [name for name in names if not (folder / name / "labels.npy").exists()]
 
     def without(self, split: str, names: Sequence[str]) -> SceneFolder:
-        """The data set without some scenes of a split, and without the split when none is left."""
+        """The data set without some scenes of a split; a split with no scene left is removed."""
         kept = tuple(name for name in self.info.splits[split] if name not in names)
         splits = {**self.info.splits, split: kept}
         return replace(self, info=replace(self.info, splits={s: n for s, n in splits.items() if n}))
@@ -199,7 +209,7 @@ class MemoryScenes:
     """A data set in memory, used like a :class:`SceneFolder`.
 
     Attributes:
-        info: Its description.
+        info: Description of the data set.
         splits: Scenes by split, made by :meth:`Scene.from_cloud`.
     """
 
@@ -218,10 +228,11 @@ def open_dataset(root: str | Path) -> SceneFolder:
         root: Folder that a ``prepare.py`` or a :class:`SceneWriter` has written.
 
     Returns:
-        Its ``info`` and, by ``scenes(split)``, its scenes.
+        The data set, with its description ``info`` and its scenes ``scenes(split)``.
 
     Raises:
-        FileNotFoundError: The folder is not there, or its preparation did not finish.
+        FileNotFoundError: The folder does not exist, or its preparation did not finish.
+        ValueError: ``dataset.json`` is damaged.
     """
     root = Path(root)
     path = root / _FINISHED
@@ -234,24 +245,25 @@ def open_dataset(root: str | Path) -> SceneFolder:
 
 
 class SceneWriter:
-    """Writes a prepared data set, scene by scene, each of them all or nothing.
+    """Writes a prepared data set scene by scene; every scene is written atomically.
 
-    Leaving the ``with`` block without an exception writes ``dataset.json``. After a crash, run the
-    same preparation again: scenes that are complete are skipped. Scenes of earlier runs that this
-    one does not name are removed at the end. While it is open, a second writer is refused.
+    Leaving the ``with`` block without an exception writes ``dataset.json``. To continue after a
+    crash, run the same preparation again, which skips complete scenes. At the end, scenes of
+    earlier runs that this run did not write or ask for are removed. A folder has one writer at a
+    time.
 
     Args:
-        root: Folder of the data set, made if needed.
-        info: Description; ``splits`` and the scenes of ``made_from`` are filled in from what was
-            written.
-        overwrite: Throw away the scenes that are there instead of going on.
-        keep: ``keep(split, name, made_from)`` says whether a complete scene of an earlier run is
-            still what this run would write; if not, :meth:`write` replaces it. By default scenes
-            are kept, and a folder of finished scenes with another description is refused.
+        root: Folder of the data set, created if needed.
+        info: Description of the data set. ``splits`` and ``made_from["scenes"]`` are filled in.
+        overwrite: Whether to remove existing scenes instead of continuing.
+        keep: ``keep(split, name, made_from)`` returns whether a complete scene of an earlier run
+            equals what this run would write; if not, :meth:`write` replaces it. Without ``keep``,
+            all complete scenes are kept, and a folder whose scenes have another description is
+            refused.
 
     Raises:
         ValueError: The folder was prepared with another description.
-        LockedError: Another writer is at work in the folder.
+        LockedError: Another writer uses the folder.
 
     Example:
         >>> import tempfile
@@ -305,8 +317,7 @@ class SceneWriter:
     def done(self, split: str, name: str) -> bool:
         """Whether the scene is already complete, so that its raw files need not be read.
 
-        A complete scene that is asked for belongs to the data set, as one that is written does;
-        scenes of earlier runs that this one does not name are left out of it.
+        If it is complete, this call also makes it part of the data set, as :meth:`write` does.
         """
         folder = self._folder(split, name)
         if name in self._named.get(split, ()):
@@ -316,7 +327,7 @@ class SceneWriter:
         made_from = _read_made_from(folder)
         if self._keep is not None and not self._keep(split, name, made_from):
             self._stale.add((split, name))
-            # From here on the folder holds scenes that do not belong together.
+            # From here on, the folder holds scenes of different settings.
             (self.root / _FINISHED).unlink(missing_ok=True)
             _flush_folder(self.root)
             return False
@@ -335,17 +346,17 @@ class SceneWriter:
         """Writes one scene unless it is already there.
 
         Args:
-            split: Such as ``"train"``.
-            name: Name of the scene, a plain folder name.
-            points: ``(N, 3)`` world coordinates, float64 where they are large.
-            labels: ``(N,)`` integers: class numbers or the ignored label; None where unknown.
-            features: ``(N, F)`` columns ``info.feature_names``: uint8 (read back as 0 to 1) or
-                float of order 1.
-            made_from: What it is made from, as JSON; goes into ``scene.json``, and its "sources"
-                into ``dataset.json`` as well.
+            split: Name of the split, such as ``"train"``.
+            name: Name of the scene; it must be usable as the name of a folder.
+            points: World coordinates ``(N, 3)``, float64 if they are large.
+            labels: Class numbers or the ignored label, ``(N,)`` integers; None if unknown.
+            features: ``(N, F)``, the columns ``info.feature_names``: uint8 (read back as 0 to 1),
+                or floating point of order 1.
+            made_from: Record of what the scene is made from; values that JSON can hold. It is
+                written to ``scene.json``, and its entry "sources" to ``dataset.json`` as well.
 
         Returns:
-            Whether it was written; False when it was complete before.
+            True if the scene was written, False if it was complete before.
 
         Raises:
             ValueError: Shapes disagree, a label is neither a class nor ignored, a number is NaN or
@@ -363,7 +374,7 @@ class SceneWriter:
             try:
                 partial.mkdir(parents=True)
                 _write_scene(partial, scene, dict(made_from or {}))
-                if target.is_dir():  # stale
+                if target.is_dir():  # an outdated scene of an earlier run
                     target.rename(old)
                 partial.rename(target)
                 _flush_folder(target.parent)
@@ -387,7 +398,7 @@ class SceneWriter:
             for folder in self._scene_folders():
                 if folder.name not in splits.get(folder.parent.name, ()):
                     shutil.rmtree(folder)
-                    with suppress(OSError):  # other scenes are in the split
+                    with suppress(OSError):  # not empty: the split has other scenes
                         folder.parent.rmdir()
 
     def _name(self, split: str, name: str, made_from: dict[str, Any]) -> None:
@@ -404,7 +415,7 @@ class SceneWriter:
         return sorted(path.parent for path in self.root.glob("scenes/[!.]*/[!.]*/scene.json"))
 
     def _sweep(self) -> None:
-        """Removes what a killed writer has left."""
+        """Removes the temporary folders of a writer that was killed."""
         for ending in _LEFTOVERS:
             for folder in self.root.glob(f"scenes/*/.*{ending}"):
                 shutil.rmtree(folder)
@@ -448,7 +459,7 @@ class SceneWriter:
                 )
 
 
-# Endings of hidden folders beside a scene: a new one not yet complete, an old one being replaced.
+# Suffixes of temporary hidden folders: a scene being written, and an old scene being replaced.
 _LEFTOVERS = (".partial", ".replaced")
 
 
@@ -460,19 +471,19 @@ def _arrays_of(scene: Scene) -> dict[str, np.ndarray]:
 
 
 def _size_of(scene: Scene) -> int:
-    """Bytes that a scene takes on the disk, about."""
+    """Approximate size of a scene on the disk, in bytes."""
     return sum(array.nbytes for array in _arrays_of(scene).values()) + 2**16
 
 
 def check_free_space(path: Path, needed: int) -> None:
-    """Refuses to begin what the disk cannot hold.
+    """Checks that the disk has room for a file or folder before it is written.
 
     Args:
-        path: What is to be written; need not be there yet.
-        needed: Bytes.
+        path: File or folder to be written; it need not exist yet.
+        needed: Its size in bytes.
 
     Raises:
-        OSError: There is less room; its number is ENOSPC.
+        OSError: The disk has less free space; ``errno`` is ENOSPC.
     """
     existing = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
     free = shutil.disk_usage(existing).free
@@ -494,7 +505,7 @@ def _write_scene(folder: Path, scene: Scene, made_from: dict[str, Any]) -> None:
 
 
 def _read_made_from(folder: Path) -> dict[str, Any]:
-    """What a scene was made from; empty where that is not known."""
+    """The record of what a scene was made from; empty if there is none."""
     try:
         made_from = json.loads((folder / "scene.json").read_text(encoding="utf-8"))["made_from"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -558,13 +569,13 @@ def _write_json(path: Path, content: dict[str, object]) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Brings the names in a folder to the disk: without it, a rename may be lost by a crash."""
+    """Flushes a folder's entries to the disk; otherwise a crash could undo a rename."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
-    except OSError as error:  # file systems that know no such thing
+    except OSError as error:  # some file systems do not support this
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
@@ -573,11 +584,11 @@ def _flush_folder(folder: Path) -> None:
 
 @contextmanager
 def _clear_disk_errors(path: Path) -> Iterator[None]:
-    """Says what to do about a full disk; the caller has already removed what was partial."""
+    """Adds advice to the error of a full disk; the caller has removed incomplete files before."""
     try:
         yield
     except OSError as error:
-        # NumPy reports a short write, which is what a full disk causes, without an errno.
+        # On a full disk, NumPy reports a short write as an error without an errno.
         if error.errno not in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         raise OSError(

@@ -1,7 +1,8 @@
-"""Text files of points: any separator, with or without names of the columns.
+"""Reads text files of points, with any separator and with or without names of the columns.
 
-Names come from the last line above the numbers that has one word for every column; a comment counts
-if it names x, y and z. Without names only what is certain is guessed, see :func:`guess_names`.
+Column names are taken from the last line above the numbers that has one word for every column. A
+comment line is used only if it names x, y and z. Without names, only columns that can be identified
+with certainty are named, see :func:`guess_names`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from kpdeform.data._numbers import parse_numbers, split_line, to_number
 from kpdeform.data.fields import COLORS, NORMALS, Fields, canonical_name
 
 _BLOCK = 100_000  # lines parsed at a time
-_HEAD = 200  # lines that decide the separator
+_HEAD = 200  # number of rows from which the separator is inferred
 _SEPARATORS = (";", "\t", "|", ",")
 _BOMS = {
     b"\xef\xbb\xbf": "utf-8-sig",
@@ -37,14 +38,15 @@ _CURE = (
 
 @dataclass(frozen=True)
 class Layout:
-    """How the rows of a file are written.
+    """The format of the rows of a file.
 
     Attributes:
-        delimiter: Between the values; None for blanks.
-        decimal_comma: Whether the decimals come after a comma.
+        delimiter: Character between the values; None for blanks.
+        decimal_comma: Whether the decimal separator is a comma.
         names: Names of the columns, or empty.
-        num_columns: Values of a row.
-        titles: The lines above the numbers, which may come again in files that were joined.
+        num_columns: Number of values of a row.
+        titles: The lines above the numbers. They may occur again further down, if several files
+            were concatenated.
     """
 
     delimiter: str | None
@@ -59,10 +61,13 @@ def read_text(path: Path, columns: Sequence[str] | None = None) -> Fields:
 
     Args:
         path: The file.
-        columns: Names of the columns; those of the file, if it has some, do not count then.
+        columns: Names of the columns, which replace names in the file.
+
+    Returns:
+        One float64 array ``(N,)`` per column, by name.
 
     Raises:
-        ValueError: It holds no rows of numbers, or one that is not like the others.
+        ValueError: The file has no rows of numbers, or a row differs in form from the others.
     """
     with path.open(encoding=_encoding(path), errors="replace") as file:
         layout = _find_layout(file, columns)
@@ -74,16 +79,21 @@ def read_text(path: Path, columns: Sequence[str] | None = None) -> Fields:
 
 
 def guess_names(table: np.ndarray, is_pts: bool = False) -> list[str]:
-    """Names the columns of a table without names: only what is certain.
+    """Names the columns of a table without names, as far as they can be identified.
 
-    The first three are x y z. Three more of length 1 are normals. Exactly three more that are whole
-    numbers of 0 to 255 (or 65535), none of them much smaller than the others, are colours. In a
-    .pts file 4 columns are x y z intensity and 7 are x y z intensity red green blue, as that format
-    says. All others are called column_4, column_5 and so on: an intensity, a label and a number of
-    returns look alike.
+    The first three columns are x, y and z. The next three are normals if they are unit vectors. If
+    there are exactly six columns, the last three are colours if they are whole numbers from 0 to
+    255 (or 65535) and no channel has a much smaller maximum than the others. In a .pts file, four
+    columns are x y z intensity and seven are x y z intensity red green blue, as that format
+    specifies. All other columns are called column_4, column_5 and so on, because an intensity, a
+    label and a number of returns cannot be told apart.
+
+    Args:
+        table: Values ``(N, columns)``.
+        is_pts: Whether the table is from a .pts file.
 
     Raises:
-        ValueError: There are fewer than 3 columns.
+        ValueError: There are fewer than three columns.
     """
     num_columns = table.shape[1]
     if num_columns < 3:
@@ -99,10 +109,10 @@ def guess_names(table: np.ndarray, is_pts: bool = False) -> list[str]:
 
 
 def check_columns(columns: Sequence[str], num_columns: int) -> list[str]:
-    """The names that a caller gives to the columns of a table.
+    """Checks the names that a caller gives to the columns of a table, and returns them.
 
     Raises:
-        ValueError: Their number is not that of the columns, or one comes twice.
+        ValueError: There is not one name per column, or a name occurs twice.
     """
     if len(columns) != num_columns:
         raise ValueError(
@@ -136,7 +146,7 @@ def _encoding(path: Path) -> str:
 
 
 def _rows(file: TextIO) -> Iterator[tuple[int, str, bool]]:
-    """Yields line number, text and whether it is a comment, of all lines that are not blank."""
+    """Yields every line that is not blank: its number, its text, and whether it is a comment."""
     for number, line in enumerate(file, 1):
         text = line.strip(" \t\r\n\f\v\x1a\ufeff")
         if text[:3] == "\u00ef\u00bb\u00bf":  # a byte order mark read as Latin-1
@@ -146,7 +156,7 @@ def _rows(file: TextIO) -> Iterator[tuple[int, str, bool]]:
             continue
         if "#" in text or "//" in text:
             text = re.sub(r"\s(#|//).*$", "", text).rstrip()
-        if text:  # a tab at the end separates an empty value, one at the start too
+        if text:  # a tab at the start or end of a line separates an empty value, so it is kept
             yield number, line.strip("\r\n\ufeff") if "\t" in line else text, False
 
 
@@ -160,7 +170,7 @@ def _find_layout(file: TextIO, columns: Sequence[str] | None) -> Layout:
         elif not is_row and not rows:
             titles.append((text, comment))
         elif not is_row and not comment:
-            break  # what is wrong with it is found later, with its line number
+            break  # a malformed row, which is reported with its line number when it is parsed
         if len(rows) == _HEAD or len(titles) > _HEAD:
             break
     if any(text.lower().startswith("ncols") for text, _ in titles):
@@ -182,7 +192,7 @@ def _find_layout(file: TextIO, columns: Sequence[str] | None) -> Layout:
 
 
 def _empty_layout(titles: list[tuple[str, bool]], columns: Sequence[str] | None) -> Layout:
-    """A header without points is an empty cloud."""
+    """The layout of a file that has a header but no points, which is an empty cloud."""
     for text, comment in reversed(titles):
         for delimiter in (*_SEPARATORS, None):
             names = _split_names(text, delimiter)
@@ -198,7 +208,7 @@ def _cells(text: str) -> list[str]:
 
 
 def _is_row(text: str) -> bool:
-    """Whether a line is a row of numbers, be it with a mistake, and no title."""
+    """Whether a line is a row of numbers, possibly with a mistake, and not a title."""
     cells = _cells(text)
     return 2 * sum(map(_is_number, cells)) > len(cells)
 
@@ -216,10 +226,10 @@ def _is_count(text: str) -> bool:
 
 
 def _find_delimiter(rows: list[str], named: set[int]) -> tuple[str | None, bool, int]:
-    """Delimiter, whether commas are decimal points, and the number of columns.
+    """Infers the delimiter, whether the decimal separator is a comma, and the number of columns.
 
-    A separator at the end of all rows begins another column only if there is a name for it:
-    ``named`` holds how many names there may be.
+    If all rows end with a separator, an empty last column is assumed only if there is a name for
+    it. ``named`` has the possible numbers of names.
     """
     for delimiter in (";", "\t", "|"):
         if all(delimiter in row.strip() for row in rows) and not (
@@ -232,7 +242,7 @@ def _find_delimiter(rows: list[str], named: set[int]) -> tuple[str | None, bool,
         if delimiter == "," and all(len(row) >= 3 for row in words):
             bare = [word for row in words for word in row]
             if all(_DECIMAL.fullmatch(word) or "," not in word for word in bare):
-                delimiter = None  # "1,5 2,5 3,5"
+                delimiter = None  # decimal commas and blanks, such as "1,5 2,5 3,5"
             elif all(_DECIMAL.fullmatch(word.rstrip(",")) for word in bare):
                 raise ValueError(f"rows such as {rows[0][:60]!r}: {_CURE} (decimal comma)")
     cells = [split_line(row, delimiter) for row in rows]
@@ -251,7 +261,7 @@ def _find_delimiter(rows: list[str], named: set[int]) -> tuple[str | None, bool,
 
 
 def _tabs_are_blanks(rows: list[str]) -> bool:
-    """Whether tabs only align the values: they come in groups, or beside blanks."""
+    """Whether tabs only align the values: several in a row, or mixed with blanks."""
     cells = [cell.strip(" ") for row in rows for cell in row.strip().split("\t")]
     return len({len(row.split()) for row in rows}) == 1 and any(
         cell == "" or " " in cell for cell in cells
@@ -264,7 +274,7 @@ def _check_decimal(
     num_columns: int,
     columns: Sequence[str] | None,
 ) -> None:
-    """Refuses 1,05,2,10,3,50, whose commas may both separate and be decimal points."""
+    """Refuses rows such as 1,05,2,10,3,50, whose commas may be separators or decimal commas."""
     headers = [_split_names(text, ",") for text, comment in titles if not comment]
     counts = {len(names) for names in (headers if columns is None else [columns])}
     if num_columns in counts:
@@ -275,7 +285,7 @@ def _check_decimal(
 
 
 def _split_names(text: str, delimiter: str | None) -> list[str]:
-    """Words of a header; a unit in brackets belongs to its word."""
+    """Splits a header line into names; a unit in brackets belongs to the name before it."""
     if delimiter is None:
         short = re.sub(r"\s*[\[(][^\])]*[\])]", "", text)
         names = split_line(short, None)
@@ -289,10 +299,10 @@ def _split_names(text: str, delimiter: str | None) -> list[str]:
 def _find_names(
     titles: list[tuple[str, bool]], delimiter: str | None, num_columns: int
 ) -> list[str]:
-    """Names from the last line that fits; an empty list if no line names anything.
+    """Column names from the last title line that fits, or an empty list if no line does.
 
     Raises:
-        ValueError: A line names x, y and z, but not as many columns as there are.
+        ValueError: A line names x, y and z, but does not have one name per column.
     """
     misfit = None
     for text, comment in reversed(titles):
@@ -311,7 +321,7 @@ def _find_names(
 
 
 def _tables(file: TextIO, layout: Layout) -> Iterator[np.ndarray]:
-    """Yields the numbers, a block of lines at a time, and checks the counts of a .pts file."""
+    """Yields the numbers one block of lines at a time, and checks the counts in a .pts file."""
     promised, found, started = None, 0, False
 
     def lines() -> Iterator[tuple[int, str]]:
@@ -349,7 +359,7 @@ def _check_count(promised: int | None, found: int) -> None:
 def _check_gaps(
     table: np.ndarray, block: list[tuple[int, str]], coordinates: list[int], layout: Layout
 ) -> None:
-    """NaN may be written for a coordinate, but must not come from an empty value."""
+    """Refuses rows with an empty value for a coordinate; a coordinate written as NaN is allowed."""
     for row in np.flatnonzero(np.isnan(table[:, coordinates]).any(1)):
         number, text = block[row]
         cells = split_line(text, layout.delimiter)

@@ -1,7 +1,8 @@
-"""Random changes of a training sample; points, normals and coordinate features move together.
+"""Random augmentations of a training sample.
 
-Every transform is called with a :class:`~kpdeform.data.Sample` and a ``torch.Generator`` and
-returns a new sample, so that the same generator state gives the same sample.
+Points, normals and the feature columns x, y and z are transformed together. Every transform is
+called with a :class:`~kpdeform.data.Sample` and a ``torch.Generator`` and returns a new sample. The
+same state of the generator gives the same result.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class RandomRotation:
     """Rotates around the sample's origin.
 
     Args:
-        axis: ``"z"`` keeps the vertical, ``"all"`` draws from all rotations evenly.
+        axis: ``"z"`` rotates about the z axis; ``"all"`` draws uniformly from all rotations.
 
     Raises:
         ValueError: ``axis`` is neither of these.
@@ -65,10 +66,15 @@ class RandomRotation:
 
 
 class RandomScale:
-    """Scales by a factor drawn evenly from ``[minimum, maximum]``, one per axis if anisotropic.
+    """Scales by a factor drawn uniformly from ``[minimum, maximum]``.
+
+    Args:
+        minimum: Smallest factor, > 0.
+        maximum: Largest factor, >= ``minimum``.
+        anisotropic: Whether every axis has a factor of its own.
 
     Raises:
-        ValueError: Not ``0 < minimum <= maximum``.
+        ValueError: ``0 < minimum <= maximum`` does not hold, or a factor is not finite.
     """
 
     def __init__(
@@ -88,6 +94,10 @@ class RandomScale:
 class RandomFlip:
     """Mirrors each of the given axes with probability ``p``.
 
+    Args:
+        axes: Letters of ``"xyz"``, such as ``"xy"``.
+        p: Probability for each axis, in [0, 1].
+
     Raises:
         ValueError: An axis is not x, y or z, or ``p`` is not a probability.
     """
@@ -105,7 +115,7 @@ class RandomFlip:
 
 
 class Jitter:
-    """Adds Gaussian noise to the points; normals stay.
+    """Adds Gaussian noise to the points; normals do not change.
 
     Args:
         sigma: Standard deviation, in the unit of the cloud.
@@ -151,8 +161,9 @@ class ColorDrop:
 class AutoContrast:
     """Blends colours with those stretched to the whole range [0, 1], with probability ``p``.
 
-    Each colour is stretched between its least and largest value in the sample; the share of the
-    stretched one is drawn evenly from [0, 1]. A colour that is the same everywhere stays.
+    Each channel (red, green, blue) is stretched linearly so that its smallest and largest value in
+    the sample become 0 and 1. The result is a blend of the original and the stretched channel,
+    whose share is drawn uniformly from [0, 1]. A constant channel does not change.
 
     Raises:
         ValueError: ``p`` is not a probability.
@@ -176,14 +187,17 @@ class AutoContrast:
 
 
 def transform_linear(sample: Sample, matrix: Tensor) -> Sample:
-    """Applies a linear map to points and, as it moves planes, to normals.
+    """Applies a linear map A to points and the corresponding map to normals.
 
-    A plane with normal n maps to one with normal A⁻ᵀ n, which is then given length 1 again; under
-    an anisotropic scale that is not A n.
+    A point p becomes A p. A normal n becomes A⁻ᵀ n, normalised to length 1, because A maps a plane
+    with normal n to a plane with normal A⁻ᵀ n. This differs from A n if A scales axes differently.
 
     Args:
-        sample: Feature columns nx, ny, nz are taken as normals; zero normals stay zero.
-        matrix: A, ``(3, 3)``, invertible; points become A p.
+        sample: The sample. Its feature columns nx, ny, nz are normals; zero normals stay zero.
+        matrix: A, ``(3, 3)``, invertible.
+
+    Returns:
+        The transformed sample.
     """
     moved = replace_points(sample, sample.points @ matrix.T.to(sample.points))
     columns = sample.columns("nx", "ny", "nz")
@@ -196,7 +210,7 @@ def transform_linear(sample: Sample, matrix: Tensor) -> Sample:
 
 
 def replace_points(sample: Sample, points: Tensor) -> Sample:
-    """Returns the sample with other points; feature columns x, y, z follow them."""
+    """Returns the sample with other points, and updates the feature columns x, y and z."""
     features = sample.features
     for axis, name in enumerate("xyz"):
         if name in sample.feature_names:

@@ -1,7 +1,7 @@
 """Checks of values that come from a configuration, a JSON file or the command line.
 
-Every check takes ``where``, which says where the value stands, such as ``"c.yaml: scale"``, and
-returns the value in one form. What does not fit is a ValueError of one line.
+Every check takes the place of the value, ``where``, such as ``"c.yaml: scale"``, and returns the
+value converted to its type. Anything else raises a ValueError whose message is one line.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import Any, TypeVar
 import numpy as np
 
 T = TypeVar("T")
-# Longest name of a folder in bytes; file systems allow 255, and hidden endings are added.
+# Longest name of a folder, in bytes. File systems allow 255; the rest is for temporary suffixes.
 LONGEST_NAME = 200
 
 
 def refuse(where: str, expected: str, value: object) -> ValueError:
-    """The error for a value that is not what is expected there."""
+    """The error for a ``value`` at ``where`` that is not what is ``expected``."""
     text = repr(value)
     shown = text if len(text) <= 100 else f"{text[:80]}... ({len(text)} characters)"
     return ValueError(f"{where}: must be {expected}, got {shown}")
 
 
 def text(where: str, value: object, empty: bool = False) -> str:
-    """A line of text; a number is taken as its digits."""
+    """A line of text; a number is converted to text."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = str(value)
     if not (isinstance(value, str) and value.isprintable() and (empty or value.strip())):
@@ -36,7 +36,7 @@ def text(where: str, value: object, empty: bool = False) -> str:
 
 
 def names(where: str, value: object) -> tuple[str, ...]:
-    """Different names; a single one may stand without a list."""
+    """A list of different names; a single name is taken as a list of one."""
     values = sequence(where, [value] if isinstance(value, str) else value)
     found = tuple(text(where, name) for name in values)
     if twice := sorted({name for name in found if found.count(name) > 1}):
@@ -45,7 +45,7 @@ def names(where: str, value: object) -> tuple[str, ...]:
 
 
 def folder_name(where: str, value: object) -> str:
-    """A name that is one plain folder: no path, not hidden, printable, not too long."""
+    """A name that one folder can have: not a path, not hidden, printable and not too long."""
     if not (
         isinstance(value, str)
         and value.isprintable()
@@ -71,7 +71,7 @@ def sequence(where: str, value: object) -> Sequence[Any]:
 
 
 def mapping(where: str, value: object, example: str) -> Mapping[str, Any]:
-    """A mapping; ``example`` shows one."""
+    """A mapping; the error message shows ``example``."""
     if not isinstance(value, Mapping):
         raise refuse(where, f"a mapping such as {example}", value)
     return value
@@ -85,7 +85,7 @@ def whole(where: str, value: object) -> int:
 
 
 def wholes(where: str, value: object) -> list[int]:
-    """Whole numbers; a single one may stand without a list."""
+    """A list of whole numbers; a single number is taken as a list of one."""
     values = value if isinstance(value, (list, tuple, range)) else [value]
     if not all(isinstance(v, (int, np.integer)) and not isinstance(v, bool) for v in values):
         raise refuse(where, "a whole number or a list of them, such as 2 or [3, 4]", value)
@@ -93,7 +93,7 @@ def wholes(where: str, value: object) -> list[int]:
 
 
 def number(where: str, value: object) -> float:
-    """A finite number; also as text, since YAML reads 1e-3 as text."""
+    """A finite number. Text is accepted as well, because YAML reads 1e-3 as text."""
     if isinstance(value, str):
         try:
             value = float(value)
@@ -135,12 +135,12 @@ def color(where: str, value: object) -> tuple[int, int, int]:
 
 
 def each(check: Callable[[str, object], T], where: str, values: Iterable[object]) -> tuple[T, ...]:
-    """Applies a check to every value."""
+    """Applies ``check`` to every value."""
     return tuple(check(where, value) for value in values)
 
 
 def known(where: str, found: Iterable[object], names: Iterable[str]) -> None:
-    """Refuses names that are not known, with the nearest of those that are."""
+    """Raises ValueError for a name in ``found`` that is not in ``names``; suggests the nearest."""
     names = list(names)
     for name in found:
         if name not in names:

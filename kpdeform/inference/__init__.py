@@ -1,6 +1,6 @@
-"""Labelling clouds with a trained model, and scoring it; needs neither Lightning nor torchmetrics.
+"""Labels point clouds with a trained model, and scores the model.
 
-It starts from a checkpoint: :class:`Predictor`.
+:class:`Predictor` loads the model from a checkpoint. Neither Lightning nor torchmetrics is needed.
 """
 
 from kpdeform.inference.evaluation import (

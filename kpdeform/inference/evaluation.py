@@ -1,4 +1,4 @@
-"""Scores of a model on whole scenes, at full resolution, and what can be made of them."""
+"""Predicts whole scenes at full resolution, and writes the scores and predictions."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ def predict_scene(
     Args:
         predictor: A trained model.
         scene: The scene, at full resolution.
-        feature_names: Columns of the scene's features.
-        votes: Predictions to average for each tile, >= 1.
-        tiles: How to cut the scene; as the model was trained by default.
-        progress: Shows the iteration over tiles.
+        feature_names: Names of the columns of the scene's features.
+        votes: Number of predictions to average for each tile, >= 1.
+        tiles: How to cut the scene; by default the tiles of the predictor.
+        progress: Wraps the iteration over tiles to show its progress.
 
     Returns:
         Class numbers, ``(N,)`` int64.
@@ -68,7 +68,16 @@ def predict_scene(
 
 
 def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> Tensor:
-    """Counts of label-prediction pairs, ``(classes, classes)`` int64; other labels are ignored."""
+    """Counts the pairs of label and prediction.
+
+    Args:
+        labels: Class numbers ``(N,)``; other values, such as -1, are ignored.
+        predictions: Predicted class numbers ``(N,)``.
+        num_classes: Number of classes.
+
+    Returns:
+        Counts, ``(classes, classes)`` int64; row = label, column = prediction.
+    """
     rows = np.asarray(labels, np.int64)
     known = (rows >= 0) & (rows < num_classes)
     pairs = num_classes * rows[known] + predictions[known]
@@ -80,9 +89,12 @@ def write_scores(folder: Path, confusion: Tensor, class_names: Sequence[str]) ->
     """Writes ``scores.json`` and ``confusion.png`` and returns the scores.
 
     Args:
-        folder: Made if needed.
-        confusion: ``(classes, classes)`` counts, row = label.
+        folder: Folder to write to, created if needed.
+        confusion: Counts, ``(classes, classes)``; row = label, column = prediction.
         class_names: Names of the classes.
+
+    Returns:
+        The scores.
     """
     result = scores(confusion)
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,16 +105,17 @@ def write_scores(folder: Path, confusion: Tensor, class_names: Sequence[str]) ->
 
 
 def write_prediction(path: Path, scene: Scene, labels: np.ndarray, predictor: Predictor) -> None:
-    """Writes a labelled scene as PLY (with colours) or LAZ, chosen by the suffix.
+    """Writes a labelled scene as PLY or LAZ, as the suffix says.
 
-    The classification is the model's ``class_ids``; true labels go into a field ``label``, as the
-    same ids, with -1 for what is ignored.
+    The field ``classification`` holds the ``class_ids`` of the predicted classes, and the colours
+    are those of the classes. If the scene has labels, the field ``label`` holds their ids, with -1
+    for ignored points.
 
     Args:
-        path: ``.ply`` or ``.laz``; its folder is made if needed.
+        path: ``.ply`` or ``.laz``; its folder is created if needed.
         scene: The scene.
         labels: Predicted class numbers, ``(N,)``.
-        predictor: Gives class ids and colours.
+        predictor: Its ``class_ids`` and ``class_colors`` are used.
 
     Raises:
         ValueError: A class id is not in 0 to 255.
@@ -163,13 +176,16 @@ def _write_laz(
 
 
 def _las_scales(points: np.ndarray) -> np.ndarray:
-    """Steps of 0.1 mm, or of the next power of ten with which LAS's int32 spans the cloud."""
+    """The resolution of LAS coordinates per axis.
+
+    It is 1e-4 units, or the smallest power of ten above for which the cloud fits into int32.
+    """
     extent = points.max(0) - np.floor(points.min(0))
     return np.maximum(1e-4, 10.0 ** np.ceil(np.log10(np.maximum(extent, 1e-9) / 2**31)))
 
 
 def _plot(path: Path, confusion: Tensor, class_names: Sequence[str]) -> None:
-    """Rows in percent of the label's points."""
+    """Draws the confusion matrix, each row in per cent of the points with this label."""
     require("matplotlib", "viz").use("Agg")
     pyplot = require("matplotlib.pyplot", "viz")
     counts = confusion.double()

@@ -1,4 +1,4 @@
-"""Scores of a labelling, all computed from its confusion matrix."""
+"""Segmentation scores, all computed from a confusion matrix."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from torch import Tensor
 class Scores(NamedTuple):
     """Scores of one confusion matrix; values lie in [0, 1].
 
-    A class that the labels do not hold has no score (NaN) and does not enter the means: a split
-    without boxes says nothing about boxes. Points wrongly given to it cost their true classes.
+    A class that does not occur in the labels has the score NaN and is left out of the means.
+    Points that are wrongly predicted as such a class still lower the scores of their true classes.
 
     Attributes:
         iou: Intersection over union of each class, ``(classes,)`` float64.
-        accuracy: Share of each class's points that were found (recall), ``(classes,)`` float64.
-        mean_iou: Mean of ``iou`` without the NaN.
-        mean_accuracy: Mean of ``accuracy`` without the NaN.
-        overall_accuracy: Share of all labelled points that are right.
+        accuracy: Recall of each class, ``(classes,)`` float64: the share of its points that are
+            predicted correctly.
+        mean_iou: Mean of ``iou`` over the classes that occur.
+        mean_accuracy: Mean of ``accuracy`` over the classes that occur.
+        overall_accuracy: Share of all labelled points that are predicted correctly.
     """
 
     iou: Tensor
@@ -30,7 +31,7 @@ class Scores(NamedTuple):
     overall_accuracy: float
 
     def as_dict(self, class_names: Sequence[str]) -> dict[str, object]:
-        """Plain numbers by name, ready for JSON (NaN becomes None)."""
+        """The scores as plain numbers by name, ready for JSON; NaN becomes None."""
         return {
             "mean_iou": _number(self.mean_iou),
             "overall_accuracy": _number(self.overall_accuracy),
@@ -64,7 +65,7 @@ def scores(confusion: Tensor) -> Scores:
     counts = confusion.detach().to("cpu", torch.float64)
     right = counts.diagonal()
     labelled, predicted = counts.sum(1), counts.sum(0)
-    accuracy = right / labelled  # 0 / 0 is NaN: the labels do not hold the class
+    accuracy = right / labelled  # 0 / 0 is NaN for a class that does not occur
     iou = (right / (labelled + predicted - right)).masked_fill(labelled == 0, torch.nan)
     return Scores(
         iou,

@@ -1,4 +1,4 @@
-"""A trained model with everything that inference on a raw cloud needs, from one checkpoint."""
+"""A trained model, loaded from one checkpoint with everything that labelling raw clouds needs."""
 
 from __future__ import annotations
 
@@ -29,14 +29,15 @@ class Predictor:
 
     Attributes:
         model: ``model(pyramid, features) -> (logits, deformations)``, in evaluation mode.
-        spec: Levels of the model, with the neighbour limits it was trained with.
+        spec: Pyramid levels of the model, with the neighbour limits of its training.
         features: Names of the model's input columns.
         class_names: Names of the classes.
         class_colors: RGB triple of each class, 0 to 255.
-        class_ids: Number written to files for each class.
-        feature_scales: What values of a file are divided by to become features, by name.
-        tiles: Tiles that suit the crops of the training.
-        scale: What coordinates of a file are multiplied with to be in the model's unit.
+        class_ids: Number that is written to files for each class. The checkpoint has them from the
+            data set's ``dataset.json``, unless the training chose others.
+        feature_scales: Divisor that turns a file's values into features, by name of the feature.
+        tiles: Tiles of the same size as the crops of the training.
+        scale: Factor that turns a file's coordinates into the model's unit.
     """
 
     model: nn.Module
@@ -55,21 +56,22 @@ class Predictor:
         device: torch.device | str = "auto",
         factory: Factory | None = None,
     ) -> Predictor:
-        """Loads the model of a checkpoint that the training scripts wrote.
+        """Loads the model of a checkpoint that the training commands wrote.
 
         Args:
             path: ``last.ckpt`` or ``best.ckpt`` of a run.
-            device: Where the model goes; "auto" is CUDA where it can be used, else the CPU.
-            factory: What makes the model, where it was trained with a function of your own. A name
-                in a checkpoint is never imported.
+            device: Device of the model. "auto" is CUDA if kpdeform can use it, and the CPU
+                otherwise.
+            factory: Function that makes the model, if it was trained with a function of your own.
+                It must be given here, because names in a checkpoint are never imported.
 
         Returns:
-            The predictor.
+            The predictor, with the model in evaluation mode on the device.
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: It is damaged, holds code, or is not a checkpoint of kpdeform's training
-                scripts; its model needs ``factory``; or the device cannot be used.
+            ValueError: The file is damaged, contains code, or was not written by kpdeform's
+                training commands; its model needs ``factory``; or the device cannot be used.
         """
         chosen, checkpoint = choose_device(device), read_checkpoint(path)
         entry = checkpoint.get("kpdeform") if isinstance(checkpoint, Mapping) else None
@@ -88,7 +90,11 @@ class Predictor:
 
     @staticmethod
     def from_record(model: nn.Module, record: Mapping[str, Any]) -> Predictor:
-        """Joins a model and what a data module's ``record()`` says.
+        """Makes a predictor of a model and a data module's ``record()``.
+
+        Args:
+            model: The model, on its device.
+            record: Entries such as ``features``, ``class_names`` and ``tiles``.
 
         Raises:
             ValueError: An entry of the record is missing, wrong, or does not fit the model.
@@ -111,12 +117,12 @@ class Predictor:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return next(self.model.parameters()).device
 
     @property
     def file_features(self) -> list[str]:
-        """Those of ``features`` that a file or scene must bring; the others are made from xyz."""
+        """The ``features`` that a file must contain; all others are computed from positions."""
         return from_file(self.features)
 
     def predict_cloud(
@@ -126,8 +132,9 @@ class Predictor:
 
         Args:
             cloud: Sorted cloud with the features :attr:`file_features`.
-            votes: Predictions to average for each tile, each with the cloud turned further about z.
-            progress: Shows the iteration over tiles.
+            votes: Number of predictions to average for each tile. Each rotates the cloud about z by
+                another angle.
+            progress: Wraps the iteration over tiles to show its progress.
         """
         floor = self._floor(cloud) if "height" in self.features else 0.0
 
@@ -140,22 +147,25 @@ class Predictor:
     def probabilities(
         self, points: np.ndarray, features: np.ndarray, floor: float = 0.0, votes: int = 1
     ) -> np.ndarray:
-        """Class probabilities of every point of a piece that fits into memory.
+        """Class probabilities of every point of a tile.
 
-        The points are thinned to the model's cell size and each takes the result of its cell.
+        The points are thinned to the model's cell size, and every point gets the result of its
+        cell.
 
         Args:
-            points: ``(N, 3)`` float64, N > 0.
+            points: ``(N, 3)`` float64, N > 0, in the model's unit.
             features: Columns :attr:`file_features`, ``(N, F)`` float32.
-            floor: The z that the feature "height" counts from.
-            votes: Predictions to average, each with the cloud turned further about z.
+            floor: The z coordinate at which the feature "height" is 0.
+            votes: Number of predictions to average. Each rotates the points about z by another
+                angle.
 
         Returns:
             ``(N, classes)`` float32.
         """
         _checks.count("Predictor", "votes", votes)
         _checks.finite("Predictor: features", torch.from_numpy(features), "values")
-        # whole cells away from the cloud's own grid: a flat floor is thinned as in the whole scene
+        # The origin is a multiple of the cell size. The grid cells of all tiles are therefore those
+        # of one grid over the cloud, and a flat floor is thinned in the same way in every tile.
         cell = self.spec.cell_size
         center = np.round((points.min(0) + points.max(0)) / (2 * cell)) * cell
         local = torch.from_numpy((points - center).astype(np.float32))
@@ -174,17 +184,17 @@ class Predictor:
         return logits.float().softmax(1).cpu()
 
     def _sample(self, points: Tensor, features: Tensor, floor: float) -> Sample:
-        """A tile with its input columns, as :class:`kpdeform.data.SceneDataset` makes a crop."""
+        """Makes the input of the model for a tile, as :class:`kpdeform.data.SceneDataset` does."""
         names = tuple(self.features)
         values = input_columns(names, points, floor, features, self.file_features)
         sample = Sample(points, values, names)
-        if self.tiles.dimensions == 2:  # upright crops count z from their ground
+        if self.tiles.dimensions == 2:  # in a vertical cylinder, z is relative to the floor
             ground = floor_of(points)
             points = points - torch.stack([0 * ground, 0 * ground, ground])
         return replace_points(sample, points)
 
     def _floor(self, cloud: SortedCloud) -> float:
-        """Height that 1 % of the thinned cloud lie below."""
+        """The 1 % quantile of z of the thinned cloud."""
 
         def thinned() -> Iterator[Tensor]:
             for cell in range(len(cloud.cells)):
@@ -195,7 +205,7 @@ class Predictor:
 
 
 def _load_state(model: nn.Module, state: Any) -> None:
-    """Loads the weights of a training task, in which the model's names begin with "model."."""
+    """Loads the weights of a training task, whose model has the prefix "model." in their names."""
     if not isinstance(state, Mapping):
         raise ValueError("state_dict must be a mapping of names to tensors")
     prefix = "model."

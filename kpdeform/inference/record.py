@@ -1,4 +1,4 @@
-"""What a checkpoint says about the data a model was trained on, checked before it is used."""
+"""Checks a checkpoint's record of the data that the model was trained on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kpdeform.inference.tiling import Tiles
 
 
 def check_record(record: Any) -> Mapping[str, Any]:
-    """Checks what a data module's ``record()`` has put into a checkpoint.
+    """Checks the ``record()`` of a data module that is stored in a checkpoint.
 
     Returns:
         ``record``.

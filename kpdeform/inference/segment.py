@@ -1,4 +1,4 @@
-"""A LAS, LAZ or PLY file in, the same file with a classification out."""
+"""Labels a LAS, LAZ or PLY file, and writes a copy with the predicted classification."""
 
 from __future__ import annotations
 
@@ -31,28 +31,30 @@ def segment_file(
     class_ids: Sequence[int] | None = None,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """Labels every point of a file and writes a copy with these labels as its classification.
+    """Labels every point of a file, and writes a copy with these labels as its classification.
 
-    Memory is bounded by a tile, not by the file: coordinates and probabilities lie in the folder
-    ``.<output>.work`` beside the output. When the process is killed, the same call goes on with the
-    next tile and ends with the same bytes; the output appears complete or not at all.
+    Memory is bounded by the size of a tile, not of the file: coordinates and probabilities are kept
+    in the folder ``.<output>.work`` beside the output. If the process is killed, the same call
+    continues with the next tile and produces the same bytes. The output is replaced atomically at
+    the end.
 
     Args:
         predictor: A trained model.
-        source: ``.las``, ``.laz`` or ``.ply``.
-        output: Same suffix; replaced if it exists. May be ``source`` itself.
-        votes: Predictions to average for each tile, >= 1.
-        tiles: How to cut the cloud; as the model was trained by default.
-        class_ids: Number to write for each class; as the model's checkpoint says by default.
+        source: ``.las``, ``.laz`` or ``.ply`` file.
+        output: File to write, with the same suffix. It is replaced if it exists, and may be
+            ``source`` itself.
+        votes: Number of predictions to average for each tile, >= 1.
+        tiles: How to cut the cloud; by default the tiles of the predictor.
+        class_ids: Number to write for each class; by default those of the predictor.
         progress: See :func:`kpdeform.inference.tiling.predict_tiles`.
 
     Returns:
-        Points per class, ``(classes,)`` int64.
+        Number of points predicted as each class, ``(classes,)`` int64.
 
     Raises:
-        ValueError: The file is damaged, lacks a feature of the model or has NaN in one, or cannot
-            hold the ids.
-        OSError: Another process writes this output, or the disk is too full for the job.
+        ValueError: The file is damaged, lacks a feature of the model, has NaN or infinite values in
+            one, or cannot store the ids.
+        OSError: Another process writes this output, or the disk has too little space.
     """
     _checks.count("segment_file", "votes", votes)
     source, output = Path(source), Path(output)
@@ -84,7 +86,9 @@ def segment_file(
             predictor.predict_cloud(cloud, votes, progress)
             counts = _write_labels(work / "labels.bin", cloud, ids)
             file.write(output, lambda start, stop: _read_labels(work / "labels.bin", start, stop))
-        except Exception:  # a damaged file, a full disk; what was killed can go on, this cannot
+        except Exception:
+            # Unlike a killed process, an error such as a damaged file or a full disk leaves nothing
+            # that the next call could continue.
             shutil.rmtree(work, ignore_errors=True)
             raise
         shutil.rmtree(work)
@@ -92,16 +96,19 @@ def segment_file(
 
 
 def _bytes_per_point(num_features: int, num_classes: int) -> int:
-    """In the work folder: position, number and label, features, probabilities and their journal."""
+    """Bytes per point in the work folder.
+
+    They are for position, row number, label, features, probabilities and the journal.
+    """
     return 24 + 8 + 4 + 4 * num_features + 2 * 4 * num_classes
 
 
 def _job(predictor: Predictor, source: Path, votes: int, tiles: Tiles) -> str:
-    """Identifies what is computed: a work folder of anything else must not be continued."""
+    """Identifies the computation, so that a work folder of another one is not continued."""
     state = source.stat()
     job = {
         "source": [str(source.resolve()), state.st_size, state.st_mtime_ns],
-        "model": [_digest(predictor.model), repr(predictor.model)],  # weights; radii and the like
+        "model": [_digest(predictor.model), repr(predictor.model)],  # weights; sizes and radii
         "pyramid": asdict(predictor.spec),
         "features": list(predictor.features),
         "feature_scales": dict(predictor.feature_scales),

@@ -1,12 +1,14 @@
 """Labels a cloud of any size, tile by tile, with memory bounded by one tile.
 
-The plane (or space) is cut into cells of side ``size * (1 - overlap)``; the tile of a cell is the
-cell and half the overlap around it. The blending weight of a tile rises linearly across the
-overlap, so that the weights of neighbouring tiles add up to one wherever all of them hold points.
+The plane (or space) is divided into cells of side ``size * (1 - overlap)``. The tile of a cell is
+the cell extended by half the overlap on every side. The blending weight of a tile rises linearly
+across the overlap, so that the weights of neighbouring tiles add up to one wherever all of them
+have points.
 
-The cloud is sorted by cell into plain files in a work folder, where the probabilities of all points
-are summed up too. Before the sums of a tile are changed, their new values go to a journal that is
-renamed into place; a killed run repeats at most that write, and ends with the same bytes.
+The cloud is sorted by cell into plain files in a work folder, where the weighted probabilities of
+all points are accumulated as well. Before the sums of a tile are changed, their new values are
+written to a journal file. After a crash, the journal is applied again and the next tile follows, so
+that the result has the same bytes as without the crash.
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ import numpy as np
 from kpdeform._files import replace, reserve
 from kpdeform._optional import require
 
-# Points (n, 3) float64 and features (n, F) float32 of a part of the cloud.
+# A part of a cloud: points (n, 3) float64 and features (n, F) float32.
 Chunk = tuple[np.ndarray, np.ndarray]
-# Wraps the iteration over tiles to show it: takes the tiles still to do and the number of all.
+# Shows the progress over tiles: takes the remaining tiles and the number of all tiles, and returns
+# an iterable over the remaining tiles.
 Progress = Callable[[Sequence[int], int], Iterable[int]]
 
 
@@ -34,9 +37,9 @@ class Tiles:
     """How a cloud is cut into overlapping tiles.
 
     Attributes:
-        size: Side of a tile, overlap included, in the cloud's unit; infinite for one tile over all.
-        overlap: Share of ``size`` that neighbouring tiles have in common, in (0, 0.5].
-        dimensions: 2 for columns over the x-y plane, 3 for cubes.
+        size: Side of a tile including the overlap, in the cloud's unit; infinite for a single tile.
+        overlap: Share of ``size`` by which neighbouring tiles overlap, in (0, 0.5].
+        dimensions: 2 for vertical columns on a grid in the x-y plane, 3 for cubes.
 
     Raises:
         ValueError: A value is out of range.
@@ -56,7 +59,7 @@ class Tiles:
 
     @property
     def cell(self) -> float:
-        """Side of a cell, which is the distance between tiles."""
+        """Side of a cell, which is the distance between the centres of neighbouring tiles."""
         return self.size * (1 - self.overlap)
 
     def cells(self, points: np.ndarray) -> np.ndarray:
@@ -79,9 +82,9 @@ class SortedCloud:
     """A cloud on disk, its points sorted by cell; see :meth:`write`.
 
     Attributes:
-        tiles: How the cells were made.
-        cells: Cells that hold points, in lexicographic order, ``(T, dimensions)`` int64.
-        starts: First row of each cell, and the number of points, ``(T + 1,)`` int64.
+        tiles: The tiling that the cells belong to.
+        cells: Cells with points, in lexicographic order, ``(T, dimensions)`` int64.
+        starts: First row of each cell, followed by the number of points, ``(T + 1,)`` int64.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -99,12 +102,13 @@ class SortedCloud:
 
     @staticmethod
     def write(folder: Path, chunks: Callable[[], Iterable[Chunk]], tiles: Tiles) -> SortedCloud:
-        """Sorts a cloud into ``folder``, or opens it when that was done before.
+        """Sorts a cloud into ``folder``, or opens it if that was done before.
 
         Args:
-            folder: Work folder; ``cells.npz`` is written last.
-            chunks: Called twice; yields the cloud in parts, each time the same.
-            tiles: How to cut it.
+            folder: Work folder. The file ``cells.npz`` is written last and marks it as complete.
+            chunks: Returns an iterable over the parts of the cloud. It is called twice and must
+                return the same parts each time.
+            tiles: How to cut the cloud.
 
         Returns:
             The sorted cloud.
@@ -130,7 +134,7 @@ class SortedCloud:
         return SortedCloud(folder)
 
     def tile_rows(self, tile: int) -> np.ndarray:
-        """Rows that may lie in a tile: those of its cell and of the cells around it."""
+        """Rows of the points that may be in a tile: those of its cell and the cells around it."""
         shifts = product((-1, 0, 1), repeat=self.tiles.dimensions)
         around = [tuple(self.cells[tile] + np.array(shift)) for shift in shifts]
         numbers = [self._cell_number[c] for c in around if c in self._cell_number]
@@ -151,11 +155,12 @@ class SortedCloud:
         return self._open("features", np.float32, self.num_features)[rows]
 
     def order(self, start: int, stop: int) -> np.ndarray:
-        """Number in the file of the points in rows ``start`` to ``stop``, int64."""
+        """Index in the original file of the points in rows ``start`` to ``stop``, int64."""
         return np.array(self._open("order", np.int64, 1)[start:stop, 0])
 
     def _open(self, name: str, dtype: type, columns: int) -> np.ndarray:
-        # Mapped anew for each use: pages of an old mapping would count as this process's memory.
+        # Each use maps the file again, because the pages of a kept mapping would count as memory of
+        # this process.
         path = self.folder / f"{name}.bin"
         return np.memmap(path, dtype, mode="r", shape=(self.num_points, columns))
 
@@ -168,14 +173,15 @@ def predict_tiles(
 ) -> None:
     """Sums up the weighted class probabilities of all tiles in the cloud's work folder.
 
-    Goes on after the last finished tile when an earlier call was killed.
+    If an earlier call was killed, this call continues after its last finished tile.
 
     Args:
         cloud: The sorted cloud.
-        predict: Takes points ``(n, 3)`` float64 and features ``(n, F)`` float32 of a tile, returns
-            probabilities ``(n, classes)`` float32.
+        predict: Takes points ``(n, 3)`` float64 and features ``(n, F)`` float32 of a tile, and
+            returns probabilities ``(n, classes)`` float32.
         num_classes: Number of classes.
-        progress: Shows the iteration over tiles, for example :func:`progress_bar`.
+        progress: Wraps the iteration over tiles to show its progress, for example
+            :func:`progress_bar`.
 
     Raises:
         ValueError: A probability is NaN or infinite.
@@ -205,7 +211,7 @@ def predict_tiles(
 
 
 def progress_bar(remaining: Sequence[int], total: int) -> Iterable[int]:
-    """Shows tiles done, tiles to do and the time left on the terminal."""
+    """Iterates over ``remaining``, and shows finished tiles and the time left on the terminal."""
     track = require("rich.progress", "io").track
     return track(remaining, "tiles", total=total, completed=total - len(remaining))
 
@@ -213,15 +219,15 @@ def progress_bar(remaining: Sequence[int], total: int) -> Iterable[int]:
 def read_probabilities(
     cloud: SortedCloud, num_classes: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields what :func:`predict_tiles` found, in parts.
+    """Yields the result of :func:`predict_tiles` in parts.
 
     Args:
         cloud: The sorted cloud.
         num_classes: Number of classes.
 
     Yields:
-        Numbers of points in the original order, ``(n,)`` int64, and their probabilities,
-        ``(n, classes)`` float32, rows summing to 1.
+        Indices of points in the original file, ``(n,)`` int64, and their class probabilities,
+        ``(n, classes)`` float32, whose rows add up to 1.
     """
     step = 1_000_000
     for start in range(0, cloud.num_points, step):
@@ -236,7 +242,7 @@ def _open_sums(cloud: SortedCloud, num_classes: int) -> np.ndarray:
 
 
 def _replay_journal(cloud: SortedCloud) -> int:
-    """Writes the journal's values once more, which changes nothing if they are there already."""
+    """Applies the journal to the sums; applying it a second time changes nothing."""
     path = cloud.folder / "journal.npz"
     if not path.exists():
         return 0
@@ -248,7 +254,7 @@ def _replay_journal(cloud: SortedCloud) -> int:
 def _apply(cloud: SortedCloud, rows: np.ndarray, values: np.ndarray) -> None:
     sums = _open_sums(cloud, values.shape[1])
     sums[rows] = values
-    sums.flush()  # before the next tile's journal takes the place of this one's
+    sums.flush()  # the sums must be on the disk before the next journal replaces this one
 
 
 def _save_atomically(path: Path, **arrays: object) -> None:
@@ -259,7 +265,7 @@ def _save_atomically(path: Path, **arrays: object) -> None:
 
 
 def _count(chunks: Iterable[Chunk], tiles: Tiles) -> tuple[dict[tuple[int, ...], int], int]:
-    """Points of each cell and number of features."""
+    """Counts the points of each cell; also returns the number of features."""
     counts: dict[tuple[int, ...], int] = {}
     num_features, done = 0, 0
     for points, features in chunks:
@@ -282,7 +288,7 @@ def _sort_into_files(
     starts: np.ndarray,
     num_features: int,
 ) -> None:
-    """Writes points, features and original numbers at the place of their cell."""
+    """Writes points, features and original indices to the rows of their cell."""
     cursor = dict(zip(map(tuple, cells.tolist()), starts[:-1].tolist(), strict=True))
     done = 0
     with (
@@ -306,7 +312,7 @@ def _write_at(file: object, offset: int, values: np.ndarray) -> None:
 
 
 def _group(cells: np.ndarray) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
-    """Yields each cell that occurs with the rows that hold it, rows in their order."""
+    """Yields each cell that occurs together with its rows, in ascending order."""
     order = np.lexsort(cells.T[::-1])
     ordered = cells[order]
     is_first = np.ones(len(cells), bool)

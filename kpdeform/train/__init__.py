@@ -1,7 +1,7 @@
-"""What a training run needs beyond the model and :mod:`kpdeform.inference`; built on Lightning.
+"""Training with Lightning.
 
-Training is a task (what a step is), a data module (batches with pyramids) and a trainer (how it
-runs and what it leaves on disk).
+A training consists of three parts. The task defines the loss and the scores of a step, the data
+module makes batches with their pyramids, and the trainer runs the steps and writes the run's files.
 """
 
 from kpdeform.train.datamodules import SceneDataModule, ShapeDataModule

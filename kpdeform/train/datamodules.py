@@ -1,4 +1,4 @@
-"""Lightning data modules: prepared scenes or shapes in, batches with pyramids out."""
+"""Lightning data modules, which make batches with pyramids of prepared scenes or shapes."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ lightning = require("lightning.pytorch", "train")
 
 
 class _DataModule(lightning.LightningDataModule):
-    """Loaders with pyramids that fit the model, and the facts that inference needs later.
+    """Base of the data modules: loaders of batches with pyramids, and a record for inference.
 
     Attributes:
-        pyramid_spec: Levels of the model that is trained, ``model.pyramid_spec``; whoever assembles
-            the run sets it before the training starts.
+        pyramid_spec: Levels of the model that is trained, ``model.pyramid_spec``. It must be set
+            before the training starts.
     """
 
     def __init__(
@@ -104,11 +104,11 @@ class _DataModule(lightning.LightningDataModule):
         return self.folder.info.class_names
 
     def tiles(self) -> Tiles:
-        """Tiles for inference that are like the crops of the training."""
+        """Tiles for inference that have the shape and size of the training crops."""
         raise NotImplementedError
 
     def batches(self, split: str, train: bool) -> PlannedBatches:
-        """Batches of a split: an endless choice of them to train on, or every point in order."""
+        """Batches of a split: random ones to train on, or batches that cover every point once."""
         raise NotImplementedError
 
     def train_batches(self) -> PlannedBatches:
@@ -120,11 +120,11 @@ class _DataModule(lightning.LightningDataModule):
         return self._once(self.train_split, train=True)
 
     def scene_names(self) -> tuple[str, ...]:
-        """Names of the training scenes, by the numbers that batches have."""
+        """Names of the training scenes; ``PointBatch.scenes`` holds indices into them."""
         return tuple(scene.name for scene in self.folder.scenes(self.train_split))
 
     def val_batches(self) -> PlannedBatches | None:
-        """The batches that validation goes through, or None without a validation split."""
+        """The validation batches, or None without a validation split."""
         if not self.folder.info.splits.get(self.val_split):
             return None
         return self._once(self.val_split, train=False)
@@ -137,7 +137,11 @@ class _DataModule(lightning.LightningDataModule):
         return self._batches[split]
 
     def spec(self) -> PyramidSpec:
-        """The model's levels, with neighbour limits measured once on a few training batches."""
+        """The model's levels, with neighbour limits measured once on a few training batches.
+
+        Raises:
+            ValueError: ``pyramid_spec`` has not been set.
+        """
         if self.pyramid_spec is None:
             raise ValueError("the data module needs pyramid_spec = model.pyramid_spec to train it")
         if self._max_neighbors is None:
@@ -172,7 +176,7 @@ class _DataModule(lightning.LightningDataModule):
         return DataLoader(batches, batch_size=None, sampler=share, num_workers=self.num_workers)
 
     def record(self) -> dict[str, Any]:
-        """What :class:`kpdeform.inference.Predictor` needs besides the model."""
+        """Everything that :class:`kpdeform.inference.Predictor` needs besides the model."""
         info = self.folder.info
         return {
             "features": list(self.features),
@@ -187,12 +191,12 @@ class _DataModule(lightning.LightningDataModule):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Neighbour limits and position in the epoch, for the checkpoint."""
+        """Neighbour limits and position in the epoch, which are stored in checkpoints."""
         position = None if self._train_loader is None else self._train_loader.state_dict()
         return {"max_neighbors": self._max_neighbors, "position": position}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continues with the limits and at the position of a checkpoint."""
+        """Restores the neighbour limits and the position in the epoch."""
         limits = state_dict["max_neighbors"]
         self._max_neighbors = None if limits is None else tuple(limits)
         self._position = state_dict["position"]
@@ -202,7 +206,7 @@ def _labelled(folder: SceneFolder, train_split: str, val_split: str) -> SceneFol
     """The data set without validation scenes that have no labels.
 
     Raises:
-        ValueError: There is no split to learn from, or one of its scenes has no labels.
+        ValueError: The training split has no scenes, or one of its scenes has no labels.
     """
     info = folder.info
     if not info.splits.get(train_split):
@@ -243,20 +247,23 @@ class SceneDataModule(_DataModule):
 
     Args:
         root: Folder that a ``prepare.py`` has written.
-        cell_size: Grid step that scenes are thinned to, in their unit, > 0; the model's level 0.
+        cell_size: Cell size of the grid subsampling of scenes, in their unit, > 0. It is the grid
+            step of the model's level 0.
         features: Input columns: "ones", "height", "x", "y", "z" or features of the data set.
-        crop: "sphere", "cylinder" (upright) or "none" for whole scenes.
+        crop: "sphere", "cylinder" (vertical) or "none" for whole scenes.
         radius: Radius of a crop, in the unit of the scenes, > 0.
-        sampling: "potential" covers scenes evenly, "balanced" favours rare classes, "random".
-        max_points: Points of a batch, about, >= 1; crops are added up to it.
+        sampling: How centres of crops are chosen: "potential" visits all places evenly, "balanced"
+            all classes, and "random" all points.
+        max_points: Largest number of points of a batch, >= 1; crops are added up to it.
         batches_per_epoch: Batches of an epoch, over all processes, >= 1.
-        transforms: Random changes of the training crops, in this order.
-        train_split: Split to learn from.
-        val_split: Split to validate on; skipped where the data set has none.
-        class_ids: Number that files get for each class, such as its LAS code, instead of the ids
-            that the data set has.
-        feature_scales: What values of a raw file are divided by to become features, for data sets
-            that do not say it themselves; must agree with those that do.
+        transforms: Augmentations of the training crops, applied in this order.
+        train_split: Split to train on.
+        val_split: Split to validate on; without such a split there is no validation.
+        class_ids: Number that labelled files get for each class, such as its LAS code. By default
+            the ids in the data set's ``dataset.json`` are used.
+        feature_scales: Divisor that turns a raw file's values into features, by name of the
+            feature. It is for data sets without scales, and must agree with scales that a data set
+            has.
         neighbor_quantile: Share of the points that keep all their neighbours on every level, in
             (0, 1].
         num_workers: Processes that build batches, >= 0; 0 builds them in the training process.
@@ -298,7 +305,7 @@ class SceneDataModule(_DataModule):
         return Tiles(size, dimensions=2 if self.crop == "cylinder" else 3)
 
     def batches(self, split: str, train: bool) -> SceneDataset:
-        """Crops of the scenes; without ``train``, crops that visit every point of them."""
+        """Random crops of the scenes or, without ``train``, crops that cover every point."""
         return SceneDataset(
             self.folder,
             split,
@@ -314,7 +321,7 @@ class SceneDataModule(_DataModule):
         )
 
     def class_counts(self) -> Tensor:
-        """Points of each class in the training scenes, ``(classes,)`` int64."""
+        """Number of points of each class in the training scenes, ``(classes,)`` int64."""
         counts = np.zeros(len(self.class_names), np.int64)
         for scene in self.folder.scenes(self.train_split):
             if scene.labels is not None:
@@ -325,19 +332,20 @@ class SceneDataModule(_DataModule):
 
 
 class ShapeDataModule(_DataModule):
-    """Whole shapes for :class:`kpdeform.train.ClassificationTask`: one scene, one label.
+    """Whole shapes for :class:`kpdeform.train.ClassificationTask`.
 
-    Every scene of the data set is a shape whose points all carry the label of the shape.
+    Every scene of the data set is a shape, whose points all have the label of the shape.
 
     Args:
         root: Folder that a ``prepare.py`` has written.
-        cell_size: Grid step that shapes are thinned to, in their unit, > 0; the model's level 0.
+        cell_size: Cell size of the grid subsampling of shapes, in their unit, > 0. It is the grid
+            step of the model's level 0.
         features: Input columns: "ones", "height", "x", "y", "z" or features of the data set.
-        max_points: Points of a batch, about, >= 1; shapes are added up to it.
+        max_points: Largest number of points of a batch, >= 1; shapes are added up to it.
         batches_per_epoch: Batches of an epoch, over all processes, >= 1.
-        transforms: Random changes of the training shapes, in this order.
-        train_split: Split to learn from.
-        val_split: Split to validate on; skipped where the data set has none.
+        transforms: Augmentations of the training shapes, applied in this order.
+        train_split: Split to train on.
+        val_split: Split to validate on; without such a split there is no validation.
         neighbor_quantile: Share of the points that keep all their neighbours on every level, in
             (0, 1].
         num_workers: Processes that build batches, >= 0; 0 builds them in the training process.
@@ -365,11 +373,11 @@ class ShapeDataModule(_DataModule):
         self.transforms = transforms
 
     def tiles(self) -> Tiles:
-        """One tile: a shape is never cut."""
+        """A single tile, because shapes are not cut."""
         return Tiles(math.inf, dimensions=3)
 
     def batches(self, split: str, train: bool) -> _ShapeBatches:
-        """The shapes in a new order each epoch; without ``train``, each shape once."""
+        """The shapes in a new order each epoch or, without ``train``, every shape once."""
         return _ShapeBatches(
             SceneDataset(
                 self.folder,
@@ -386,7 +394,7 @@ class ShapeDataModule(_DataModule):
         )
 
     def class_counts(self) -> Tensor:
-        """Training shapes of each class, ``(classes,)`` int64."""
+        """Number of training shapes of each class, ``(classes,)`` int64."""
         scenes = self.folder.scenes(self.train_split)
         labels = torch.tensor([int(s.labels[0]) for s in scenes if s.labels is not None])
         known = (labels >= 0) & (labels < len(self.class_names))
@@ -394,7 +402,7 @@ class ShapeDataModule(_DataModule):
 
 
 class _ShapeBatches:
-    """Batches of whole clouds, labelled once per cloud instead of once per point."""
+    """Batches of whole clouds with one label per cloud instead of one per point."""
 
     def __init__(self, source: SceneDataset) -> None:
         self.source = source

@@ -1,4 +1,4 @@
-"""Training on folders of images with label images."""
+"""Training on folders that hold images and label images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ lightning = require("lightning.pytorch", "train")
 
 
 class ImageBatch(NamedTuple):
-    """Images (B, 3, H, W) in [-1, 1] and labels (B, H, W), -1 where there is none."""
+    """A batch of images.
+
+    Attributes:
+        images: ``(B, 3, H, W)`` float32 in [-1, 1].
+        labels: ``(B, H, W)`` int64; -1 marks pixels without a label.
+    """
 
     images: Tensor
     labels: Tensor
@@ -29,9 +34,10 @@ class ImageFolder(Dataset):
     """Pairs of image files; one item is an image ``(3, H, W)`` and its labels ``(H, W)``.
 
     Args:
-        images: Colour images.
-        labels: Label images of the same sizes: one whole number per pixel.
-        class_numbers: For every class, the numbers that stand for it; all others are not labelled.
+        images: Files of colour images.
+        labels: Files of label images of the same sizes, with one whole number per pixel.
+        class_numbers: For every class, the numbers that stand for it in label images. Pixels with
+            other numbers get the label -1.
     """
 
     def __init__(
@@ -60,12 +66,14 @@ class ImageFolder(Dataset):
 
 
 class ImageBatches(Dataset):
-    """Random batches of a folder, flipped and brightened at random; the key is (epoch, index).
+    """Random batches of a folder, with random flips and changes of brightness and tint.
+
+    A batch is indexed by a key (epoch, index). It depends on the key and the seed only.
 
     Args:
-        folder: Where images come from.
-        batch_size: Images of a batch.
-        seed: With the key, decides everything random.
+        folder: The images.
+        batch_size: Number of images of a batch.
+        seed: Seed of all random choices.
     """
 
     def __init__(self, folder: ImageFolder, batch_size: int, seed: int) -> None:
@@ -86,24 +94,24 @@ class ImageBatches(Dataset):
 
 
 def stack(items: list[tuple[Tensor, Tensor]]) -> ImageBatch:
-    """Joins images of one size to a batch."""
+    """Stacks images of one size, and their labels, into a batch."""
     return ImageBatch(*map(torch.stack, zip(*items, strict=True)))
 
 
 class ImageFolderDataModule(lightning.LightningDataModule):
-    """Batches out of a folder that holds an image and a label image for every name.
+    """Batches of a folder with pairs of files, an image and its label image.
 
     Args:
-        root: The folder; images all have one size.
+        root: The folder. All its images have the same size.
         classes: For every class name, the numbers that stand for it in label images, for example
             ``{table: [1], thing: [2, 3]}``. Pixels with other numbers are not labelled.
-        image_suffix: What the name of an image ends with.
-        label_suffix: The same for label images.
-        num_val: So many images, the last by name, are for validation, >= 1.
+        image_suffix: Suffix of the file names of images.
+        label_suffix: Suffix of the file names of label images.
+        num_val: Number of images for validation, >= 1; the last images by name are taken.
         batch_size: Images per step, >= 1.
         batches_per_epoch: Steps of an epoch, >= 1.
-        seed: Seed of the order and of the changes, >= 0.
-        num_workers: Loader processes, >= 0.
+        seed: Seed of the order and of the augmentations, >= 0.
+        num_workers: Loader processes, >= 0; 0 builds batches in the training process.
     """
 
     def __init__(
@@ -151,11 +159,11 @@ class ImageFolderDataModule(lightning.LightningDataModule):
         return tuple(self.classes)
 
     def record(self) -> dict[str, Any]:
-        """What a checkpoint says of the data."""
+        """The description of the data that is stored in checkpoints."""
         return {"class_names": list(self.classes)}
 
     def class_counts(self) -> Tensor:
-        """Labelled training pixels per class, ``(classes,)`` float64."""
+        """Number of training pixels of each class, ``(classes,)`` float64."""
         counts = torch.zeros(len(self.classes), dtype=torch.float64)
         for _, labels in (self.train_set[i] for i in range(len(self.train_set))):
             counts += torch.bincount(labels[labels >= 0], minlength=len(counts))
@@ -186,16 +194,18 @@ class ImageFolderDataModule(lightning.LightningDataModule):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Position in the epoch, for the checkpoint."""
+        """Position in the epoch, which is stored in checkpoints."""
         return {"position": self._train_loader and self._train_loader.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continues at the position of a checkpoint."""
+        """Restores the position in the epoch."""
         self._position = state_dict["position"]
 
 
 class ImageSegmentationTask(SegmentationTask):
-    """Training of a model that labels every pixel; options as :class:`SegmentationTask`.
+    """Training of a model that labels every pixel.
+
+    All arguments that are not listed here are those of :class:`SegmentationTask`.
 
     Args:
         model: ``model(images (B, 3, H, W)) -> logits (B, classes, H, W)``.
@@ -203,7 +213,7 @@ class ImageSegmentationTask(SegmentationTask):
     """
 
     def forward(self, batch: ImageBatch) -> tuple[Tensor, list[Any]]:
-        """Logits of every pixel ``(B * H * W, classes)``; no deformations to be regularised."""
+        """Logits of every pixel, ``(B * H * W, classes)``, and an empty list of deformations."""
         return self.model(batch.images).movedim(1, -1).flatten(0, 2), []
 
     def labels(self, batch: ImageBatch) -> Tensor:

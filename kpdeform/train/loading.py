@@ -1,4 +1,4 @@
-"""Batches for the tasks: planned epochs, pyramids built by the loader, an order that can resume."""
+"""Loaders of batches with pyramids, which can resume in the middle of an epoch."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from kpdeform.data import PointBatch, Pyramid, PyramidSpec, build_pyramid
 
 
 class LabelledBatch(NamedTuple):
-    """What the data modules yield and the tasks take.
+    """A batch as the data modules yield it and the tasks take it.
 
     Attributes:
-        batch: Points, features and labels; labels are ``(N,)`` or ``(B,)``, -1 is ignored.
-        pyramid: The levels of the model, built for ``batch``.
+        batch: Points, features and labels. Labels are ``(N,)`` or ``(B,)``, where -1 is ignored.
+        pyramid: The pyramid of ``batch``, with the levels of the model.
     """
 
     batch: PointBatch
@@ -35,9 +35,9 @@ class PlannedBatches(Protocol):
 
 
 class PyramidBatches(Dataset):
-    """Items of a planned data set with their pyramids; the key is (epoch, index).
+    """Items of a planned data set with their pyramids, indexed by a key (epoch, index).
 
-    The epoch travels with the index: a worker that outlives an epoch plans the next one too.
+    Because the key has the epoch, a persistent worker notices when a new epoch begins and plans it.
 
     Args:
         source: The planned data set.
@@ -59,10 +59,10 @@ class PyramidBatches(Dataset):
 
 
 class _RankShare(Sampler):
-    """Keys of one rank's batches of an epoch, from a position onwards."""
+    """The keys of one rank's batches of an epoch, starting at a position."""
 
     def __init__(self, num_batches: int, rank: int, world_size: int) -> None:
-        self.num_batches = num_batches // world_size  # the same on every rank, or DDP would hang
+        self.num_batches = num_batches // world_size  # DDP hangs unless it is equal on all ranks
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
@@ -78,18 +78,18 @@ class _RankShare(Sampler):
 
 
 class PlannedLoader(DataLoader):
-    """Loader over planned epochs whose position can be saved and restored in the middle of one.
+    """Loader whose position within an epoch can be saved and restored.
 
-    Each pass is one epoch; batches are shared out to the ranks in turn. Lightning stores
+    Each pass is one epoch, whose batches are distributed to the ranks in turn. Lightning stores
     :meth:`state_dict` in its checkpoints.
 
     Args:
-        batches: Data set whose items are whole batches, by (epoch, index).
-        num_batches: Batches of an epoch.
-        rank: This process.
+        batches: Data set whose items are whole batches, indexed by (epoch, index).
+        num_batches: Number of batches of an epoch, over all ranks.
+        rank: Index of this process.
         world_size: Number of processes.
         num_workers: Loader processes; 0 builds batches in the training process.
-        pin_memory: Copy batches to page-locked memory.
+        pin_memory: Whether to copy batches to page-locked memory.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class PlannedLoader(DataLoader):
             num_workers=num_workers,
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
-            generator=torch.Generator(),  # or each epoch would draw from the model's random numbers
+            generator=torch.Generator(),  # keeps the global generator, which the model uses, as is
         )
 
     def __iter__(self) -> Iterator[Any]:
@@ -121,7 +121,7 @@ class PlannedLoader(DataLoader):
             yield item
 
     def state_dict(self) -> dict[str, int]:
-        """Epoch and number of its batches handed out."""
+        """The epoch, and the number of its batches that have been yielded."""
         return {"epoch": self.sampler.epoch, "position": self.sampler.position}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -130,12 +130,12 @@ class PlannedLoader(DataLoader):
 
 
 class ResumableLoader(PlannedLoader):
-    """:class:`PlannedLoader` of point batches with pyramids.
+    """A :class:`PlannedLoader` of point batches with pyramids.
 
     Args:
         source: The planned data set.
         spec: Levels and radii of the model.
-        options: Of :class:`PlannedLoader`.
+        options: Further arguments of :class:`PlannedLoader`.
     """
 
     def __init__(self, source: PlannedBatches, spec: PyramidSpec, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""Losses beside the cross entropy."""
+"""Losses that are used in addition to the cross entropy."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from torch import Tensor
 
 
 def lovasz_softmax(logits: Tensor, labels: Tensor) -> Tensor:
-    r"""Lovász-Softmax loss: a surrogate of 1 - mean IoU that can be differentiated.
+    r"""The Lovász-Softmax loss, a differentiable surrogate of 1 - mean IoU.
 
     Per class c that occurs, the errors :math:`e_i = |[y_i = c] - p_{ic}|` are sorted in descending
     order and weighted by how much each adds to the Jaccard loss of the errors before it.
 
     Args:
         logits: ``(N, classes)`` float.
-        labels: Classes 0, 1, ..., ``(N,)`` int64; rows with -1 do not count.
+        labels: Class numbers, ``(N,)`` int64; rows with -1 are ignored.
 
     Returns:
         Scalar in [0, 1], the mean over the classes that occur; 0 if no row is labelled.
@@ -38,7 +38,14 @@ def lovasz_softmax(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _jaccard_steps(truth: Tensor) -> Tensor:
-    """What every row adds to the Jaccard loss when the rows up to it are wrong. (P, classes)."""
+    """The increase of the Jaccard loss by each row, if all rows up to it are wrong.
+
+    Args:
+        truth: 1 where a row has the class, ``(P, classes)``, sorted by descending error.
+
+    Returns:
+        ``(P, classes)``.
+    """
     total = truth.sum(0)
     intersection = total - truth.cumsum(0)
     union = total + (1 - truth).cumsum(0)

@@ -1,4 +1,4 @@
-"""Setups: an optimizer, its parameter groups and its learning-rate schedule in one object."""
+"""Optimizer setups, each of an optimizer, its parameter groups and a learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kpdeform.nn import parameter_groups
 
 
 class Optimization(NamedTuple):
-    """What a setup makes: the optimizer and the factor on its learning rates after n intervals."""
+    """An optimizer, and the factor on its learning rates as a function of the step or epoch."""
 
     optimizer: optim.Optimizer
     factor: Callable[[int], float]
@@ -21,12 +21,18 @@ class Optimization(NamedTuple):
 
 
 class OptimizerSetup:
-    """Base of the optimizer setups. Offset parameters always form their own, slower group."""
+    """Base of the optimizer setups.
+
+    The parameters of offset heads are always a group of their own with a lower learning rate.
+    """
 
     def build(self, model: nn.Module, total_steps: int, fused: bool = False) -> Optimization:
-        """Makes the optimizer of ``model`` for a training of ``total_steps`` steps.
+        """Makes the optimizer and schedule for a training.
 
-        ``fused`` asks for PyTorch's optimizers that pass over memory once: about twice as fast.
+        Args:
+            model: The model to train.
+            total_steps: Number of optimizer steps of the whole training.
+            fused: Whether to use PyTorch's fused implementation, which is about twice as fast.
         """
         raise NotImplementedError
 
@@ -38,7 +44,7 @@ def _check_common(owner: str, lr: float, weight_decay: float, offset_lr_factor: 
 
 
 class SGDSetup(OptimizerSetup):
-    """As KPConv was trained: SGD with a long momentum, its learning rate decays by epoch.
+    """SGD with high momentum and an exponential decay per epoch, as KPConv was trained.
 
     Source: Thomas et al. 2019, arXiv:1904.08889, supplementary material, and its public code,
         which clips gradients by value at 100.
@@ -82,7 +88,7 @@ class SGDSetup(OptimizerSetup):
 
 
 class AdamWSetup(OptimizerSetup):
-    """AdamW with a linear warm-up and a cosine decay over the whole training (one cycle).
+    """AdamW with a linear warm-up and one cosine decay over the whole training.
 
     Args:
         lr: Highest learning rate of all but the offset parameters, > 0.
@@ -127,7 +133,7 @@ class AdamWSetup(OptimizerSetup):
 
 
 class AdamWStepSetup(OptimizerSetup):
-    """As KPConvX was trained: AdamW, an exponential warm-up, then a decay by epoch.
+    """AdamW with an exponential warm-up and a decay per epoch, as KPConvX was trained.
 
     Source: Thomas et al. 2024, arXiv:2405.13194, and its public code.
 
@@ -136,8 +142,9 @@ class AdamWStepSetup(OptimizerSetup):
         weight_decay: Decoupled weight decay, >= 0.
         offset_lr_factor: Learning rate of the offset parameters, as a share of ``lr``, >= 0.
         start: Learning rate of the first epoch, as a share of ``lr``, > 0.
-        warmup_epochs: Epochs in which it rises to ``lr``, by one factor every epoch, >= 0.
-        plateau_epochs: Epochs for which it stays there, >= 0.
+        warmup_epochs: Epochs in which the learning rate rises to ``lr``, by the same factor every
+            epoch, >= 0.
+        plateau_epochs: Epochs for which it stays at ``lr``, >= 0.
         epochs_per_tenth: Epochs in which it then falls to a tenth, > 0.
     """
 

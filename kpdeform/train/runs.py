@@ -1,4 +1,4 @@
-"""What a run leaves on disk: checkpoints to resume from, the configuration and the metrics."""
+"""The files of a run: checkpoints to resume from, the configuration and the metrics."""
 
 from __future__ import annotations
 
@@ -24,19 +24,23 @@ lightning = require("lightning.pytorch", "train")
 
 
 def git_hash() -> str:
-    """Commit of the source tree kpdeform is imported from, "-dirty" if changed, or "unknown"."""
+    """The commit of the source tree that kpdeform is imported from, or "unknown".
+
+    It ends with "-dirty" if the source tree has uncommitted changes.
+    """
     folder = Path(kpdeform.__file__).parent
     command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         tracked = ["git", "-C", str(folder), "ls-files", "--error-unmatch", "__init__.py"]
-        subprocess.run(tracked, capture_output=True, check=True)  # not somebody else's repository
+        # Fails if the package is installed inside the working tree of some other repository.
+        subprocess.run(tracked, capture_output=True, check=True)
         return subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
 
 class AtomicCheckpointIO(lightning.plugins.io.TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it: a killed run leaves the old one."""
+    """Writes a checkpoint to a temporary file and renames it, so that a crash keeps the old one."""
 
     def save_checkpoint(self, checkpoint: dict, path: str | Path, storage_options=None) -> None:
         """Saves ``checkpoint`` to ``path``; see the base class."""
@@ -53,18 +57,19 @@ class AtomicCheckpointIO(lightning.plugins.io.TorchCheckpointIO):
 
 
 class RunRecord(lightning.Callback):
-    """Keeps what is needed to resume a run and to use its model later.
+    """Writes the checkpoints of a run, to resume it and to use its model later.
 
-    ``last.ckpt`` is written every ``every_n_steps`` steps and at the end, ``best.ckpt`` after each
-    validation that beats the earlier ones. A checkpoint gets an entry "kpdeform": version, git
-    hash, resolved configuration, the states of the random number generators, the model and the
-    data module's ``record()``, from which :class:`kpdeform.inference.Predictor` is made.
+    ``last.ckpt`` is written every ``every_n_steps`` steps and at the end, and ``best.ckpt`` after
+    each validation with a new best score. A checkpoint has an entry "kpdeform" with the version,
+    the git hash, the resolved configuration, the states of the random number generators, the
+    configuration of the model, and the data module's ``record()``. The last two are what
+    :class:`kpdeform.inference.Predictor` is made from.
 
     Args:
-        folder: Folder of the run; gets ``config.yaml`` and ``git_hash.txt`` too.
+        folder: Folder of the run, to which ``config.yaml`` and ``git_hash.txt`` are written too.
         config: The resolved configuration as YAML text.
-        model: What the task's model was built from, if that is known.
-        every_n_steps: Steps between two ``last.ckpt``.
+        model: Configuration that the task's model was built from, or None if it is unknown.
+        every_n_steps: Number of steps between two writes of ``last.ckpt``.
     """
 
     def __init__(
@@ -106,11 +111,11 @@ class RunRecord(lightning.Callback):
         }
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict) -> None:
-        """Remembers the random states; they are set once training really starts."""
+        """Keeps the states of the random number generators until the training starts."""
         self._rng = checkpoint.get("kpdeform", {}).get("rng")
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Continues the random numbers and the metrics where the checkpoint left them."""
+        """Restores the random number generators, and removes metrics after the checkpoint."""
         self._saved_step = trainer.global_step
         for logger in trainer.loggers:
             if isinstance(logger, CsvMetrics):
@@ -140,10 +145,10 @@ class RunRecord(lightning.Callback):
         self.save_last(trainer)
 
     def save_last(self, trainer: Any) -> None:
-        """Saves ``last.ckpt``, if it is not of this step already.
+        """Saves ``last.ckpt`` unless it has been saved at this step already.
 
         Raises:
-            ValueError: A weight is NaN or infinite; the checkpoint stays as it was.
+            ValueError: A weight is NaN or infinite. The existing checkpoint is kept.
         """
         if trainer.global_step == self._saved_step:
             return
@@ -153,10 +158,10 @@ class RunRecord(lightning.Callback):
 
 
 class StoppedError(Exception):
-    """The training was asked to stop, and its last step is saved.
+    """The training was stopped by a signal, after its last step was saved.
 
     Attributes:
-        exit_code: What the process should end with, 130 for Ctrl-C and 143 for SIGTERM.
+        exit_code: Exit code for the process, 130 for Ctrl-C and 143 for SIGTERM.
     """
 
     def __init__(self, number: int, step: int) -> None:
@@ -165,12 +170,12 @@ class StoppedError(Exception):
 
 
 class StopOnSignal(lightning.Callback):
-    """Ctrl-C and SIGTERM end the training after the step under way, with a checkpoint.
+    """On Ctrl-C or SIGTERM, finishes the current step, saves a checkpoint and ends the training.
 
     A second Ctrl-C ends it at once.
 
     Args:
-        record: Saves the checkpoint.
+        record: The callback that saves the checkpoint.
     """
 
     def __init__(self, record: RunRecord) -> None:
@@ -180,7 +185,7 @@ class StopOnSignal(lightning.Callback):
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Listens to the signals."""
+        """Installs the signal handlers."""
         self._step = trainer.global_step
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._heard)
@@ -188,7 +193,7 @@ class StopOnSignal(lightning.Callback):
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves and stops, on all ranks after the same step."""
+        """Saves and stops after a signal; all ranks do so after the same step."""
         if trainer.global_step == self._step:  # gradients are still being accumulated
             return
         self._step = trainer.global_step
@@ -197,7 +202,7 @@ class StopOnSignal(lightning.Callback):
             raise StoppedError(self._signal or signal.SIGTERM, trainer.global_step)
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Gives the signals back."""
+        """Restores the previous signal handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before.clear()
@@ -218,7 +223,7 @@ def _check_weights(trainer: Any) -> None:
 
 
 def _rng_state() -> dict[str, Any]:
-    """States of the generators as tensors and plain numbers, which ``weights_only`` loads."""
+    """States of the random number generators, in types that ``weights_only`` can load."""
     name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002
     version, internal, gauss = random.getstate()
     state = {
@@ -243,10 +248,10 @@ def _set_rng_state(state: Mapping[str, Any]) -> None:
 
 
 class CsvMetrics(lightning.loggers.logger.Logger):
-    """Appends metrics to ``metrics.csv`` as rows ``step,name,value``, a resumed run continues it.
+    """Appends metrics to ``metrics.csv``, as rows ``step,name,value``.
 
-    Rows that a killed run had written beyond its last checkpoint are dropped on resuming, so that
-    the file reads as if the run had never stopped.
+    A resumed run continues the file. Rows of steps after the checkpoint are removed first, so that
+    the file is the same as that of a run without interruption.
 
     Args:
         folder: Folder of the run.
@@ -264,7 +269,7 @@ class CsvMetrics(lightning.loggers.logger.Logger):
 
     @lightning.utilities.rank_zero_only
     def continue_from(self, step: int) -> None:
-        """Keeps the rows of an earlier run up to its ``step``-th step and drops all others."""
+        """Keeps the rows of an earlier run up to ``step``, and removes all others."""
         rows: list[list[str]] = []
         if self.path.exists():
             with self.path.open(newline="") as file:

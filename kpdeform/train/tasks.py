@@ -1,4 +1,4 @@
-"""Lightning modules: what a step of training or validation is, for points and for whole clouds."""
+"""Lightning modules with the training and validation steps for points and for whole clouds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SCORES = ("mean_iou", "overall_accuracy", "mean_accuracy")
 
 
 class _Task(lightning.LightningModule):
-    """Cross entropy plus further losses; scores come from a confusion matrix."""
+    """Base of the tasks: the losses, and scores computed from a confusion matrix."""
 
     shown_score: str  # the score that says which checkpoint is best
 
@@ -66,7 +66,7 @@ class _Task(lightning.LightningModule):
         return self.model(batch.pyramid, batch.batch.features)
 
     def labels(self, batch: LabelledBatch) -> Tensor:
-        """One label per row of the logits; -1 where there is none."""
+        """One label per row of the logits; -1 marks rows without a label."""
         return batch.batch.labels
 
     def training_step(self, batch: LabelledBatch, batch_idx: int) -> Tensor:
@@ -102,7 +102,7 @@ class _Task(lightning.LightningModule):
         self.confusion.update(logits.float(), self.labels(batch))
 
     def on_validation_epoch_end(self) -> None:
-        """Logs IoU and accuracies over everything the epoch counted, on all ranks together."""
+        """Logs IoU and accuracies of the whole validation epoch, over all ranks."""
         result = scores(self.confusion.compute())
         self.confusion.reset()
         logged = {f"val/{name}": getattr(result, name) for name in _SCORES}
@@ -118,7 +118,8 @@ class _Task(lightning.LightningModule):
         steps = self.trainer.max_steps
         if steps <= 0:
             steps = self.trainer.estimated_stepping_batches
-        fused = self.trainer.precision == "32-true"  # else Lightning refuses to clip gradients
+        # With mixed precision, Lightning cannot clip the gradients of a fused optimizer.
+        fused = self.trainer.precision == "32-true"
         optimizer, factor, interval = self.optimizer_setup.build(self.model, int(steps), fused)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {
@@ -127,7 +128,10 @@ class _Task(lightning.LightningModule):
         }
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean over the labelled rows of *all* ranks, so that DDP's mean of gradients is exact."""
+        """The weighted mean over the labelled rows of all ranks.
+
+        DDP's mean of the ranks' gradients is then the gradient of this mean.
+        """
         total = F.cross_entropy(
             logits.float(),
             labels,
@@ -140,11 +144,11 @@ class _Task(lightning.LightningModule):
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(weight)
             weight = weight / dist.get_world_size()
-        return total / weight.clamp(min=1e-12)  # no labelled row at all: 0, not NaN
+        return total / weight.clamp(min=1e-12)  # 0, not NaN, if no row is labelled
 
 
 def _scenes_of(batch: Any, datamodule: Any) -> str:
-    """Names of the scenes of a batch, for a message; nothing for images."""
+    """Names of the scenes of a batch, for an error message; empty for images."""
     numbers = getattr(getattr(batch, "batch", None), "scenes", None)
     if numbers is None or not hasattr(datamodule, "scene_names"):
         return ""
@@ -155,9 +159,9 @@ def _scenes_of(batch: Any, datamodule: Any) -> str:
 class SegmentationTask(_Task):
     """Training of a model that labels every point.
 
-    The loss is the cross entropy over labelled points (label -1 is ignored) plus
-    :func:`kpdeform.nn.deformation_loss` of what the deformable layers returned and, when asked for,
-    :func:`kpdeform.train.lovasz_softmax`.
+    The loss is the cross entropy over labelled points (label -1 is ignored), plus
+    :func:`kpdeform.nn.deformation_loss` of the deformable layers, plus
+    :func:`kpdeform.train.lovasz_softmax` if ``lovasz_weight`` is above 0.
 
     Args:
         model: ``model(pyramid, features) -> (logits (N, classes), deformations)``.
@@ -173,9 +177,9 @@ class SegmentationTask(_Task):
     Under DDP the cross entropy is averaged over the points of all ranks, so its gradient equals
     that of one process on the joined batch; the other losses are the mean of the ranks' losses.
 
-    Validation counts thinned points crop by crop, overlaps included: that is cheap, and what
-    ``val/mean_iou`` says. Scores at full resolution come from
-    :func:`kpdeform.inference.predict_scene`.
+    For speed, validation counts the thinned points of all crops, so that points in several crops
+    count several times. These are the scores ``val/mean_iou`` and so on. For scores at full
+    resolution, use :func:`kpdeform.inference.predict_scene`.
     """
 
     shown_score = "mean_iou"

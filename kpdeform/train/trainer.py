@@ -1,4 +1,4 @@
-"""How a training runs: a short, typed set of options and the Lightning trainer made from them."""
+"""The options of a training run, and the Lightning trainer that is made from them."""
 
 from __future__ import annotations
 
@@ -23,21 +23,22 @@ lightning = require("lightning.pytorch", "train")
 
 @dataclass
 class TrainerConfig:
-    """Options of a training run that are not about model, data or optimizer.
+    """Options of a training run that do not concern model, data or optimizer.
 
     Args:
-        accelerator: "cpu", "gpu", or "auto": the GPU where it can be used, else the CPU. A GPU
-            needs the CUDA library, which is built where nvcc is found.
-        devices: How many processes, one per device, >= 1; ``torchrun`` decides where it is used.
+        accelerator: "cpu", "gpu", or "auto", which is the GPU if kpdeform can use it and the CPU
+            otherwise. A GPU needs kpdeform's CUDA library; the build option KPDEFORM_CUDA controls
+            whether it is built.
+        devices: Number of processes, one per device, >= 1; under ``torchrun`` it is ignored.
         precision: Lightning's precision: "32-true", "16-mixed" or "bf16-mixed".
-        gradient_clip: Bound on the gradients, > 0, or null.
-        gradient_clip_by: Whether the bound holds for each "value" or for the "norm" of all.
-        accumulate: Batches whose gradients are added up for one step, >= 1.
+        gradient_clip: Bound on the gradients, > 0; null for no bound.
+        gradient_clip_by: Whether the bound holds for each "value" or for the "norm" of all values.
+        accumulate: Number of batches whose gradients are accumulated for one step, >= 1.
         validate_every: Steps between two validations, >= 0; 0 never validates.
         log_every: Steps between two rows of metrics, >= 1.
         checkpoint_every: Steps between two writes of last.ckpt, >= 1.
         deterministic: Ask PyTorch for deterministic kernels.
-        sync_batchnorm: Share batch statistics between GPUs.
+        sync_batchnorm: Compute batch normalisation statistics over all GPUs.
         progress_bar: Show a progress bar.
 
     Raises:
@@ -74,7 +75,7 @@ class StepBar(lightning.Callback):
     """One progress bar over all steps of the training, with the latest loss and score.
 
     Args:
-        interval: Seconds between two updates of the numbers; a fast step must not pay for its bar.
+        interval: Seconds between two updates, so that the bar does not slow down fast steps.
     """
 
     def __init__(self, interval: float = 0.5) -> None:
@@ -101,7 +102,7 @@ class StepBar(lightning.Callback):
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Moves the bar now and then."""
+        """Updates the bar if ``interval`` has passed."""
         if self._bar is not None and time.monotonic() - self._shown > self.interval:
             self._show(trainer)
 
@@ -112,7 +113,7 @@ class StepBar(lightning.Callback):
             self._bar.stop()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Closes the bar, so that the error is readable."""
+        """Closes the bar, so that the error message is readable."""
         if self._bar is not None:
             self._bar.stop()
 
@@ -138,11 +139,11 @@ def make_trainer(
 
     Args:
         folder: Folder of the run.
-        max_steps: Optimizer steps of the whole training.
+        max_steps: Number of optimizer steps of the whole training.
         options: See :class:`TrainerConfig`.
         config: Resolved configuration as YAML text.
-        model: What the task's model was built from; without it, checkpoints can be resumed but not
-            loaded by :class:`kpdeform.inference.Predictor`.
+        model: Configuration that the task's model was built from. Without it, checkpoints can be
+            resumed but not loaded by :class:`kpdeform.inference.Predictor`.
 
     Returns:
         A ``lightning.pytorch.Trainer``.
@@ -172,31 +173,31 @@ def make_trainer(
         log_every_n_steps=options.log_every,
         deterministic=options.deterministic,
         sync_batchnorm=options.sync_batchnorm,
-        use_distributed_sampler=False,  # the epoch's plan is already shared out to the ranks
+        use_distributed_sampler=False,  # the loaders distribute batches to the ranks themselves
         callbacks=chosen,
         logger=[CsvMetrics(folder), lightning.loggers.TensorBoardLogger(folder, "", "")],
         plugins=[AtomicCheckpointIO()],
-        enable_checkpointing=False,  # RunRecord does it
-        enable_progress_bar=False,  # it would count epochs, StepBar counts steps
+        enable_checkpointing=False,  # RunRecord writes the checkpoints
+        enable_progress_bar=False,  # StepBar counts steps; Lightning's bar counts epochs
         enable_model_summary=False,
         default_root_dir=folder,
     )
 
 
 def _accelerator(name: str) -> str:
-    """Lightning's name of the device that the policy of the library chooses."""
+    """Lightning's name for the device that :func:`choose_device` chooses."""
     device = choose_device("cuda" if name == "gpu" else name)
     return "gpu" if device.type == "cuda" else "cpu"
 
 
 def _quieten() -> None:
-    """Keeps Lightning's notes on hardware, its tips and its old torch names off the terminal."""
+    """Hides Lightning's messages on hardware, its tips and a deprecation warning of torch."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated")
 
 
 def checkpoint_to_resume(folder: Path, resume: bool) -> Path | None:
-    """The checkpoint a run starts from: ``last.ckpt`` with ``resume``, None for a fresh start.
+    """The checkpoint that a run starts from: ``last.ckpt`` with ``resume``, None for a new run.
 
     Raises:
         FileExistsError: The folder already holds a run and ``resume`` is False.
