@@ -7,7 +7,6 @@ Classes and functions of your own can be given on the command line only.
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from argparse import ArgumentError
@@ -47,7 +46,8 @@ def read_options(parser: Any) -> Any:
         OSError: A file cannot be read.
     """
     arguments = sys.argv[1:]
-    for option, value in _files(arguments):
+    groups = {key.partition(".")[0] for key in parser.get_defaults().keys() if "." in key}
+    for option, value in _files(arguments, groups):
         check_file(Path(value), () if option == "config" else (option,))
     try:
         return parser.parse_args(arguments)
@@ -139,23 +139,26 @@ def _texts(content: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...
     """Yields every text in a configuration with the keys that lead to it; keys may have dots."""
     if isinstance(content, Mapping):
         for key, value in content.items():
-            yield from _texts(value, (*keys, *str(key).split(".")))
-    elif isinstance(content, list):
+            # jsonargparse appends to a list if the key ends with a plus sign.
+            yield from _texts(value, (*keys, *str(key).rstrip("+").split(".")))
+    elif isinstance(content, (list, tuple, set)):
         for value in content:
             yield from _texts(value, keys)
     elif isinstance(content, str):
         yield keys, content
 
 
-def _files(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _files(arguments: Sequence[str], groups: set[str]) -> Iterator[tuple[str, str]]:
     """Yields the options of the command line whose value is a file of further options."""
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         option, has_value, value = argument.partition("=")
         value = value if has_value else following
         name = option.removeprefix("--")
-        if option == "--config" or (option.startswith("--") and name in _GROUPS):
-            if os.path.isfile(value) or (name == "config" and value):
-                yield name, value
+        if option not in ("--config", *(f"--{group}" for group in groups)):
+            continue
+        # jsonargparse opens "~/file" and "file://..." too: only inline mappings are no paths.
+        if value and not value.lstrip().startswith("{"):
+            yield name, value
 
 
 def _one_line(message: str, parser: Any) -> str:

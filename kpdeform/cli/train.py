@@ -153,6 +153,9 @@ def _train(
     if trainer.is_global_zero:
         print(describe_device(trainer.strategy.root_device))
     with _alone_in(options.run) if trainer.is_global_zero else nullcontext():
+        if trainer.is_global_zero:
+            # Once more, under the lock: another training may have ended here in the meantime.
+            checkpoint_to_resume(options.run, options.resume)
         try:
             trainer.fit(learner, made.data, ckpt_path=checkpoint, weights_only=True)
         except StoppedError as stopped:

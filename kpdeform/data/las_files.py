@@ -188,7 +188,9 @@ def _damage_named(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (ImportError, MemoryError, KeyboardInterrupt, SystemExit, GeneratorExit):
+    except (ImportError, MemoryError):
         raise
     except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise  # a signal
         raise damaged(path, error) from None

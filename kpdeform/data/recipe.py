@@ -167,7 +167,16 @@ def _parse_yaml(content: str) -> Any:
     yaml = require("yaml", "io")
 
     class Loader(yaml.SafeLoader):
-        """Builds plain values only, and refuses duplicate keys."""
+        """Builds plain values only, and refuses duplicate keys and aliases.
+
+        A few lines of nested aliases stand for more values than any memory holds.
+        """
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                line = self.peek_event().start_mark.line + 1
+                raise ValueError(f"line {line} repeats an anchor (*name); write the value again")
+            return super().compose_node(parent, index)
 
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -449,7 +458,7 @@ def run(main: Callable[[], None]) -> None:
         raise SystemExit(_one_line(text)) from None
     except KeyboardInterrupt:
         print(
-            "interrupted: what was finished is kept, run the same command again to go on",
+            "interrupted; to continue a preparation, run the same command again",
             file=sys.stderr,
         )
         raise SystemExit(130) from None

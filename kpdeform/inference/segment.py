@@ -61,7 +61,11 @@ def segment_file(
     if source.suffix.lower() != output.suffix.lower():
         raise ValueError(f"output {output} must have the suffix of {source}: {source.suffix}")
     file = open_cloud_file(source)
-    ids = np.asarray(class_ids if class_ids is not None else predictor.class_ids, np.int32)
+    chosen = class_ids if class_ids is not None else predictor.class_ids
+    numbers = [
+        _checks.count("segment_file", "every class id", number, least=0) for number in chosen
+    ]
+    ids = np.array(numbers, np.int32)
     if len(ids) != len(predictor.class_names):
         raise ValueError(
             f"class_ids must hold {len(predictor.class_names)} numbers, got {ids.tolist()}"
@@ -86,9 +90,9 @@ def segment_file(
             predictor.predict_cloud(cloud, votes, progress)
             counts = _write_labels(work / "labels.bin", cloud, ids)
             file.write(output, lambda start, stop: _read_labels(work / "labels.bin", start, stop))
-        except Exception:
-            # Unlike a killed process, an error such as a damaged file or a full disk leaves nothing
-            # that the next call could continue.
+        except (OSError, ValueError):
+            # A damaged file or a full disk leaves nothing that the next call could continue. After
+            # any other error, such as a GPU without memory, it continues as after a kill.
             shutil.rmtree(work, ignore_errors=True)
             raise
         shutil.rmtree(work)

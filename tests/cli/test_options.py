@@ -49,6 +49,9 @@ BAD = [
     "model: {arguments: {norm: {class_path: NAME}}}",
     "trainer: {class_path: NAME}",
     "class_path: NAME",
+    "data: {transforms+: [NAME]}",
+    "data.transforms+: NAME",
+    "data:\n  transforms: !!set {NAME}",
 ]
 
 
@@ -62,6 +65,22 @@ def test_a_file_names_only_classes_of_kpdeform(text, name, refused, tmp_path):
     line = refused("train", "--config", "bad.yaml")
     assert "bad.yaml" in line and name in line and "command line" in line
     assert not ran.exists() and not {"trap", "antigravity"} & (set(sys.modules) - before)
+
+
+@pytest.mark.parametrize("path", ["~/part.yaml", "file://HOME/part.yaml"])
+def test_a_file_by_another_spelling_is_not_read(path, refused, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "part.yaml").write_text("optimizer: antigravity.fly")
+    assert "no such file" in refused("train", "--task=" + path.replace("HOME", str(tmp_path)))
+    assert "antigravity" not in sys.modules
+
+
+def test_aliases_are_refused(refused, tmp_path):
+    lines = ["a0: &a0 [x, x, x]"] + [
+        f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 10)
+    ]
+    (tmp_path / "bomb.yaml").write_text("\n".join(lines))
+    assert "line 2 repeats an anchor" in refused("train", "--config=bomb.yaml")
 
 
 @pytest.mark.parametrize("group", ["data", "task", "model", "trainer"])
