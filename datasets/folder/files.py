@@ -8,10 +8,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from kpdeform.data import values
+from kpdeform.data.files import SUFFIXES
 from kpdeform.data.recipe import warn
 
-TEXT = {".txt", ".csv", ".xyz", ".pts", ".asc"}
-SUFFIXES = {".las", ".laz", ".ply", ".pcd", ".npy", ".npz"} | TEXT
 FOLDERS = ("train", "val", "test")
 
 

@@ -1,7 +1,8 @@
 r"""Turns your own point cloud files into the scene format, guided by a class map.
 
-Reads LAS, LAZ, PLY, PCD, TXT, CSV, NPY and NPZ. The class map is a YAML or JSON file (see
-README.md) or options. Without lists of files, the folders train, val, test of RAW are the splits.
+Reads LAS, LAZ, PLY, PCD, E57, NPZ, NPY, TXT, CSV, XYZ, PTS and ASC. The class map is a YAML or JSON
+file (see README.md) or options. Without lists of files, the folders train, val, test of RAW are the
+splits.
 
 Examples:
   python datasets/folder/prepare.py RAW --config classes.yaml
@@ -22,11 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from files import TEXT, Layout, find_files, has_numbers, scene_names
+from files import Layout, find_files, has_numbers, scene_names
 
 from kpdeform.data import Cloud, DatasetInfo, read_cloud, values
 from kpdeform.data.columns import FROM_POSITIONS
 from kpdeform.data.fields import canonical_name
+from kpdeform.data.files import TABLE_SUFFIXES, TEXT_SUFFIXES
 from kpdeform.data.recipe import ClassMap, Job, Parser, make_scenes, read_config, run, warn
 from kpdeform.data.scenes import LARGEST_EXTENT, check_free_space, far_points
 
@@ -46,8 +48,8 @@ class Config:
     label: str = "classification"  # the attribute that holds the raw label
     features: dict[str, float | None] = field(default_factory=dict)  # attribute -> scale
     splits: dict[str, tuple[str, ...]] = field(default_factory=dict)  # files or patterns
-    points: str = "xyz"  # NPZ: name of the (N, 3) array
-    columns: tuple[str, ...] = ()  # names of the columns of text and NPY files
+    points: str | None = None  # NPZ: name of the array with the coordinates, if it is unusual
+    columns: tuple[str, ...] = ()  # names of the columns of text and of arrays
     scale: float = 1.0  # factor on the coordinates
     unit: str = "metre"  # unit of the coordinates after scaling
     fill_nan: float | None = None  # replaces NaN and infinite values in features
@@ -181,7 +183,9 @@ def read(path: Path, config: Config) -> Cloud:
         ValueError: The file cannot be read, or has coordinates that are NaN or infinite, or stray
             points far from all others.
     """
-    cloud = _read_npz(path, config) if path.suffix.lower() == ".npz" else _read_file(path, config)
+    suffix = path.suffix.lower()
+    names = (config.columns or None) if suffix in TABLE_SUFFIXES else None
+    cloud = read_cloud(path, names, config.points if suffix == ".npz" else None)
     points = cloud.points * config.scale
     finite = np.isfinite(points).all(axis=1)
     if not finite.all():
@@ -208,34 +212,6 @@ def read(path: Path, config: Config) -> Cloud:
         raise ValueError(f"{stray}; remove them, or leave them out with --drop-far")
     warn(f"{stray}; left out")
     return Cloud(points[~far], {name: v[~far] for name, v in cloud.attributes.items()})
-
-
-def _read_file(path: Path, config: Config) -> Cloud:
-    if config.columns and path.suffix.lower() in {*TEXT, ".npy", ".npz"}:
-        return read_cloud(path, columns=config.columns)
-    return read_cloud(path)
-
-
-def _read_npz(path: Path, config: Config) -> Cloud:
-    """Reads an archive whose coordinates may be integers under any name."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            if config.points not in archive.files:
-                return _read_file(path, config)
-            arrays = {name: archive[name] for name in archive.files}
-        coordinates = arrays.pop(config.points)
-        if coordinates.ndim != 2 or coordinates.shape[1] != 3:
-            raise ValueError(f"{config.points} must be (N, 3), got {coordinates.shape}")
-        coordinates = coordinates.astype(np.float64)
-    except (OSError, ValueError, EOFError, KeyError) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); copy it again") from error
-    attributes = {}
-    for name, array in arrays.items():
-        if array.shape == (len(coordinates),):
-            attributes[name] = array
-        elif array.shape == (len(coordinates), 3) and name in ("rgb", "color", "colors"):
-            attributes |= dict(zip(COLORS, array.T, strict=True))
-    return Cloud(coordinates, attributes)
 
 
 def columns(
@@ -408,7 +384,11 @@ def _without_stray_text(layout: Layout) -> Layout:
     files: dict[str, list[Path]] = {}
     for split, paths in layout.files.items():
         for path in paths:
-            if path in layout.named or path.suffix.lower() not in TEXT or has_numbers(path):
+            if (
+                path in layout.named
+                or path.suffix.lower() not in TEXT_SUFFIXES
+                or has_numbers(path)
+            ):
                 files.setdefault(split, []).append(path)
             else:
                 warn(f"{path}: left out, it holds no row of numbers")
@@ -492,7 +472,11 @@ def main(arguments: list[str] | None = None) -> None:
         metavar="NAME",
         help="names of the columns of text and NPY files, such as x y z red green blue label",
     )
-    parser.add_argument("--points", metavar="KEY", help="NPZ: name of the coordinates (xyz)")
+    parser.add_argument(
+        "--points",
+        metavar="KEY",
+        help="NPZ: name of the array with the coordinates, if it is unusual",
+    )
     parser.add_argument(
         "--scale", help="what coordinates are multiplied with to be in metres, > 0 (1)"
     )

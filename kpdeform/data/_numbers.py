@@ -108,15 +108,16 @@ def _hint(cell: str) -> str:
 
 
 def cast_numbers(column: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
-    """Converts parsed numbers to the type in the file's header, rounding for an integer type.
+    """Converts parsed numbers to the type in the file's header.
 
     Raises:
-        ValueError: The type is an integer type and a value is outside its range or NaN.
+        ValueError: The type is an integer type and a value is no whole number or outside its range.
     """
     if dtype.kind == "f":
         with np.errstate(over="ignore"):
             return column.astype(dtype)
     limits = np.iinfo(dtype)
-    if not ((column >= limits.min) & (column <= limits.max)).all():
+    whole = column == np.rint(column)  # false for NaN
+    if not (whole & (column >= limits.min) & (column <= limits.max)).all():
         raise ValueError(f"{name!r} has values that are not whole numbers within {dtype}")
-    return np.rint(column).astype(dtype)
+    return column.astype(dtype)

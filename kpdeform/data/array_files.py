@@ -36,25 +36,27 @@ def read_npy(path: Path, columns: Sequence[str] | None = None) -> Fields:
     return _name_columns(path.name, array, columns)
 
 
-def read_npz(path: Path, columns: Sequence[str] | None = None) -> Fields:
+def read_npz(path: Path, columns: Sequence[str] | None = None, points: str | None = None) -> Fields:
     """Reads an archive of arrays.
 
-    x, y and z are either three arrays, or the first columns of an array whose name is in
-    ``_POINT_KEYS``.
+    x, y and z are the columns of the array ``points``. Without ``points``, they are the first
+    columns of an array whose name is in ``_POINT_KEYS``, or else three arrays.
 
     Raises:
-        ValueError: The archive has no coordinates, holds Python objects, or an array claims to be
-            larger than its file.
+        ValueError: The archive has no coordinates or no array ``points``, holds Python objects, or
+            an array claims to be larger than its file.
     """
     with zipfile.ZipFile(path) as archive:
         _check_members(path, archive)
     with np.load(path, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
-    key = next((name for name in _POINT_KEYS if name in arrays), None)
+    if points is not None and points not in arrays:
+        raise ValueError(f"it has no array {points!r}, there are {sorted(arrays)}")
+    key = points or next((name for name in _POINT_KEYS if name in arrays), None)
     if key is None and columns is not None:
         raise ValueError(f"columns name those of one array of {_POINT_KEYS}, it has none of them")
     named = _name_columns(key, arrays.pop(key), columns) if key else {}
-    fields = named | _flat(arrays)
+    fields = _flat(arrays) | named
     num_points = next((len(v) for name, v in fields.items() if canonical_name(name) == "x"), 0)
     # An array of another length describes the file as a whole and is left out. An array with a
     # known name, such as classification, is kept, so that its wrong length is reported.

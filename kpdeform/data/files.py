@@ -53,7 +53,9 @@ class Cloud:
         return np.stack([self.attributes[name] for name in names], axis=1)
 
 
-def read_cloud(path: str | Path, columns: Sequence[str] | None = None) -> Cloud:
+def read_cloud(
+    path: str | Path, columns: Sequence[str] | None = None, points: str | None = None
+) -> Cloud:
     r"""Reads a point cloud file.
 
     Columns are identified by the names in the file. In text files and arrays without names, the
@@ -68,6 +70,8 @@ def read_cloud(path: str | Path, columns: Sequence[str] | None = None) -> Cloud:
             ``.las .laz .ply .pcd .e57 .npz .npy .txt .csv .xyz .pts .asc``.
         columns: Names of all columns of a text file or array, such as ``["x", "y", "z", "red",
             "green", "blue", "label"]``. They replace names in the file.
+        points: Name of the array of an NPZ file that holds the coordinates. By default it is found
+            among the usual names, such as ``points`` and ``xyz``.
 
     Returns:
         All points of the file, in the order of the file. Points with NaN or infinite values are
@@ -91,16 +95,19 @@ def read_cloud(path: str | Path, columns: Sequence[str] | None = None) -> Cloud:
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    if suffix not in _READERS | _TABLES:
-        known = " ".join((*_READERS, *_TABLES))
-        raise ValueError(f"{path}: unknown format; these are read: {known}")
+    if suffix not in SUFFIXES:
+        raise ValueError(f"{path}: unknown format; these are read: {' '.join(SUFFIXES)}")
     if columns is not None and suffix in _READERS:
         raise ValueError(
             f"{path}: its columns have names of their own; columns is for text, NPY, NPZ"
         )
+    if points is not None and suffix != ".npz":
+        raise ValueError(f"{path}: points names an array of an NPZ file, which this is not")
     try:
         if suffix in _READERS:
             fields = _READERS[suffix](path)
+        elif points is not None:
+            fields = read_npz(path, columns, points)
         else:
             fields = _TABLES[suffix](path, columns)
         return _make_cloud(fields)
@@ -161,6 +168,7 @@ def _make_cloud(fields: Fields) -> Cloud:
     return Cloud(points, attributes)
 
 
+TEXT_SUFFIXES = (".txt", ".csv", ".xyz", ".pts", ".asc")
 # _READERS has the formats whose files name their columns, _TABLES those whose columns a caller may
 # name.
 _READERS: dict[str, Callable[[Path], Fields]] = {
@@ -172,5 +180,7 @@ _READERS: dict[str, Callable[[Path], Fields]] = {
 _TABLES: dict[str, Callable[[Path, Sequence[str] | None], Fields]] = {
     ".npz": read_npz,
     ".npy": read_npy,
-    **dict.fromkeys((".txt", ".csv", ".xyz", ".pts", ".asc"), read_text),
+    **dict.fromkeys(TEXT_SUFFIXES, read_text),
 }
+TABLE_SUFFIXES = tuple(_TABLES)
+SUFFIXES = (*_READERS, *_TABLES)

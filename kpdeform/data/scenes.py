@@ -217,7 +217,15 @@ class MemoryScenes:
     splits: dict[str, list[Scene]]
 
     def scenes(self, split: str) -> Sequence[Scene]:
-        """Returns the scenes of a split."""
+        """Returns the scenes of a split.
+
+        Raises:
+            ValueError: There is no such split.
+        """
+        if split not in self.splits:
+            raise ValueError(
+                f"{self.info.name}: no split {split!r}, there are {sorted(self.splits)}"
+            )
         return self.splits[split]
 
 

@@ -35,9 +35,14 @@ class ImageFolder(Dataset):
 
     Args:
         images: Files of colour images.
-        labels: Files of label images of the same sizes, with one whole number per pixel.
+        labels: Files of label images of the same sizes, with one whole number from 0 to
+            65535 per pixel.
         class_numbers: For every class, the numbers that stand for it in label images. Pixels with
             other numbers get the label -1.
+
+    Raises:
+        ValueError: When an item is read, its label image has another size than its image or holds
+            other numbers.
     """
 
     def __init__(
@@ -60,6 +65,12 @@ class ImageFolder(Dataset):
         if numbers.shape != pixels.shape[:2]:
             raise ValueError(
                 f"{self.labels[index]} has shape {numbers.shape}, its image {pixels.shape[:2]}"
+            )
+        last = len(self.class_of) - 1
+        if numbers.dtype.kind not in "iu" or numbers.min() < 0 or numbers.max() > last:
+            raise ValueError(
+                f"{self.labels[index]}: a label image has whole numbers from 0 to {last}, got "
+                f"{numbers.dtype} from {numbers.min()} to {numbers.max()}"
             )
         image = torch.from_numpy(pixels).movedim(-1, 0).float() / 127.5 - 1
         return image, torch.from_numpy(self.class_of[numbers])

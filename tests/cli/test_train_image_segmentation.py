@@ -56,6 +56,21 @@ def test_missing_label_images_are_named(folder):
 
 
 @pytest.mark.parametrize(
+    ("number", "dtype"), [(-1, np.int32), (65536, np.int32), (3.5, np.float32)]
+)
+def test_numbers_that_no_class_can_have_are_refused(folder, number, dtype):
+    from kpdeform.train.images import ImageFolder
+
+    path = folder / "label.tif"
+    labels = np.full((32, 40), 3, dtype)
+    labels[1, 2] = number
+    pillow.fromarray(labels).save(path)
+    images = ImageFolder([folder / "0_rgb.png"], [path], [[3], [65535]])
+    with pytest.raises(ValueError, match=rf"label\.tif: .*got {labels.dtype} .*{number}"):
+        images[0]
+
+
+@pytest.mark.parametrize(
     "path", sorted((ROOT / "scripts/configs/images").glob("*.yaml")), ids=lambda p: p.stem
 )
 def test_configurations_are_valid(path):

@@ -50,6 +50,21 @@ def test_an_archive_that_unpacks_to_very_much_is_refused(tmp_path):
         read_cloud(path)
 
 
+def test_the_caller_may_name_the_coordinates(tmp_path):
+    path = tmp_path / "a.npz"
+    grid, xyz = np.arange(6, dtype=np.int16).reshape(2, 3), np.ones((2, 3))
+    np.savez(path, grid=grid, xyz=xyz, x=np.zeros(2))
+    np.testing.assert_array_equal(read_cloud(path, points="grid").points, grid)
+    names = ["z", "y", "x"]
+    np.testing.assert_array_equal(read_cloud(path, names, points="grid").points, grid[:, ::-1])
+    np.testing.assert_array_equal(read_cloud(path).points, xyz)
+    with pytest.raises(ValueError, match=r"a\.npz: .*no array 'place', .*\['grid', 'x', 'xyz'\]"):
+        read_cloud(path, points="place")
+    np.save(tmp_path / "a.npy", xyz)
+    with pytest.raises(ValueError, match=r"a\.npy: points names an array of an NPZ file"):
+        read_cloud(tmp_path / "a.npy", points="xyz")
+
+
 def test_what_is_no_table_of_numbers_is_refused(tmp_path):
     for array in (np.zeros(3), np.zeros((3, 3, 3)), np.array([["a"] * 3])):
         np.save(tmp_path / "a.npy", array)

@@ -160,6 +160,7 @@ LIST = "element vertex 1\nproperty list uint float d\n" + XYZ
         (text_ply("0 1 oops\n", count=1), "'oops' is not a number"),
         (text_ply("0 1 2 300\n", XYZ + "property uchar red\n", 1), "not whole numbers within"),
         (text_ply("0 1 2 nan\n", XYZ + "property uchar red\n", 1), "not whole numbers within"),
+        (text_ply("0 1 2 1.5\n", XYZ + "property uchar red\n", 1), "not whole numbers within"),
         (text_ply("", XYZ.replace("float", "half")), "line 4, 'property half x'"),
         (b"ply\nformat ascii 1.0\nelement vertex 5\nend_header\n", "has no properties"),
         (b"ply\nformat ascii 1.0\nelement vertex 5\n" + b"comment\n" * 200_000, "has no end"),

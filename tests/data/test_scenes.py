@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kpdeform.data import DatasetInfo, Scene, SceneWriter, open_dataset
+from kpdeform.data import DatasetInfo, MemoryScenes, Scene, SceneWriter, open_dataset
 
 INFO = DatasetInfo("toy", ("ground", "tree"), feature_names=("red", "intensity"), licence="CC0")
 
@@ -186,8 +186,10 @@ def test_more_scenes_than_a_process_may_open(tmp_path):
 def test_missing_split_and_bad_description(tmp_path):
     with SceneWriter(tmp_path, INFO) as writer:
         writer.write("train", "a", *make_cloud())
-    with pytest.raises(ValueError, match=r"no split 'val', there are \['train'\]"):
-        open_dataset(tmp_path).scenes("val")
+    data = open_dataset(tmp_path)
+    for source in (data, MemoryScenes(INFO, {"train": list(data.scenes("train"))})):
+        with pytest.raises(ValueError, match=r"no split 'val', there are \['train'\]"):
+            source.scenes("val")
     (tmp_path / "dataset.json").write_text(json.dumps({"name": "x", "colour": 1}))
     with pytest.raises(ValueError, match="not a data set description"):
         open_dataset(tmp_path)

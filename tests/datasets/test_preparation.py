@@ -205,7 +205,36 @@ def test_an_attribute_is_found_by_every_name_it_goes_by(prepare, raw, label, suf
     assert data.scenes("train")[0].features.tolist() == [[255, 1, 2], [3, 4, 5]]
 
 
+@pytest.mark.parametrize("key", ["xyz", "xyz_i16"])
+@pytest.mark.parametrize(
+    ("top", "dtype"), [(1, np.float32), (255, np.uint8), (255, np.float64), (65535, np.uint16)]
+)
+def test_colors_of_an_archive_have_one_scale(prepare, raw, key, top, dtype):
+    rgb = (np.array([[1, 0, 0.2], [0.4, 0.6, 0.8]]) * top).astype(dtype)
+    points = np.array([[1, 2, 3], [4, 5, 6]], np.int16)
+    np.savez(raw / "one.npz", **{key: points}, Colours=rgb, label=np.array([2, 6]))
+    options = ["--split", "train=one.npz", "--features", "red", "green", "blue"]
+    (scene,) = prepare(*options, "--points", key).scenes("train")
+    assert scene.features.tolist() == [[255, 0, 51], [102, 153, 204]]
+    np.testing.assert_array_equal(scene.points + scene.origin, points)
+
+
+def test_an_archive_without_the_named_coordinates_is_refused(prepare, raw):
+    np.savez(raw / "one.npz", xyz=np.eye(2, 3), label=np.array([2, 6]))
+    with pytest.raises(ValueError, match=r"one\.npz: .*no array 'place', .*\['label', 'xyz'\]"):
+        prepare("--split", "train=one.npz", "--points", "place")
+
+
 # Which files
+
+
+def test_every_format_of_read_cloud_is_found(prepare, raw):
+    pye57 = pytest.importorskip("pye57")
+    columns = {f"cartesian{axis}": np.array([0.0, 1.0]) for axis in "XYZ"}
+    with pye57.E57(str(raw / "train" / "c.e57"), mode="w") as file:
+        file.write_scan_raw(columns | {"intensity": np.array([2.0, 6.0])})
+    data = prepare("--split", "train=train/*.e57", "--label", "intensity")
+    assert labels_of(data) == [[0, 1]]
 
 
 def test_two_files_never_become_one_scene(prepare, raw):
