@@ -30,6 +30,7 @@ from kpdeform.data import (
 )
 from kpdeform.data.columns import scaled
 from kpdeform.inference import Predictor
+from kpdeform.inference.evaluation import check_preparation
 from kpdeform.viz import (
     KernelScene,
     LayerDeformation,
@@ -74,7 +75,10 @@ def view(
     """
     predictor = Predictor.load(checkpoint, device, imported_factory(factory))
     print(describe_device(predictor.device))
-    source = open_cloud(data, predictor) if data.is_file() else open_scene(data, split, scene)
+    if data.is_file():
+        source = open_cloud(data, predictor)
+    else:
+        source = open_scene(data, split, scene, predictor)
     name = source.scenes("all")[0].name
     batch = choose_crop(source, predictor, points.split(), color_by)
     there = batch.to(predictor.device)
@@ -100,9 +104,10 @@ def view(
         print(f"  {output}: layer {shown.name}, {len(places)} points")
 
 
-def open_scene(data: Path, split: str, name: str | None) -> MemoryScenes:
-    """Opens one scene of a prepared data set."""
+def open_scene(data: Path, split: str, name: str | None, predictor: Predictor) -> MemoryScenes:
+    """Opens one scene of a data set that was prepared as that of the training."""
     dataset = open_dataset(data)
+    check_preparation(predictor, dataset.info, data)
     scenes = dataset.scenes(split)
     names = [scene.name for scene in scenes]
     if name is not None and name not in names:

@@ -1,5 +1,7 @@
 """The kernels of an untrained model whose offsets are not zero."""
 
+import json
+import shutil
 from dataclasses import asdict
 
 import numpy as np
@@ -51,6 +53,7 @@ def files(tmp_path_factory):
         "class_ids": [10, 11, 12, 13],
         "feature_scales": {},
         "scale": 1.0,
+        "unit": "metre",
         "max_neighbors": None,
         "tiles": asdict(Tiles(6.0, dimensions=3)),
     }
@@ -97,6 +100,15 @@ def test_coordinates_are_those_of_the_world(files, drawn):
     assert len(drawn) == 2
     shift = drawn[1].query - drawn[0].query  # the chair is at (1.3, 1.3, 0.5)
     np.testing.assert_allclose(shift, [-0.7, -0.7, 0.5], atol=0.6)
+
+
+def test_a_data_set_in_another_unit_is_refused(files, drawn, tmp_path):
+    shutil.copytree(files / "data", tmp_path / "data")
+    info = json.loads((tmp_path / "data/dataset.json").read_text())
+    (tmp_path / "data/dataset.json").write_text(json.dumps({**info, "unit": "foot"}))
+    with pytest.raises(ValueError, match="unit is 'foot', but 'metre' in the checkpoint"):
+        view.view(files / "last.ckpt", tmp_path / "data", tmp_path / "k.png")
+    assert not drawn
 
 
 def test_the_window_gets_every_layer_at_the_same_points(files, drawn):
