@@ -102,6 +102,26 @@ def test_coordinates_are_those_of_the_world(files, drawn):
     np.testing.assert_allclose(shift, [-0.7, -0.7, 0.5], atol=0.6)
 
 
+def test_coordinates_have_the_unit_of_the_file(files, drawn, tmp_path):
+    """A model in metres shows the same kernel for a file in metres and one in millimetres."""
+    checkpoint = torch.load(files / "last.ckpt", weights_only=True)
+    checkpoint["kpdeform"]["data"]["scale"] = 0.001
+    torch.save(checkpoint, tmp_path / "millimetres.ckpt")
+    header, *_ = (files / "room.csv").read_text().splitlines()
+    table = np.loadtxt(files / "room.csv", delimiter=",", skiprows=1)
+    table[:, :3] *= 1000
+    np.savetxt(tmp_path / "room.csv", table, "%.3f", ",", header=header, comments="")
+
+    at = ORIGIN + np.array([1.3, 1.3, 0.5])
+    for model, cloud, unit in (
+        (files / "last.ckpt", files / "room.csv", 1.0),
+        (tmp_path / "millimetres.ckpt", tmp_path / "room.csv", 1000.0),
+    ):
+        points = ",".join(f"{value:.3f}" for value in unit * at)
+        view.view(model, cloud, tmp_path / "k.png", points=points)
+    np.testing.assert_allclose(drawn[1].query, drawn[0].query, atol=1e-3)
+
+
 def test_a_data_set_in_another_unit_is_refused(files, drawn, tmp_path):
     shutil.copytree(files / "data", tmp_path / "data")
     info = json.loads((tmp_path / "data/dataset.json").read_text())
