@@ -50,7 +50,10 @@ def _load_cuda() -> str | None:
         return "torch.cuda.is_available() is False: no CUDA device, or a CPU build of torch"
     path = find("_C_cuda")
     if path is None:
-        return "kpdeform was built without nvcc; install the CUDA toolkit and build it again"
+        return (
+            "kpdeform was built without CUDA kernels; install it again with KPDEFORM_CUDA=ON where "
+            "nvcc is found"
+        )
     try:
         torch.ops.load_library(path)
     except OSError as error:

@@ -68,11 +68,11 @@ def test_auto_is_cuda_where_it_can_be_used(monkeypatch, missing, expected):
 
 
 def test_a_device_that_cannot_be_used_says_why(monkeypatch):
-    monkeypatch.setattr(_library, "CUDA_MISSING", "built without nvcc")
+    monkeypatch.setattr(_library, "CUDA_MISSING", "built without CUDA kernels")
     assert _device.choose_device("cpu") == torch.device("cpu")
-    with pytest.raises(ValueError, match="'cuda:1' cannot be used: built without nvcc"):
+    with pytest.raises(ValueError, match="'cuda:1' cannot be used: built without CUDA kernels"):
         _device.choose_device("cuda:1")
     with pytest.raises(ValueError, match="device 'gpu': use 'auto'"):
         _device.choose_device("gpu")
     assert "device: cpu" in _device.describe_device(torch.device("cpu"))
-    assert "built without nvcc" in _device.describe_device(torch.device("cpu"))
+    assert "built without CUDA kernels" in _device.describe_device(torch.device("cpu"))

@@ -23,6 +23,7 @@ from kpdeform.inference import (
     write_prediction,
     write_scores,
 )
+from kpdeform.inference.evaluation import check_preparation
 
 
 def evaluate(
@@ -61,6 +62,7 @@ def evaluate(
         raise SystemExit(
             f"{data} has other classes {dataset.info.class_names} than the model {names}"
         )
+    check_preparation(predictor, dataset.info, data)
     size = tile_size if tile_size is not None else predictor.tiles.size
     tiles = Tiles(size, overlap, predictor.tiles.dimensions)
     confusion = torch.zeros(len(names), len(names), dtype=torch.int64)

@@ -9,7 +9,7 @@ Without --output, a window opens. In it, key L changes the deformable layer, and
 the point. With --output, the picture shows one layer at all points.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +30,7 @@ from kpdeform.data import (
 )
 from kpdeform.data.columns import scaled
 from kpdeform.inference import Predictor
+from kpdeform.inference.evaluation import check_preparation
 from kpdeform.viz import (
     KernelScene,
     LayerDeformation,
@@ -43,6 +44,8 @@ from kpdeform.viz import (
 
 RGB = ("red", "green", "blue")
 ColorBy = Literal["prediction", "label", "height", "color"]
+# What to show: words, and coordinates with their positions in the unit of the model.
+Points = Mapping[str, torch.Tensor | None]
 
 
 def view(
@@ -67,16 +70,20 @@ def view(
         scene: Name of the scene; by default the first one.
         layer: Part of the name of the deformable layer to show; by default the first one.
         points: Points at which kernels are shown, separated by blanks. Each is floor, edge, object,
-            clutter or coordinates x,y,z of the file.
+            clutter or coordinates x,y,z in the unit of the file or of the data set.
         color_by: What the colours of the cloud show.
         device: Such as "cpu" or "cuda"; "auto" is CUDA if it can be used, else the CPU.
         factory: Import path of the function that makes the model, if it is one of your own.
     """
     predictor = Predictor.load(checkpoint, device, imported_factory(factory))
     print(describe_device(predictor.device))
-    source = open_cloud(data, predictor) if data.is_file() else open_scene(data, split, scene)
+    if data.is_file():
+        source, factor = open_cloud(data, predictor), predictor.scale
+    else:
+        source, factor = open_scene(data, split, scene, predictor), 1.0
+    asked = {point: coordinates(point, factor) for point in points.split()}
     name = source.scenes("all")[0].name
-    batch = choose_crop(source, predictor, points.split(), color_by)
+    batch = choose_crop(source, predictor, asked, color_by)
     there = batch.to(predictor.device)
     features = there.features[:, : len(predictor.features)]
     pyramid = build_pyramid(there, predictor.spec)
@@ -84,7 +91,7 @@ def view(
     if not layers:
         raise SystemExit(f"the model of {checkpoint} has no deformable layers")
     shown = find_layer(layers, layer)
-    places = find_places(shown, batch, points.split(), predictor.class_names)
+    places = find_places(shown, batch, asked, predictor.class_names)
     colors, legend = color_cloud(batch, logits, predictor, color_by)
 
     def picture(of: LayerDeformation, title: str, place: torch.Tensor) -> KernelScene:
@@ -100,9 +107,10 @@ def view(
         print(f"  {output}: layer {shown.name}, {len(places)} points")
 
 
-def open_scene(data: Path, split: str, name: str | None) -> MemoryScenes:
-    """Opens one scene of a prepared data set."""
+def open_scene(data: Path, split: str, name: str | None, predictor: Predictor) -> MemoryScenes:
+    """Opens one scene of a data set that was prepared as that of the training."""
     dataset = open_dataset(data)
+    check_preparation(predictor, dataset.info, data)
     scenes = dataset.scenes(split)
     names = [scene.name for scene in scenes]
     if name is not None and name not in names:
@@ -136,7 +144,7 @@ def open_cloud(path: Path, predictor: Predictor) -> MemoryScenes:
 
 
 def choose_crop(
-    source: MemoryScenes, predictor: Predictor, points: Sequence[str], color_by: ColorBy
+    source: MemoryScenes, predictor: Predictor, points: Points, color_by: ColorBy
 ) -> PointBatch:
     """Chooses a crop like those of the training.
 
@@ -154,7 +162,7 @@ def choose_crop(
         sampling="coverage",
         max_points=1,  # so that every crop is a batch of its own
     )
-    places = [place for place in map(coordinates, points) if place is not None]
+    places = [place for place in points.values() if place is not None]
 
     def worth(batch: PointBatch) -> tuple[float, int, int]:
         world = batch.points + batch.origins[0]
@@ -174,7 +182,7 @@ def find_layer(layers: list[LayerDeformation], name: str | None) -> LayerDeforma
 
 
 def find_places(
-    layer: LayerDeformation, batch: PointBatch, points: Sequence[str], class_names: Sequence[str]
+    layer: LayerDeformation, batch: PointBatch, points: Points, class_names: Sequence[str]
 ) -> list[tuple[str, torch.Tensor]]:
     """Title and position ``(3,)``, relative to the crop, of every point to show."""
     choices = choose_queries(
@@ -182,8 +190,7 @@ def find_places(
     )
     found = {choice.kind: (choice.title, layer.queries[choice.row]) for choice in choices}
     places = []
-    for point in points:
-        place = coordinates(point)
+    for point, place in points.items():
         if place is not None:
             places.append((point, (place - batch.origins[0]).float()))
         elif point in found:
@@ -193,14 +200,14 @@ def find_places(
     return places
 
 
-def coordinates(point: str) -> torch.Tensor | None:
-    """``"x,y,z"`` as a ``(3,)`` float64 tensor, or None for a word."""
+def coordinates(point: str, factor: float) -> torch.Tensor | None:
+    """``"x,y,z"`` times ``factor`` as a ``(3,)`` float64 tensor, or None for a word."""
     if "," not in point:
         return None
     values = [float(value) for value in point.split(",")]
     if len(values) != 3:
         raise SystemExit(f"--points: {point!r} must be three numbers x,y,z")
-    return torch.tensor(values, dtype=torch.float64)
+    return factor * torch.tensor(values, dtype=torch.float64)
 
 
 def color_cloud(

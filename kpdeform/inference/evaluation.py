@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,10 +16,40 @@ from kpdeform import _checks
 from kpdeform._optional import require
 from kpdeform.data.cloud_files import check_class_ids, replacing
 from kpdeform.data.columns import stored_features
+from kpdeform.data.info import DatasetInfo
 from kpdeform.data.scenes import Scene
 from kpdeform.inference.metrics import Scores, scores
 from kpdeform.inference.predictor import Predictor
 from kpdeform.inference.tiling import Progress, SortedCloud, Tiles, read_probabilities
+
+
+def check_preparation(predictor: Predictor, info: DatasetInfo, root: str | PathLike[str]) -> None:
+    """Checks that a data set was prepared as the one that the model was trained on.
+
+    Scales of features are compared where the model takes the feature and the data set has a scale.
+
+    Args:
+        predictor: A trained model.
+        info: Description of the data set.
+        root: Folder of the data set, for the message.
+
+    Raises:
+        ValueError: The unit, the scale of the coordinates or the scale of a feature differs.
+    """
+    trained: dict[str, object] = {"unit": predictor.unit, "scale": predictor.scale}
+    found: dict[str, object] = {"unit": info.unit, "scale": info.scale}
+    for name in predictor.file_features:
+        if name in info.feature_scales:
+            entry = f"feature_scales: {name}"
+            trained[entry] = predictor.feature_scales.get(name, 1.0)
+            found[entry] = info.feature_scales[name]
+    for entry, value in trained.items():
+        if found[entry] != value:
+            raise ValueError(
+                f"{root}/dataset.json: {entry} is {found[entry]!r}, but {value!r} in the "
+                f"checkpoint; prepare the data set again with {value!r}, or take a model that was "
+                "trained on data like these"
+            )
 
 
 def predict_scene(

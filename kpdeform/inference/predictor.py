@@ -38,6 +38,7 @@ class Predictor:
         feature_scales: Divisor that turns a file's values into features, by name of the feature.
         tiles: Tiles of the same size as the crops of the training.
         scale: Factor that turns a file's coordinates into the model's unit.
+        unit: The model's unit.
     """
 
     model: nn.Module
@@ -49,6 +50,7 @@ class Predictor:
     feature_scales: Mapping[str, float] = field(default_factory=dict)
     tiles: Tiles = field(default_factory=lambda: Tiles(math.inf))
     scale: float = 1.0
+    unit: str = "metre"
 
     @staticmethod
     def load(
@@ -113,6 +115,7 @@ class Predictor:
             feature_scales=record["feature_scales"],
             tiles=Tiles(**record["tiles"]),
             scale=record["scale"],
+            unit=record["unit"],
         )
 
     @property

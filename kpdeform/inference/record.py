@@ -92,6 +92,7 @@ _ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "class_ids": (_list_of(_is_whole), "a list of whole numbers"),
     "feature_scales": (_are_scales, "a mapping of names to positive numbers"),
     "scale": (_is_scale, "a positive number"),
+    "unit": (lambda value: isinstance(value, str), "a text"),
     "max_neighbors": (_are_limits, "a list of whole numbers >= 1, or None"),
     "tiles": (_are_tiles, "a mapping with size > 0, overlap in (0, 0.5] and dimensions 2 or 3"),
 }

@@ -27,7 +27,12 @@ from kpdeform.data import (
 )
 from kpdeform.data.transforms import Compose, Transform
 from kpdeform.inference.tiling import Tiles
-from kpdeform.train.loading import PlannedBatches, PyramidBatches, ResumableLoader
+from kpdeform.train.loading import (
+    PlannedBatches,
+    PyramidBatches,
+    ResumableLoader,
+    ignore_stop_signals,
+)
 
 lightning = require("lightning.pytorch", "train")
 
@@ -173,7 +178,13 @@ class _DataModule(lightning.LightningDataModule):
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
         share = [(0, index) for index in range(rank, len(source), world_size)]
         batches = PyramidBatches(source, self.spec())
-        return DataLoader(batches, batch_size=None, sampler=share, num_workers=self.num_workers)
+        return DataLoader(
+            batches,
+            batch_size=None,
+            sampler=share,
+            num_workers=self.num_workers,
+            worker_init_fn=ignore_stop_signals,
+        )
 
     def record(self) -> dict[str, Any]:
         """Everything that :class:`kpdeform.inference.Predictor` needs besides the model."""

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kpdeform import _checks
 from kpdeform._optional import require
-from kpdeform.train.loading import PlannedLoader
+from kpdeform.train.loading import PlannedLoader, ignore_stop_signals
 from kpdeform.train.tasks import SegmentationTask
 
 lightning = require("lightning.pytorch", "train")
@@ -202,6 +202,7 @@ class ImageFolderDataModule(lightning.LightningDataModule):
             sampler=list(share),
             collate_fn=stack,
             num_workers=self.num_workers,
+            worker_init_fn=ignore_stop_signals,
         )
 
     def state_dict(self) -> dict[str, Any]:

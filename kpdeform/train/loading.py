@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
@@ -58,6 +59,19 @@ class PyramidBatches(Dataset):
         return LabelledBatch(batch, build_pyramid(batch, self.spec))
 
 
+def ignore_stop_signals(worker: int) -> None:
+    """Makes a loader process ignore Ctrl-C and SIGTERM; every loader has this ``worker_init_fn``.
+
+    Both signals usually reach the loader processes too. If one of them died, PyTorch would end the
+    training before its last step is saved. The training process ends them when it stops.
+
+    Args:
+        worker: Number of the loader process, which does not matter.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class _RankShare(Sampler):
     """The keys of one rank's batches of an epoch, starting at a position."""
 
@@ -109,6 +123,7 @@ class PlannedLoader(DataLoader):
             num_workers=num_workers,
             pin_memory=pin_memory,
             persistent_workers=num_workers > 0,
+            worker_init_fn=ignore_stop_signals,
             generator=torch.Generator(),  # keeps the global generator, which the model uses, as is
         )
 

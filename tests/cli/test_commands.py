@@ -1,6 +1,7 @@
 """Every script runs from end to end on a toy data set."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -60,6 +61,16 @@ def test_evaluate_scores_at_full_resolution(trained, toy, tmp_path, capsys):
     iou = np.diag(confusion) / (confusion.sum(0) + confusion.sum(1) - np.diag(confusion))
     assert result["mean_iou"] == pytest.approx(iou.mean())
     assert "mean IoU" in capsys.readouterr().out
+
+
+def test_evaluate_refuses_a_data_set_in_another_unit(trained, toy, tmp_path):
+    shutil.copytree(toy, tmp_path / "data")
+    info = json.loads((tmp_path / "data/dataset.json").read_text())
+    (tmp_path / "data/dataset.json").write_text(json.dumps({**info, "unit": "foot"}))
+    options = ["--checkpoint", trained / "last.ckpt", "--data", tmp_path / "data"]
+    with pytest.raises(SystemExit, match="unit is 'foot', but 'metre' in the checkpoint"):
+        run_script("evaluate.py", *options, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_evaluate_writes_laz(trained, toy, tmp_path):

@@ -1,5 +1,7 @@
 """The kernels of an untrained model whose offsets are not zero."""
 
+import json
+import shutil
 from dataclasses import asdict
 
 import numpy as np
@@ -51,6 +53,7 @@ def files(tmp_path_factory):
         "class_ids": [10, 11, 12, 13],
         "feature_scales": {},
         "scale": 1.0,
+        "unit": "metre",
         "max_neighbors": None,
         "tiles": asdict(Tiles(6.0, dimensions=3)),
     }
@@ -97,6 +100,35 @@ def test_coordinates_are_those_of_the_world(files, drawn):
     assert len(drawn) == 2
     shift = drawn[1].query - drawn[0].query  # the chair is at (1.3, 1.3, 0.5)
     np.testing.assert_allclose(shift, [-0.7, -0.7, 0.5], atol=0.6)
+
+
+def test_coordinates_have_the_unit_of_the_file(files, drawn, tmp_path):
+    """A model in metres shows the same kernel for a file in metres and one in millimetres."""
+    checkpoint = torch.load(files / "last.ckpt", weights_only=True)
+    checkpoint["kpdeform"]["data"]["scale"] = 0.001
+    torch.save(checkpoint, tmp_path / "millimetres.ckpt")
+    header, *_ = (files / "room.csv").read_text().splitlines()
+    table = np.loadtxt(files / "room.csv", delimiter=",", skiprows=1)
+    table[:, :3] *= 1000
+    np.savetxt(tmp_path / "room.csv", table, "%.3f", ",", header=header, comments="")
+
+    at = ORIGIN + np.array([1.3, 1.3, 0.5])
+    for model, cloud, unit in (
+        (files / "last.ckpt", files / "room.csv", 1.0),
+        (tmp_path / "millimetres.ckpt", tmp_path / "room.csv", 1000.0),
+    ):
+        points = ",".join(f"{value:.3f}" for value in unit * at)
+        view.view(model, cloud, tmp_path / "k.png", points=points)
+    np.testing.assert_allclose(drawn[1].query, drawn[0].query, atol=1e-3)
+
+
+def test_a_data_set_in_another_unit_is_refused(files, drawn, tmp_path):
+    shutil.copytree(files / "data", tmp_path / "data")
+    info = json.loads((tmp_path / "data/dataset.json").read_text())
+    (tmp_path / "data/dataset.json").write_text(json.dumps({**info, "unit": "foot"}))
+    with pytest.raises(ValueError, match="unit is 'foot', but 'metre' in the checkpoint"):
+        view.view(files / "last.ckpt", tmp_path / "data", tmp_path / "k.png")
+    assert not drawn
 
 
 def test_the_window_gets_every_layer_at_the_same_points(files, drawn):

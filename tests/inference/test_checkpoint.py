@@ -26,6 +26,7 @@ def checkpoint():
         "class_ids": [2, 6],
         "feature_scales": {"intensity": 65535.0},
         "scale": 1.0,
+        "unit": "metre",
         "max_neighbors": None,
         "tiles": asdict(Tiles(6.0)),
     }
@@ -40,6 +41,13 @@ def save(content, folder):
 def test_a_right_one_is_loaded(checkpoint, tmp_path):
     predictor = Predictor.load(save(checkpoint, tmp_path), "cpu")
     assert predictor.class_ids == (2, 6)
+
+
+@pytest.mark.parametrize("wrong", [None, 3, ["metre"]])
+def test_the_unit_is_a_text(checkpoint, tmp_path, wrong):
+    checkpoint["kpdeform"]["data"]["unit"] = wrong
+    with pytest.raises(ValueError, match="the record of the data: unit must be a text"):
+        Predictor.load(save(checkpoint, tmp_path), "cpu")
 
 
 @pytest.mark.parametrize("name", ["os.system", "subprocess.Popen", "antigravity", "builtins.eval"])

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from kpdeform.data import Scene
+from kpdeform.data import DatasetInfo, Scene
 from kpdeform.inference import Predictor, write_prediction
+from kpdeform.inference.evaluation import check_preparation
 from tests.toy import TINY
 
 
@@ -30,3 +33,41 @@ def test_a_stray_point_far_away_does_not_overflow_las(tmp_path):
     np.testing.assert_allclose(np.asarray(las.xyz), points, atol=0.01)
     assert np.asarray(las.classification).tolist() == [2, 6, 6]
     assert np.asarray(las.label).tolist() == [2, 6, -1]
+
+
+PREPARED = DatasetInfo(
+    "a", ("a", "b"), feature_names=("intensity", "returns"), feature_scales={"intensity": 2000.0}
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"unit": "foot"},
+            r"unit is 'foot', but 'metre' in .*; prepare .* with 'metre'",
+        ),
+        ({"scale": 0.001}, r"scale is 0\.001, but 1\.0 in the checkpoint; prepare .* with 1\.0"),
+        (
+            {"feature_scales": {"intensity": 255.0}},
+            r"feature_scales: intensity is 255\.0, but 2000\.0 in .*; prepare .* with 2000\.0",
+        ),
+    ],
+)
+def test_a_data_set_prepared_in_another_way_is_refused(change, words):
+    predictor = replace(
+        predictor_with((1, 2)), features=("ones", "intensity"), feature_scales={"intensity": 2000.0}
+    )
+    check_preparation(predictor, PREPARED, "data")
+    with pytest.raises(ValueError, match=f"^data/dataset.json: {words}"):
+        check_preparation(predictor, replace(PREPARED, **change), "data")
+
+
+def test_scales_that_do_not_matter_are_not_compared():
+    """Those of features that the model does not take, and those that the data set leaves out."""
+    predictor = replace(
+        predictor_with((1, 2)), features=("intensity",), feature_scales={"intensity": 2000.0}
+    )
+    scales = {"intensity": 2000.0, "returns": 5.0}
+    check_preparation(predictor, replace(PREPARED, feature_scales=scales), "data")
+    check_preparation(predictor, replace(PREPARED, feature_scales={}), "data")

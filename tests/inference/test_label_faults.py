@@ -28,6 +28,7 @@ RECORD = {
     "class_ids": [2, 6],
     "feature_scales": {},
     "scale": 1.0,
+    "unit": "metre",
     "max_neighbors": None,
     "tiles": asdict(Tiles(4.0)),
 }

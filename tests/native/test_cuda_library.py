@@ -44,6 +44,15 @@ def test_a_missing_device_is_said():
     assert "no CUDA device, or a CPU build of torch" in _library.CUDA_MISSING
 
 
+def test_a_build_without_cuda_kernels_is_said(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(_library, "find", lambda name: None)
+    assert _library._load_cuda() == (
+        "kpdeform was built without CUDA kernels; install it again with KPDEFORM_CUDA=ON where "
+        "nvcc is found"
+    )
+
+
 def test_loading_without_cuda_torch_fails_with_a_reason(library):
     if torch.version.cuda is not None:
         pytest.skip("this torch has CUDA")

@@ -1,4 +1,6 @@
-"""Runs a script and sends its process a signal at the end of a training step.
+"""Runs a script and sends its processes a signal at the end of a training step.
+
+The signal reaches the loader processes too, as that of a terminal or of a job scheduler does.
 
 python kill.py SIGNAL STEP SCRIPT [ARGUMENT ...]
 """
@@ -12,11 +14,12 @@ from kpdeform.train import SegmentationTask
 
 
 def main() -> None:
+    os.setpgid(0, 0)  # a group of its own, without the tests
     number, last_step = signal.Signals[sys.argv[1]], int(sys.argv[2])
 
     def die(task, outputs, batch, batch_idx):
         if task.trainer.global_step == last_step:
-            os.kill(os.getpid(), number)
+            os.killpg(0, number)
 
     SegmentationTask.on_train_batch_end = die
     sys.argv = sys.argv[3:]

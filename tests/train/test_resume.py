@@ -69,10 +69,12 @@ def test_killed_run_continues_to_the_same_weights(config, whole, tmp_path, every
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize("workers", [0, 1])
 def test_a_stopped_run_is_saved_and_continues_to_the_same_weights(
-    config, whole, tmp_path, name, code
+    config, whole, tmp_path, name, code, workers
 ):
-    command = arguments(config, tmp_path / "run", "--trainer.checkpoint_every", 100)
+    options = ["--trainer.checkpoint_every", 100, "--data.num_workers", workers]
+    command = arguments(config, tmp_path / "run", *options)
     stopped = run_python(KILL, name, 6, SCRIPT, *command)
     assert stopped.returncode == code, stopped.stderr[-2000:]
     assert "stopped at step 7; continue with --resume" in stopped.stderr
