@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kpdeform import _checks
 from kpdeform import _library as _library
-from kpdeform.ops._autograd import refuse_second_derivative, register_autograd
+from kpdeform.ops._autograd import is_transformed, refuse_second_derivative, register_autograd
 from kpdeform.ops._call import call, contiguous
 
 try:
@@ -136,8 +136,8 @@ def segment_reduce(
 ) -> Tensor:
     """Mean, sum or maximum of the features of each cloud of a packed batch.
 
-    Uses torch-scatter if it is installed (``pip install 'kpdeform[scatter]'``). Otherwise, and in
-    compiled code, uses :func:`torch.segment_reduce`.
+    Uses torch-scatter if it is installed (``pip install 'kpdeform[scatter]'``). Otherwise, in
+    compiled code, under transforms and for half precision, uses :func:`torch.segment_reduce`.
 
     Args:
         features: ``(N, C)`` float32, float64, float16 or bfloat16.
@@ -169,7 +169,10 @@ def segment_reduce(
         lengths = ends.diff(prepend=ends.new_zeros(1))
     half = features.dtype in (torch.float16, torch.bfloat16)
     rows = features.float() if half else features
-    if _segment_csr is not None and not torch.compiler.is_compiling():
+    # torch-scatter knows neither transforms nor meta tensors. Half precision has many ties, whose
+    # gradient only PyTorch divides.
+    plain = not (torch.compiler.is_compiling() or is_transformed() or features.is_meta or half)
+    if _segment_csr is not None and plain:
         starts = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
         reduced = _segment_csr(rows, starts, reduce=reduce)
     else:
