@@ -30,6 +30,7 @@ import numpy as np
 import torch
 
 from kpdeform import _checks
+from kpdeform._files import flush_folder
 from kpdeform._locks import lock
 from kpdeform.data import values
 from kpdeform.data.info import DatasetInfo
@@ -337,7 +338,7 @@ class SceneWriter:
             self._stale.add((split, name))
             # From here on, the folder holds scenes of different settings.
             (self.root / _FINISHED).unlink(missing_ok=True)
-            _flush_folder(self.root)
+            flush_folder(self.root)
             return False
         self._name(split, name, made_from)
         return True
@@ -385,7 +386,7 @@ class SceneWriter:
                 if target.is_dir():  # an outdated scene of an earlier run
                     target.rename(old)
                 partial.rename(target)
-                _flush_folder(target.parent)
+                flush_folder(target.parent)
             except BaseException:
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
@@ -573,21 +574,7 @@ def _write_json(path: Path, content: dict[str, object]) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    _flush_folder(path.parent)
-
-
-def _flush_folder(folder: Path) -> None:
-    """Flushes a folder's entries to the disk; otherwise a crash could undo a rename."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:  # some file systems do not support this
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
+    flush_folder(path.parent)
 
 
 @contextmanager
