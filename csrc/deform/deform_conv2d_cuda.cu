@@ -154,27 +154,27 @@ template <typename T, typename Combiner>
 FourTensors gradients(const OnDevice& device, const GridInputs& inputs, const Combiner& combiner,
                       const Tensor& grad, const Tensor& weight, bool input_wanted,
                       bool offset_wanted, bool weight_wanted, bool mask_wanted) {
-  const Tensor none = torch::stable::new_empty(inputs.input, {0});
-  const Tensor none_of_sites = torch::stable::new_empty(inputs.offset, {0});
   mask_wanted = mask_wanted && inputs.mask.has_value();
-  const Tensor grad_offset = offset_wanted
-                                 ? torch::stable::new_zeros(inputs.offset, inputs.offset.sizes())
-                                 : none_of_sites;
-  const Tensor grad_mask =
-      mask_wanted ? torch::stable::new_zeros(inputs.offset, inputs.mask->sizes()) : none_of_sites;
-  if (inputs.num_sites() == 0 || inputs.num_rows() == 0 || grad.numel() == 0)
-    return {input_wanted ? torch::stable::new_zeros(none, inputs.input.sizes()) : none, grad_offset,
-            weight_wanted ? torch::stable::new_zeros(none, weight.sizes()) : none, grad_mask};
+  const bool empty = inputs.num_sites() == 0 || inputs.num_rows() == 0 || grad.numel() == 0;
+  // Tensors of their own: PyTorch does not allow two results to share memory.
+  const auto zeros_or_nothing = [](bool zeros, const Tensor& like, const MaybeTensor& input) {
+    return zeros ? torch::stable::new_zeros(like, input->sizes())
+                 : torch::stable::new_empty(like, {0});
+  };
+  FourTensors grads{zeros_or_nothing(input_wanted && empty, inputs.input, inputs.input),
+                    zeros_or_nothing(offset_wanted, inputs.offset, inputs.offset),
+                    zeros_or_nothing(weight_wanted && empty, inputs.input, weight),
+                    zeros_or_nothing(mask_wanted, inputs.offset, inputs.mask)};
+  if (empty) return grads;
   const Tensor upstream = inputs.rows_of(grad);
-  FourTensors grads{none, grad_offset, none, grad_mask};
   if (input_wanted)
     std::get<0>(grads) = torch::stable::view(
         combiner.features_gradient(upstream, inputs.transpose<T>(device)), inputs.input.sizes());
   if (weight_wanted)
     std::get<2>(grads) = torch::stable::reshape(combiner.weight_gradient(upstream), weight.sizes());
   if (offset_wanted || mask_wanted)
-    combiner.site_gradients(upstream, offset_wanted ? mutable_data<T>(grad_offset) : nullptr,
-                            mask_wanted ? mutable_data<T>(grad_mask) : nullptr);
+    combiner.site_gradients(upstream, offset_wanted ? mutable_data<T>(std::get<1>(grads)) : nullptr,
+                            mask_wanted ? mutable_data<T>(std::get<3>(grads)) : nullptr);
   return grads;
 }
 

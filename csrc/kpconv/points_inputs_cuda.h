@@ -88,28 +88,60 @@ Tensor distances_of(const OnDevice& device, const PointsInputs& in, const MaybeT
 // in the shape of the argument.
 Tensor sum_groups(const Tensor& gradient, int64_t dim, int64_t groups, const Tensor& like);
 
-// Returns the gradients of offsets and modulations, empty where not requested. write(offsets,
-// modulations) writes one gradient per group.
-template <typename T, typename Write>
-std::tuple<Tensor, Tensor> site_gradients(const PointsInputs& in, const MaybeTensor& offsets,
-                                          const MaybeTensor& modulations, bool offsets_wanted,
-                                          bool modulations_wanted, const Write& write) {
-  const int64_t num_queries = in.num_queries(), num_kernel_points = in.num_kernel_points();
-  const Tensor none = torch::stable::new_empty(in.queries, {0});
-  const Tensor of_offsets =
-      offsets_wanted
-          ? torch::stable::new_empty(in.queries, {num_queries, in.num_groups(), num_kernel_points,
-                                                  in.kernel_points.size(1)})
-          : none;
-  const Tensor of_modulations =
-      modulations_wanted
-          ? torch::stable::new_empty(in.queries, {num_queries, num_kernel_points, in.num_groups()})
-          : none;
-  write(offsets_wanted ? mutable_data<T>(of_offsets) : nullptr,
-        modulations_wanted ? mutable_data<T>(of_modulations) : nullptr);
-  return {offsets_wanted ? sum_groups(of_offsets, 1, in.offset_groups(), *offsets) : none,
-          modulations_wanted ? sum_groups(of_modulations, 2, in.modulation_groups(), *modulations)
-                             : none};
+// Which gradients are requested.
+struct Wanted {
+  bool features, weight, offsets, modulations;
+};
+using FourTensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+
+// Returns the gradients of features, weight, offsets and modulations, an empty tensor for each that
+// is not requested. `convolution(T(), F())` returns a combiner for these element types (Dense,
+// Depthwise); it is not called if `empty`, when all gradients are 0.
+template <typename MakeConvolution>
+FourTensors convolution_gradients(const OnDevice& device, const PointsInputs& in,
+                                  const Tensor& grad, const Tensor& features, const Tensor& weight,
+                                  const MaybeTensor& offsets, const MaybeTensor& modulations,
+                                  const MaybeTensor& starts, const MaybeTensor& members,
+                                  Wanted wanted, bool empty,
+                                  const MakeConvolution& make_convolution) {
+  wanted.offsets = wanted.offsets && offsets.has_value();
+  wanted.modulations = wanted.modulations && modulations.has_value();
+  // Tensors of their own: PyTorch does not allow two results to share memory.
+  const auto zeros_or_nothing = [&](bool is_wanted, const Tensor& like, const MaybeTensor& input) {
+    return is_wanted && empty ? torch::stable::new_zeros(like, input->sizes())
+                              : torch::stable::new_empty(like, {0});
+  };
+  FourTensors grads{zeros_or_nothing(wanted.features, features, features),
+                    zeros_or_nothing(wanted.weight, features, weight),
+                    zeros_or_nothing(wanted.offsets, in.queries, offsets),
+                    zeros_or_nothing(wanted.modulations, in.queries, modulations)};
+  if (empty) return grads;
+  return dispatch_elements(features, [&](auto number, auto element) {
+    using T = decltype(number);
+    const Tensor upstream = torch::stable::contiguous(grad);
+    const auto convolution = make_convolution(number, element);
+    if (wanted.features)
+      std::get<0>(grads) =
+          convolution.features_gradient(upstream, transposed_table(device, in, starts, members));
+    if (wanted.weight) std::get<1>(grads) = convolution.weight_gradient(upstream);
+    if (!wanted.offsets && !wanted.modulations) return grads;
+    // The kernels write one gradient per group.
+    const int64_t sites = in.num_queries(), kernel_points = in.num_kernel_points();
+    Tensor& of_offsets = std::get<2>(grads);
+    Tensor& of_modulations = std::get<3>(grads);
+    if (wanted.offsets)
+      of_offsets = torch::stable::new_empty(
+          in.queries, {sites, in.num_groups(), kernel_points, in.kernel_points.size(1)});
+    if (wanted.modulations)
+      of_modulations =
+          torch::stable::new_empty(in.queries, {sites, kernel_points, in.num_groups()});
+    convolution.site_gradients(upstream, wanted.offsets ? mutable_data<T>(of_offsets) : nullptr,
+                               wanted.modulations ? mutable_data<T>(of_modulations) : nullptr);
+    if (wanted.offsets) of_offsets = sum_groups(of_offsets, 1, in.offset_groups(), *offsets);
+    if (wanted.modulations)
+      of_modulations = sum_groups(of_modulations, 2, in.modulation_groups(), *modulations);
+    return grads;
+  });
 }
 
 }  // namespace kpdeform

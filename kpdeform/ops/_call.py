@@ -13,6 +13,10 @@ from torch import Tensor
 from kpdeform._library import CUDA_MISSING
 from kpdeform.ops._autograd import run
 
+# Asked once: torch.compile cannot trace the question in every version of PyTorch.
+_WITH_AUTOCAST = frozenset(
+    name for name in ("cpu", "cuda", "xpu", "mps") if torch.amp.is_autocast_available(name)
+)
 _PREFIX = "kpdeform: "
 _INTERRUPTED = "kpdeform was interrupted"
 _TOO_LARGE = "out of memory: "  # Raised by native code that computes a size before allocating.
@@ -100,6 +104,6 @@ def _gigabytes(tensors: Sequence[Tensor]) -> str:
 
 def autocast_dtype(device: str) -> torch.dtype | None:
     """Returns the autocast dtype of a device type such as "cpu"; None if autocast is off."""
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    if device not in _WITH_AUTOCAST or not torch.is_autocast_enabled(device):
         return None
     return torch.get_autocast_dtype(device)

@@ -17,15 +17,16 @@ def grid_subsample(
     labels: Tensor | None = None,
 ) -> GridSubsample:
     """Twin of :func:`kpdeform.ops.grid_subsample`."""
+    device = points.device
     if lengths is None:
-        lengths = torch.tensor([len(points)])
-    cloud = torch.repeat_interleave(torch.arange(len(lengths)), lengths).double()
+        lengths = torch.tensor([len(points)], device=device)
+    cloud = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths).double()
     cells = (points.double() / cell_size).floor()
     keys = torch.cat([cloud[:, None], cells.flip(1)], dim=1)  # cloud, z, y, x
     unique, inverse, counts = torch.unique(keys, dim=0, return_inverse=True, return_counts=True)
 
-    rows = torch.arange(len(points))
-    first = torch.full((len(unique),), len(points)).scatter_reduce(0, inverse, rows, "amin")
+    rows = torch.arange(len(points), device=device)
+    first = rows.new_full((len(unique),), len(points)).scatter_reduce(0, inverse, rows, "amin")
     start = points.double()[first]
     means = start + _mean(points.double() - start[inverse], inverse, counts)
     new_lengths = torch.bincount(unique[:, 0].long(), minlength=len(lengths))
@@ -50,7 +51,7 @@ def _majority(labels: Tensor, inverse: Tensor, cells: int) -> Tensor:
     cell, label = pairs  # by cell, then by label
     most = votes.new_zeros(cells).scatter_reduce(0, cell, votes, "amax")
     winners = votes == most[cell]
-    lowest = torch.full((cells,), len(classes)).scatter_reduce(
+    lowest = cell.new_full((cells,), len(classes)).scatter_reduce(
         0, cell[winners], label[winners], "amin"
     )
     return classes[lowest]

@@ -96,6 +96,17 @@ def test_opcheck_of_forward_and_backward(name, sizes, device):
         ])  # fmt: skip
 
 
+@pytest.mark.shim
+@every_call
+def test_no_two_results_share_memory(name, device):
+    with NativeCalls() as native:
+        values_and_grads(name, ops, inputs_of(name, torch.float32, device))
+    for op, _, results in native.made:
+        tensors = results if isinstance(results, tuple) else (results,)
+        storages = {tensor.untyped_storage()._cdata for tensor in tensors}
+        assert len(storages) == len(tensors), op
+
+
 def is_tensor(value) -> bool:
     return isinstance(value, Tensor)
 
@@ -220,7 +231,12 @@ def test_non_contiguous_input_and_gradient_give_the_same_bits(name, layout, devi
     if expected:
         leaves = [strided[leaf] for leaf in expected]
         grads = torch.autograd.grad(out, leaves, layout(upstream_of(out)))
-        assert_same_bits(dict(zip(expected, grads, strict=True)), expected)
+        found = dict(zip(expected, grads, strict=True))
+        if device.type == "cuda":
+            # The mask of RoI pooling is a product in PyTorch, whose sums depend on the layout.
+            for key in {"dimming", "part_dimming"} & found.keys():
+                torch.testing.assert_close(found.pop(key), expected.pop(key), rtol=1e-12, atol=0)
+        assert_same_bits(found, expected)
 
 
 @pytest.mark.shim
