@@ -8,7 +8,9 @@
 #include <torch/headeronly/util/Half.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <type_traits>
 
@@ -69,6 +71,15 @@ class OnDevice {
 #endif
 
   cudaStream_t stream() const { return stream_; }
+
+  // The compute capability, for example 86 for 8.6.
+  int capability() const {
+    int device = 0, major = 0, minor = 0;
+    KPDEFORM_CUDA_CHECK(cudaGetDevice(&device));
+    KPDEFORM_CUDA_CHECK(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+    KPDEFORM_CUDA_CHECK(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
+    return 10 * major + minor;
+  }
 
   // Whether the stream is being captured into a graph. If so, no code may wait for the device.
   bool capturing() const {
@@ -216,6 +227,7 @@ struct LaneGroup {
 // kCount values that are read and written in one access; kCount * sizeof(T) is at most 16 bytes.
 template <typename T, int kCount>
 struct alignas(sizeof(T) * kCount) Pack {
+  static constexpr int kSize = kCount;
   T values[kCount];
 };
 template <int kCount, typename T>
@@ -224,7 +236,28 @@ __device__ Pack<T, kCount> load_pack(const T* from) {
 }
 template <int kCount, typename T>
 __device__ void store_pack(T* to, const Pack<T, kCount>& pack) {
+#ifndef KPDEFORM_CUDA_SHIM
+  if constexpr (sizeof(pack) == 16) {  // nvcc would store it in four pieces
+    uint32_t words[4];
+    std::memcpy(words, &pack, sizeof(pack));
+    asm volatile("st.global.v4.b32 [%0], {%1,%2,%3,%4};" ::"l"(to), "r"(words[0]), "r"(words[1]),
+                 "r"(words[2]), "r"(words[3])
+                 : "memory");
+    return;
+  }
+#endif
   *reinterpret_cast<Pack<T, kCount>*>(to) = pack;
+}
+
+// The square root to about one unit in the last place; that of numbers below 1e-38 is 0.
+__device__ inline float approximate_sqrt(float x) {
+#ifdef KPDEFORM_CUDA_SHIM
+  return std::sqrt(x);
+#else
+  float root;
+  asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(root) : "f"(x));
+  return root;
+#endif
 }
 
 }  // namespace kpdeform

@@ -129,7 +129,6 @@ class Dense {
   // gradient is not requested.
   void site_gradients(const Tensor& grad, T* grad_offsets, T* grad_modulations) const {
     auto args = inputs_.template plain<T, F>(features_);
-    using Sampler = decltype(args.sampler);
     args.grad_offsets = grad_offsets;
     args.grad_modulations = grad_modulations;
     args.group_channels = shape_.group_in();
@@ -148,12 +147,8 @@ class Dense {
       for (int64_t g = 0; g < shape_.groups; ++g)
         multiply_into(torch::stable::select(part_of(grad_sampled, 0, 0, args.sites), 1, g),
                       group_columns(part_of(grad, 0, first, args.sites), shape_, g), matrices[g]);
-      with_launch_shape<F>(
-          common_width(shape_.in_channels, shape_.groups, inputs_.num_groups()),
-          aligned(args.features) && aligned(args.grad_sampled), [&](auto lanes, auto vector) {
-            launch_engine<lanes(), true>(
-                device_, site_gradients_kernel<Sampler, F, lanes(), vector(), false>, args);
-          });
+      launch_site_gradients<false>(
+          device_, args, common_width(shape_.in_channels, shape_.groups, inputs_.num_groups()));
     }
   }
 
@@ -179,11 +174,7 @@ class Dense {
     for (int64_t first = 0; first < sites; first += chunk) {
       args.first_site = first;
       args.sites = std::min(chunk, sites - first);
-      with_launch_shape<F>(width, aligned(args.features) && aligned(args.out),
-                           [&](auto lanes, auto vector) {
-                             launch_engine<lanes(), false>(
-                                 device_, gather_kernel<Sampler, F, lanes(), vector()>, args);
-                           });
+      launch_gather(device_, args, width);
       body(part_of(sampled, 0, 0, args.sites), first, args.sites);
     }
   }

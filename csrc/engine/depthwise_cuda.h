@@ -8,21 +8,6 @@
 
 namespace kpdeform {
 
-template <int kLanes, int kVector, typename Sampler, typename F>
-void launch_weight(const OnDevice& device, EngineArguments<Sampler, F> args, int64_t partials) {
-  args.stage = std::min(args.stage, 64);
-  args.capacity = args.stage + 64;
-  const int num_kernel_points = args.sampler.num_kernel_points;
-  const int64_t spans =
-      divide_up(args.channels / args.num_groups, kLanes * kVector) * args.num_groups;
-  const int64_t lists =
-      SiteLists<Sampler, kLanes, false>::bytes(args.stage, args.capacity, num_kernel_points);
-  device.launch(
-      depthwise_weight_kernel<Sampler, F, kLanes, kVector>,
-      {partials, spans, divide_up(num_kernel_points, kRange)}, kWeightThreads,
-      depthwise_sums_bytes<typename Sampler::T, kVector>() + kWeightThreads / kLanes * lists, args);
-}
-
 // Inputs: as for Dense. weight is (K, C).
 template <typename Inputs, typename T, typename F>
 class Depthwise {
@@ -50,10 +35,7 @@ class Depthwise {
     const Tensor partial = torch::stable::new_empty(
         inputs_.positions(), {partials, inputs_.num_kernel_points(), channels});
     args.partial = mutable_data<T>(partial);
-    with_launch_shape<F>(group_width(), aligned(args.features) && aligned(args.grad),
-                         [&](auto lanes, auto vector) {
-                           launch_weight<lanes(), vector()>(device_, args, partials);
-                         });
+    launch_depthwise_weight(device_, args, group_width(), partials);
     const int64_t first = 0;
     const Tensor sum =
         torch::stable::sum(partial, torch::headeronly::IntHeaderOnlyArrayRef(&first, 1));
@@ -62,17 +44,11 @@ class Depthwise {
 
   void site_gradients(const Tensor& grad, T* grad_offsets, T* grad_modulations) const {
     auto args = inputs_.template plain<T, F>(features_);
-    using Sampler = decltype(args.sampler);
     args.weight = data<F>(weight_);
     args.grad = data<F>(grad);
     args.grad_offsets = grad_offsets;
     args.grad_modulations = grad_modulations;
-    with_launch_shape<F>(
-        group_width(), aligned(args.features) && aligned(args.grad) && aligned(args.weight),
-        [&](auto lanes, auto vector) {
-          launch_engine<lanes(), true>(
-              device_, site_gradients_kernel<Sampler, F, lanes(), vector(), true>, args);
-        });
+    launch_site_gradients<true>(device_, args, group_width());
   }
 
  private:
@@ -83,12 +59,7 @@ class Depthwise {
     const Tensor out = torch::stable::new_empty(rows, {sites, rows.size(1)});
     args.weight = data<F>(weight_);
     args.out = mutable_data<F>(out);
-    with_launch_shape<F>(group_width(),
-                         aligned(args.features) && aligned(args.out) && aligned(args.weight),
-                         [&](auto lanes, auto vector) {
-                           launch_engine<lanes(), false>(
-                               device_, depthwise_kernel<Sampler, F, lanes(), vector()>, args);
-                         });
+    launch_depthwise(device_, args, group_width());
     return out;
   }
 

@@ -27,10 +27,8 @@ constexpr int kThreads = 128;
 
 // A site is split into `num_groups` virtual sites, each of which handles channels / num_groups
 // channels, or all channels if whole_rows.
-template <typename Sampler, typename F>
-struct EngineArguments {
-  using T = typename Sampler::T;
-  Sampler sampler;
+template <typename T, typename F>
+struct EngineNumbers {
   const F* features;      // (rows, channels)
   const F* weight;        // depthwise: (K, C)
   const F* grad;          // depthwise_weight, depthwise site gradients: (M, C)
@@ -44,6 +42,10 @@ struct EngineArguments {
   int num_groups;       // virtual sites per site (deformation groups), numbered by blockIdx.y
   bool whole_rows;      // every virtual site handles all channels and writes rows of its own
   int stage, capacity;  // capacity of shared memory per site: sources, list entries
+};
+template <typename Sampler, typename F>
+struct EngineArguments : EngineNumbers<typename Sampler::T, F> {
+  Sampler sampler;
 };
 
 // The lists of one site, in the shared memory of its lanes.

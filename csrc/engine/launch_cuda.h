@@ -1,12 +1,15 @@
 // Launch shapes of the engine on CUDA, and host code that the inputs of all ops share.
 #pragma once
 
+#include <cstdlib>
+#include <cstring>
 #include <limits>
 #include <numeric>
 #include <tuple>
 
 #include "base/cuda.h"
 #include "engine/engine_cuda.h"
+#include "engine/tensor_cores_cuda.h"
 #include "engine/transposed_table_cuda.h"
 
 namespace kpdeform {
@@ -57,12 +60,12 @@ inline int64_t common_width(int64_t channels, int64_t groups, int64_t num_groups
   return std::gcd(channels / groups, channels / num_groups);
 }
 
-// Launches one of the engine's kernels, which use kLanes threads per virtual site. If a site has
-// many sources, they are staged in parts, so that shared memory has room for several blocks per
+// Launches one of the kernels of engine_cuda.h, which use kLanes threads per virtual site. If a site
+// has many sources, they are staged in parts, so that shared memory has room for several blocks per
 // multiprocessor.
 template <int kLanes, bool kDerivative, typename Sampler, typename F>
-void launch_engine(const OnDevice& device, void (*kernel)(EngineArguments<Sampler, F>),
-                   EngineArguments<Sampler, F> args) {
+void launch_lists(const OnDevice& device, void (*kernel)(EngineArguments<Sampler, F>),
+                  EngineArguments<Sampler, F> args) {
   constexpr int64_t kSites = kThreads / kLanes, kMostShared = 72 << 10;
   constexpr int kRoom = kDerivative ? 64 : 128;  // list entries beyond those of one kernel point
   const auto shared = [&] {
@@ -72,6 +75,130 @@ void launch_engine(const OnDevice& device, void (*kernel)(EngineArguments<Sample
   };
   while (shared() > kMostShared && args.stage > 8) args.stage = std::max(8, args.stage / 16 * 8);
   device.launch(kernel, {divide_up(args.sites, kSites), args.num_groups}, kThreads, shared(), args);
+}
+
+// Whether the engine uses tensor cores where it can. The environment variable is read at every
+// call, so that a test or a benchmark can compare both engines.
+inline bool tensor_cores_wanted() {
+  const char* const value = std::getenv("KPDEFORM_TENSOR_CORES");
+  return value != nullptr && std::strcmp(value, "1") == 0;
+}
+
+// Calls body(arguments for one view, vector, packs) and returns true if the kernels of
+// tensor_cores_cuda.h can do the work; otherwise returns false. `width`: the range of channels that
+// no block of channels may leave. kPlain: the view is never the transposed one.
+template <bool kPlain, typename Sampler, typename F, typename Body>
+bool on_tensor_cores(const OnDevice& device, const EngineArguments<Sampler, F>& args, int64_t width,
+                     bool is_aligned, const Body& body) {
+  if constexpr (Sampler::kSharesSources && !std::is_same_v<F, double>) {
+    constexpr int kWide = 16 / sizeof(F), kMostStaged = 96;
+    if (!tensor_cores_wanted() || !is_aligned || width % 16 != 0 || device.capability() < 80)
+      return false;
+    using std::integral_constant;
+    args.sampler.template with_view<kPlain>([&](const auto& sampler) {
+      EngineArguments<std::decay_t<decltype(sampler)>, F> fixed{args, sampler};
+      fixed.stage = std::min<int>(int(divide_up(args.stage, kTile)) * kTile, kMostStaged);
+      if (width % 64 == 0)
+        body(fixed, integral_constant<int, kWide>{}, integral_constant<int, 8 / kWide>{});
+      else
+        body(fixed, integral_constant<int, 2>{}, integral_constant<int, 1>{});
+    });
+    return true;
+  } else {
+    return false;
+  }
+}
+
+template <typename Sampler, typename F>
+void launch_tensor(const OnDevice& device, void (*kernel)(EngineArguments<Sampler, F>),
+                   const EngineArguments<Sampler, F>& args, bool keeps) {
+  constexpr int kWarps = kThreads / 32;
+  device.launch(kernel, {divide_up(args.sites, kWarps), args.num_groups}, kThreads,
+                kWarps * TensorSite<Sampler, F>::bytes(args.stage, keeps), args);
+}
+
+// The weighted sums S of a chunk of sites. `width`: the range of channels that no vector may leave.
+template <typename Sampler, typename F>
+void launch_gather(const OnDevice& device, const EngineArguments<Sampler, F>& args, int64_t width) {
+  const bool is_aligned = aligned(args.features) && aligned(args.out);
+  const auto by_tensor_cores = [&](const auto& fixed, auto vector, auto packs) {
+    using Fixed = std::decay_t<decltype(fixed.sampler)>;
+    launch_tensor(device, tensor_gather_kernel<Fixed, F, vector(), packs()>, fixed,
+                  args.channels > 8 * vector() * packs());
+  };
+  if (on_tensor_cores<false>(device, args, width, is_aligned, by_tensor_cores)) return;
+  with_launch_shape<F>(width, is_aligned, [&](auto lanes, auto vector) {
+    launch_lists<lanes(), false>(device, gather_kernel<Sampler, F, lanes(), vector()>, args);
+  });
+}
+
+// The gradients of offsets and modulations.
+template <bool kDepthwise, typename Sampler, typename F>
+void launch_site_gradients(const OnDevice& device, const EngineArguments<Sampler, F>& args,
+                           int64_t width) {
+  const bool is_aligned =
+      aligned(args.features) &&
+      (kDepthwise ? aligned(args.grad) && aligned(args.weight) : aligned(args.grad_sampled));
+  const auto by_tensor_cores = [&](const auto& fixed, auto vector, auto) {
+    using Fixed = std::decay_t<decltype(fixed.sampler)>;
+    constexpr int kVector = vector() > 4 ? 8 : 4;
+    launch_tensor(device, tensor_site_gradients_kernel<Fixed, F, kVector, kDepthwise>, fixed,
+                  false);
+  };
+  if (on_tensor_cores<true>(device, args, width, is_aligned, by_tensor_cores)) return;
+  with_launch_shape<F>(width, is_aligned, [&](auto lanes, auto vector) {
+    launch_lists<lanes(), true>(
+        device, site_gradients_kernel<Sampler, F, lanes(), vector(), kDepthwise>, args);
+  });
+}
+
+// The depthwise convolution.
+template <typename Sampler, typename F>
+void launch_depthwise(const OnDevice& device, const EngineArguments<Sampler, F>& args,
+                      int64_t width) {
+  const bool is_aligned = aligned(args.features) && aligned(args.out) && aligned(args.weight);
+  const auto by_tensor_cores = [&](const auto& fixed, auto vector, auto packs) {
+    using Fixed = std::decay_t<decltype(fixed.sampler)>;
+    launch_tensor(
+        device, tensor_depthwise_kernel<Fixed, F, vector(), packs()>, fixed,
+        args.channels > 8 * vector() * packs() && args.sampler.num_kernel_points <= kTile);
+  };
+  if (on_tensor_cores<false>(device, args, width, is_aligned, by_tensor_cores)) return;
+  with_launch_shape<F>(width, is_aligned, [&](auto lanes, auto vector) {
+    launch_lists<lanes(), false>(device, depthwise_kernel<Sampler, F, lanes(), vector()>, args);
+  });
+}
+
+// The gradient of the weight of a depthwise convolution, as `partials` parts of the sum.
+template <typename Sampler, typename F>
+void launch_depthwise_weight(const OnDevice& device, EngineArguments<Sampler, F> args,
+                             int64_t width, int64_t partials) {
+  const int64_t num_kernel_points = args.sampler.num_kernel_points;
+  const bool is_aligned = aligned(args.features) && aligned(args.grad);
+  const auto by_tensor_cores = [&](const auto& fixed, auto vector, auto packs) {
+    using Fixed = std::decay_t<decltype(fixed.sampler)>;
+    constexpr int64_t kBlock = 8 * vector() * packs(), kWarps = kThreads / 32;
+    const int64_t shared =
+        std::max<int64_t>(kWarps * TensorSite<Fixed, F>::bytes(fixed.stage, false),
+                          kWarps * kTile * kBlock * sizeof(float));
+    device.launch(tensor_depthwise_weight_kernel<Fixed, F, vector(), packs()>,
+                  {partials, args.channels / kBlock, divide_up(num_kernel_points, kTile)}, kThreads,
+                  shared, fixed);
+  };
+  if (on_tensor_cores<true>(device, args, width, is_aligned, by_tensor_cores)) return;
+  args.stage = std::min(args.stage, 64);
+  args.capacity = args.stage + 64;
+  with_launch_shape<F>(width, is_aligned, [&](auto lanes, auto vector) {
+    using Lists = SiteLists<Sampler, lanes(), false>;
+    const int64_t spans =
+        divide_up(args.channels / args.num_groups, lanes() * vector()) * args.num_groups;
+    const int64_t shared =
+        depthwise_sums_bytes<typename Sampler::T, vector()>() +
+        kWeightThreads / lanes() * Lists::bytes(args.stage, args.capacity, int(num_kernel_points));
+    device.launch(depthwise_weight_kernel<Sampler, F, lanes(), vector()>,
+                  {partials, spans, divide_up(num_kernel_points, kRange)}, kWeightThreads, shared,
+                  args);
+  });
 }
 
 // Calls body(T(), F()) with the types of positions and features, which have been checked.

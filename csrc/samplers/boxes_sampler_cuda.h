@@ -13,6 +13,7 @@ template <typename Number>
 struct BoxesSampler {
   using T = Number;
   static constexpr int kDims = 2;
+  static constexpr bool kSharesSources = false;
   static constexpr int num_kernel_points = 1;
   static constexpr int dim = 2;
 
@@ -121,6 +122,7 @@ template <typename Number>
 struct BoxesTableSampler {
   using T = Number;
   static constexpr int kDims = 2;
+  static constexpr bool kSharesSources = false;
   static constexpr int num_kernel_points = 1;
   static constexpr int dim = 2;
 

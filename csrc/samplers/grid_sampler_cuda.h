@@ -13,6 +13,7 @@ template <typename Number>
 struct GridSampler {
   using T = Number;
   static constexpr int kDims = 2;
+  static constexpr bool kSharesSources = false;
 
   const T* offsets;  // (M, OG, K, 2)
   const T* mask;     // (M, OG, K) or null
@@ -99,6 +100,7 @@ template <typename Number>
 struct GridTableSampler {
   using T = Number;
   static constexpr int kDims = 2;
+  static constexpr bool kSharesSources = false;
 
   GridSampler<T> plain;
   const int64_t* starts;  // (rows * OG + 1,)

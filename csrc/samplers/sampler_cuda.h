@@ -13,6 +13,10 @@
 //     Coefficient       value, row, derivative[kDims] of a source for a kernel point
 //   constants
 //     kDims             number of derivatives of a coefficient
+//     kSharesSources    whether a source can contribute to every kernel point of its site; then the
+//                       engine can use tensor cores, and with_view<kPlain>(body) must call body
+//                       with the sampler in a form that is fast to evaluate; kPlain promises that
+//                       the view is not the transposed one
 //     num_kernel_points K
 //     dim               D, the number of coordinates of an offset; at most kDims
 //   functions on the device
@@ -38,6 +42,7 @@ template <typename S>
 concept CudaSampler = requires(const S sampler, int64_t site, int k, int group,
                                const typename S::Place place, const typename S::Source source) {
   { S::kDims } -> std::convertible_to<int>;
+  { S::kSharesSources } -> std::convertible_to<bool>;
   { sampler.num_kernel_points } -> std::convertible_to<int>;
   { sampler.dim } -> std::convertible_to<int>;
   { sampler.num_sources(site, group) } -> std::same_as<int64_t>;

@@ -24,6 +24,7 @@ FILES = [
         "pooling",
         "precision",
         "subsample",
+        "tensor_cores",
     )
 ]
 
