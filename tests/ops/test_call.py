@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+import kpdeform.ops  # noqa: F401  its modules tag the ops
 from kpdeform.ops import _call
 
 FAILED = 'torch_call_dispatcher("aten::{}", "", stack.data()) API call failed at ops.h, line 1'
@@ -53,3 +54,15 @@ def test_kernels_that_do_not_fit_say_why(monkeypatch, on_gpu):
     monkeypatch.setattr(_call, "cuda_missing", lambda: None)
     with pytest.raises(RuntimeError, match=r"no kernel image"):
         _call.call(failing_op(NO_IMAGE), on_gpu)
+
+
+@pytest.mark.parametrize(
+    ("name", "unsafe"),
+    [("grid_subsample", True), ("deform_roi_pool_backward", True), ("kpconv_backward", False)],
+)
+def test_ops_that_wait_for_the_device_stay_out_of_cuda_graphs(name, unsafe):
+    """This is what torch.compile asks before it puts an op into a graph."""
+    from torch._inductor.utils import is_cudagraph_unsafe_fx_node
+
+    op = getattr(torch.ops.kpdeform, name).default
+    assert is_cudagraph_unsafe_fx_node(torch.fx.Graph().call_function(op)) == unsafe
