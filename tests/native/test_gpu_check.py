@@ -34,15 +34,62 @@ def test_every_stage_in_python_runs(tmp_path):
         assert f"\n{name}: exit status 0 after " in done.stdout
 
 
-def test_a_stage_that_fails_stops_no_other_one(tmp_path):
-    program = tmp_path / "python"
-    program.write_text('#!/bin/bash\necho "$@"\n[[ $* == *gpu.kernels* ]] && exit 3 || exit 0\n')
-    program.chmod(0o755)
-    done = run_script(tmp_path / "out", "--dry-run", PYTHON=str(program))
+@pytest.fixture
+def program(tmp_path):
+    """Writes a script in place of a program beside Python; returns the path of Python."""
+
+    def write(name: str, script: str) -> str:
+        path = tmp_path / "programs" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/bin/bash\n{script}\n")
+        path.chmod(0o755)
+        return str(path.parent / "python")
+
+    return write
+
+
+def ends_of_stages(text: str) -> set[str]:
+    return {line.split(" after")[0] for line in text.splitlines() if "exit status" in line}
+
+
+def test_a_stage_that_fails_stops_no_other_one(tmp_path, program):
+    python = program("python", 'echo "$@"; [[ $* != *gpu.kernels* ]] || exit 3')
+    done = run_script(tmp_path / "out", "--dry-run", PYTHON=python)
     assert done.returncode == 1
-    ends = [line.split(" after")[0] for line in done.stdout.splitlines() if "exit status" in line]
-    assert ends == [f"{name}: exit status {3 * (name == 'kernels')}" for name in DRY_STAGES]
+    expected = {f"{name}: exit status {3 * (name == 'kernels')}" for name in DRY_STAGES}
+    assert ends_of_stages(done.stdout) == expected
     assert (tmp_path / "out/others.txt").read_text() == "-m benchmarks.gpu.others --dry-run\n"
+
+
+def test_what_runs_on_a_gpu(tmp_path, program):
+    """Programs are replaced by ones that print how they are called."""
+    program("compute-sanitizer", 'echo "sanitizer $@"')
+    program("ncu", 'echo "ncu $@"')
+    python = program(
+        "python", 'echo "python $@"; [[ $* != *--collect-only* ]] || echo tests/ops/test_a.py::test'
+    )
+    done = run_script(tmp_path / "out", PYTHON=python)
+    assert done.returncode == 0, done.stdout
+    texts = {path.stem: path.read_text() for path in (tmp_path / "out").iterdir()}
+    assert set(texts) == {*DRY_STAGES, "tests", "sanitizer", "counters", "summary"}
+    for name in DRY_STAGES:
+        assert texts[name] == f"python -m benchmarks.gpu.{name}\n"
+    options, files = texts["tests"].split(" -n 6 ")
+    assert "-m pytest" in options and "-m cuda and not slow" in options
+    assert files == "tests/ops/test_a.py\n"
+    tools = [line.split()[2] for line in texts["sanitizer"].splitlines()]
+    assert tools == ["memcheck", "racecheck", "initcheck"]
+    assert texts["counters"].endswith("-m benchmarks.gpu.tiny --large\n")
+    assert len(ends_of_stages(done.stdout)) == 9
+
+
+def test_libraries_that_do_not_run_here_are_compiled(tmp_path, program):
+    program("cmake", 'echo "cmake $@"')
+    python = program("python", '[[ $* == *cuda_missing* ]] && { echo "too old" >&2; exit 1; }')
+    done = run_script(tmp_path / "out", "smoke", PYTHON=python, LIBRARIES=str(tmp_path / "none"))
+    assert done.returncode == 1
+    assert done.stdout.count("too old") == 2 and "compiling for this machine" in done.stdout
+    assert "-DCMAKE_CUDA_ARCHITECTURES=\n" in done.stdout and "smoke:" not in done.stdout
 
 
 def test_stages_beyond_the_budget_are_left_out_by_name(tmp_path):
