@@ -15,14 +15,16 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3} LIBRARIES=${LIBRARIES:-build/gpu} OUT=${OUT:-build/gpu-results}
 BUDGET=${BUDGET:-560}
 command -v "$PYTHON" >/dev/null || { echo "gpu-check: no program $PYTHON" >&2 && exit 2; }
+PYTHON=$(realpath -s "$(command -v "$PYTHON")")
 export KPDEFORM_LIBRARIES=$(realpath -m "$LIBRARIES") PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 export CUBLAS_WORKSPACE_CONFIG=:4096:8 # for deterministic algorithms
-export PATH=$(dirname "$(command -v "$PYTHON")"):$PATH:/usr/local/cuda/bin
+export OMP_WAIT_POLICY=PASSIVE         # stages that run at the same time share the cores
+export PATH=$(dirname "$PYTHON"):$PATH:/usr/local/cuda/bin
 for folder in /opt/nvidia/nsight-compute/*/; do PATH=$PATH:$folder; done
 
 build() { # the architectures to compile for; none: those of this machine's GPUs
   cmake -S csrc -B "$LIBRARIES" -G Ninja -DCMAKE_BUILD_TYPE=Release -DKPDEFORM_CUDA=ON \
-    -DPython_EXECUTABLE="$(command -v "$PYTHON")" -DCMAKE_CUDA_ARCHITECTURES="${1:-}" &&
+    -DPython_EXECUTABLE="$PYTHON" -DCMAKE_CUDA_ARCHITECTURES="${1:-}" &&
     cmake --build "$LIBRARIES"
 }
 
@@ -46,7 +48,7 @@ tests() { # first the files with tests for a GPU: files of other parts may need 
     --continue-on-collection-errors tests | sed -n 's/^\(tests[^:]*\.py\)::.*/\1/p' | sort -u)
   [ "${#files[@]}" -gt 0 ] || { echo "no test for a GPU was found" && return 1; }
   "$PYTHON" -c 'import xdist' 2>/dev/null && workers=(-n 6)
-  "$PYTHON" -m pytest "${options[@]}" --tb=short -rfE --maxfail=100 "${workers[@]}" "${files[@]}"
+  OMP_NUM_THREADS=2 "$PYTHON" -m pytest "${options[@]}" --tb=short -rfE --maxfail=100 "${workers[@]}" "${files[@]}"
 }
 # Without torch's caching allocator, what lies beyond a tensor belongs to nobody. The filter is for
 # speed; initcheck needs to see what every kernel writes.

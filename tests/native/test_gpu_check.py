@@ -86,9 +86,11 @@ def test_what_runs_on_a_gpu(tmp_path, program):
 def test_libraries_that_do_not_run_here_are_compiled(tmp_path, program):
     program("cmake", 'echo "cmake $@"')
     python = program("python", '[[ $* == *cuda_missing* ]] && { echo "too old" >&2; exit 1; }')
+    python = os.path.relpath(python, ROOT)  # CMake needs the whole path
     done = run_script(tmp_path / "out", "smoke", PYTHON=python, LIBRARIES=str(tmp_path / "none"))
     assert done.returncode == 1
     assert done.stdout.count("too old") == 2 and "compiling for this machine" in done.stdout
+    assert f"-DPython_EXECUTABLE={tmp_path}/programs/python " in done.stdout
     assert "-DCMAKE_CUDA_ARCHITECTURES=\n" in done.stdout and "smoke:" not in done.stdout
 
 
