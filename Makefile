@@ -20,10 +20,10 @@ SCATTER_WHEELS = $${XDG_CACHE_HOME:-$$HOME/.cache}/kpdeform/wheels
 
 DEMO := runs/demo
 
-.PHONY: help demo test test-slow gpu-check fuzz sanitize cuda-registers lint format install system clean
+.PHONY: help demo test test-slow gpu-check gpu-libraries fuzz sanitize cuda-registers lint format install system clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 $(VENV)/.torch:
 	$(SAY) "making $(VENV) with $$($(PYTHON) --version) and torch"
@@ -41,9 +41,11 @@ $(VENV)/.package: $(VENV)/.torch pyproject.toml $(NATIVE)
 	@touch $@
 
 # The package for the tests: CUDA kernels wherever nvcc is, warnings are errors; development tools; torch-scatter.
+# Without a GPU, two architectures, the oldest and one with PTX, show that everything compiles.
 $(VENV)/.everything: $(VENV)/.torch pyproject.toml $(NATIVE)
 	$(SAY) "installing kpdeform for tests: compiling csrc (CUDA too where nvcc is found)"
-	$(PIP) --no-build-isolation -Ccmake.define.KPDEFORM_CUDA=$(if $(HAS_NVCC),ON,OFF) -Ccmake.define.KPDEFORM_WERROR=ON -e ".[dev]"
+	$(PIP) --no-build-isolation -Ccmake.define.KPDEFORM_CUDA=$(if $(HAS_NVCC),ON,OFF) -Ccmake.define.KPDEFORM_WERROR=ON \
+	  $(if $(HAS_GPU),,"-Ccmake.define.CMAKE_CUDA_ARCHITECTURES=75-real;90") -e ".[dev]"
 	$(SAY) "torch-scatter: built once (minutes), then taken from $(SCATTER_WHEELS)"
 	@tag=$$($(RUN) -c "import sys, torch; print(f'torch{torch.__version__}-python{sys.version_info[0]}.{sys.version_info[1]}')"); \
 	wheels=$(SCATTER_WHEELS)/$$tag; \
@@ -82,9 +84,12 @@ test: $(VENV)/.everything system ## every test but the slow ones; ragged reducti
 test-slow: $(VENV)/.everything system ## the slow tests
 	@$(RUN) -m pytest -m slow
 
-# Without a package registry: PYTHON has torch with CUDA, pytest and the build tools.
-gpu-check: ## on a machine with a GPU: build, tests, compute-sanitizer, benchmarks
-	@PYTHON=$(PYTHON) scripts/gpu_check.sh
+# Nothing is installed: PYTHON has torch with CUDA, numpy and pytest. The libraries may come from another machine.
+gpu-check: ## on a machine with a GPU, in ten minutes: tests, compute-sanitizer, times; STAGES names some of them
+	@PYTHON=$(PYTHON) scripts/gpu_check.sh $(STAGES)
+
+gpu-libraries: $(VENV)/.torch ## the libraries for gpu-check (build/gpu), compiled for ARCHITECTURES (90); needs nvcc, but no GPU
+	@PYTHON=$(RUN) ARCHITECTURES="$(or $(ARCHITECTURES),90)" scripts/gpu_check.sh --build-only
 
 cuda-registers: $(VENV)/.everything ## registers and spills of the CUDA kernels (benchmarks/results/registers.md)
 	@$(RUN) scripts/cuda_registers.py > benchmarks/results/registers.md

@@ -9,8 +9,6 @@ import argparse
 import multiprocessing
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +22,8 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from benchmarks import measure
 from benchmarks.clouds import room
 from benchmarks.neighbors import spheres
-from kpdeform import ops, reference
+from benchmarks.twins import NETWORK_OPS, POINT_OPS, twins
+from kpdeform import ops
 from kpdeform.data import PointBatch, Pyramid, build_pyramid, neighbor_limits
 from kpdeform.inference import Predictor, Tiles
 from kpdeform.inference.tiling import SortedCloud
@@ -35,22 +34,7 @@ from kpdeform.train import SGDSetup
 CLASSES = 13
 FEATURES = ("ones", "red", "green", "blue", "height")
 CELL = 0.03
-POINT_OPS = ("kpconv", "kernel_point_distances", "neighbor_pool", "segment_reduce")
-NETWORK_OPS = (*POINT_OPS, "batch_norm")
 PYRAMID_OPS = ("radius_neighbors", "knn_neighbors", "grid_subsample")
-
-
-@contextmanager
-def twins(names: tuple[str, ...]) -> Iterator[None]:
-    """Replaces some functions of ``kpdeform.ops`` by their twins of ``kpdeform.reference``."""
-    fast = {name: getattr(ops, name) for name in names}
-    for name in names:
-        setattr(ops, name, getattr(reference, name))
-    try:
-        yield
-    finally:
-        for name, op in fast.items():
-            setattr(ops, name, op)
 
 
 class Training:

@@ -12,7 +12,7 @@ def choose_device(device: torch.device | str = "auto") -> torch.device:
 
     Args:
         device: A PyTorch device or its name, or "auto". "auto" selects CUDA if a CUDA device is
-            present and kpdeform's CUDA library loads, and the CPU otherwise.
+            present and kpdeform's CUDA kernels run on it, and the CPU otherwise.
 
     Returns:
         The device.
@@ -21,14 +21,13 @@ def choose_device(device: torch.device | str = "auto") -> torch.device:
         ValueError: The name is not a device, or kpdeform cannot use that device; the message says
             why.
     """
-    missing = _library.CUDA_MISSING
     if device == "auto":
-        return torch.device("cpu" if missing else "cuda")
+        return torch.device("cpu" if _library.cuda_missing() else "cuda")
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"device {device!r}: use 'auto', 'cpu', 'cuda' or 'cuda:1'") from error
-    if chosen.type == "cuda" and missing:
+    if chosen.type == "cuda" and (missing := _library.cuda_missing()):
         raise ValueError(f"device {str(chosen)!r} cannot be used: {missing}; use 'cpu' or 'auto'")
     return chosen
 
@@ -37,5 +36,6 @@ def describe_device(device: torch.device) -> str:
     """Returns the line with which a command reports the device that it runs on."""
     if device.type == "cuda":
         return f"device: {device}, {torch.cuda.get_device_name(device)}"
-    reason = f" (no CUDA: {_library.CUDA_MISSING})" if _library.CUDA_MISSING else ""
+    missing = _library.cuda_missing()
+    reason = f" (no CUDA: {missing})" if missing else ""
     return f"device: {device}, {torch.get_num_threads()} threads{reason}"

@@ -68,5 +68,5 @@ def _native_facts() -> dict[str, str]:
         "CUDA library": str(_library.find("_C_cuda") or "not built"),
         "CUDA of torch": str(torch.version.cuda or "none"),
         "CUDA devices": ", ".join(devices) or "none",
-        "CUDA kernels": "in use" if _library.CUDA_MISSING is None else _library.CUDA_MISSING,
+        "CUDA kernels": _library.cuda_missing() or "in use",
     }

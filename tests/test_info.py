@@ -40,8 +40,7 @@ def test_info_prints_as_a_table():
     assert facts["torch"] == torch.__version__.split("+")[0] or facts["torch"] == torch.__version__
     assert facts["CPU library"].endswith("_C.so")
     assert facts["threads"].startswith(f"{torch.get_num_threads()} of ")
-    if _library.CUDA_MISSING is not None:
-        assert facts["CUDA kernels"] == _library.CUDA_MISSING
+    assert facts["CUDA kernels"] == (_library.cuda_missing() or "in use")
     lines = str(facts).splitlines()
     assert len(lines) == len(facts)
     starts = {line.index(value) for line, value in zip(lines, facts.values(), strict=True)}
@@ -63,12 +62,12 @@ def test_info_says_that_the_library_is_missing(tmp_path):
 
 @pytest.mark.parametrize(("missing", "expected"), [(None, "cuda"), ("no device", "cpu")])
 def test_auto_is_cuda_where_it_can_be_used(monkeypatch, missing, expected):
-    monkeypatch.setattr(_library, "CUDA_MISSING", missing)
+    monkeypatch.setattr(_library, "cuda_missing", lambda: missing)
     assert _device.choose_device("auto").type == expected
 
 
 def test_a_device_that_cannot_be_used_says_why(monkeypatch):
-    monkeypatch.setattr(_library, "CUDA_MISSING", "built without CUDA kernels")
+    monkeypatch.setattr(_library, "cuda_missing", lambda: "built without CUDA kernels")
     assert _device.choose_device("cpu") == torch.device("cpu")
     with pytest.raises(ValueError, match="'cuda:1' cannot be used: built without CUDA kernels"):
         _device.choose_device("cuda:1")

@@ -45,6 +45,9 @@ inline void check_cuda(cudaError_t result, const char* call) {
 
 // ---- host
 
+// The dynamic shared memory of a block that every device since sm_75 has.
+constexpr int64_t kMostShared = 64 << 10;
+
 #ifndef KPDEFORM_CUDA_SHIM
 // The index of the tensor's device. Fails if the tensor is not on a CUDA device.
 inline int32_t cuda_device_of(const Tensor& tensor) {
@@ -102,7 +105,6 @@ class OnDevice {
   void launch(void (*kernel)(Parameters...), Grid grid, int threads, int64_t shared,
               const Arguments&... arguments) const {
     constexpr int64_t kMostBlocks = 1 << 20, kMostLayers = 65535;
-    constexpr int64_t kMostShared = 99 << 10;  // the limit of sm_86 and sm_89, which have the least
     if (grid.x * grid.y * grid.z == 0) return;
     KPDEFORM_CHECK(shared <= kMostShared, "too many kernel points for shared memory");
     KPDEFORM_CHECK(grid.y <= kMostLayers && grid.z <= kMostLayers, "too many groups or channels");

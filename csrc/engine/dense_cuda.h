@@ -23,7 +23,8 @@ namespace kpdeform {
 
 constexpr int64_t kChunkBytes = int64_t{32} << 20;
 
-// multiply_into computes out = left @ right in place, with float32 sums. It uses only overloads
+// multiply_into computes out = left @ right in place. Half-precision products with a half-precision
+// result may add partial sums in half precision, as torch's switches say. It uses only overloads
 // that autocast does not intercept: under autocast the others would return another dtype than that
 // of `out`.
 inline void call_mm(const char* overload, std::vector<StableIValue> arguments) {

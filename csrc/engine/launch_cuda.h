@@ -66,7 +66,7 @@ inline int64_t common_width(int64_t channels, int64_t groups, int64_t num_groups
 template <int kLanes, bool kDerivative, typename Sampler, typename F>
 void launch_lists(const OnDevice& device, void (*kernel)(EngineArguments<Sampler, F>),
                   EngineArguments<Sampler, F> args) {
-  constexpr int64_t kSites = kThreads / kLanes, kMostShared = 72 << 10;
+  constexpr int64_t kSites = kThreads / kLanes;
   constexpr int kRoom = kDerivative ? 64 : 128;  // list entries beyond those of one kernel point
   const auto shared = [&] {
     args.capacity = args.stage + kRoom;

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kpdeform._library import CUDA_MISSING
+from kpdeform._library import cuda_missing
 from kpdeform.ops._autograd import run
 
 # Asked once: torch.compile cannot trace the question in every version of PyTorch.
@@ -20,9 +20,15 @@ _WITH_AUTOCAST = frozenset(
 _PREFIX = "kpdeform: "
 _INTERRUPTED = "kpdeform was interrupted"
 _TOO_LARGE = "out of memory: "  # Raised by native code that computes a size before allocating.
+# Messages by which the CUDA runtime reports that a kernel does not fit the driver or the device.
+_MISFIT = re.compile(
+    r"CUDA error in .*(driver version is insufficient|no kernel image|unsupported toolchain"
+    r"|kernel image is invalid)"
+)
 # Messages by which the stable ABI, C++ and PyTorch report a failed allocation.
 _MEMORY = re.compile(
-    r"aten::(new_empty|new_zeros|contiguous|clone|to|_to_copy|empty_like)\b.* API call failed"
+    r"aten::(new_empty|new_zeros|contiguous|clone|to|_to_copy|empty_like|reshape|mm|sum)\b"
+    r".* API call failed"
     r"|bad_alloc|can't allocate memory|Storage size calculation overflowed|CUDA out of memory",
     re.DOTALL,
 )
@@ -46,8 +52,8 @@ def call(op: torch._ops.OpOverload, *args: Any) -> Any:
         try:
             return run(op, *args)
         except NotImplementedError as error:
-            if "'CUDA' backend" in str(error) and CUDA_MISSING is not None:
-                raise RuntimeError(f"kpdeform has no CUDA kernels here: {CUDA_MISSING}") from error
+            if "'CUDA' backend" in str(error) and (missing := cuda_missing()) is not None:
+                raise RuntimeError(_no_kernels(missing)) from error
             raise
         except RuntimeError as error:
             failure = error
@@ -83,12 +89,27 @@ def _known(
         return ValueError(text)
     if "data-dependent shape" in message and "meta Tensors" in message:
         return NotImplementedError(f"{name}: the size of the result is not known on meta tensors")
-    if _MEMORY.search(message) is None:
-        return None
+    if _MISFIT.search(message) and (missing := cuda_missing()) is not None:
+        return RuntimeError(_no_kernels(missing))
     tensors = [arg for arg in args if isinstance(arg, Tensor)]
+    device = next((tensor.device for tensor in tensors if tensor.is_cuda), None)
+    if _MEMORY.search(message) is None or not _was_out_of_memory(device):
+        return None
     # The result's size is not reported: its fake kernel would import modules, which needs memory.
     sizes = f"inputs of {_gigabytes(tensors)}"
-    return _memory_error(name, sizes, any(tensor.is_cuda for tensor in tensors))
+    return _memory_error(name, sizes, device is not None)
+
+
+def _no_kernels(missing: str) -> str:
+    return f"kpdeform has no CUDA kernels here: {missing}"
+
+
+def _was_out_of_memory(device: torch.device | None) -> bool:
+    """Whether the device has ever run out of memory; always true for the CPU.
+
+    On a GPU, any call can also fail because of an error of an earlier kernel.
+    """
+    return device is None or torch.cuda.memory_stats(device)["num_ooms"] > 0
 
 
 def _memory_error(name: str, sizes: str, on_gpu: bool) -> Exception:

@@ -46,7 +46,8 @@ def deform_conv2d(
     convolution, with as many groups as input channels and output channels, is computed without
     matrix products.
 
-    Under autocast, weight and bias are cast to the dtype of ``input``.
+    Under autocast, weight and bias are cast to the dtype of ``input``. On CUDA, half-precision
+    products with the weight obey PyTorch's switches, as those of :func:`kpdeform.ops.kpconv` do.
 
     Args:
         input: x, ``(B, C, H, W)`` or ``(C, H, W)``, float32, float64, float16 or bfloat16.

@@ -16,6 +16,7 @@ from kpdeform import _library as _library
 from kpdeform._image_sizes import ShapeError
 from kpdeform.ops._autograd import gradient_like, refuse_second_derivative, register_autograd
 from kpdeform.ops._call import call
+from kpdeform.ops._fake import keep_out_of_cuda_graphs
 
 MOST_SAMPLES = 1024  # Per bin and axis; native code refuses more.
 MOST_BINS = 32768  # Per axis.
@@ -327,3 +328,4 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 register_autograd("kpdeform::deform_roi_pool", _backward, setup_context=_setup)
 refuse_second_derivative("deform_roi_pool")
+keep_out_of_cuda_graphs(torch.ops.kpdeform.deform_roi_pool_backward.default)

@@ -94,7 +94,11 @@ def kpconv(
     size M×H×K, M×H×C or M×K×C.
 
     Under autocast, features and weight are cast to the autocast dtype. Positions, influences and
-    sums keep their precision.
+    sums over neighbours keep their precision. On CUDA, these sums are rounded to the dtype of the
+    features before they are multiplied by the weight. That product obeys PyTorch's switches like
+    the one of :class:`torch.nn.Linear`: it sums in float32, but may add partial sums in half
+    precision unless ``torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction`` (or
+    ``allow_fp16_reduced_precision_reduction``) is False.
 
     Args:
         queries: q, ``(M, D)`` float32 or float64, D in {2, 3}.

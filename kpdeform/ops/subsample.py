@@ -9,6 +9,7 @@ from kpdeform import _checks
 from kpdeform import _library as _library
 from kpdeform._types import GridSubsample
 from kpdeform.ops._call import call, contiguous
+from kpdeform.ops._fake import keep_out_of_cuda_graphs
 
 
 def grid_subsample(
@@ -115,3 +116,6 @@ def _grid_subsample_fake(
         points.new_empty((points.shape[0],), dtype=torch.int64),
         points.new_empty((cells,), dtype=torch.int64),
     )
+
+
+keep_out_of_cuda_graphs(torch.ops.kpdeform.grid_subsample.default)
