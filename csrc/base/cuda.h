@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <initializer_list>
 #include <string>
 #include <type_traits>
 
@@ -149,7 +150,30 @@ auto dispatch_features(const Tensor& features, const Body& body) {
   }
 }
 
+// Calls body(F(), vector) with the element type of tensors whose rows have equally many channels, and
+// with the number of neighbouring channels that are accessed at once, a compile-time constant: 16
+// bytes of them if the number of channels and the pointers allow this, else one.
+template <typename Body>
+void with_packs(std::initializer_list<MaybeTensor> rows, const Body& body) {
+  dispatch_features(**rows.begin(), [&](auto f) {
+    constexpr int kWide = 16 / sizeof(f);
+    bool wide = true;
+    for (const MaybeTensor& tensor : rows)
+      wide = wide && (!tensor.has_value() ||
+                      (tensor->size(1) % kWide == 0 &&
+                       reinterpret_cast<uintptr_t>(tensor->const_data_ptr()) % 16 == 0));
+    if (wide)
+      body(f, std::integral_constant<int, kWide>{});
+    else
+      body(f, std::integral_constant<int, 1>{});
+  });
+}
+
 // ---- device
+
+// The type in which values of type F are computed.
+template <typename F>
+using Sum = std::conditional_t<std::is_same_v<F, double>, double, float>;
 
 // A pointer to int32 or int64 numbers. All threads take the same branch.
 struct Indices {

@@ -21,6 +21,7 @@ FILES = [
         "deform_roi_pool",
         "ladder",
         "neighbors",
+        "norm",
         "pooling",
         "precision",
         "subsample",
