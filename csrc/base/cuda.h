@@ -237,6 +237,20 @@ struct LaneGroup {
   }
 };
 
+// Returns to every thread of a block the sum of the values of its warps, of which each has one, in one
+// fixed order. The block needs kSharedOfWarps bytes of dynamic shared memory.
+constexpr int64_t kSharedOfWarps = 32 * sizeof(double);
+__device__ inline double sum_of_warps(double value) {
+  KPDEFORM_SHARED(memory);
+  double* const shared = reinterpret_cast<double*>(memory);
+  __syncthreads();  // earlier sums have been read
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
+  __syncthreads();
+  double sum = 0;
+  for (unsigned warp = 0; warp < blockDim.x / 32; ++warp) sum += shared[warp];
+  return sum;
+}
+
 // kCount values that are read and written in one access; kCount * sizeof(T) is at most 16 bytes.
 template <typename T, int kCount>
 struct alignas(sizeof(T) * kCount) Pack {

@@ -216,18 +216,6 @@ __device__ void for_each_channel(const double* parts, int64_t down, int64_t chan
   }
 }
 
-// Returns to every thread the sum over the block's warps, in one order.
-__device__ inline double sum_of_warps(double value) {
-  KPDEFORM_SHARED(memory);
-  double* const shared = reinterpret_cast<double*>(memory);
-  __syncthreads();  // earlier sums have been read
-  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
-  __syncthreads();
-  double sum = 0;
-  for (unsigned warp = 0; warp < blockDim.x / 32; ++warp) sum += shared[warp];
-  return sum;
-}
-
 template <typename S>
 __device__ S inverse_deviation(S variance, double eps) {
   return S(1 / sqrt(double(variance) + eps));
@@ -409,7 +397,6 @@ void launch_sums(const OnDevice& device, const Tiles& tiles, const Terms& terms,
 int threads_of_group(int64_t channels, int64_t groups) {
   return 32 * int(std::min<int64_t>(channels / groups, kBlock / 32));
 }
-constexpr int64_t kSharedOfGroup = kBlock / 32 * sizeof(double);
 
 std::tuple<Tensor, Tensor, Tensor> batch_norm(const Tensor& features, const Tensor& weight,
                                               const Tensor& bias, MaybeTensor given_mean,
@@ -433,7 +420,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm(const Tensor& features, const Tens
     if (down > 0)
       launch_sums<vector()>(device, parts_of, Deviations<F, vector()>{data<F>(features)}, parts);
     device.launch(statistics_kernel<F>, OnDevice::Grid{groups}, threads_of_group(channels, groups),
-                  kSharedOfGroup, data<double>(parts), down, rows, channels, groups,
+                  kSharedOfWarps, data<double>(parts), down, rows, channels, groups,
                   data<F>(features), data<Sum<F>>(weight), data<Sum<F>>(given_mean),
                   data<Sum<F>>(given_variance), eps, mutable_data<Sum<F>>(mean),
                   mutable_data<Sum<F>>(variance), mutable_data<Sum<F>>(scale));
@@ -475,7 +462,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_backward(
     S* const first = mutable_data<S>(columns);
     const GradientColumns<S> made{first, first + channels, first + 2 * channels};
     device.launch(gradients_kernel<S>, OnDevice::Grid{groups}, threads_of_group(channels, groups),
-                  kSharedOfGroup, data<double>(parts), parts_of.down, rows, channels, groups,
+                  kSharedOfWarps, data<double>(parts), parts_of.down, rows, channels, groups,
                   data<S>(weight), data<S>(variance), eps, given, mutable_data<S>(of_weight),
                   mutable_data<S>(of_bias), made);
     const Tiles tiles(features, vector());

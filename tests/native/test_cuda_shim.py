@@ -26,7 +26,7 @@ FILES = [
         "precision",
         "subsample",
     )
-]
+] + ["tests/nn/test_losses.py"]
 
 
 def test_kernels_agree_with_their_oracles_up_to_their_limits():
