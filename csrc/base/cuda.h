@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <initializer_list>
 #include <string>
 #include <type_traits>
@@ -260,8 +261,19 @@ template <int kCount, typename T>
 __device__ Pack<T, kCount> load_pack(const T* from) {
   return *reinterpret_cast<const Pack<T, kCount>*>(from);
 }
+// Stores to global memory, not to shared memory.
 template <int kCount, typename T>
 __device__ void store_pack(T* to, const Pack<T, kCount>& pack) {
+#ifndef KPDEFORM_CUDA_SHIM
+  if constexpr (sizeof(pack) == 16) {  // by itself, nvcc stores the values one by one
+    uint4 word;
+    memcpy(&word, &pack, 16);
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(word.x), "r"(word.y),
+                 "r"(word.z), "r"(word.w)
+                 : "memory");
+    return;
+  }
+#endif
   *reinterpret_cast<Pack<T, kCount>*>(to) = pack;
 }
 

@@ -21,6 +21,7 @@ namespace {
 
 constexpr int kBlock = 256;
 constexpr int kMostLanes = 32;       // packs of a row that a block reads
+constexpr int kTogether = 4;         // rows that a thread loads before it uses the first of them
 constexpr int kTerms = 16;           // rows whose terms a thread adds in Sum<F>
 constexpr int64_t kMostParts = 512;  // parts into which the rows are divided for sums
 
@@ -80,19 +81,25 @@ struct Deviations {
     for (int64_t begin = share.begin; begin < share.end; begin += int64_t(kTerms) * share.step) {
       const auto base = load_pack<kVector>(x + begin * tiles.channels + share.c);
       Sum<F> one[kVector] = {}, two[kVector] = {};
-      int count = 1;
-#pragma unroll 4
-      for (int i = 1; i < kTerms; ++i) {
-        const int64_t row = begin + int64_t(i) * share.step;
-        if (row >= share.end) break;
-        const auto values = load_pack<kVector>(x + row * tiles.channels + share.c);
+      int count = 0;
+      for (int i = 0; i < kTerms; i += kTogether) {
+        Pack<F, kVector> values[kTogether];
 #pragma unroll
-        for (int v = 0; v < kVector; ++v) {
-          const Sum<F> difference = Sum<F>(values.values[v]) - Sum<F>(base.values[v]);
-          one[v] += difference;
-          two[v] += difference * difference;
+        for (int t = 0; t < kTogether; ++t) {
+          const int64_t row = begin + int64_t(i + t) * share.step;
+          values[t] =
+              row < share.end ? load_pack<kVector>(x + row * tiles.channels + share.c) : base;
+          count += row < share.end;
         }
-        ++count;
+#pragma unroll
+        for (int t = 0; t < kTogether; ++t) {
+#pragma unroll
+          for (int v = 0; v < kVector; ++v) {
+            const Sum<F> difference = Sum<F>(values[t].values[v]) - Sum<F>(base.values[v]);
+            one[v] += difference;
+            two[v] += difference * difference;
+          }
+        }
       }
 #pragma unroll
       for (int v = 0; v < kVector; ++v) {
@@ -104,38 +111,26 @@ struct Deviations {
   }
 };
 
-// The gradient of the activation's input.
+// The gradient of the activation's input. If there is no activation, `out` is `grad` and the slope 1.
 template <typename F>
 __device__ Sum<F> through_activation(F grad, F out, Sum<F> slope) {
   return Sum<F>(out) > 0 ? Sum<F>(grad) : slope * Sum<F>(grad);
 }
 
-// A pack of it. `out` is not read if there is no activation.
-template <typename F, int kVector>
+template <typename F>
 struct Gradient {
-  const F *grad, *out;  // (N, C); `out` is null if the slope is 1
+  const F *grad, *out;  // (N, C)
   Sum<F> slope;
-
-  __device__ void load(int64_t place, Sum<F>* inner) const {
-    const auto upstream = load_pack<kVector>(grad + place);
-    if (out == nullptr) {
-#pragma unroll
-      for (int v = 0; v < kVector; ++v) inner[v] = Sum<F>(upstream.values[v]);
-      return;
-    }
-    const auto value = load_pack<kVector>(out + place);
-#pragma unroll
-    for (int v = 0; v < kVector; ++v)
-      inner[v] = through_activation<F>(upstream.values[v], value.values[v], slope);
-  }
 };
 
 // The sums of the gradient of the activation's input, and of its product with x - mean.
 template <typename F, int kVector>
 struct GradientSums {
-  Gradient<F, kVector> gradient;
+  Gradient<F> gradient;
   const F* x;          // (N, C)
   const Sum<F>* mean;  // (C,)
+
+  static constexpr int kAtOnce = kTogether / 2;  // of three tensors
 
   __device__ void add(const Tiles& tiles, const Share& share, Sums<kVector>& sums) const {
     Sum<F> middle[kVector];
@@ -143,18 +138,27 @@ struct GradientSums {
     for (int v = 0; v < kVector; ++v) middle[v] = mean[share.c + v];
     for (int64_t begin = share.begin; begin < share.end; begin += int64_t(kTerms) * share.step) {
       Sum<F> one[kVector] = {}, two[kVector] = {};
-#pragma unroll 4
-      for (int i = 0; i < kTerms; ++i) {
-        const int64_t row = begin + int64_t(i) * share.step;
-        if (row >= share.end) break;
-        const int64_t place = row * tiles.channels + share.c;
-        const auto values = load_pack<kVector>(x + place);
-        Sum<F> inner[kVector];
-        gradient.load(place, inner);
+      for (int i = 0; i < kTerms; i += kAtOnce) {
+        Pack<F, kVector> values[kAtOnce], grads[kAtOnce], outs[kAtOnce];
 #pragma unroll
-        for (int v = 0; v < kVector; ++v) {
-          one[v] += inner[v];
-          two[v] += inner[v] * (Sum<F>(values.values[v]) - middle[v]);
+        for (int t = 0; t < kAtOnce; ++t) {
+          const int64_t row = begin + int64_t(i + t) * share.step;
+          const int64_t place = (row < share.end ? row : begin) * tiles.channels + share.c;
+          values[t] = load_pack<kVector>(x + place);
+          grads[t] = load_pack<kVector>(gradient.grad + place);
+          outs[t] = load_pack<kVector>(gradient.out + place);
+        }
+#pragma unroll
+        for (int t = 0; t < kAtOnce; ++t) {
+          const bool there = begin + int64_t(i + t) * share.step < share.end;
+#pragma unroll
+          for (int v = 0; v < kVector; ++v) {
+            const Sum<F> inner =
+                there ? through_activation<F>(grads[t].values[v], outs[t].values[v], gradient.slope)
+                      : Sum<F>(0);
+            one[v] += inner;
+            two[v] += inner * (Sum<F>(values[t].values[v]) - middle[v]);
+          }
         }
       }
 #pragma unroll
@@ -330,9 +334,9 @@ __global__ void __launch_bounds__(kBlock)
   }
 }
 
-template <typename F, int kVector>
+template <typename F>
 struct FeatureGradient {
-  Gradient<F, kVector> gradient;
+  Gradient<F> gradient;
   const F* x;          // (N, C)
   const Sum<F>* mean;  // (C,)
   GradientColumns<Sum<F>> columns;
@@ -341,7 +345,7 @@ struct FeatureGradient {
 
 template <typename F, int kVector>
 __global__ void __launch_bounds__(kBlock)
-    combine_kernel(const Tiles tiles, const FeatureGradient<F, kVector> in) {
+    combine_kernel(const Tiles tiles, const FeatureGradient<F> in) {
   for (int64_t tile = blockIdx.x; tile < tiles.count(); tile += gridDim.x) {
     const Share share(tiles, tile, kVector);
     if (!share.any) continue;
@@ -361,14 +365,16 @@ __global__ void __launch_bounds__(kBlock)
     for (int64_t row = share.begin; row < share.end; row += share.step) {
       const int64_t place = row * tiles.channels + share.c;
       const auto x = load_pack<kVector>(in.x + place);
-      Sum<F> inner[kVector];
-      in.gradient.load(place, inner);
+      const auto grad = load_pack<kVector>(in.gradient.grad + place);
+      const auto out = load_pack<kVector>(in.gradient.out + place);
       Pack<F, kVector> result, of_residual;
 #pragma unroll
       for (int v = 0; v < kVector; ++v) {
+        const Sum<F> inner =
+            through_activation<F>(grad.values[v], out.values[v], in.gradient.slope);
         result.values[v] =
-            F(scale[v] * inner[v] + (tilt[v] * (Sum<F>(x.values[v]) - mean[v]) + shift[v]));
-        of_residual.values[v] = F(inner[v]);
+            F(scale[v] * inner + (tilt[v] * (Sum<F>(x.values[v]) - mean[v]) + shift[v]));
+        of_residual.values[v] = F(inner);
       }
       store_pack(in.of_features + place, result);
       if (in.of_residual != nullptr) store_pack(in.of_residual + place, of_residual);
@@ -448,30 +454,29 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_backward(
       torch::stable::new_empty(features, {residual_made ? rows : 0, channels});
   if (channels == 0) return {of_features, of_weight, of_bias, of_residual};
   const Tensor columns = torch::stable::new_empty(weight, {3, channels});
-  with_packs({features, grad, out, of_features, of_residual}, [&](auto f, auto vector) {
-    using F = decltype(f);
-    using S = Sum<F>;
-    const Gradient<F, vector()> gradient{data<F>(grad), activated ? data<F>(out) : nullptr,
-                                         S(slope)};
-    const Tiles parts_of = tiles_of_sums(features, vector());
-    const Tensor parts =
-        torch::stable::new_empty(features, {2, channels, parts_of.down}, ScalarType::Double);
-    launch_sums<vector()>(device, parts_of,
-                          GradientSums<F, vector()>{gradient, data<F>(features), data<S>(mean)},
-                          parts);
-    S* const first = mutable_data<S>(columns);
-    const GradientColumns<S> made{first, first + channels, first + 2 * channels};
-    device.launch(gradients_kernel<S>, OnDevice::Grid{groups}, threads_of_group(channels, groups),
-                  kSharedOfWarps, data<double>(parts), parts_of.down, rows, channels, groups,
-                  data<S>(weight), data<S>(variance), eps, given, mutable_data<S>(of_weight),
-                  mutable_data<S>(of_bias), made);
-    const Tiles tiles(features, vector());
-    device.launch(
-        combine_kernel<F, vector()>, tiles.count(), kBlock, tiles,
-        FeatureGradient<F, vector()>{gradient, data<F>(features), data<S>(mean), made,
-                                     mutable_data<F>(of_features),
-                                     residual_made ? mutable_data<F>(of_residual) : nullptr});
-  });
+  with_packs(
+      {features, grad, activated ? out : grad, of_features, of_residual}, [&](auto f, auto vector) {
+        using F = decltype(f);
+        using S = Sum<F>;
+        const Gradient<F> gradient{data<F>(grad), data<F>(activated ? out : grad), S(slope)};
+        const Tiles parts_of = tiles_of_sums(features, vector());
+        const Tensor parts =
+            torch::stable::new_empty(features, {2, channels, parts_of.down}, ScalarType::Double);
+        launch_sums<vector()>(device, parts_of,
+                              GradientSums<F, vector()>{gradient, data<F>(features), data<S>(mean)},
+                              parts);
+        S* const first = mutable_data<S>(columns);
+        const GradientColumns<S> made{first, first + channels, first + 2 * channels};
+        device.launch(gradients_kernel<S>, OnDevice::Grid{groups},
+                      threads_of_group(channels, groups), kSharedOfWarps, data<double>(parts),
+                      parts_of.down, rows, channels, groups, data<S>(weight), data<S>(variance),
+                      eps, given, mutable_data<S>(of_weight), mutable_data<S>(of_bias), made);
+        const Tiles tiles(features, vector());
+        device.launch(combine_kernel<F, vector()>, tiles.count(), kBlock, tiles,
+                      FeatureGradient<F>{gradient, data<F>(features), data<S>(mean), made,
+                                         mutable_data<F>(of_features),
+                                         residual_made ? mutable_data<F>(of_residual) : nullptr});
+      });
   return {of_features, of_weight, of_bias, of_residual};
 }
 
