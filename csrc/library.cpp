@@ -101,6 +101,14 @@ STABLE_TORCH_LIBRARY(kpdeform, m) {
         "float eps, float slope, SymInt groups, bool given, bool residual_wanted) "
         "-> (Tensor, Tensor, Tensor, Tensor)");
 
+  // losses/deformation_loss.h
+  m.def("deformation_loss("
+        "Tensor kernel_points, Tensor distances, float sigma, float fitting, float repulsion, "
+        "float repulsion_extent) -> Tensor");
+  m.def("deformation_loss_backward(Tensor grad, "
+        "Tensor kernel_points, Tensor distances, float sigma, float fitting, float repulsion, "
+        "float repulsion_extent, bool points_wanted, bool distances_wanted) -> (Tensor, Tensor)");
+
   // base/isa.h. The instruction set of the CPU kernels in use: 0 baseline, 1 AVX2, 2 AVX-512
   m.def("instruction_set() -> int");
 }

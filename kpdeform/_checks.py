@@ -75,18 +75,28 @@ def positions(owner: str, name: str, value: Any) -> None:
     of_type(owner, name, value, (torch.float32, torch.float64))
 
 
-def alike(owner: str, name: str, value: Tensor, other_name: str, other: Tensor) -> None:
-    """Requires two tensors on the same device and of the same dtype."""
+def alike(
+    owner: str,
+    name: str,
+    value: Tensor,
+    other_name: str,
+    other: Tensor,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Requires two tensors on one device, and ``value`` of ``dtype``: by default that of other."""
     if value.device != other.device:
         raise ValueError(
             f"{owner}: {name} is on {value.device} but {other_name} is on {other.device}"
         )
-    if value.dtype != other.dtype:
-        dtype = str(value.dtype).removeprefix("torch.")
-        raise TypeError(
-            f"{owner}: {name} is {dtype} but {other_name} is {other.dtype}; "
+    wanted = other.dtype if dtype is None else dtype
+    if value.dtype != wanted:
+        got = str(value.dtype).removeprefix("torch.")
+        cure = (
             f"give both one dtype, for example with {other_name}.to({name}.dtype)"
+            if wanted == other.dtype
+            else f"{name} must be {wanted} then"
         )
+        raise TypeError(f"{owner}: {name} is {got} but {other_name} is {other.dtype}; {cure}")
 
 
 def cloud_lengths(

@@ -15,7 +15,10 @@ from torch import Tensor
 from kpdeform import reference
 
 # Inputs that take half precision; the others stay float32 beside them.
-LOW = ("features", "weight", "grouped", "depthwise", "image", "filters", "filter", "bias", "maps")
+LOW = (
+    "features", "weight", "grouped", "depthwise", "image", "filters", "filter", "bias", "maps",
+    "residual",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ def norm(leaves: str, given: bool = False, **options) -> Call:
             t.features, t.scale, t.shift, residual=residual, **statistics, **options
         )[0]
 
-    return Call(leaves, run, half=False)
+    return Call(leaves, run)
 
 
 CALLS = {

@@ -11,6 +11,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 #include <string>
 #include <type_traits>
 
@@ -162,7 +163,30 @@ auto dispatch_features(const Tensor& features, const Body& body) {
   }
 }
 
+// Calls body(F(), vector) with the element type of tensors whose rows have equally many channels, and
+// with the number of neighbouring channels that are accessed at once, a compile-time constant: 16
+// bytes of them if the number of channels and the pointers allow this, else one.
+template <typename Body>
+void with_packs(std::initializer_list<MaybeTensor> rows, const Body& body) {
+  dispatch_features(**rows.begin(), [&](auto f) {
+    constexpr int kWide = 16 / sizeof(f);
+    bool wide = true;
+    for (const MaybeTensor& tensor : rows)
+      wide = wide && (!tensor.has_value() ||
+                      (tensor->size(1) % kWide == 0 &&
+                       reinterpret_cast<uintptr_t>(tensor->const_data_ptr()) % 16 == 0));
+    if (wide)
+      body(f, std::integral_constant<int, kWide>{});
+    else
+      body(f, std::integral_constant<int, 1>{});
+  });
+}
+
 // ---- device
+
+// The type in which values of type F are computed.
+template <typename F>
+using Sum = std::conditional_t<std::is_same_v<F, double>, double, float>;
 
 // A pointer to int32 or int64 numbers. All threads take the same branch.
 struct Indices {
@@ -226,6 +250,20 @@ struct LaneGroup {
   }
 };
 
+// Returns to every thread of a block the sum of the values of its warps, of which each has one, in one
+// fixed order. The block needs kSharedOfWarps bytes of dynamic shared memory.
+constexpr int64_t kSharedOfWarps = 32 * sizeof(double);
+__device__ inline double sum_of_warps(double value) {
+  KPDEFORM_SHARED(memory);
+  double* const shared = reinterpret_cast<double*>(memory);
+  __syncthreads();  // earlier sums have been read
+  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
+  __syncthreads();
+  double sum = 0;
+  for (unsigned warp = 0; warp < blockDim.x / 32; ++warp) sum += shared[warp];
+  return sum;
+}
+
 // kCount values that are read and written in one access; kCount * sizeof(T) is at most 16 bytes.
 template <typename T, int kCount>
 struct alignas(sizeof(T) * kCount) Pack {
@@ -236,6 +274,7 @@ template <int kCount, typename T>
 __device__ Pack<T, kCount> load_pack(const T* from) {
   return *reinterpret_cast<const Pack<T, kCount>*>(from);
 }
+// Stores to global memory, not to shared memory.
 template <int kCount, typename T>
 __device__ void store_pack(T* to, const Pack<T, kCount>& pack) {
 #ifndef KPDEFORM_CUDA_SHIM

@@ -1,16 +1,20 @@
 // Batch normalisation of rows, fused with the operations that usually follow it: adding a residual
 // and LeakyReLU.
 //
-// Contract (batch_norm; N rows of C channels, float32 or float64)
+// Contract (batch_norm; N rows of C channels, float32, float64, float16 or bfloat16; whatever is
+// per channel is float64 beside float64 and float32 otherwise)
 //   out(n, c)   act(weight[c] (features(n, c) - mean[c]) / sqrt(variance[c] + eps) + bias[c] +
 //               residual(n, c)), act(z) = z > 0 ? z : slope z, slope >= 0; residual may be absent
 //   statistics  mean and biased variance over the rows of each of G groups of C/G neighbouring
 //               channels, N C/G >= 2 values (G = C: batch norm; G < C: group norm over all rows);
 //               or the given ones, which are constants in the gradient. Returned in either case,
 //               for every channel
-//   arithmetic  sums are in float64, block after block over blocks of rows that depend on N alone,
-//               which gives the same bits for any number of threads. Everything else is in the
-//               features' dtype
+//   arithmetic  in the dtype of what is per channel, except sums over rows. These are in float64,
+//               block after block over blocks of rows that depend on the tensors' sizes, dtype and
+//               alignment alone, which gives the same bits for any number of threads or
+//               multiprocessors. On CUDA, up to 16 terms are added in the dtype of what is per
+//               channel before they enter a sum in float64. The CPU copies half precision to
+//               float32 and rounds the results
 //   backward    act'(0) = slope. If slope is 1, `out` is not read and the gradient of the residual
 //               is `grad` itself
 #pragma once

@@ -1,13 +1,12 @@
 // batch_norm and its gradient on the CPU. Contract: batch_norm.h.
 #include <algorithm>
 #include <cmath>
-#include <optional>
 #include <tuple>
 #include <vector>
 
-#include "base/common.h"
 #include "base/parallel.h"
 #include "norm/batch_norm.h"
+#include "norm/batch_norm_check.h"
 
 namespace kpdeform {
 namespace {
@@ -91,46 +90,28 @@ std::vector<F> inverse_deviations(const F* variance, int64_t channels, double ep
   return result;
 }
 
-void check_rows(const Tensor& tensor, const Tensor& like, const char* name) {
-  KPDEFORM_CHECK(tensor.is_cpu() && tensor.is_contiguous() && tensor.dim() == 2 &&
-                     tensor.size(0) == like.size(0) && tensor.size(1) == like.size(1) &&
-                     tensor.scalar_type() == like.scalar_type(),
-                 name, " must be contiguous (N, C) on the CPU, of the features' dtype");
+bool is_half(const Tensor& tensor) {
+  return tensor.scalar_type() == ScalarType::Half || tensor.scalar_type() == ScalarType::BFloat16;
 }
 
-void check_columns(const Tensor& tensor, const Tensor& features, const char* name) {
-  KPDEFORM_CHECK(tensor.is_cpu() && tensor.is_contiguous() && tensor.dim() == 1 &&
-                     tensor.size(0) == features.size(1) &&
-                     tensor.scalar_type() == features.scalar_type(),
-                 name, " must be contiguous (C,) on the CPU, of the features' dtype");
-}
-
-void check_numbers(const Tensor& features, double eps, double slope, int64_t groups) {
-  KPDEFORM_CHECK(groups > 0 && features.size(1) % groups == 0, "groups must divide the channels");
-  KPDEFORM_CHECK(eps >= 0 && std::isfinite(eps), "eps must be finite and at least 0, got ", eps);
-  KPDEFORM_CHECK(slope >= 0 && std::isfinite(slope), "slope must be finite and at least 0, got ",
-                 slope);
+// The tensor in float32, in which half precision is computed.
+Tensor widened(const Tensor& tensor) {
+  return torch::stable::to(tensor, ScalarType::Float);
 }
 
 std::tuple<Tensor, Tensor, Tensor> batch_norm(Tensor features, Tensor weight, Tensor bias,
-                                              std::optional<Tensor> given_mean,
-                                              std::optional<Tensor> given_variance,
-                                              std::optional<Tensor> residual, double eps,
-                                              double slope, int64_t groups) {
-  KPDEFORM_CHECK(features.dim() == 2, "features must be (N, C)");
-  check_rows(features, features, "features");
-  check_columns(weight, features, "weight");
-  check_columns(bias, features, "bias");
-  if (residual) check_rows(*residual, features, "residual");
-  KPDEFORM_CHECK(given_mean.has_value() == given_variance.has_value(),
-                 "mean and variance must be given together");
-  const bool given = given_mean.has_value();
-  if (given) {
-    check_columns(*given_mean, features, "mean");
-    check_columns(*given_variance, features, "variance");
+                                              MaybeTensor given_mean, MaybeTensor given_variance,
+                                              MaybeTensor residual, double eps, double slope,
+                                              int64_t groups) {
+  check_batch_norm(features, weight, bias, given_mean, given_variance, residual, eps, slope,
+                   groups);
+  if (is_half(features)) {
+    if (residual) residual = widened(*residual);
+    const auto [out, mean, variance] = batch_norm(widened(features), weight, bias, given_mean,
+                                                  given_variance, residual, eps, slope, groups);
+    return {torch::stable::to(out, features.scalar_type()), mean, variance};
   }
-  KPDEFORM_CHECK(given || features.size(0) > 0, "features has no rows to take statistics of");
-  check_numbers(features, eps, slope, groups);
+  const bool given = given_mean.has_value();
   const Blocks blocks{features.size(0), features.size(1)};
   const int64_t channels = blocks.channels;
   Tensor out = torch::stable::new_empty(features, {blocks.rows, channels});
@@ -163,14 +144,15 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm(Tensor features, Tensor weight, Te
 std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_backward(
     Tensor grad, Tensor out, Tensor features, Tensor weight, Tensor mean, Tensor variance,
     double eps, double slope, int64_t groups, bool given, bool residual_wanted) {
-  KPDEFORM_CHECK(features.dim() == 2, "features must be (N, C)");
-  check_rows(features, features, "features");
-  check_rows(grad, features, "grad");
-  check_rows(out, features, "out");
-  check_columns(weight, features, "weight");
-  check_columns(mean, features, "mean");
-  check_columns(variance, features, "variance");
-  check_numbers(features, eps, slope, groups);
+  check_batch_norm_backward(grad, out, features, weight, mean, variance, eps, slope, groups);
+  if (is_half(features)) {
+    const ScalarType dtype = features.scalar_type();
+    const auto [of_features, of_weight, of_bias, of_residual] =
+        batch_norm_backward(widened(grad), widened(out), widened(features), weight, mean, variance,
+                            eps, slope, groups, given, residual_wanted);
+    return {torch::stable::to(of_features, dtype), of_weight, of_bias,
+            torch::stable::to(of_residual, dtype)};
+  }
   const Blocks blocks{features.size(0), features.size(1)};
   const int64_t rows = blocks.rows, channels = blocks.channels;
   const bool activated = slope != 1;

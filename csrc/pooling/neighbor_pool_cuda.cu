@@ -14,8 +14,6 @@ namespace kpdeform {
 namespace {
 
 constexpr int kBlock = 256;
-template <typename F>
-using Sum = std::conditional_t<std::is_same_v<F, double>, double, float>;
 
 template <typename F>
 struct Pool {
@@ -145,22 +143,6 @@ __global__ void pool_backward_kernel(const Pool<F> pool) {
   }
 }
 
-// Calls body(F(), vector) with compile-time constants: packs of 16 bytes if the number of channels
-// and the pointers allow them.
-template <typename Body>
-void with_packs(const Tensor& rows, const Tensor& out, const Body& body) {
-  dispatch_features(rows, [&](auto f) {
-    constexpr int kWide = 16 / sizeof(f);
-    const bool wide = rows.size(1) % kWide == 0 &&
-                      reinterpret_cast<uintptr_t>(rows.const_data_ptr()) % 16 == 0 &&
-                      reinterpret_cast<uintptr_t>(out.const_data_ptr()) % 16 == 0;
-    if (wide)
-      body(f, std::integral_constant<int, kWide>{});
-    else
-      body(f, std::integral_constant<int, 1>{});
-  });
-}
-
 template <typename F>
 Pool<F> make_pool(const Tensor& in, const Tensor& out, const Tensor& neighbors, int64_t num_points,
                   int64_t reduce, int vector) {
@@ -198,7 +180,7 @@ std::tuple<Tensor, Tensor> neighbor_pool(const Tensor& features, const Tensor& n
   const Tensor out = torch::stable::new_empty(in, {rows, channels});
   const Tensor argmax =
       torch::stable::new_empty(in, {reduce == kMax ? rows : 0, channels}, ScalarType::Short);
-  with_packs(in, out, [&](auto f, auto vector) {
+  with_packs({in, out}, [&](auto f, auto vector) {
     using F = decltype(f);
     Pool<F> pool = make_pool<F>(in, out, table, in.size(0), reduce, vector());
     pool.shadow_zero = shadow_zero;
@@ -226,7 +208,7 @@ Tensor neighbor_pool_backward(const Tensor& grad, const Tensor& neighbors, const
   const Tensor out = torch::stable::new_empty(in, {num_points, in.size(1)});
   const TransposedTable transposed = transpose_table(device, table, num_points);
   const Tensor slots = torch::stable::new_empty(table, {table.size(0)}, ScalarType::Int);
-  with_packs(in, out, [&](auto f, auto vector) {
+  with_packs({in, out}, [&](auto f, auto vector) {
     using F = decltype(f);
     Pool<F> pool = make_pool<F>(in, out, table, num_points, reduce, vector());
     pool.argmax = mutable_data<int16_t>(taken);

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kpdeform import _checks
 from kpdeform.nn.kpconv import Deformation
+from kpdeform.ops._deformation_loss import layer_loss
 
 
 def deformation_loss(
@@ -38,14 +39,15 @@ def deformation_loss(
             sigma.
 
     Returns:
-        Scalar; 0 if there are no layers. Differentiable with respect to ``kernel_points`` and
+        Scalar; 0 if there are no layers. Differentiable once with respect to ``kernel_points`` and
         ``distances``. Two kernel points at the same position do not contribute to each other's
         gradient. Kernel points of different offset groups do not repel each other. The fitting loss
         of a query without neighbours is 0.
 
     Raises:
-        TypeError: A weight or ``repulsion_extent`` is not a number.
-        ValueError: One of them is not finite.
+        TypeError: A weight or ``repulsion_extent`` is not a number, or a tensor is neither float32
+            nor float64.
+        ValueError: One of the numbers is not finite, or ``kernel_points`` are not 2D or 3D points.
 
     Source: Thomas et al. 2019, arXiv:1904.08889, Eq. 6-8, with the constants of the published code
         (factor 2, threshold 1.2, mean over kernel points, sum over layers).
@@ -63,21 +65,7 @@ def deformation_loss(
         _checks.number("deformation_loss", name, number)
     total = torch.zeros(())  # A CPU scalar adds to tensors on any device without a synchronisation.
     for kernel_points, distances, sigma in deformations:
-        fit = _mean(distances) / sigma**2
-        repel = _mean(_repulsion(kernel_points / sigma, repulsion_extent))
-        total = total + 2 * fitting * fit + repulsion * repel
+        total = total + layer_loss(
+            kernel_points, distances, sigma, fitting, repulsion, repulsion_extent
+        )
     return total
-
-
-def _repulsion(points: Tensor, extent: float) -> Tensor:
-    # cdist defines the gradient of a zero distance as zero. The mode without matrix multiplication
-    # computes small distances accurately.
-    distance = torch.cdist(points, points.detach(), compute_mode="donot_use_mm_for_euclid_dist")
-    overlap = (distance - extent).clamp(max=0) ** 2  # (M, K, K) or (M, G, K, K)
-    itself = torch.eye(points.shape[-2], dtype=torch.bool, device=points.device)
-    return overlap.masked_fill(itself, 0).sum(-1)
-
-
-def _mean(values: Tensor) -> Tensor:
-    """Returns the mean of all values, or 0 instead of NaN if there are none."""
-    return values.sum() / max(values.numel(), 1)

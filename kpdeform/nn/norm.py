@@ -50,17 +50,15 @@ class BatchNorm(Layer, nn.BatchNorm1d):
             ``(N, C)`` with the dtype of ``x``.
         """
         measures = self.training and x.shape[0] >= 2
-        if x.device.type != "cpu":
-            y = super().forward(x) if measures else self._with_running_statistics(x)
-            return activate(y, residual, slope)
         dtype = _precise(self.weight.dtype)
+        rows = _rows(x, dtype)
         y, mean, variance = ops.batch_norm(
-            x.to(dtype),
+            rows,
             self.weight.to(dtype),
             self.bias.to(dtype),
             mean=None if measures else self.running_mean.to(dtype),
             variance=None if measures else self.running_var.to(dtype),
-            residual=None if residual is None else residual.to(dtype),
+            residual=None if residual is None else residual.to(rows.dtype),
             eps=self.eps,
             slope=slope,
         )
@@ -71,11 +69,6 @@ class BatchNorm(Layer, nn.BatchNorm1d):
                 self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
                 self.num_batches_tracked += 1
         return y.to(x.dtype)
-
-    def _with_running_statistics(self, x: Tensor) -> Tensor:
-        return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-        )
 
 
 class GroupNorm(Layer, nn.GroupNorm):
@@ -107,7 +100,7 @@ class GroupNorm(Layer, nn.GroupNorm):
             ``(N, C)`` with the dtype of ``x``.
         """
         dtype = _precise(self.weight.dtype)
-        rows, weight, bias = x.to(dtype), self.weight.to(dtype), self.bias.to(dtype)
+        rows, weight, bias = _rows(x, dtype), self.weight.to(dtype), self.bias.to(dtype)
         if x.shape[0] * (self.num_channels // self.num_groups) < 2:  # A variance needs two values.
             y = torch.addcmul(bias, 0 * rows, weight)
             return activate(y.to(x.dtype), residual, slope)
@@ -126,6 +119,12 @@ class GroupNorm(Layer, nn.GroupNorm):
 def _precise(dtype: torch.dtype) -> torch.dtype:
     """Returns the dtype in which statistics are computed for parameters of ``dtype``."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _rows(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Returns ``x`` in a dtype that ``ops.batch_norm`` takes beside columns of ``dtype``."""
+    half = x.dtype in (torch.float16, torch.bfloat16) and dtype == torch.float32
+    return x if half else x.to(dtype)
 
 
 class Bias(Layer):

@@ -31,19 +31,20 @@ def batch_norm(
               w_c \frac{f_{nc} - \mu_c}{\sqrt{\sigma^2_c + \epsilon}} + b_c + r_{nc}\right),
               \quad \mathrm{act}(z) = \max(z, 0) + slope \cdot \min(z, 0)
 
-    On the CPU, sums over rows are accurate to the dtype of ``features``, and results are bit for
-    bit the same for any number of threads. On other devices PyTorch operations compute the steps
-    one after the other.
+    Sums over rows are accurate to float32, or to float64 if ``features`` are float64, and equal
+    inputs give equal bits: on the CPU for any number of threads, on a GPU for any number of
+    multiprocessors. Half precision is computed in float32.
 
     Args:
-        features: f, ``(N, C)`` float32 or float64.
-        weight: w, ``(C,)``, with the dtype and device of ``features``, like all tensors below.
-        bias: b, ``(C,)``.
-        mean: μ, ``(C,)``. If None, mean and variance are computed from ``features``, for which
-            every group needs at least two values.
-        variance: σ², ``(C,)``; must be given if and only if ``mean`` is. A computed variance is the
-            biased one.
-        residual: r, ``(N, C)``, or None for no residual.
+        features: f, ``(N, C)`` float32, float64, float16 or bfloat16.
+        weight: w, ``(C,)`` float64 if ``features`` are float64, otherwise float32; on the device of
+            ``features``, like all tensors below.
+        bias: b, ``(C,)`` with the dtype of ``weight``.
+        mean: μ, ``(C,)`` with the dtype of ``weight``. If None, mean and variance are computed from
+            ``features``, for which every group needs at least two values.
+        variance: σ², ``(C,)`` with the dtype of ``weight``; must be given if and only if ``mean``
+            is. A computed variance is the biased one.
+        residual: r, ``(N, C)`` with the dtype of ``features``, or None for no residual.
         eps: ε, at least 0.
         slope: Negative slope of the LeakyReLU, at least 0; 1 means no activation.
         groups: Number of groups G, a divisor of C. The channels of a group share one mean and one
@@ -51,9 +52,10 @@ def batch_norm(
             None means one group per channel, which is batch normalisation.
 
     Returns:
-        y ``(N, C)``, μ ``(C,)`` and σ² ``(C,)``. y is differentiable once with respect to features,
-        weight, bias and residual. Gradients flow through computed statistics; given statistics are
-        constants. The returned statistics are not differentiable.
+        y ``(N, C)`` with the dtype of ``features``; μ and σ², ``(C,)`` with that of ``weight``. y
+        is differentiable once with respect to features, weight, bias and residual. Gradients flow
+        through computed statistics; given statistics are constants. The returned statistics are not
+        differentiable.
 
     Raises:
         ValueError: A shape, device or number is not as above, or there are too few rows to compute
@@ -82,9 +84,11 @@ def batch_norm(
             raise ValueError(
                 f"{op}: {name} must be {tuple(shapes[name])}, got {tuple(value.shape)}"
             )
-    _checks.of_type(op, "features", features, (torch.float32, torch.float64))
+    _checks.of_type(op, "features", features, _checks.FLOATS)
+    of_columns = torch.float64 if features.dtype == torch.float64 else torch.float32
     for name, value in given.items():
-        _checks.alike(op, name, value, "features", features)
+        dtype = features.dtype if name == "residual" else of_columns
+        _checks.alike(op, name, value, "features", features, dtype)
     if (mean is None) != (variance is None):
         raise ValueError(f"{op}: mean and variance must be given together")
     rows, channels = features.shape
@@ -96,8 +100,6 @@ def batch_norm(
     for name, number in (("eps", eps), ("slope", slope)):
         _checks.number(op, name, number, least=0)
     tensors = (features, weight, bias, mean, variance, residual)
-    if features.device.type != "cpu":
-        return _step_by_step(*tensors, eps, slope, groups)
     return call(
         torch.ops.kpdeform.batch_norm.default,
         *(None if tensor is None else contiguous(op, tensor) for tensor in tensors),
@@ -105,24 +107,6 @@ def batch_norm(
         float(slope),
         groups,
     )
-
-
-def _step_by_step(
-    features: Tensor, weight: Tensor, bias: Tensor, mean: Tensor | None, variance: Tensor | None,
-    residual: Tensor | None, eps: float, slope: float, groups: int,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    if mean is None or variance is None:
-        grouped = features.unflatten(1, (groups, -1))
-        variance, mean = (
-            statistic.repeat_interleave(grouped.shape[2])
-            for statistic in torch.var_mean(grouped, (0, 2), correction=0)
-        )
-    y = (features - mean) * (weight * torch.rsqrt(variance + eps)) + bias
-    if residual is not None:
-        y = y + residual
-    if slope != 1:
-        y = torch.where(y > 0, y, slope * y)
-    return y, mean.detach(), variance.detach()
 
 
 @torch.library.register_fake("kpdeform::batch_norm")
@@ -133,8 +117,8 @@ def _batch_norm_fake(
     channels = features.shape[1]
     return (
         features.new_empty(features.shape),
-        features.new_empty(channels),
-        features.new_empty(channels),
+        weight.new_empty(channels),
+        weight.new_empty(channels),
     )
 
 
@@ -146,8 +130,8 @@ def _batch_norm_backward_fake(
     rows, channels = features.shape
     return (
         features.new_empty((rows, channels)),
-        features.new_empty(channels),
-        features.new_empty(channels),
+        weight.new_empty(channels),
+        weight.new_empty(channels),
         features.new_empty((rows if residual_wanted and slope != 1 else 0, channels)),
     )
 

@@ -20,12 +20,13 @@ def batch_norm(
     groups: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Twin of :func:`kpdeform.ops.batch_norm`."""
+    rows = features.to(weight.dtype)  # float32 in place of half precision
     if mean is None or variance is None:
         size = 1 if groups is None else features.shape[1] // groups
-        mean = features.mean(0).unflatten(0, (-1, size)).mean(1).repeat_interleave(size)
-        square = (features - mean).square().mean(0)
+        mean = rows.mean(0).unflatten(0, (-1, size)).mean(1).repeat_interleave(size)
+        square = (rows - mean).square().mean(0)
         variance = square.unflatten(0, (-1, size)).mean(1).repeat_interleave(size)
-    y = (features - mean) * torch.rsqrt(variance + eps) * weight + bias
+    y = (rows - mean) * torch.rsqrt(variance + eps) * weight + bias
     if residual is not None:
         y = y + residual
-    return F.leaky_relu(y, slope), mean.detach(), variance.detach()
+    return F.leaky_relu(y, slope).to(features.dtype), mean.detach(), variance.detach()

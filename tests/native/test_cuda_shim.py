@@ -21,12 +21,13 @@ FILES = [
         "deform_roi_pool",
         "ladder",
         "neighbors",
+        "norm",
         "pooling",
         "precision",
         "subsample",
         "tensor_cores",
     )
-]
+] + ["tests/nn/test_losses.py"]
 
 
 def test_kernels_agree_with_their_oracles_up_to_their_limits():
