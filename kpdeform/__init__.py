@@ -7,7 +7,7 @@ so ``kpdeform.nn.KPConv(...)`` works without importing ``kpdeform.nn`` explicitl
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+from kpdeform._version import __version__
 
 _PARTS = (
     "cli", "data", "inference", "kernel_points", "models", "nn", "onnx", "ops", "reference",

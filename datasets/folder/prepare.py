@@ -5,11 +5,11 @@ file (see README.md) or options. Without lists of files, the folders train, val,
 splits.
 
 Examples:
-  python datasets/folder/prepare.py RAW --config classes.yaml
-  python datasets/folder/prepare.py RAW --class ground=2 --class tree=3,4,5 --ignored 1,7
-  python datasets/folder/prepare.py RAW --class ground=2 --class rest=1 --ignored rest \\
+  kpdeform prepare folder RAW --config classes.yaml
+  kpdeform prepare folder RAW --class ground=2 --class tree=3,4,5 --ignored 1,7
+  kpdeform prepare folder RAW --class ground=2 --class rest=1 --ignored rest \\
       --features intensity/2000 --split "train=tile_0*.laz" --split "val=tile_10.laz"
-  python datasets/folder/prepare.py RAW --class wall=5 --class door=6 \\
+  kpdeform prepare folder RAW --class wall=5 --class door=6 \\
       --columns x y z red green blue label --features red green blue
 """
 

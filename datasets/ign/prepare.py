@@ -4,9 +4,9 @@ Four classes: ground (2), low vegetation (3 and 4), high vegetation (5), buildin
 else is ignored. Tiles go to splits by a part of their names.
 
 Examples:
-  python datasets/ign/prepare.py RAW
-  python datasets/ign/prepare.py RAW --features intensity number_of_returns red green blue nir
-  python datasets/ign/prepare.py RAW --split train=77055,627755 --split val=77060_627760
+  kpdeform prepare ign RAW
+  kpdeform prepare ign RAW --features intensity number_of_returns red green blue nir
+  kpdeform prepare ign RAW --split train=77055,627755 --split val=77060_627760
 """
 
 import argparse

@@ -7,9 +7,9 @@ Each shape is one scene whose points all carry the shape's class. RAW is either 
   meshes  CLASS/{train,test}/CLASS_0001.off; points are drawn from the surface, evenly by area
 
 Examples:
-  python datasets/modelnet/prepare.py modelnet40_normal_resampled --axes xzy
-  python datasets/modelnet/prepare.py modelnet40_normal_resampled --variant 10
-  python datasets/modelnet/prepare.py ModelNet40 --points 10000 --seed 0
+  kpdeform prepare modelnet modelnet40_normal_resampled --axes xzy
+  kpdeform prepare modelnet modelnet40_normal_resampled --variant 10
+  kpdeform prepare modelnet ModelNet40 --points 10000 --seed 0
 """
 
 import argparse

@@ -3,9 +3,9 @@
 Nothing is downloaded: the furniture is parametric, with random parameters. See README.md.
 
 Examples:
-  python datasets/rooms/prepare.py                  12 rooms into data/rooms: 9 train, 3 val
-  python datasets/rooms/prepare.py --split 20 4 6   20 train, 4 val, 6 test
-  python datasets/rooms/prepare.py --rooms 40 --seed 7 --output data/rooms40
+  kpdeform prepare rooms                  12 rooms into data/rooms: 9 train, 3 val
+  kpdeform prepare rooms --split 20 4 6   20 train, 4 val, 6 test
+  kpdeform prepare rooms --rooms 40 --seed 7 --output data/rooms40
 """
 
 import argparse

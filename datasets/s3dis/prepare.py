@@ -4,9 +4,9 @@ RAW is the unpacked folder with Area_1 ... Area_6; the files under Annotations a
 rows are repaired in memory. Two orders of the 13 classes are in use: --order says which.
 
 Examples:
-  python datasets/s3dis/prepare.py RAW                    one scene per room, area 5 in val
-  python datasets/s3dis/prepare.py RAW --scenes area      one scene per area, as KPConv does
-  python datasets/s3dis/prepare.py RAW --test-area 2 --order pointnet --output data/s3dis_fold2
+  kpdeform prepare s3dis RAW                    one scene per room, area 5 in val
+  kpdeform prepare s3dis RAW --scenes area      one scene per area, as KPConv does
+  kpdeform prepare s3dis RAW --test-area 2 --order pointnet --output data/s3dis_fold2
 """
 
 import argparse

@@ -3,9 +3,9 @@
 RAW holds sequences/SS/velodyne/*.bin, labels/*.label and, for --frames, poses.txt and calib.txt.
 
 Examples:
-  python datasets/semantickitti/prepare.py RAW
-  python datasets/semantickitti/prepare.py RAW --frames 3 --output data/semantickitti_3
-  python datasets/semantickitti/prepare.py RAW --config RAW/pandaset.yaml --output data/pandaset
+  kpdeform prepare semantickitti RAW
+  kpdeform prepare semantickitti RAW --frames 3 --output data/semantickitti_3
+  kpdeform prepare semantickitti RAW --config RAW/pandaset.yaml --output data/pandaset
 """
 
 import argparse

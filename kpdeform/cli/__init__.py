@@ -1,14 +1,39 @@
-"""The commands of kpdeform, one module each, which the programs in ``scripts/`` call.
+"""The command ``kpdeform``: ``prepare``, ``train``, ``evaluate``, ``label``, ``view`` and ``info``.
 
-``train`` trains a network, ``evaluate`` scores it on whole scenes, ``label`` writes its predictions
-into a copy of a point cloud file, and ``view`` shows its deformed kernels.
+Each command is a module of this package, which is imported when the command runs, so that the list
+of commands appears at once. The programs in ``scripts/`` call the same modules.
 """
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 
-from kpdeform.data.recipe import run
+import kpdeform
+
+COMMANDS = {
+    "prepare": "turn the files of a data set into scenes",
+    "train": "train a network on scenes, shapes or images",
+    "evaluate": "score a trained network on whole scenes",
+    "label": "label a point cloud file with a trained network",
+    "view": "show the deformed kernels of a trained network",
+    "info": "describe this installation, for a bug report",
+}
+
+
+def main() -> None:
+    """Runs the command that the command line names."""
+    name, *arguments = sys.argv[1:] or [""]
+    if name in ("-h", "--help"):
+        print(_help())
+    elif name == "--version":
+        print(kpdeform.__version__)
+    elif name in COMMANDS:
+        sys.argv = [f"kpdeform {name}", *arguments]
+        start(name)
+    else:
+        what = f"there is no command {name!r}" if name else "name a command"
+        raise SystemExit(f"error: {what}; the commands are {', '.join(COMMANDS)} (see --help)")
 
 
 def start(module: str, function: str = "main") -> None:
@@ -19,4 +44,21 @@ def start(module: str, function: str = "main") -> None:
             reported in the same way.
         function: Name of the function to call. It takes no arguments and reads the command line.
     """
+    from kpdeform.data.recipe import run  # imports torch
+
     run(lambda: getattr(import_module(f"kpdeform.cli.{module}"), function)())
+
+
+def _help() -> str:
+    lines = [f"  {name:10}{what}" for name, what in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: kpdeform COMMAND ...",
+            "",
+            "Networks of kernel-point convolutions for point clouds.",
+            "",
+            *lines,
+            "",
+            "kpdeform COMMAND --help explains a command, kpdeform --version prints the version.",
+        ]
+    )

@@ -1,6 +1,6 @@
 """Scores a trained network on whole scenes at full resolution.
 
-    python scripts/evaluate.py --checkpoint runs/ign/last.ckpt --data data/ign --out runs/ign/val
+    kpdeform evaluate --checkpoint runs/ign/last.ckpt --data data/ign --out runs/ign/val
 
 Prints the IoU of every class, the mean IoU, and the overall and mean accuracy. Writes scores.json
 (with the confusion matrix), confusion.png and, with --predictions, one labelled cloud per scene.

@@ -1,6 +1,6 @@
 """Labels a LAS, LAZ or PLY file with a trained network, and writes a copy with the classification.
 
-    python scripts/segment_cloud.py cloud.laz labelled.laz --checkpoint runs/ign/last.ckpt
+    kpdeform label cloud.laz labelled.laz --checkpoint runs/ign/last.ckpt
 
 All other fields of the file stay as they are. Memory is bounded by the size of a tile. If the
 command is killed, running it again continues with the next tile and produces the same bytes.
@@ -79,4 +79,4 @@ def _stop(number: int, frame: object) -> None:
 
 def main() -> None:
     """Reads the options: source and output are positional, all others have names."""
-    call(label, positional=("source", "output"))
+    call(label, {"source": "File to label.", "output": "File to write, with the same suffix."})

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import re
 import sys
-from argparse import ArgumentError
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from argparse import SUPPRESS, ArgumentError
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from kpdeform._optional import require
+from jsonargparse import ArgumentParser
+
+from kpdeform.cli.packaged import packaged
 from kpdeform.data.recipe import read_config
 from kpdeform.models.config import FACTORIES, Factory, ModelConfig
 
@@ -31,21 +34,32 @@ CLASSES = (
 _GROUPS = ("data", "model", "task", "trainer")
 
 
-def make_parser(description: str) -> Any:
+def make_parser(description: str) -> ArgumentParser:
     """Makes a parser whose errors :func:`read_options` reports."""
-    parser = require("jsonargparse", "train").ArgumentParser
-    return parser(description=description, exit_on_error=False, allow_abbrev=False)
+    return ArgumentParser(
+        prog=Path(sys.argv[0]).name,
+        description=description,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
 
 
-def read_options(parser: Any) -> Any:
+def read_options(parser: ArgumentParser, usual: Collection[str] = (), configs: str = "") -> Any:
     """Parses the command line.
+
+    Args:
+        parser: See :func:`make_parser`.
+        usual: Names of the options that ``--help`` shows; ``--help all`` shows every option. Empty
+            for every option.
+        configs: Subfolder of the packaged configurations in which ``--config NAME`` is looked up.
 
     Raises:
         ValueError: An option is unknown or wrong, or a configuration file names a class or function
             that is not one of kpdeform's. The message is one line.
         OSError: A file cannot be read.
     """
-    arguments = sys.argv[1:]
+    arguments = _with_config_paths(sys.argv[1:], configs)
+    _show_help(parser, arguments, usual)
     groups = {key.partition(".")[0] for key in parser.get_defaults().keys() if "." in key}
     for option, value in _files(arguments, groups):
         check_file(Path(value), () if option == "config" else (option,))
@@ -53,6 +67,38 @@ def read_options(parser: Any) -> Any:
         return parser.parse_args(arguments)
     except ArgumentError as error:
         raise ValueError(_one_line(str(error), parser)) from error
+
+
+def _show_help(parser: ArgumentParser, arguments: list[str], usual: Collection[str]) -> None:
+    """Prints the help and ends the program if the command line asks for it."""
+    for argument, following in pairwise([*arguments, ""]):
+        if argument not in ("-h", "--help"):
+            continue
+        if usual and following != "all":
+            for action in parser._actions:
+                if action.dest not in (*usual, "help"):
+                    action.help = SUPPRESS
+            parser.epilog = "--help all shows every option."
+        parser.print_help()
+        raise SystemExit(0)
+
+
+def _with_config_paths(arguments: Sequence[str], folder: str) -> list[str]:
+    """The arguments with the path of the packaged configuration in place of its name."""
+    known = {path.stem: path for path in sorted((packaged("configs") / folder).glob("*.yaml"))}
+    replaced: list[str] = []
+    for argument in arguments:
+        option, has_value, value = argument.rpartition("=")
+        is_config = option == "--config" if has_value else replaced[-1:] == ["--config"]
+        if is_config and value.isidentifier() and not Path(value).exists():
+            if value not in known:
+                raise ValueError(
+                    f"--config {value}: there is no such file, and no packaged configuration of "
+                    f"this name; there are {', '.join(known)}"
+                )
+            argument = f"{option}{has_value}{known[value]}"
+        replaced.append(argument)
+    return replaced
 
 
 def instantiate(parser: Any, options: Any) -> Any:
@@ -67,16 +113,17 @@ def instantiate(parser: Any, options: Any) -> Any:
         raise ValueError(_one_line(str(error), parser)) from error
 
 
-def call(function: Callable[..., None], positional: Sequence[str] = ()) -> None:
+def call(function: Callable[..., None], positional: Mapping[str, str] | None = None) -> None:
     """Calls a function with the options of the command line.
 
     Args:
         function: Its arguments are the options; its docstring is their help.
-        positional: Names of the arguments, all of them paths, that are positional.
+        positional: Help of the arguments, all of them paths, that are positional, by their name.
     """
     parser = make_parser(function.__doc__.partition("\n")[0])
-    for name in positional:
-        parser.add_argument(name, type=Path)
+    positional = positional or {}
+    for name, what in positional.items():
+        parser.add_argument(name, type=Path, help=what)
     parser.add_function_arguments(function, skip={*positional}, as_group=False, as_positional=False)
     function(**instantiate(parser, read_options(parser)).as_dict())
 
@@ -150,7 +197,7 @@ def _texts(content: Any, keys: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...
 
 def _files(arguments: Sequence[str], groups: set[str]) -> Iterator[tuple[str, str]]:
     """Yields the options of the command line whose value is a file of further options."""
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in pairwise([*arguments, ""]):
         option, has_value, value = argument.partition("=")
         value = value if has_value else following
         name = option.removeprefix("--")

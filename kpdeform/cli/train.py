@@ -1,5 +1,9 @@
 """Training on the scenes of a data set, on whole shapes and on images.
 
+    kpdeform train --config ign --run runs/ign
+    kpdeform train classification --config modelnet40 --run runs/modelnet40
+    kpdeform train images --config mosd --run runs/mosd_images
+
 The run's folder gets config.yaml, git_hash.txt, metrics.csv, TensorBoard files, last.ckpt and, with
 validation, best.ckpt. With --resume, a run that was stopped or killed continues from last.ckpt.
 """
@@ -34,10 +38,28 @@ from kpdeform.train import (
 from kpdeform.train.runs import StoppedError
 from kpdeform.viz import capture_grids, render_grids
 
+# The options that --help shows; --help all shows every option.
+_USUAL = (
+    "config", "run", "max_steps", "resume", "seed", "data.root", "data.num_workers",
+    "model.factory", "trainer.accelerator", "trainer.validate_every",
+)  # fmt: skip
+
+
+def main() -> None:
+    """Trains on scenes or, if this is the first argument, on shapes or images."""
+    kinds = {"segmentation": segmentation, "classification": classification, "images": images}
+    kind = segmentation
+    if sys.argv[1:] and sys.argv[1] in kinds:
+        kind = kinds[sys.argv.pop(1)]
+    kind()
+
 
 def segmentation() -> None:
     """Trains a network that labels every point of a scene."""
-    parser = _parser("Trains a network that labels every point of a scene.")
+    parser = _parser(
+        "Trains a network that labels every point of a scene. As first argument, classification "
+        "trains one that labels whole shapes, and images one that labels every pixel."
+    )
     parser.add_class_arguments(SceneDataModule, "data", help="crops to learn from")
     _add_network(parser, ModelConfig, SegmentationTask)
     _train(parser, SegmentationTask, _network_of_points)
@@ -67,7 +89,7 @@ def images() -> None:
     def build(data: ImageFolderDataModule, options: dict[str, Any]) -> tuple[nn.Module, None]:
         return ImageUNet(3, len(data.class_names), **options), None
 
-    run, data, model = _train(parser, ImageSegmentationTask, build)
+    run, data, model = _train(parser, ImageSegmentationTask, build, configs="images")
     if run is None:
         return
     image, _ = data.val_set[0]
@@ -79,14 +101,18 @@ def images() -> None:
 def _parser(description: str, max_steps: int = 10_000) -> Any:
     """Makes a parser with the options of every training; those of data and network are added."""
     parser = make_parser(description)
-    parser.add_argument("--config", action="config", help="YAML file with any of these options")
-    parser.add_argument("--run", type=Path, required=True, help="folder of this run")
     parser.add_argument(
-        "--max_steps", type=int, default=max_steps, help="steps of the whole training, >= 1"
+        "--config",
+        action="config",
+        help="YAML file with any of these options, or the name of a packaged one, such as ign.",
     )
-    parser.add_argument("--resume", action="store_true", help="go on from the run's last.ckpt")
+    parser.add_argument("--run", type=Path, required=True, help="Folder of this run.")
     parser.add_argument(
-        "--seed", type=int, default=0, help="seed of everything random, 0 to 2**32 - 1"
+        "--max_steps", type=int, default=max_steps, help="Steps of the whole training, >= 1."
+    )
+    parser.add_argument("--resume", action="store_true", help="Go on from the run's last.ckpt.")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="Seed of everything random, 0 to 2**32 - 1."
     )
     return parser
 
@@ -126,6 +152,7 @@ def _train(
     parser: Any,
     task: type,
     build: Callable[[Any, dict[str, Any]], tuple[nn.Module, ModelConfig | None]],
+    configs: str = "",
 ) -> tuple[Path | None, Any, nn.Module]:
     """Reads the options, makes data, network and trainer, and trains.
 
@@ -133,7 +160,7 @@ def _train(
         The run's folder, or None in a process that does not write to it (rank > 0); the data
         module; and the trained network.
     """
-    options = read_options(parser)
+    options = read_options(parser, _USUAL, configs)
     _checks.count("--max_steps", "the number of steps", options.max_steps)
     _checks.count("--seed", "the seed", options.seed, least=0, most=2**32 - 1)
     checkpoint = checkpoint_to_resume(options.run, options.resume)

@@ -1,8 +1,8 @@
 r"""Shows the deformed kernels of a trained network on a scene, in a window or as a PNG.
 
-    python scripts/visualize_kernels.py --checkpoint runs/rooms/last.ckpt --data data/rooms \
+    kpdeform view --checkpoint runs/rooms/last.ckpt --data data/rooms \
         --output kernels.png
-    python scripts/visualize_kernels.py --checkpoint runs/ign/last.ckpt --data tile.laz \
+    kpdeform view --checkpoint runs/ign/last.ckpt --data tile.laz \
         --points "770562.5,6277601.0,31.2 object"
 
 Without --output, a window opens. In it, key L changes the deformable layer, and keys N and B change

@@ -1,0 +1,110 @@
+"""The command ``kpdeform``: its help, its commands in a row on simulated rooms, its mistakes."""
+
+import sys
+
+import pytest
+
+from kpdeform import cli
+from kpdeform.cli.packaged import packaged
+from kpdeform.cli.prepare import find_recipes
+from tests.toy import ROOT, run_python
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path):
+    """Runs ``kpdeform`` with these arguments in this process and an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["kpdeform", *map(str, arguments)])
+        cli.main()
+
+    return run
+
+
+def refused(command, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        command(*arguments)
+    assert isinstance(stop.value.code, str) and stop.value.code.startswith("error: ")
+    (line,) = stop.value.code.splitlines()  # a text is shown, and the exit code is 1
+    return line
+
+
+def helped(command, capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        command(*arguments)
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_names_every_command_and_imports_no_torch():
+    code = "import sys; sys.argv = ['kpdeform', '--help']; import kpdeform.cli as c; c.main()"
+    done = run_python("-c", f"{code}; print({{'torch', 'numpy'}} & set(sys.modules))")
+    assert done.stdout.splitlines()[-1] == "set()", done.stderr
+    assert all(f"  {name} " in done.stdout for name in cli.COMMANDS)
+    assert run_python("-m", "kpdeform", "--help").stdout in done.stdout
+
+
+def test_version(command, capsys):
+    import kpdeform
+
+    command("--version")
+    assert capsys.readouterr().out == f"{kpdeform.__version__}\n"
+    assert run_python("-m", "kpdeform", "--version").stdout == f"{kpdeform.__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["lable"], ["--verbose"]])
+def test_an_unknown_command_is_answered_with_the_known_ones(command, arguments):
+    line = refused(command, *arguments)
+    assert all(word in line for word in (*arguments, *cli.COMMANDS))
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "label", "view"])
+def test_every_option_has_a_sentence(command, capsys, name):
+    text = helped(command, capsys, name, "--help", "all")
+    _, _, options = text.partition("options:\n")
+    starts = [line for line in options.splitlines() if line.startswith("  -")]
+    assert text.startswith(f"usage: kpdeform {name} ") and starts
+    lines = options.splitlines()
+    for row, line in enumerate(lines):
+        if line.startswith("  -"):
+            words = [*line[24:].split(), *(" ".join(lines[row + 1 : row + 2])).split()]
+            assert words and not words[0].startswith("("), line
+
+
+def test_train_shows_the_usual_options_first(command, capsys):
+    few = helped(command, capsys, "train", "--help")
+    assert "--run" in few and "--data.root" in few and "--help all shows every option" in few
+    assert "--task.label_smoothing" not in few and "Linked arguments" not in few
+    assert len([line for line in few.splitlines() if line.startswith("  -")]) <= 12
+    assert "--task.label_smoothing" in helped(command, capsys, "train", "--help", "all")
+    images = helped(command, capsys, "train", "images", "--help", "all")
+    assert "--data.classes" in images
+
+
+def test_info(command, capsys):
+    command("info")
+    assert "CPU library" in capsys.readouterr().out
+    assert "unrecognized" in refused(command, "info", "all")
+
+
+def test_recipes_have_names(command, capsys):
+    folders = {path.parent.name for path in ROOT.glob("datasets/*/prepare.py")}
+    assert folders | {"mosd", "pandaset_6"} == {*find_recipes()}
+    command("prepare", "--help")
+    text = capsys.readouterr().out
+    assert all(f"  {name} " in text for name in find_recipes())
+    assert helped(command, capsys, "prepare", "ign", "--help").startswith("usage: kpdeform prepare")
+    for arguments in ([], ["ingn", "RAW"]):
+        line = refused(command, "prepare", *arguments)
+        assert "ign, modelnet" in line and all(word in line for word in arguments[:1])
+    assert "sub6mm/learn0" in refused(command, "prepare", "mosd", ".")  # the folder is empty
+
+
+def test_configurations_have_names(command):
+    assert (packaged("configs") / "ign.yaml").is_file()
+    assert "data/ign" in refused(command, "train", "--config", "ign", "--run", "run")
+    assert "data/ign" in refused(command, "train", "--config=ign", "--run=run")
+    line = refused(command, "train", "--config", "ing", "--run", "run")
+    assert "--config ing" in line and "ign, ign_kpconvx" in line
+    assert "missing.yaml" in refused(command, "train", "--config", "missing.yaml", "--run", "run")
