@@ -8,6 +8,7 @@ PYTHON ?= python3
 export OMP_WAIT_POLICY ?= PASSIVE
 VENV := .venv
 RUN := $(VENV)/bin/python
+KPDEFORM := $(VENV)/bin/kpdeform
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 SAY := @printf '\n== %s\n'
 
@@ -66,15 +67,15 @@ system: ## Debian packages that Open3D's off-screen pictures need, when they are
 
 demo: $(VENV)/.package system ## simulate rooms, train, label unseen rooms, show deformed kernels (runs/demo)
 	$(SAY) "1/4  simulating laser scans of furnished rooms"
-	@$(RUN) datasets/rooms/prepare.py --split 16 4 --output $(DEMO)/rooms
+	@$(KPDEFORM) prepare rooms --split 16 4 --output $(DEMO)/rooms
 	$(SAY) "2/4  training a deformable KPFCNN on 16 of them"
-	@$(RUN) scripts/train_segmentation.py --config scripts/configs/rooms.yaml --data.root $(DEMO)/rooms \
+	@$(KPDEFORM) train --config rooms --data.root $(DEMO)/rooms \
 	  --run $(DEMO) $$(test ! -e $(DEMO)/last.ckpt || echo --resume)
 	$(SAY) "3/4  labelling the 4 rooms it never saw, every point"
-	@$(RUN) scripts/evaluate.py --checkpoint $(DEMO)/last.ckpt --data $(DEMO)/rooms --out $(DEMO)/val --predictions ply
+	@$(KPDEFORM) evaluate --model $(DEMO) --data $(DEMO)/rooms --out $(DEMO)/val --predictions ply
 	@cp "$$(ls $(DEMO)/val/*.ply | head -n 1)" $(DEMO)/prediction.ply
 	$(SAY) "4/4  looking at its deformed kernels"
-	@$(RUN) scripts/visualize_kernels.py --checkpoint $(DEMO)/last.ckpt --data $(DEMO)/rooms --output $(DEMO)/kernels.png
+	@$(KPDEFORM) view --model $(DEMO) --data $(DEMO)/rooms --output $(DEMO)/kernels.png
 	$(SAY) "done: $(DEMO)/prediction.ply, $(DEMO)/kernels.png, $(DEMO)/val/confusion.png"
 
 test: $(VENV)/.everything system ## every test but the slow ones; ragged reductions with and without torch-scatter

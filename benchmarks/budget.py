@@ -62,7 +62,7 @@ def trained(candidate: Candidate, data: Path, run: Path, seed: int) -> dict[str,
         usage.write_text(json.dumps(used))
     scores = run / "val" / "scores.json"
     if not scores.exists():
-        options = ["--checkpoint", str(run / "last.ckpt"), "--data", str(data)]
+        options = ["--model", str(run / "last.ckpt"), "--data", str(data)]
         run_script("evaluate.py", *options, "--out", str(scores.parent))
     return {
         **json.loads(usage.read_text()),

@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 import kpdeform
 
 _PACKAGES = (
-    "torch", "numpy", "torch-scatter", "lightning", "torchmetrics", "jsonargparse", "laspy",
-    "lazrs", "plyfile", "open3d", "matplotlib", "onnx",
+    "torch", "numpy", "torch-scatter", "safetensors", "jsonargparse", "lightning", "torchmetrics",
+    "laspy", "lazrs", "plyfile", "open3d", "matplotlib", "onnx", "huggingface_hub",
 )  # fmt: skip
 
 

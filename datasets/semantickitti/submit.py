@@ -1,7 +1,7 @@
 """Turns predicted clouds into .label files with raw ids, the format of the benchmark's server.
 
 PREDICTIONS holds one cloud per scene, SS_NNNNNN.ply or .laz, with the raw id in its field
-classification, as scripts/evaluate.py --predictions writes them.
+classification, as kpdeform evaluate --predictions writes them.
 
 Example:
   python datasets/semantickitti/submit.py RAW runs/kitti/test --output submission

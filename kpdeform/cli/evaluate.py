@@ -1,6 +1,6 @@
 """Scores a trained network on whole scenes at full resolution.
 
-    kpdeform evaluate --checkpoint runs/ign/last.ckpt --data data/ign --out runs/ign/val
+    kpdeform evaluate --model runs/ign --data data/ign --out runs/ign/val
 
 Prints the IoU of every class, the mean IoU, and the overall and mean accuracy. Writes scores.json
 (with the confusion matrix), confusion.png and, with --predictions, one labelled cloud per scene.
@@ -27,7 +27,7 @@ from kpdeform.inference.evaluation import check_preparation
 
 
 def evaluate(
-    checkpoint: Path,
+    model: str,
     data: Path,
     out: Path,
     split: str = "val",
@@ -41,7 +41,8 @@ def evaluate(
     """Scores a trained network on whole scenes at full resolution.
 
     Args:
-        checkpoint: last.ckpt or best.ckpt of a run.
+        model: Model folder, folder of a run, checkpoint, or hf://OWNER/NAME for one on the Hugging
+            Face hub.
         data: Folder of the prepared data set.
         out: Folder for scores.json, confusion.png and the predictions.
         split: Split of the data set.
@@ -54,7 +55,7 @@ def evaluate(
         device: Such as "cpu" or "cuda"; "auto" is CUDA if it can be used, else the CPU.
         factory: Import path of the function that makes the model, if it is one of your own.
     """
-    predictor = Predictor.load(checkpoint, device, imported_factory(factory))
+    predictor = Predictor.load(model, device, imported_factory(factory))
     print(describe_device(predictor.device))
     dataset = open_dataset(data)
     names = predictor.class_names

@@ -1,6 +1,6 @@
 """Labels a LAS, LAZ or PLY file with a trained network, and writes a copy with the classification.
 
-    kpdeform label cloud.laz labelled.laz --checkpoint runs/ign/last.ckpt
+    kpdeform label cloud.laz labelled.laz --model runs/ign
 
 All other fields of the file stay as they are. Memory is bounded by the size of a tile. If the
 command is killed, running it again continues with the next tile and produces the same bytes.
@@ -18,7 +18,7 @@ from kpdeform.inference import Predictor, Tiles, progress_bar, segment_file
 def label(
     source: Path,
     output: Path,
-    checkpoint: Path,
+    model: str,
     votes: int = 1,
     tile_size: float | None = None,
     overlap: float = 0.25,
@@ -31,17 +31,18 @@ def label(
     Args:
         source: File to label.
         output: File to write, with the same suffix.
-        checkpoint: last.ckpt or best.ckpt of a run.
+        model: Model folder, folder of a run, checkpoint, or hf://OWNER/NAME for one on the Hugging
+            Face hub.
         votes: Predictions to average for each tile, each with the cloud rotated about z by another
             angle, >= 1.
         tile_size: Side of a tile in the model's unit, > 0; by default as wide as the training
             crops.
         overlap: Share of a tile's side by which it overlaps the next one, in (0, 0.5].
-        class_ids: Number to write for each class; by default those of the checkpoint.
+        class_ids: Number to write for each class; by default those of the model.
         device: Such as "cpu" or "cuda"; "auto" is CUDA if it can be used, else the CPU.
         factory: Import path of the function that makes the model, if it is one of your own.
     """
-    predictor = Predictor.load(checkpoint, device, imported_factory(factory))
+    predictor = Predictor.load(model, device, imported_factory(factory))
     print(describe_device(predictor.device))
     size = tile_size if tile_size is not None else predictor.tiles.size
     tiles = Tiles(size, overlap, predictor.tiles.dimensions)

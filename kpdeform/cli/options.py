@@ -44,21 +44,26 @@ def make_parser(description: str) -> ArgumentParser:
     )
 
 
-def read_options(parser: ArgumentParser, usual: Collection[str] = (), configs: str = "") -> Any:
+def read_options(
+    parser: ArgumentParser, usual: Collection[str] = (), configs: str | None = None
+) -> Any:
     """Parses the command line.
 
     Args:
         parser: See :func:`make_parser`.
         usual: Names of the options that ``--help`` shows; ``--help all`` shows every option. Empty
             for every option.
-        configs: Subfolder of the packaged configurations in which ``--config NAME`` is looked up.
+        configs: Subfolder of the packaged configurations in which ``--config NAME`` is looked up;
+            None if there is no such option.
 
     Raises:
         ValueError: An option is unknown or wrong, or a configuration file names a class or function
             that is not one of kpdeform's. The message is one line.
         OSError: A file cannot be read.
     """
-    arguments = _with_config_paths(sys.argv[1:], configs)
+    arguments = sys.argv[1:]
+    if configs is not None:
+        arguments = _with_config_paths(arguments, configs)
     _show_help(parser, arguments, usual)
     groups = {key.partition(".")[0] for key in parser.get_defaults().keys() if "." in key}
     for option, value in _files(arguments, groups):
@@ -90,7 +95,7 @@ def _with_config_paths(arguments: Sequence[str], folder: str) -> list[str]:
     for argument in arguments:
         option, has_value, value = argument.rpartition("=")
         is_config = option == "--config" if has_value else replaced[-1:] == ["--config"]
-        if is_config and value.isidentifier() and not Path(value).exists():
+        if is_config and value.isidentifier() and not Path(value).is_file():
             if value not in known:
                 raise ValueError(
                     f"--config {value}: there is no such file, and no packaged configuration of "

@@ -1,8 +1,8 @@
 r"""Shows the deformed kernels of a trained network on a scene, in a window or as a PNG.
 
-    kpdeform view --checkpoint runs/rooms/last.ckpt --data data/rooms \
+    kpdeform view --model runs/rooms --data data/rooms \
         --output kernels.png
-    kpdeform view --checkpoint runs/ign/last.ckpt --data tile.laz \
+    kpdeform view --model runs/ign --data tile.laz \
         --points "770562.5,6277601.0,31.2 object"
 
 Without --output, a window opens. In it, key L changes the deformable layer, and keys N and B change
@@ -49,7 +49,7 @@ Points = Mapping[str, torch.Tensor | None]
 
 
 def view(
-    checkpoint: Path,
+    model: str,
     data: Path,
     output: Path | None = None,
     split: str = "val",
@@ -63,7 +63,8 @@ def view(
     """Shows the deformed kernels of a trained network on a scene, in a window or as a PNG.
 
     Args:
-        checkpoint: last.ckpt or best.ckpt of a run.
+        model: Model folder, folder of a run, checkpoint, or hf://OWNER/NAME for one on the Hugging
+            Face hub.
         data: Folder of a prepared data set, or one point cloud file.
         output: PNG file to write; without it a window opens.
         split: Split of the data set.
@@ -75,7 +76,7 @@ def view(
         device: Such as "cpu" or "cuda"; "auto" is CUDA if it can be used, else the CPU.
         factory: Import path of the function that makes the model, if it is one of your own.
     """
-    predictor = Predictor.load(checkpoint, device, imported_factory(factory))
+    predictor = Predictor.load(model, device, imported_factory(factory))
     print(describe_device(predictor.device))
     if data.is_file():
         source, factor = open_cloud(data, predictor), predictor.scale
@@ -89,7 +90,7 @@ def view(
     pyramid = build_pyramid(there, predictor.spec)
     logits, layers = capture_deformations(predictor.model, pyramid, features)
     if not layers:
-        raise SystemExit(f"the model of {checkpoint} has no deformable layers")
+        raise SystemExit(f"the model of {model} has no deformable layers")
     shown = find_layer(layers, layer)
     places = find_places(shown, batch, asked, predictor.class_names)
     colors, legend = color_cloud(batch, logits, predictor, color_by)

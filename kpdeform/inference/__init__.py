@@ -1,6 +1,7 @@
 """Labels point clouds with a trained model, and scores the model.
 
-:class:`Predictor` loads the model from a checkpoint. Neither Lightning nor torchmetrics is needed.
+:class:`Predictor` loads the model from a model folder or a checkpoint. Neither Lightning nor
+torchmetrics is needed.
 """
 
 from kpdeform.inference.evaluation import (

@@ -47,7 +47,7 @@ def check_preparation(predictor: Predictor, info: DatasetInfo, root: str | PathL
         if found[entry] != value:
             raise ValueError(
                 f"{root}/dataset.json: {entry} is {found[entry]!r}, but {value!r} in the "
-                f"checkpoint; prepare the data set again with {value!r}, or take a model that was "
+                f"model; prepare the data set again with {value!r}, or take a model that was "
                 "trained on data like these"
             )
 

@@ -1,4 +1,4 @@
-"""A trained model, loaded from one checkpoint with everything that labelling raw clouds needs."""
+"""A trained model with everything that labelling raw clouds needs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from kpdeform._device import choose_device
 from kpdeform.data import PointBatch, PyramidSpec, Sample, build_pyramid
 from kpdeform.data.columns import floor_of, floor_of_parts, from_file, input_columns
 from kpdeform.data.transforms import replace_points, transform_linear
-from kpdeform.inference.record import check_record
+from kpdeform.inference.model_files import build_without_memory, read_model, write_model
+from kpdeform.inference.record import check_record, make_record
 from kpdeform.inference.tiling import Progress, SortedCloud, Tiles, predict_tiles
 from kpdeform.models.config import Factory, ModelConfig
-from kpdeform.models.files import read_checkpoint
 
 
 @dataclass
@@ -33,12 +33,17 @@ class Predictor:
         features: Names of the model's input columns.
         class_names: Names of the classes.
         class_colors: RGB triple of each class, 0 to 255.
-        class_ids: Number that is written to files for each class. The checkpoint has them from the
-            data set's ``dataset.json``, unless the training chose others.
+        class_ids: Number that is written to files for each class. The training takes them from the
+            data set's ``dataset.json``, unless it was given others.
         feature_scales: Divisor that turns a file's values into features, by name of the feature.
         tiles: Tiles of the same size as the crops of the training.
         scale: Factor that turns a file's coordinates into the model's unit.
         unit: The model's unit.
+        config: Configuration that ``model`` was built from, which :meth:`save` needs.
+        scores: Scores of the model, by name.
+        data_name: Name of the data set that it was trained on.
+        licence: Licence of that data set.
+        source: Origin of that data set.
     """
 
     model: nn.Module
@@ -51,6 +56,11 @@ class Predictor:
     tiles: Tiles = field(default_factory=lambda: Tiles(math.inf))
     scale: float = 1.0
     unit: str = "metre"
+    config: ModelConfig | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+    data_name: str = ""
+    licence: str = ""
+    source: str = ""
 
     @staticmethod
     def load(
@@ -58,65 +68,105 @@ class Predictor:
         device: torch.device | str = "auto",
         factory: Factory | None = None,
     ) -> Predictor:
-        """Loads the model of a checkpoint that the training commands wrote.
+        """Loads a trained model. Nothing that a file contains is ever run.
 
         Args:
-            path: ``last.ckpt`` or ``best.ckpt`` of a run.
+            path: A model folder; the folder of a run, which stands for its ``best.ckpt`` or else
+                its ``last.ckpt``; a checkpoint; or ``hf://OWNER/NAME``, a model folder on the
+                Hugging Face hub.
             device: Device of the model. "auto" is CUDA if kpdeform can use it, and the CPU
                 otherwise.
             factory: Function that makes the model, if it was trained with a function of your own.
-                It must be given here, because names in a checkpoint are never imported.
+                It must be given here, because names in a file are never imported.
 
         Returns:
             The predictor, with the model in evaluation mode on the device.
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: The file is damaged, contains code, or was not written by kpdeform's
-                training commands; its model needs ``factory``; or the device cannot be used.
+            ValueError: The file is damaged, contains code, or was not written by kpdeform; its
+                model needs ``factory``; or the device cannot be used.
+            OSError: The hub cannot be reached, or has no such model.
         """
-        chosen, checkpoint = choose_device(device), read_checkpoint(path)
-        entry = checkpoint.get("kpdeform") if isinstance(checkpoint, Mapping) else None
-        if not isinstance(entry, Mapping) or entry.get("model") is None or "data" not in entry:
-            raise ValueError(
-                f"{path} does not say which model it holds: "
-                "it was not written by kpdeform's training scripts"
-            )
+        chosen, trained = choose_device(device), read_model(path)
         try:
-            record = check_record(entry["data"])
-            model = ModelConfig.from_record(entry["model"]).build(factory)
-            _load_state(model, checkpoint.get("state_dict"))
-            return Predictor.from_record(model.to(chosen), record)
+            model = trained.build(factory)
+            return Predictor.from_record(model.to(chosen), trained.record)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise ValueError(f"{trained.path}: {error}") from error
 
     @staticmethod
     def from_record(model: nn.Module, record: Mapping[str, Any]) -> Predictor:
-        """Makes a predictor of a model and a data module's ``record()``.
+        """Makes a predictor of a model and its record.
 
         Args:
             model: The model, on its device.
-            record: Entries such as ``features``, ``class_names`` and ``tiles``.
+            record: What :func:`kpdeform.inference.record.make_record` returns.
 
         Raises:
             ValueError: An entry of the record is missing, wrong, or does not fit the model.
         """
-        check_record(record)
-        limits, levels = record["max_neighbors"], model.pyramid_spec.num_levels
+        data = check_record(record)["data"]
+        limits, levels = data["max_neighbors"], model.pyramid_spec.num_levels
         if limits is not None and len(limits) != levels:
             raise ValueError(f"max_neighbors has {len(limits)} entries for {levels} levels")
         return Predictor(
             model=model.eval(),
             spec=replace(model.pyramid_spec, max_neighbors=limits and tuple(limits)),
-            features=tuple(record["features"]),
-            class_names=tuple(record["class_names"]),
-            class_colors=record["class_colors"],
-            class_ids=tuple(record["class_ids"]),
-            feature_scales=record["feature_scales"],
-            tiles=Tiles(**record["tiles"]),
-            scale=record["scale"],
-            unit=record["unit"],
+            features=tuple(data["features"]),
+            class_names=tuple(data["class_names"]),
+            class_colors=data["class_colors"],
+            class_ids=tuple(data["class_ids"]),
+            feature_scales=data["feature_scales"],
+            tiles=Tiles.from_record(data["tiles"]),
+            scale=data["scale"],
+            unit=data["unit"],
+            config=ModelConfig.from_record(record["model"]),
+            scores=record["scores"],
+            data_name=data["name"],
+            licence=data["licence"],
+            source=data["source"],
         )
+
+    def save(self, folder: str | PathLike[str]) -> None:
+        """Writes ``model.safetensors`` and ``model.json``, which :meth:`load` reads.
+
+        Args:
+            folder: Folder to write, created if needed. Both files are replaced atomically; other
+                files in the folder stay.
+
+        Raises:
+            ValueError: ``config`` is None or does not describe the model, an attribute has a wrong
+                value, or a weight is NaN or infinite.
+        """
+        config = self.config
+        if config is None:
+            raise ValueError(
+                "Predictor.save: config is None, so that the files could not say which model they "
+                "hold; set it to the ModelConfig that builds the model"
+            )
+        if config.own_factory is not None and repr(build_without_memory(config)) != repr(
+            self.model
+        ):
+            raise ValueError(
+                f"Predictor.save: the model is not what {config.factory} builds with "
+                f"{config.arguments}; a model that was changed afterwards cannot be saved"
+            )
+        data = {
+            "name": self.data_name,
+            "licence": self.licence,
+            "source": self.source,
+            "features": list(self.features),
+            "class_names": list(self.class_names),
+            "class_colors": [list(color) for color in self.class_colors],
+            "class_ids": list(self.class_ids),
+            "feature_scales": dict(self.feature_scales),
+            "scale": self.scale,
+            "unit": self.unit,
+            "max_neighbors": self.spec.max_neighbors and list(self.spec.max_neighbors),
+            "tiles": self.tiles.as_record(),
+        }
+        write_model(folder, self.model, make_record(self.model, config, data, self.scores))
 
     @property
     def device(self) -> torch.device:
@@ -205,29 +255,6 @@ class Predictor:
                 yield ops.grid_subsample(points, self.spec.cell_size).points
 
         return floor_of_parts(thinned(), self.spec.cell_size / 10)
-
-
-def _load_state(model: nn.Module, state: Any) -> None:
-    """Loads the weights of a training task, whose model has the prefix "model." in their names."""
-    if not isinstance(state, Mapping):
-        raise ValueError("state_dict must be a mapping of names to tensors")
-    prefix = "model."
-    weights = {
-        name[len(prefix) :]: value
-        for name, value in state.items()
-        if isinstance(name, str) and name.startswith(prefix)
-    }
-    wrong = [name for name, value in weights.items() if not isinstance(value, Tensor)]
-    if wrong:
-        raise ValueError(f"state_dict: {wrong[:3]} are no tensors")
-    for name, value in weights.items():
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise ValueError(f"the weights {name} hold NaN or infinite numbers")
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        lines = " ".join(line.strip() for line in str(error).splitlines())
-        raise ValueError(f"the weights do not fit the model: {lines[:300]}") from error
 
 
 def _rotation(angle: float) -> Tensor:

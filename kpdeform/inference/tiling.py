@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise, product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,6 +57,16 @@ class Tiles:
             raise ValueError(f"Tiles: overlap must be in (0, 0.5], got {self.overlap}")
         if self.dimensions not in (2, 3):
             raise ValueError(f"Tiles: dimensions must be 2 or 3, got {self.dimensions}")
+
+    @staticmethod
+    def from_record(record: Mapping[str, Any]) -> Tiles:
+        """The inverse of :meth:`as_record`."""
+        size = record["size"]
+        return Tiles(**{**record, "size": math.inf if size is None else size})
+
+    def as_record(self) -> dict[str, Any]:
+        """The attributes by name, with None for an infinite size, which JSON cannot hold."""
+        return {**asdict(self), "size": None if math.isinf(self.size) else self.size}
 
     @property
     def cell(self) -> float:

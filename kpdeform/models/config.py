@@ -62,9 +62,11 @@ class ModelConfig:
                 f"a model's record must be a mapping with factory and arguments, got {record!r}"
             )
         factory, arguments = record["factory"], record["arguments"]
-        if not isinstance(factory, str):
-            raise ValueError(f"a model's factory must be a text, got {factory!r}")
-        if not isinstance(arguments, Mapping) or not all(isinstance(k, str) for k in arguments):
+        if not (isinstance(factory, str) and factory.isprintable()):
+            raise ValueError(f"a model's factory must be a line of text, got {factory!r}")
+        if not isinstance(arguments, Mapping) or not all(
+            isinstance(name, str) and name.isidentifier() for name in arguments
+        ):
             raise ValueError(f"arguments of the model {factory!r} must be a mapping of names")
         return ModelConfig(factory, dict(arguments))
 

@@ -179,7 +179,7 @@ class KPNeXt(nn.Module):
         )
         widths = [_round_up(width * width_scaling**level) for level in range(len(blocks))]
         wider = widths[1:] if self.pools_grid else widths[:-1]  # Widths of skips.
-        drops = torch.linspace(0, drop_path, sum(blocks)).split(list(blocks))
+        drops = torch.linspace(0, drop_path, sum(blocks), device="cpu").split(list(blocks))
         self.stem = make.dense(in_channels, widths[0], 0)
         self.encoder = nn.ModuleList(
             make.stage(level, width, out, level >= attention_level, drops[level].tolist())

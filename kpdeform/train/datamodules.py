@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -190,6 +190,9 @@ class _DataModule(lightning.LightningDataModule):
         """Everything that :class:`kpdeform.inference.Predictor` needs besides the model."""
         info = self.folder.info
         return {
+            "name": info.name,
+            "licence": info.licence,
+            "source": info.source,
             "features": list(self.features),
             "class_names": list(info.class_names),
             "class_colors": [list(color) for color in info.class_colors],
@@ -198,7 +201,7 @@ class _DataModule(lightning.LightningDataModule):
             "scale": info.scale,
             "unit": info.unit,
             "max_neighbors": self._max_neighbors and list(self._max_neighbors),
-            "tiles": asdict(self.tiles()),
+            "tiles": self.tiles().as_record(),
         }
 
     def state_dict(self) -> dict[str, Any]:

@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,8 @@ import torch
 import kpdeform
 from kpdeform._files import replace
 from kpdeform._optional import require
+from kpdeform.inference.model_files import write_model
+from kpdeform.inference.record import make_record
 from kpdeform.models.config import ModelConfig
 
 lightning = require("lightning.pytorch", "train")
@@ -61,9 +62,11 @@ class RunRecord(lightning.Callback):
 
     ``last.ckpt`` is written every ``every_n_steps`` steps and at the end, and ``best.ckpt`` after
     each validation with a new best score. A checkpoint has an entry "kpdeform" with the version,
-    the git hash, the resolved configuration, the states of the random number generators, the
-    configuration of the model, and the data module's ``record()``. The last two are what
-    :class:`kpdeform.inference.Predictor` is made from.
+    the git hash, the resolved configuration and the states of the random number generators. The
+    entry is also the model's record, which :class:`kpdeform.inference.Predictor` is made from.
+
+    The model folder ``model`` holds the model of the best checkpoint or, without validation, that
+    of the end of the training.
 
     Args:
         folder: Folder of the run, to which ``config.yaml`` and ``git_hash.txt`` are written too.
@@ -82,6 +85,7 @@ class RunRecord(lightning.Callback):
         self.git_hash = git_hash()
         self._saved_step = -1
         self._best = -math.inf
+        self._scores: dict[str, float] = {}  # of the weights as they are now
         self._rng: dict[str, Any] | None = None
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
@@ -106,9 +110,15 @@ class RunRecord(lightning.Callback):
             "git_hash": self.git_hash,
             "config": self.config,
             "rng": _rng_state(),
-            "model": self.model and asdict(self.model),
-            "data": trainer.datamodule and trainer.datamodule.record(),
+            **self._model_record(trainer),
         }
+
+    def _model_record(self, trainer: Any) -> dict[str, Any]:
+        """The record of the model, or an empty one if its configuration is unknown."""
+        if self.model is None or trainer.datamodule is None:
+            return {}
+        model, data = trainer.lightning_module.model, trainer.datamodule.record()
+        return make_record(model, self.model, data, self._scores)
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict) -> None:
         """Keeps the states of the random number generators until the training starts."""
@@ -129,20 +139,35 @@ class RunRecord(lightning.Callback):
     ) -> None:
         """Saves ``last.ckpt`` when it is due."""
         step = trainer.global_step
+        self._scores = {}
         if step != self._saved_step and step % self.every_n_steps == 0:
             self.save_last(trainer)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """Saves ``best.ckpt`` when the score is the best so far."""
-        score = float(trainer.callback_metrics.get(f"val/{pl_module.shown_score}", -math.inf))
+        """Saves ``best.ckpt`` and the model folder when the score is the best so far."""
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self._scores = {
+            name: value
+            for name, value in metrics.items()
+            if name.startswith("val/") and math.isfinite(value)
+        }
+        score = metrics.get(f"val/{pl_module.shown_score}", -math.inf)
         if score > self._best:
             _check_weights(trainer)
             self._best = score
             trainer.save_checkpoint(self.folder / "best.ckpt")
+            self._save_model(trainer)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Saves ``last.ckpt`` with the last step in it."""
+        """Saves ``last.ckpt`` with the last step in it and, without validation, the model."""
         self.save_last(trainer)
+        if self._best == -math.inf:
+            self._save_model(trainer)
+
+    def _save_model(self, trainer: Any) -> None:
+        record = self._model_record(trainer)
+        if record and trainer.is_global_zero:
+            write_model(self.folder / "model", trainer.lightning_module.model, record)
 
     def save_last(self, trainer: Any) -> None:
         """Saves ``last.ckpt`` unless it has been saved at this step already.

@@ -135,7 +135,7 @@ def make_trainer(
     """Makes the Lightning trainer of a run.
 
     The run's folder gets ``config.yaml``, ``git_hash.txt``, ``metrics.csv``, TensorBoard files,
-    ``last.ckpt`` and, with validation, ``best.ckpt``.
+    ``last.ckpt``, the model folder ``model`` and, with validation, ``best.ckpt``.
 
     Args:
         folder: Folder of the run.

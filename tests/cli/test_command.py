@@ -1,6 +1,8 @@
 """The command ``kpdeform``: its help, its commands in a row on simulated rooms, its mistakes."""
 
+import json
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -88,6 +90,17 @@ def test_info(command, capsys):
     assert "unrecognized" in refused(command, "info", "all")
 
 
+def test_labelling_needs_no_package_of_the_training():
+    code = (
+        "import sys\n"
+        "for name in ('lightning', 'torchmetrics', 'tensorboard'): sys.modules[name] = None\n"
+        "sys.argv = ['kpdeform', 'label', 'a.ply', 'b.ply', '--model', 'missing']\n"
+        "import kpdeform.cli; kpdeform.cli.main()"
+    )
+    done = run_python("-c", code)
+    assert done.stderr == "error: checkpoint missing is not there\n" and done.returncode == 1
+
+
 def test_recipes_have_names(command, capsys):
     folders = {path.parent.name for path in ROOT.glob("datasets/*/prepare.py")}
     assert folders | {"mosd", "pandaset_6"} == {*find_recipes()}
@@ -108,3 +121,22 @@ def test_configurations_have_names(command):
     line = refused(command, "train", "--config", "ing", "--run", "run")
     assert "--config ing" in line and "ign, ign_kpconvx" in line
     assert "missing.yaml" in refused(command, "train", "--config", "missing.yaml", "--run", "run")
+
+
+def test_from_nothing_to_a_labelled_room(command, capsys):
+    """Simulated rooms are prepared, learned from in two steps, scored and labelled."""
+    pytest.importorskip("open3d")
+    plyfile = pytest.importorskip("plyfile")
+    command("prepare", "rooms", "--split", 1, 1, "--step", 3, "--spacing", 0.05)
+    options = ["--max_steps", 2, "--data.max_points", 3000, "--trainer.progress_bar", "false"]
+    command("train", "--config", "rooms", "--run", "runs/rooms", *options)
+    scored = ["--data", "data/rooms", "--out", "val", "--predictions", "ply"]
+    command("evaluate", "--model", "runs/rooms", *scored)
+    assert "mean IoU" in capsys.readouterr().out
+    (scored,) = Path("val").glob("*.ply")
+    for model, output in (("runs/rooms", "a.ply"), ("runs/rooms/model", "b.ply")):
+        command("label", scored, output, "--model", model)
+    assert Path("a.ply").read_bytes() == Path("b.ply").read_bytes()
+    assert len(plyfile.PlyData.read("a.ply")["vertex"].data) > 5000
+    record = json.loads(Path("runs/rooms/model/model.json").read_text())
+    assert record["data"]["licence"] == "CC0-1.0"

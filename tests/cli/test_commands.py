@@ -2,11 +2,14 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from kpdeform.data import DatasetInfo, SceneWriter, read_cloud
+from kpdeform.inference import Predictor
 from kpdeform.train import ShapeDataModule
 from tests.toy import ROOT, run_python, run_script, toy_scene
 
@@ -19,9 +22,9 @@ SCRIPTS = {
         "--data.root=missing",
         "--data.classes={thing: [1]}",
     ],
-    "evaluate.py": ["--checkpoint=missing/a.ckpt", "--data=missing", "--out=missing/out"],
-    "segment_cloud.py": ["missing/a.laz", "missing/b.laz", "--checkpoint=missing/a.ckpt"],
-    "visualize_kernels.py": ["--checkpoint=missing/a.ckpt", "--data=missing"],
+    "evaluate.py": ["--model=missing/a.ckpt", "--data=missing", "--out=missing/out"],
+    "segment_cloud.py": ["missing/a.laz", "missing/b.laz", "--model=missing/a.ckpt"],
+    "visualize_kernels.py": ["--model=missing/a.ckpt", "--data=missing"],
 }
 
 
@@ -43,8 +46,17 @@ def test_train_segmentation_leaves_a_complete_run(trained):
     assert 0 <= logged[9, "val/mean_iou"] <= 1 and (19, "val/iou/ball") in logged
 
 
+def test_the_model_folder_of_a_run_is_its_best_checkpoint(trained):
+    folder, run = (Predictor.load(path, "cpu") for path in (trained / "model", trained))
+    assert folder.scores["val/mean_iou"] == run.scores["val/mean_iou"] > 0
+    assert replace(folder, model=None) == replace(run, model=None)
+    best = torch.load(trained / "best.ckpt", weights_only=True)["state_dict"]
+    for name, value in folder.model.state_dict().items():
+        assert torch.equal(value, best[f"model.{name}"])
+
+
 def test_evaluate_scores_at_full_resolution(trained, toy, tmp_path, capsys):
-    options = ["--checkpoint", trained / "last.ckpt", "--data", toy, "--out", tmp_path]
+    options = ["--model", trained / "last.ckpt", "--data", toy, "--out", tmp_path]
     run_script("evaluate.py", *options, "--votes", 2, "--predictions", "ply")
     result = json.loads((tmp_path / "scores.json").read_text())
     assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
@@ -67,15 +79,15 @@ def test_evaluate_refuses_a_data_set_in_another_unit(trained, toy, tmp_path):
     shutil.copytree(toy, tmp_path / "data")
     info = json.loads((tmp_path / "data/dataset.json").read_text())
     (tmp_path / "data/dataset.json").write_text(json.dumps({**info, "unit": "foot"}))
-    options = ["--checkpoint", trained / "last.ckpt", "--data", tmp_path / "data"]
-    with pytest.raises(SystemExit, match="unit is 'foot', but 'metre' in the checkpoint"):
+    options = ["--model", trained / "last.ckpt", "--data", tmp_path / "data"]
+    with pytest.raises(SystemExit, match="unit is 'foot', but 'metre' in the model"):
         run_script("evaluate.py", *options, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_evaluate_writes_laz(trained, toy, tmp_path):
     laspy = pytest.importorskip("laspy")
-    options = ["--checkpoint", trained / "last.ckpt", "--data", toy, "--out", tmp_path]
+    options = ["--model", trained / "last.ckpt", "--data", toy, "--out", tmp_path]
     run_script("evaluate.py", *options, "--predictions", "laz")
     las = laspy.read(tmp_path / "scene9.laz")
     points, labels, _ = toy_scene(9)
@@ -92,7 +104,7 @@ def test_segment_cloud_labels_a_file(trained, tmp_path):
     vertices["intensity"] = intensity[:, 0]
     plyfile.PlyData([plyfile.PlyElement.describe(vertices, "vertex")]).write(tmp_path / "in.ply")
     files = [tmp_path / "in.ply", tmp_path / "out.ply"]
-    options = ["--checkpoint", trained / "best.ckpt", "--class_ids", "[3, 8]"]
+    options = ["--model", trained / "best.ckpt", "--class_ids", "[3, 8]"]
     run_script("segment_cloud.py", *files, *options)
     found = plyfile.PlyData.read(files[1])["vertex"].data
     assert set(found["classification"]) <= {3, 8}

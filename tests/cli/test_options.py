@@ -8,9 +8,9 @@ from kpdeform.cli import start
 
 COMMANDS = {
     "train": ["--run=run", "--data.root=missing", "--data.cell_size=1"],
-    "evaluate": ["--checkpoint=a.ckpt", "--data=missing", "--out=out"],
-    "label": ["a.ply", "b.ply", "--checkpoint=a.ckpt"],
-    "view": ["--checkpoint=a.ckpt", "--data=missing"],
+    "evaluate": ["--model=a.ckpt", "--data=missing", "--out=out"],
+    "label": ["a.ply", "b.ply", "--model=a.ckpt"],
+    "view": ["--model=a.ckpt", "--data=missing"],
 }
 
 
@@ -121,7 +121,7 @@ def test_mistakes_in_a_file(text, words, refused, tmp_path):
     ("arguments", "words"),
     [
         (["--devcie=cpu"], "--devcie"),
-        (["--checkpiont=x"], "--checkpiont"),
+        (["--modle=x"], "--modle"),
         (["--config"], "config"),
         (["one", "too", "many"], "one too many"),
         (["--config=missing.yaml"], ""),
@@ -134,12 +134,12 @@ def test_mistakes_on_a_command_line(command, arguments, words, refused):
 
 def test_the_option_that_was_meant(refused):
     assert "did you mean data.radius?" in refused("train", "--data.raduis=3")
-    assert "did you mean checkpoint?" in refused("evaluate", "--checkpiont=3")
+    assert "did you mean model?" in refused("evaluate", "--modle=3")
 
 
 def test_a_missing_option_is_named(refused, monkeypatch):
     monkeypatch.setitem(COMMANDS, "evaluate", ["--data=missing"])
-    assert "checkpoint" in refused("evaluate")
+    assert "model" in refused("evaluate")
 
 
 def test_a_factory_of_the_command_line_is_imported(refused, tmp_path):

@@ -11,6 +11,7 @@ import torch
 from kpdeform.cli import view
 from kpdeform.data import DatasetInfo, SceneWriter
 from kpdeform.inference import Tiles
+from kpdeform.inference.record import make_record
 from kpdeform.models import ModelConfig
 from kpdeform.viz import KernelScene
 
@@ -47,6 +48,9 @@ def files(tmp_path_factory):
         if "offset" in name:
             torch.nn.init.normal_(parameter, std=0.05)
     data = {
+        "name": "toy",
+        "licence": "",
+        "source": "",
         "features": ["height", "red", "green", "blue"],
         "class_names": list(CLASSES),
         "class_colors": [list(color) for color in info.class_colors],
@@ -58,7 +62,7 @@ def files(tmp_path_factory):
         "tiles": asdict(Tiles(6.0, dimensions=3)),
     }
     state = {f"model.{name}": value for name, value in model.state_dict().items()}
-    checkpoint = {"state_dict": state, "kpdeform": {"model": asdict(config), "data": data}}
+    checkpoint = {"state_dict": state, "kpdeform": make_record(model, config, data, {})}
     torch.save(checkpoint, folder / "last.ckpt")
     return folder
 
@@ -126,7 +130,7 @@ def test_a_data_set_in_another_unit_is_refused(files, drawn, tmp_path):
     shutil.copytree(files / "data", tmp_path / "data")
     info = json.loads((tmp_path / "data/dataset.json").read_text())
     (tmp_path / "data/dataset.json").write_text(json.dumps({**info, "unit": "foot"}))
-    with pytest.raises(ValueError, match="unit is 'foot', but 'metre' in the checkpoint"):
+    with pytest.raises(ValueError, match="unit is 'foot', but 'metre' in the model"):
         view.view(files / "last.ckpt", tmp_path / "data", tmp_path / "k.png")
     assert not drawn
 

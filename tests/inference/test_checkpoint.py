@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from kpdeform.inference import Predictor, Tiles
+from kpdeform.inference.record import make_record
 from kpdeform.models import ModelConfig, kpfcnn_small, load_weights
 
 ARGUMENTS = {"width": 4, "in_channels": 2, "num_classes": 2, "cell_size": 0.5}
@@ -17,9 +18,13 @@ ARGUMENTS = {"width": 4, "in_channels": 2, "num_classes": 2, "cell_size": 0.5}
 @pytest.fixture
 def checkpoint():
     config = ModelConfig("kpdeform.models.kpfcnn_small", ARGUMENTS)
-    state = {f"model.{name}": value for name, value in config.build().state_dict().items()}
+    model = config.build()
+    state = {f"model.{name}": value for name, value in model.state_dict().items()}
     state |= {"class_weights": torch.ones(2), "confusion.confmat": torch.zeros(2, 2)}
     data = {
+        "name": "toy",
+        "licence": "CC0-1.0",
+        "source": "",
         "features": ["ones", "height"],
         "class_names": ["low", "high"],
         "class_colors": [[0, 0, 0], [255, 0, 0]],
@@ -30,7 +35,10 @@ def checkpoint():
         "max_neighbors": None,
         "tiles": asdict(Tiles(6.0)),
     }
-    return {"state_dict": state, "kpdeform": {"model": asdict(config), "data": data}}
+    return {
+        "state_dict": state,
+        "kpdeform": make_record(model, config, data, {"val/mean_iou": 0.5}),
+    }
 
 
 def save(content, folder):
@@ -99,14 +107,16 @@ WRONG = [None, 3, -1.5, "word", [], [3], ["a"], {}, {"a": "b"}, [[1]], torch.one
 
 def wrong_entries():
     yield from ((), ("kpdeform",), ("state_dict",))
-    yield from (("kpdeform", name) for name in ("model", "data"))
+    yield from (
+        ("kpdeform", name) for name in ("format", "version", "model", "pyramid", "data", "scores")
+    )
     yield from (("kpdeform", "model", name) for name in ("factory", "arguments"))
     yield from (("kpdeform", "model", "arguments", name) for name in ARGUMENTS)
     yield from (
         ("kpdeform", "data", name)
         for name in (
             "features", "class_names", "class_colors", "class_ids", "max_neighbors", "tiles",
-            "feature_scales",
+            "feature_scales", "name", "licence", "source",
         )
     )  # fmt: skip
     yield from (("kpdeform", "data", "tiles", name) for name in ("size", "overlap", "dimensions"))
@@ -156,7 +166,7 @@ def test_a_damaged_file_is_named(cut, checkpoint, tmp_path):
 
 
 def test_a_folder_and_no_file(tmp_path):
-    with pytest.raises(ValueError, match=r"is a folder; name a checkpoint in it"):
+    with pytest.raises(ValueError, match=r"is a folder with neither model\.json nor best\.ckpt"):
         Predictor.load(tmp_path, "cpu")
     with pytest.raises(FileNotFoundError, match=r"none\.ckpt is not there"):
         Predictor.load(tmp_path / "none.ckpt", "cpu")

@@ -16,12 +16,16 @@ from kpdeform import _files
 from kpdeform._locks import lock
 from kpdeform.cli import start
 from kpdeform.inference import Predictor, Tiles, segment_file, tiling
+from kpdeform.inference.record import make_record
 from tests.toy import TINY, toy_scene
 
 plyfile = pytest.importorskip("plyfile")
 
 CONFIG = TINY.complete(in_channels=2, num_classes=2, cell_size=0.5)
-RECORD = {
+DATA = {
+    "name": "toy",
+    "licence": "",
+    "source": "",
     "features": ["ones", "intensity"],
     "class_names": ["a", "b"],
     "class_colors": [[0, 0, 0]] * 2,
@@ -36,7 +40,8 @@ RECORD = {
 
 @pytest.fixture(scope="module")
 def predictor():
-    return Predictor.from_record(CONFIG.build(), RECORD)
+    model = CONFIG.build()
+    return Predictor.from_record(model, make_record(model, CONFIG, DATA, {}))
 
 
 @pytest.fixture
@@ -119,9 +124,9 @@ def test_reserved_files_take_their_place(tmp_path):
 def test_a_stopped_labeller_goes_on(number, code, source, tmp_path, monkeypatch, capsys):
     model = CONFIG.build()
     state = {f"model.{name}": value for name, value in model.state_dict().items()}
-    entry = {"model": asdict(CONFIG), "data": RECORD}
+    entry = make_record(model, CONFIG, DATA, {})
     torch.save({"state_dict": state, "kpdeform": entry}, tmp_path / "last.ckpt")
-    arguments = ["label", source, tmp_path / "out.ply", "--checkpoint", tmp_path / "last.ckpt"]
+    arguments = ["label", source, tmp_path / "out.ply", "--model", tmp_path / "last.ckpt"]
     monkeypatch.setattr(sys, "argv", [*map(str, arguments), "--device=cpu"])
     done, whole = [], Predictor.probabilities
 

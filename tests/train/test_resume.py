@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kpdeform._locks import lock
+from kpdeform.inference import Predictor
 from tests.toy import ROOT, run_python, run_script
 
 SCRIPT = ROOT / "scripts" / "train_segmentation.py"
@@ -107,6 +108,13 @@ def test_a_second_training_in_the_folder_is_refused(config, tmp_path):
 def test_an_existing_run_is_not_overwritten(config, whole):
     with pytest.raises(SystemExit, match="continue it with --resume"):
         run_script("train_segmentation.py", *arguments(config, whole))
+
+
+def test_without_validation_the_model_folder_holds_the_end_of_the_training(whole):
+    predictor = Predictor.load(whole / "model", "cpu")
+    assert predictor.scores == {} and predictor.data_name == "toy"
+    for name, value in predictor.model.state_dict().items():
+        assert torch.equal(value, checkpoint_of(whole)["state_dict"][f"model.{name}"])
 
 
 def test_a_checkpoint_says_where_it_comes_from(whole):
