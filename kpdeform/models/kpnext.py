@@ -39,6 +39,7 @@ from kpdeform.nn.norm import Norm
 Task = Literal["segmentation", "classification"]
 Pooling = Literal["grid", "conv"]
 
+MOST_BLOCKS = 1000  # A number from a file must not keep a computer busy for hours.
 _NEIGHBORS = (12, 16, 20)  # Per level; further levels use the last number.
 
 
@@ -55,7 +56,7 @@ class KPNeXt(nn.Module):
         cell_size: Edge of a grid cell on level 0, in the unit of the cloud.
         task: "segmentation" classifies points and has a decoder, "classification" classifies
             clouds.
-        blocks: Number of encoder blocks on each level.
+        blocks: Number of encoder blocks on each level, at least 1 and at most 1000 in all.
         width: Number of channels on level 0.
         width_scaling: Factor by which the number of channels grows from level to level. Numbers of
             channels are rounded up to multiples of 16.
@@ -328,6 +329,8 @@ def _check(task: str, pooling: str, blocks: Sequence[int]) -> None:
     _checks.one_of("KPNeXt", "pooling", pooling, get_args(Pooling))
     if len(blocks) == 0 or min(blocks) < 1:
         raise ValueError(f"KPNeXt: every level needs a block, got blocks={list(blocks)}")
+    if sum(blocks) > MOST_BLOCKS:
+        raise ValueError(f"KPNeXt: blocks has {sum(blocks)} blocks; at most {MOST_BLOCKS}")
 
 
 def _check_numbers(**numbers: float | None) -> None:

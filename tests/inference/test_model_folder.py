@@ -309,6 +309,22 @@ def test_sizes_of_a_record_take_no_memory(arguments, words, folder):
     assert words in refused(folder)
 
 
+@pytest.mark.parametrize(
+    ("factory", "arguments"),
+    [
+        ("KPNeXt", {"blocks": [10**9]}),
+        ("KPNeXt", {"blocks": [10**30, 1]}),
+        ("KPNeXt", {"shells": [1, 10**9]}),
+        ("KPFCNN.from_architecture", {"names": ["simple"] + ["resnetb_strided"] * 3000}),
+        ("KPFCNN.from_architecture", {"names": ["simple"], "kernel_size": 10**9}),
+    ],
+)
+def test_counts_of_a_record_take_no_time(factory, arguments, folder):
+    model = {"factory": factory, "arguments": {**GIVEN, **arguments}}
+    change(folder, lambda record: record.update(model=model))
+    refused(folder)
+
+
 @pytest.mark.parametrize("factory", ["os.system", "builtins.eval", "antigravity.fly"])
 def test_a_record_names_no_code(factory, folder):
     change(folder, lambda record: record["model"].update(factory=factory))
