@@ -456,7 +456,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--config", type=Path, help="YAML or JSON class map, see README.md")
     parser.add_argument("--output", type=Path, help="folder to write, data/NAME if not given")
     parser.add_argument("--name", help="name of the data set")
-    parser.add_argument("--class", dest="classes", action="append", metavar="NAME=ID[,ID]")
+    parser.add_argument(
+        "--class",
+        dest="classes",
+        action="append",
+        metavar="NAME=ID[,ID]",
+        help="a class and its raw labels; once for each class",
+    )
     parser.add_argument("--ignored", metavar="ID[,ID]", help='raw labels to ignore, or "rest"')
     parser.add_argument("--label", help="attribute with the raw labels (classification)")
     parser.add_argument(
@@ -465,7 +471,13 @@ def main(arguments: list[str] | None = None) -> None:
         metavar="NAME[/SCALE]",
         help="attributes to keep, and what their values are divided by (found from the files)",
     )
-    parser.add_argument("--split", dest="splits", action="append", metavar="NAME=PATTERN[,PATTERN]")
+    parser.add_argument(
+        "--split",
+        dest="splits",
+        action="append",
+        metavar="NAME=PATTERN[,PATTERN]",
+        help="a split and its files; once for each split (folders train, val, test of RAW)",
+    )
     parser.add_argument(
         "--columns",
         nargs="+",

@@ -109,8 +109,7 @@ def write_model(folder: str | PathLike[str], model: nn.Module, record: Mapping[s
     """
     config = ModelConfig.from_record(check_record(record)["model"])
     weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-    if config.own_factory is not None:
-        check_weights(build_without_memory(config), weights)
+    check_weights(build_without_memory(config) if config.own_factory else model, weights)
     content = safetensors.torch.save({k: v.contiguous().clone() for k, v in weights.items()})
     record = {**record, "sha256": hashlib.sha256(content).hexdigest()}
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"

@@ -147,6 +147,10 @@ def test_a_factory_of_the_caller(tmp_path):
     own = ModelConfig("mine.make", CONFIG.arguments)
     Predictor.from_record(model, make_record(model, own, DATA, {})).save(tmp_path)
     assert "factory=" in refused(tmp_path)
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(ValueError, match="NaN"):
+        Predictor.from_record(model, make_record(model, own, DATA, {})).save(tmp_path)
     assert Predictor.load(tmp_path, "cpu", factory=kpfcnn_small).class_ids == (2, 6)
 
 
