@@ -15,7 +15,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -107,10 +106,12 @@ def write_model(folder: str | PathLike[str], model: nn.Module, record: Mapping[s
         ValueError: The record is wrong, a weight is NaN or infinite, or the model is not the one
             that the record describes.
     """
+    from safetensors.torch import save  # imported late, for machines that only use checkpoints
+
     config = ModelConfig.from_record(check_record(record)["model"])
     weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
     check_weights(build_without_memory(config) if config.own_factory else model, weights)
-    content = safetensors.torch.save({k: v.contiguous().clone() for k, v in weights.items()})
+    content = save({name: value.contiguous().clone() for name, value in weights.items()})
     record = {**record, "sha256": hashlib.sha256(content).hexdigest()}
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     folder = Path(folder)
@@ -202,8 +203,10 @@ def _read_folder(folder: Path) -> TrainedModel:
             f"{folder / WEIGHTS} is not the file whose sha256 is in {RECORD}: it is damaged, or "
             "belongs to another model"
         )
+    from safetensors.torch import load
+
     try:
-        return TrainedModel(folder / RECORD, record, safetensors.torch.load(content))
+        return TrainedModel(folder / RECORD, record, load(content))
     except Exception as error:  # A damaged file raises almost any exception.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(

@@ -47,7 +47,7 @@ PREPARED = DatasetInfo(
             {"unit": "foot"},
             r"unit is 'foot', but 'metre' in .*; prepare .* with 'metre'",
         ),
-        ({"scale": 0.001}, r"scale is 0\.001, but 1\.0 in the checkpoint; prepare .* with 1\.0"),
+        ({"scale": 0.001}, r"scale is 0\.001, but 1\.0 in the model; prepare .* with 1\.0"),
         (
             {"feature_scales": {"intensity": 255.0}},
             r"feature_scales: intensity is 255\.0, but 2000\.0 in .*; prepare .* with 2000\.0",
