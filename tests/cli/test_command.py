@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kpdeform import cli
-from kpdeform.cli.packaged import packaged
+from kpdeform.cli.packaged import _IN_THE_SOURCE_TREE, packaged
 from kpdeform.cli.prepare import find_recipes
 from tests.toy import ROOT, run_python
 
@@ -112,6 +112,17 @@ def test_recipes_have_names(command, capsys):
         line = refused(command, "prepare", *arguments)
         assert "ign, modelnet" in line and all(word in line for word in arguments[:1])
     assert "sub6mm/learn0" in refused(command, "prepare", "mosd", ".")  # the folder is empty
+
+
+def test_a_wheel_holds_recipes_and_configurations(monkeypatch, tmp_path):
+    tomllib = pytest.importorskip("tomllib")
+    mapping = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["scikit-build"]
+    for name, folder in _IN_THE_SOURCE_TREE.items():
+        assert mapping["wheel"]["packages"][f"kpdeform/{name}"] == folder
+        assert packaged(name) == ROOT / folder
+    (tmp_path / "kpdeform" / "datasets").mkdir(parents=True)
+    monkeypatch.setattr("kpdeform.__file__", str(tmp_path / "kpdeform" / "__init__.py"))
+    assert packaged("datasets") == tmp_path / "kpdeform" / "datasets"
 
 
 def test_configurations_have_names(command):
