@@ -300,5 +300,15 @@ __device__ inline float approximate_sqrt(float x) {
   return root;
 #endif
 }
+// 1 / sqrt(x) to two units in the last place, for x > 0.
+__device__ inline float approximate_inverse_sqrt(float x) {
+#ifdef KPDEFORM_CUDA_SHIM
+  return 1 / std::sqrt(x);
+#else
+  float root;
+  asm("rsqrt.approx.f32 %0, %1;" : "=f"(root) : "f"(x));
+  return root;
+#endif
+}
 
 }  // namespace kpdeform

@@ -40,6 +40,7 @@ __global__ void corner_keys_kernel(const GridSampler<T> sampler, int64_t corners
 // The checked, contiguous tensors, with the interface that the combiners require of the inputs of
 // any op.
 struct GridInputs {
+  static constexpr bool kSharesSources = GridSampler<float>::kSharesSources;
   Tensor input, offset;
   MaybeTensor mask;
   GridWalk walk;

@@ -9,7 +9,8 @@
 //   gradients of offsets  chunks of the gradient of S, grad W^T, are read by
 //   and modulations       site_gradients_kernel
 //
-// Only one chunk of S or of its gradient is allocated, which fits into the L2 of recent devices.
+// Only one chunk of S or of its gradient is allocated. On tensor cores, channels that are no multiple
+// of 16 are padded with zeros: the first layer of a network, or the layer that predicts offsets.
 // Nothing waits for the device.
 #pragma once
 
@@ -21,7 +22,8 @@
 
 namespace kpdeform {
 
-constexpr int64_t kChunkBytes = int64_t{32} << 20;
+// Large enough that launches do not matter. A chunk that fits into L2 (32 MiB) was no faster.
+constexpr int64_t kChunkBytes = int64_t{128} << 20;
 
 // multiply_into computes out = left @ right in place. Half-precision products with a half-precision
 // result may add partial sums in half precision, as torch's switches say. It uses only overloads
@@ -62,6 +64,15 @@ inline Tensor group_columns(const Tensor& rows, const DenseShape& shape, int64_t
   return part_of(rows, 1, g * shape.group_out(), shape.group_out());
 }
 
+// The tensor with zeros at the end of a dimension, up to a length that is a multiple of 16.
+inline Tensor padded(const Tensor& tensor, int64_t dim) {
+  const int64_t more = (kTile - tensor.size(dim) % kTile) % kTile;
+  if (more == 0) return tensor;
+  std::vector<int64_t> padding(2 * (tensor.dim() - dim), 0);  // from the last dimension on
+  padding.back() = more;
+  return torch::stable::pad(tensor, padding);
+}
+
 // Inputs: the checked tensors of an op, such as PointsInputs (kpconv/points_inputs_cuda.h). All
 // tensors are contiguous, rows by channels; weight is (K, C/G, O).
 template <typename Inputs, typename T, typename F>
@@ -69,7 +80,15 @@ class Dense {
  public:
   Dense(const OnDevice& device, const Inputs& inputs, const DenseShape& shape,
         const Tensor& features, const Tensor& weight)
-      : device_(device), inputs_(inputs), shape_(shape), features_(features), weight_(weight) {}
+      : device_(device), inputs_(inputs), shape_(shape), features_(features), weight_(weight) {
+    pads_ = Inputs::kSharesSources && uses_tensor_cores<F>(device) && shape.groups == 1 &&
+            inputs.num_groups() == 1;
+    if (!pads_) return;
+    features_ = padded(features, 1);
+    weight_ = padded(weight, 1);
+    shape_.in_channels = features_.size(1);
+    num_padding_ = features_.size(1) - features.size(1);
+  }
 
   Tensor forward() const {
     const Tensor out =
@@ -84,26 +103,31 @@ class Dense {
   }
 
   Tensor features_gradient(const Tensor& grad, const TransposedTable& table) const {
+    const Tensor upstream = pads_ ? padded(grad, 1) : grad;
+    const Tensor weight = pads_ ? padded(weight_, 2) : weight_;
+    const int64_t group_out = weight.size(2) / shape_.groups;
     const Tensor out = torch::stable::new_empty(features_, features_.sizes());
-    auto args = inputs_.template transposed<T, F>(grad, table);
+    auto args = inputs_.template transposed<T, F>(upstream, table);
     args.whole_rows = true;
     // A block: channels that share a group of the weight and a deformation group. Each takes one
     // product.
     const int64_t group_width = shape_.in_channels / inputs_.num_groups();
     const int64_t block = common_width(shape_.in_channels, shape_.groups, inputs_.num_groups());
+    std::vector<Tensor> matrices;  // (K O/G, block)
+    for (int64_t c = 0; c < shape_.in_channels; c += block) {
+      const Tensor part = part_of(part_of(weight, 2, c / shape_.group_in() * group_out, group_out),
+                                  1, c % shape_.group_in(), block);  // (K, block, O/G)
+      matrices.push_back(torch::stable::reshape(swapped(part, 1, 2),
+                                                {shape_.num_kernel_points * group_out, block}));
+    }
     for_each_chunk(args, shape_.groups, [&](const Tensor& sampled, int64_t first, int64_t sites) {
-      for (int64_t c = 0; c < shape_.in_channels; c += block) {
-        const int64_t g = c / shape_.group_in();
-        const Tensor part = part_of(part_of(weight_, 2, g * shape_.group_out(), shape_.group_out()),
-                                    1, c % shape_.group_in(), block);  // (K, block, O/G)
-        const Tensor matrix = torch::stable::reshape(
-            swapped(part, 1, 2), {shape_.num_kernel_points * shape_.group_out(), block});
+      for (int64_t c = 0; c < shape_.in_channels; c += block)
         multiply_into(part_of(part_of(out, 0, first, sites), 1, c, block),
-                      torch::stable::select(sampled, 1, c / group_width * shape_.groups + g),
-                      matrix);
-      }
+                      torch::stable::select(
+                          sampled, 1, c / group_width * shape_.groups + c / shape_.group_in()),
+                      matrices[c / block]);
     });
-    return out;
+    return without_padding(out, 1);
   }
 
   Tensor weight_gradient(const Tensor& grad) const {
@@ -114,15 +138,17 @@ class Dense {
     const auto args = inputs_.template plain<T, F>(features_);
     for_each_chunk(args, shape_.groups, [&](const Tensor& sampled, int64_t first, int64_t sites) {
       for (int64_t g = 0; g < shape_.groups; ++g) {
-        multiply_into(product, swapped(torch::stable::select(sampled, 1, g), 0, 1),
+        const Tensor of_group = torch::stable::select(sum, 0, g);
+        multiply_into(first == 0 ? of_group : product,
+                      swapped(torch::stable::select(sampled, 1, g), 0, 1),
                       group_columns(part_of(grad, 0, first, sites), shape_, g));
-        add(torch::stable::select(sum, 0, g), product);
+        if (first > 0) add(of_group, product);
       }
     });
     const Tensor split = torch::stable::view(
         sum, {shape_.groups, shape_.num_kernel_points, shape_.group_in(), shape_.group_out()});
     const Tensor ordered = swapped(swapped(split, 0, 1), 1, 2);  // (K, C/G, G, O/G)
-    return torch::stable::to(torch::stable::reshape(ordered, weight_.sizes()),
+    return torch::stable::to(without_padding(torch::stable::reshape(ordered, weight_.sizes()), 1),
                              weight_.scalar_type());
   }
 
@@ -154,6 +180,12 @@ class Dense {
   }
 
  private:
+  // The channels of the op's argument.
+  Tensor without_padding(const Tensor& tensor, int64_t dim) const {
+    if (num_padding_ == 0) return tensor;
+    return torch::stable::contiguous(part_of(tensor, dim, 0, tensor.size(dim) - num_padding_));
+  }
+
   static int64_t chunk_sites(int64_t row, int64_t sites) {
     return std::clamp<int64_t>(kChunkBytes / int64_t(sizeof(F)) / row, 1,
                                std::max<int64_t>(sites, 1));
@@ -188,8 +220,10 @@ class Dense {
 
   const OnDevice& device_;
   const Inputs& inputs_;
-  const DenseShape shape_;
-  const Tensor features_, weight_;
+  DenseShape shape_;
+  Tensor features_, weight_;
+  bool pads_ = false;
+  int64_t num_padding_ = 0;
 };
 
 }  // namespace kpdeform

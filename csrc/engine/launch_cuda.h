@@ -77,11 +77,14 @@ void launch_lists(const OnDevice& device, void (*kernel)(EngineArguments<Sampler
   device.launch(kernel, {divide_up(args.sites, kSites), args.num_groups}, kThreads, shared(), args);
 }
 
-// Whether the engine uses tensor cores where it can. The environment variable is read at every
-// call, so that a test or a benchmark can compare both engines.
-inline bool tensor_cores_wanted() {
+// Whether the engine uses tensor cores for features of type F where it can. KPDEFORM_TENSOR_CORES=0
+// forbids it; the variable is read at every call, so that a test or a benchmark can compare both
+// engines.
+template <typename F>
+bool uses_tensor_cores(const OnDevice& device) {
   const char* const value = std::getenv("KPDEFORM_TENSOR_CORES");
-  return value != nullptr && std::strcmp(value, "1") == 0;
+  if (value != nullptr && std::strcmp(value, "0") == 0) return false;
+  return !std::is_same_v<F, double> && device.capability() >= 80;
 }
 
 // Calls body(arguments for one view, vector, packs) and returns true if the kernels of
@@ -92,13 +95,14 @@ bool on_tensor_cores(const OnDevice& device, const EngineArguments<Sampler, F>& 
                      bool is_aligned, const Body& body) {
   if constexpr (Sampler::kSharesSources && !std::is_same_v<F, double>) {
     constexpr int kWide = 16 / sizeof(F), kMostStaged = 96;
-    if (!tensor_cores_wanted() || !is_aligned || width % 16 != 0 || device.capability() < 80)
-      return false;
+    if (!is_aligned || width % kTile != 0 || !uses_tensor_cores<F>(device)) return false;
     using std::integral_constant;
     args.sampler.template with_view<kPlain>([&](const auto& sampler) {
       EngineArguments<std::decay_t<decltype(sampler)>, F> fixed{args, sampler};
       fixed.stage = std::min<int>(int(divide_up(args.stage, kTile)) * kTile, kMostStaged);
-      if (width % 64 == 0)
+      if (width % 128 == 0 && sizeof(F) == 2)
+        body(fixed, integral_constant<int, kWide>{}, integral_constant<int, 2>{});
+      else if (width % 64 == 0)
         body(fixed, integral_constant<int, kWide>{}, integral_constant<int, 8 / kWide>{});
       else
         body(fixed, integral_constant<int, 2>{}, integral_constant<int, 1>{});

@@ -10,7 +10,10 @@
 //
 // Operands are 32-bit words: one float32 number or two of 16 bits, the first one in the low half.
 // The order of columns of A, which is that of rows of B, does not matter as long as both agree.
-// float32 is split into two TF32 numbers, so that products are exact to about 2^-21.
+//
+// float32 coefficients are kept to about 2^-17 (bfloat16) or 2^-21 (float16, and TF32 for float32)
+// by splitting each into two numbers of the type that tensor cores multiply; so are float32
+// features.
 #pragma once
 
 #include <cstring>
@@ -74,10 +77,17 @@ struct HalfMma {
   static constexpr int kDepth = 16, kSlots = 4;
   static __device__ int slot(int member, int s) { return 2 * member + s % 2 + s / 2 * 8; }
 
-  // values[r][s]: row group + 8 r, column slot(s); they are rounded to F.
-  static __device__ MmaA make_a(const float (&values)[2][kSlots]) {
-    return {{pack(values[0][0], values[0][1]), pack(values[1][0], values[1][1]),
-             pack(values[0][2], values[0][3]), pack(values[1][2], values[1][3])}};
+  struct Coefficients {
+    MmaA high, low;
+  };
+  // values[r][s]: row group + 8 r, column slot(s).
+  static __device__ Coefficients make_coefficients(const float (&values)[2][kSlots]) {
+    Coefficients a;
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      split(values[i % 2][i / 2 * 2], values[i % 2][i / 2 * 2 + 1], a.high.words[i],
+            a.low.words[i]);
+    return a;
   }
   // B of number j of each row; rows[s]: row slot(s).
   template <typename W>
@@ -87,6 +97,10 @@ struct HalfMma {
       const uint32_t first = rows[2 * i].values[j / 2], second = rows[2 * i + 1].values[j / 2];
       b[i] = j % 2 == 0 ? (first & 0xffff) | second << 16 : first >> 16 | (second & 0xffff0000);
     }
+  }
+  static __device__ void multiply(MmaSums& d, const Coefficients& a, const uint32_t (&b)[2]) {
+    multiply(d, a.low, b);
+    multiply(d, a.high, b);
   }
   static __device__ void multiply(MmaSums& d, const MmaA& a, const uint32_t (&b)[2]) {
 #ifdef KPDEFORM_CUDA_SHIM
@@ -117,9 +131,12 @@ struct HalfMma {
   }
 
  private:
-  static __device__ uint32_t pack(float low, float high) {
-    const F pair[2] = {F(low), F(high)};
-    return bits_as<uint32_t>(pair);
+  // Two numbers as a word of rounded ones and a word of what rounding took away.
+  static __device__ void split(float first, float second, uint32_t& rounded, uint32_t& rest) {
+    const F pair[2] = {F(first), F(second)};
+    const F rests[2] = {F(first - float(pair[0])), F(second - float(pair[1]))};
+    rounded = bits_as<uint32_t>(pair);
+    rest = bits_as<uint32_t>(rests);
   }
 };
 template <>
@@ -132,7 +149,8 @@ struct Mma<float> {
   static constexpr int kDepth = 8, kSlots = 2;
   static __device__ int slot(int member, int s) { return member + 4 * s; }
 
-  static __device__ MmaA make_a(const float (&values)[2][kSlots]) {
+  using Coefficients = MmaA;
+  static __device__ MmaA make_coefficients(const float (&values)[2][kSlots]) {
     return {{bits_as<uint32_t>(values[0][0]), bits_as<uint32_t>(values[1][0]),
              bits_as<uint32_t>(values[0][1]), bits_as<uint32_t>(values[1][1])}};
   }

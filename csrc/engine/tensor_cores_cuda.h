@@ -5,8 +5,7 @@
 //
 // The lanes compute the coefficients A straight into the operand of the instruction, each exactly
 // once, and read every row of features once, 16 bytes at a time. Nothing is listed and no lane
-// waits for another, but for the sources in shared memory. Every sum has one fixed order. In half
-// precision the coefficients are rounded to the type of the features.
+// waits for another, but for the sources in shared memory. Every sum has one fixed order.
 //
 // Kernel points are taken 16 at a time and channels 8 * kVector * kPacks at a time: column n of
 // product j is channel chunk_of(n) * kVector + j, so that the numbers that a lane reads and writes
@@ -19,6 +18,13 @@
 namespace kpdeform {
 
 constexpr int kTile = 16;  // kernel points of one product
+
+// Blocks of tensor_gather_kernel that a multiprocessor must be able to hold, which bounds registers:
+// the fastest numbers on an H100.
+template <typename Sampler, int kChannels>
+constexpr int kGatherBlocks = kChannels > 64             ? 3
+                              : Sampler::kTransposedView ? 4
+                                                         : 5;
 
 // The place of column n of a product among the 8 chunks of channels: columns 2 t and 2 t + 1, which
 // belong to one lane, are 4 chunks apart, so that the lanes of a row write neighbouring chunks.
@@ -41,18 +47,19 @@ class TensorSite {
  public:
   using Source = typename Sampler::Source;
   using Multiplier = Mma<F>;
+  using A = typename Multiplier::Coefficients;
   static constexpr int kDepth = Multiplier::kDepth, kSlots = Multiplier::kSlots;
 
   // `keeps`: whether the coefficients are kept, for sites with several blocks of channels.
   static __host__ __device__ int64_t bytes(int stage, bool keeps) {
-    return stage * sizeof(Source) + (keeps ? stage / kDepth * 32 * sizeof(MmaA) : 0);
+    return stage * sizeof(Source) + (keeps ? stage / kDepth * 32 * sizeof(A) : 0);
   }
 
   __device__ TensorSite(const Sampler& sampler, int stage, bool keeps, unsigned char* shared)
       : group(lanes.lane / 4), member(lanes.lane % 4), sampler_(sampler), stage_(stage) {
     shared += threadIdx.x / 32 * bytes(stage, keeps);
     sources_ = reinterpret_cast<Source*>(shared);
-    kept_ = keeps ? reinterpret_cast<MmaA*>(sources_ + stage) : nullptr;
+    kept_ = keeps ? reinterpret_cast<A*>(sources_ + stage) : nullptr;
   }
 
   __device__ void open(int64_t site, int deformation_group) {
@@ -77,29 +84,48 @@ class TensorSite {
     return sampler_.site_factor(site_, kernel_point(r), deformation_group_);
   }
 
-  // Copies the sources from `from` on into shared memory; returns how many there are. What follows
-  // them, up to a multiple of 16, has no row.
+  // Copies the sources from `from` on that have a row into shared memory, in their order; returns
+  // how many there are. What follows them, up to a multiple of 16, has no row.
   __device__ int stage(int64_t from) {
+    if (staged_ == from) return num_staged_;
     const int count = int(num_sources_ - from < stage_ ? num_sources_ - from : stage_);
-    if (staged_ == from) return count;
-    staged_ = from;
+    int used = 0;
     lanes.sync();  // no lane reads the previous sources any more
-    for (int i = lanes.lane; i < (count + kTile - 1) / kTile * kTile; i += 32) {
-      sources_[i] =
+    for (int first = 0; first < count; first += 32) {
+      const int i = first + lanes.lane;
+      const Source source =
           i < count ? sampler_.source(site_, from + i, deformation_group_) : Sampler::no_source();
+      const bool exists = source.row != kNoRow;
+      const unsigned existing = lanes.ballot(exists);
+      if (exists) sources_[used + __popc(existing & lanes.lanes_before())] = source;
+      used += __popc(existing);
     }
+    if (lanes.lane < (kTile - used % kTile) % kTile)
+      sources_[used + lanes.lane] = Sampler::no_source();
     lanes.sync();
-    return count;
+    staged_ = from;
+    num_staged_ = used;
+    return used;
   }
   __device__ const Source& source(int i) const { return sources_[i]; }
 
-  template <bool kDerivative>
-  __device__ typename Sampler::Coefficient coefficient(int r, const Source& source) const {
-    typename Sampler::Coefficient a{};
-    if (exists(r))
-      a = sampler_.template coefficient<kDerivative>(places_[r], source, kernel_point(r),
-                                                     deformation_group_);
-    return a;
+  // Calls body(source, r, value, derivative) for sources `first` and `first` + 1 and both kernel
+  // points of the lane.
+  template <typename Body>
+  __device__ void for_each_coefficient(int first, const Body& body) const {
+    sampler_.with_influence([&](auto influence) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h)
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          const Source& source = sources_[first + h];
+          float derivative[Sampler::kDims];
+          const float value = sampler_.template weight_with_derivative<influence()>(
+              places_[r], source, kernel_point(r), deformation_group_, derivative);
+          if (sampler_.all_serve() || sampler_.serves(source, kernel_point(r)))
+            body(h, r, value, derivative);
+        }
+    });
   }
 
   // Adds to `sums` the weighted rows of all sources, for the selected kernel points and the 8 *
@@ -122,7 +148,7 @@ class TensorSite {
             x[p][s] = load_row<kVector>(features + p * 8 * kVector, row, channels);
         }
         const int place = first / kDepth * 32 + lanes.lane;
-        const MmaA a = known ? kept_[place] : coefficients(first);
+        const A a = known ? kept_[place] : coefficients(first);
         if (keeps && !known) kept_[place] = a;
 #pragma unroll
         for (int p = 0; p < kPacks; ++p)
@@ -142,7 +168,7 @@ class TensorSite {
 
  private:
   // The operand A of the sources from `first` on.
-  __device__ MmaA coefficients(int first) const {
+  __device__ A coefficients(int first) const {
     float values[2][kSlots];
     sampler_.with_influence([&](auto influence) {
 #pragma unroll
@@ -161,16 +187,16 @@ class TensorSite {
           if (!sampler_.serves(sources_[first + Multiplier::slot(member, s)], kernel_point(r)))
             values[r][s] = 0;
     }
-    return Multiplier::make_a(values);
+    return Multiplier::make_coefficients(values);
   }
 
   const Sampler& sampler_;
   const int stage_;
   Source* sources_;
-  MmaA* kept_;
+  A* kept_;
   typename Sampler::Place places_[2] = {};
   int64_t site_ = 0, num_sources_ = 0, staged_ = -1;
-  int deformation_group_ = 0, tile_ = 0, kept_tile_ = -1;
+  int num_staged_ = 0, deformation_group_ = 0, tile_ = 0, kept_tile_ = -1;
 };
 
 // Calls body(p, h, channel) for the packs of kVector channels that a lane has of the block of
@@ -184,7 +210,7 @@ __device__ void for_each_pack(int c, int member, const Body& body) {
 }
 
 template <typename Sampler, typename F, int kVector, int kPacks>
-__global__ void __launch_bounds__(kThreads, 4)
+__global__ void __launch_bounds__(kThreads, kGatherBlocks<Sampler, 8 * kVector * kPacks>)
     tensor_gather_kernel(const EngineArguments<Sampler, F> args) {
   KPDEFORM_SHARED(shared);
   constexpr int kBlock = 8 * kVector * kPacks;  // channels
@@ -382,21 +408,18 @@ __global__ void __launch_bounds__(kThreads, 4)
             }
           }
 #pragma unroll
-          for (int part = 0; part < kPart; ++part)
+          for (int part = 0; part < kPart; ++part) {
+            if (first + part * 8 >= count) continue;
+            const int source = first + part * 8 + 2 * site.member;  // beyond `count` they are empty
+            site.for_each_coefficient(source,
+                                      [&](int h, int r, float value, const float* derivative) {
+                                        const float dot = dots[part].values[r * 2 + h];
+                                        by_modulation[r] += value * dot;
 #pragma unroll
-            for (int h = 0; h < 2; ++h) {
-              const int source = first + part * 8 + 2 * site.member + h;
-              if (source >= count) continue;
-#pragma unroll
-              for (int r = 0; r < 2; ++r) {
-                const auto a = site.template coefficient<true>(r, site.source(source));
-                if (!site.exists(r) || a.row == kNoRow) continue;
-                const float dot = dots[part].values[r * 2 + h];
-                by_modulation[r] += a.value * dot;
-#pragma unroll
-                for (int d = 0; d < kDims; ++d) by_offset[r][d] += a.derivative[d] * dot;
-              }
-            }
+                                        for (int d = 0; d < kDims; ++d)
+                                          by_offset[r][d] += derivative[d] * dot;
+                                      });
+          }
         }
       }
       write_site_gradients(args, site, at, by_modulation, by_offset);

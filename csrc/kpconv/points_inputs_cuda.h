@@ -28,6 +28,7 @@ struct PointsInputs {
   int64_t num_groups() const { return std::max(offset_groups(), modulation_groups()); }
 
   // ---- The interface that the combiners require of the inputs of any op.
+  static constexpr bool kSharesSources = PointsSampler<float>::kSharesSources;
   int64_t num_sites() const { return num_queries(); }
   const Tensor& positions() const { return queries; }
 

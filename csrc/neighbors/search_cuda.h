@@ -61,15 +61,21 @@ class QuerySearch {
   __device__ QuerySearch(const SearchArguments<T>& args, SearchMemory& memory)
       : args_(args), memory_(memory) {}
 
+  // Selects query i. If it lies in the same cell as the one before, the runs found by find_rows()
+  // stay.
   __device__ void open(int64_t i) {
     query_ = args_.queries[i];
-    cloud_ = int64_t(args_.query_keys[i] >> args_.bits);
+    const uint64_t key = args_.query_keys[i];
+    if (key == key_) return;
+    key_ = key;
+    cloud_ = int64_t(key >> args_.bits);
     num_runs_ = 0;
   }
   __device__ bool has_cloud() const { return cloud_ < args_.num_clouds; }
 
-  // Finds the 9 runs, of 3 cells each, around the query.
+  // Finds the 9 runs, of 3 cells each, around the cell of the query.
   __device__ void find_rows() {
+    if (num_runs_ > 0) return;
     const CloudGrid grid = args_.grids[cloud_];
     int64_t cell[3];
     cells_of_query(grid, CellOrder::kRows, cell);
@@ -130,11 +136,19 @@ class QuerySearch {
     while (written < args_.width) {
       const int wanted = int(args_.width - written < kKept ? args_.width - written : kKept);
       const int found = collect(radius2, after, wanted);
-      for (int i = lanes_.lane; i < found; i += kLanes) {
-        const Neighbor one = hit(i);
-        const int place = place_of(one, found);
-        if (place < wanted) write(written + place, one.row);
-        if (place == wanted - 1) memory_.limit = one;
+      for (int i = lanes_.lane; i < found; i += 2 * kLanes) {  // two at a time read each hit once
+        const Neighbor hits[2] = {hit(i), hit(i + kLanes < found ? i + kLanes : i)};
+        int places[2] = {};
+        for (int j = 0; j < found; ++j) {
+          const Neighbor other = hit(j);
+          places[0] += other < hits[0];
+          places[1] += other < hits[1];
+        }
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          if (places[h] < wanted) write(written + places[h], hits[h].row);
+          if (places[h] == wanted - 1) memory_.limit = hits[h];
+        }
       }
       lanes_.sync();
       written += found < wanted ? found : wanted;
@@ -191,9 +205,19 @@ class QuerySearch {
       if (!cells(r, first, last)) continue;
       const int64_t at = lower_bound(args_.point_keys, begin, end, base + first);
       memory_.run_begins[r] = at;
-      memory_.run_ends[r] = lower_bound(args_.point_keys, at, end, base + last + 1);
+      memory_.run_ends[r] = end_of_run(at, end, base + last + 1);
     }
     lanes_.sync();
+  }
+
+  // As lower_bound, in few steps for the short runs of most clouds.
+  __device__ int64_t end_of_run(int64_t low, int64_t high, uint64_t key) const {
+    for (int64_t step = 16; low + step < high; step *= 4) {
+      if (args_.point_keys[low + step] >= key)
+        return lower_bound(args_.point_keys, low, low + step, key);
+      low += step + 1;
+    }
+    return lower_bound(args_.point_keys, low, high, key);
   }
 
   // All lanes together call visit(near, neighbor) for every point of the runs. `near` is false for
@@ -308,6 +332,7 @@ class QuerySearch {
   SearchMemory& memory_;
   const LaneGroup<kLanes> lanes_;
   SortedPoint<T> query_;
+  uint64_t key_ = ~uint64_t{0};  // of no query
   int64_t cloud_ = 0;
   int num_runs_ = 0;
 };
@@ -323,13 +348,17 @@ __global__ void __launch_bounds__(kSearchThreads, 4) radius_kernel(const SearchA
   QuerySearch<T, kLanes> search(args,
                                 reinterpret_cast<SearchMemory*>(shared)[threadIdx.x / kLanes]);
   int64_t most = 0;
-  for (int64_t i = global_thread() / kLanes; i < args.num_queries;
-       i += num_threads_of_grid() / kLanes) {
-    search.open(i);
-    if (search.has_cloud()) search.find_rows();
-    const int64_t found =
-        args.table == nullptr ? search.count(args.radius2) : search.write_row(args.radius2);
-    most = found > most ? found : most;
+  constexpr int kTogether = 16;  // queries that follow each other often share their cell
+  for (int64_t first = global_thread() / kLanes * kTogether; first < args.num_queries;
+       first += num_threads_of_grid() / kLanes * kTogether) {
+    const int64_t end = first + kTogether < args.num_queries ? first + kTogether : args.num_queries;
+    for (int64_t i = first; i < end; ++i) {
+      search.open(i);
+      if (search.has_cloud()) search.find_rows();
+      const int64_t found =
+          args.table == nullptr ? search.count(args.radius2) : search.write_row(args.radius2);
+      most = found > most ? found : most;
+    }
   }
   // Reading first avoids most of the atomics: few threads have a larger count.
   if (search.lanes().lane == 0 && most > *static_cast<volatile int64_t*>(args.most))

@@ -49,6 +49,8 @@ struct PointsSampler : PointsData<Number> {
       Data::queries, Data::reach, Data::starts, Data::width;
   static constexpr int kDims = 3;  // number of coordinates; the third is 0 for 2D clouds
   static constexpr bool kSharesSources = true;
+  static constexpr bool kTransposedView =
+      kView == View::kRigidTransposed || kView == View::kMovingTransposed;
 
   // Calls body(sampler) with the same sampler for one view; kPlain: it is not the transposed one.
   template <bool kPlain, typename Body>
@@ -86,7 +88,7 @@ struct PointsSampler : PointsData<Number> {
 
   __host__ __device__ bool transposed() const {
     if constexpr (kView == View::kAny) return starts != nullptr;
-    return kView == View::kRigidTransposed || kView == View::kMovingTransposed;
+    return kTransposedView;
   }
   // Whether kernel points have offsets.
   __host__ __device__ bool moves() const {
@@ -109,9 +111,9 @@ struct PointsSampler : PointsData<Number> {
     const int64_t point = transposed() ? site : neighbors[site * width + i];
     if (point < 0 || point >= num_points || query < 0 || query >= num_queries) return source;
     source.row = uint32_t(transposed() ? query : point);
+    const T *const from = queries + query * dim, *const to = points + point * dim;
 #pragma unroll
-    for (int d = 0; d < kDims; ++d)
-      source.y[d] = d < dim ? points[point * dim + d] - queries[query * dim + d] : T(0);
+    for (int d = 0; d < kDims; ++d) source.y[d] = d < dim ? to[d] - from[d] : T(0);
     const bool prunes = moves() && influence != kLinear;
     if (!prunes && aggregation == kSum) return source;
     T smallest = 0, vector[kDims];
@@ -229,6 +231,25 @@ struct PointsSampler : PointsData<Number> {
       value = squared >= T(0) ? gaussian_influence(squared, reach) : T(0);
     if (!transposed()) return value;
     return exists ? value * modulation(source.row, k, group) : T(0);
+  }
+  // The same in the plain view, with the derivative of the coefficient by the offset.
+  template <int kInfluence>
+  __device__ T weight_with_derivative(const Place& place, const Source& source, int k, int group,
+                                      T* derivative) const {
+    const T squared = difference(place, source, k, group, derivative);
+    const bool exists = squared >= T(0);  // false for NaN
+    T value(exists), slope(0);
+    if constexpr (kInfluence == kLinear) {
+      const T inverse = squared > T(0) ? approximate_inverse_sqrt(squared) : T(0);
+      value = exists ? std::fmax(T(1) - squared * inverse * reach.inverse_sigma, T(0)) : T(0);
+      slope = value > T(0) ? inverse * reach.inverse_sigma : T(0);
+    } else if constexpr (kInfluence == kGaussian) {
+      value = exists ? gaussian_influence(squared, reach) : T(0);
+      slope = gaussian_derivative(value, reach);
+    }
+#pragma unroll
+    for (int d = 0; d < kDims; ++d) derivative[d] = exists ? slope * derivative[d] : T(0);
+    return value;
   }
   // Whether kernel points share a source, and if not, whether kernel point k has this one.
   __device__ bool all_serve() const { return aggregation != kClosest; }

@@ -19,7 +19,7 @@ from kpdeform.ops._autograd import is_transformed
 from kpdeform.ops._call import call
 from kpdeform.ops._fake import index_dtype
 
-MOST_SLOTS = 8_000_000  # Larger tables are not kept: the backward op builds them in parts.
+MOST_SLOTS = 8_000_000  # Larger tables are not kept: on the CPU, the op builds them in parts.
 
 _Table = tuple[Tensor, Tensor]
 _tables = WeakTensorKeyDictionary()  # neighbours -> (cache key, table)
@@ -39,7 +39,8 @@ def transposed_neighbors(neighbors: Tensor, num_points: int) -> _Table | tuple[N
     this_pass = torch._C._current_graph_task_id()  # -1 outside a backward pass.
     if type(neighbors) is not Tensor or is_transformed() or this_pass < 0:
         return make(neighbors, num_points)
-    if neighbors.numel() > MOST_SLOTS or _is_captured(neighbors):
+    in_parts = neighbors.numel() > MOST_SLOTS and not neighbors.is_cuda
+    if in_parts or _is_captured(neighbors):
         return None, None
     now = (this_pass, num_points, _stream(neighbors))
     then, table = _tables.get(neighbors, (None, None))

@@ -34,6 +34,12 @@ def test_kernels_agree_with_their_oracles_up_to_their_limits():
     shim.run_tests("tests/native/cuda_limits.py", *FILES, marked="shim")
 
 
+def test_kernels_without_tensor_cores(monkeypatch):
+    monkeypatch.setenv("KPDEFORM_TENSOR_CORES", "0")
+    files = [f"tests/ops/test_{name}.py" for name in ("kpconv", "kpconv_depthwise", "precision")]
+    shim.run_tests("tests/native/cuda_limits.py", *files, marked="shim")
+
+
 @pytest.mark.slow
 def test_every_op_test():
     shim.run_tests(*FILES)

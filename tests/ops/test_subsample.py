@@ -62,6 +62,8 @@ def test_agrees_with_the_oracle(dtype, dim, cell, extras, device):
                 continue
             value = torch.tensor(np.array(value))
             tolerance = 8 * torch.finfo(dtype).eps if value.is_floating_point() else 0.0
+            if function is reference.grid_subsample and device.type == "cuda":
+                tolerance *= 8  # index_add_ adds the rows of a cell in any order there
             assert_close(result[name], value, tolerance, name)
 
 
