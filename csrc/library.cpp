@@ -89,7 +89,8 @@ STABLE_TORCH_LIBRARY(kpdeform, m) {
   m.def("neighbor_pool(Tensor features, Tensor neighbors, int reduce, bool shadow_zero) "
         "-> (Tensor pooled, Tensor argmax)");
   m.def("neighbor_pool_backward("
-        "Tensor grad, Tensor neighbors, Tensor argmax, SymInt num_points, int reduce) -> Tensor");
+        "Tensor grad, Tensor neighbors, Tensor argmax, SymInt num_points, int reduce, "
+        "Tensor? starts=None, Tensor? members=None) -> Tensor");
 
   // norm/batch_norm.h
   m.def("batch_norm("

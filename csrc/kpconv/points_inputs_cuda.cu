@@ -36,13 +36,6 @@ PointsInputs make_points_inputs(const Tensor& queries, const Tensor& points,
           Aggregation(aggregation)};
 }
 
-TransposedTable transposed_table(const OnDevice& device, const PointsInputs& in,
-                                 const MaybeTensor& starts, const MaybeTensor& members) {
-  check_transposed_shapes(starts, members, in.neighbors, in.num_points());
-  if (!starts.has_value()) return transpose_table(device, in.neighbors, in.num_points());
-  return {torch::stable::contiguous(*starts), torch::stable::contiguous(*members)};
-}
-
 Tensor sum_groups(const Tensor& gradient, int64_t dim, int64_t groups, const Tensor& like) {
   const Tensor sum =
       gradient.size(dim) == groups

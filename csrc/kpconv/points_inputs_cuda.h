@@ -77,10 +77,6 @@ PointsInputs make_points_inputs(const Tensor& queries, const Tensor& points,
                                 const MaybeTensor& offsets, const MaybeTensor& modulations,
                                 int64_t influence, int64_t aggregation);
 
-// The transposed table: the caller's, after a check, or a new one.
-TransposedTable transposed_table(const OnDevice& device, const PointsInputs& in,
-                                 const MaybeTensor& starts, const MaybeTensor& members);
-
 // Computes the result of kernel_point_distances; kpconv_with_distances calls it after the
 // convolution.
 Tensor distances_of(const OnDevice& device, const PointsInputs& in, const MaybeTensor& offsets);
@@ -122,8 +118,8 @@ FourTensors convolution_gradients(const OnDevice& device, const PointsInputs& in
     const Tensor upstream = torch::stable::contiguous(grad);
     const auto convolution = make_convolution(number, element);
     if (wanted.features)
-      std::get<0>(grads) =
-          convolution.features_gradient(upstream, transposed_table(device, in, starts, members));
+      std::get<0>(grads) = convolution.features_gradient(
+          upstream, transposed_table(device, in.neighbors, in.num_points(), starts, members));
     if (wanted.weight) std::get<1>(grads) = convolution.weight_gradient(upstream);
     if (!wanted.offsets && !wanted.modulations) return grads;
     // The kernels write one gradient per group.

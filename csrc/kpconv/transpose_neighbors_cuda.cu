@@ -41,6 +41,14 @@ TransposedTable transpose_table(const OnDevice& device, const Tensor& neighbors,
   return {key_starts(device, sorted.keys, num_points), sorted.values};
 }
 
+TransposedTable transposed_table(const OnDevice& device, const Tensor& neighbors,
+                                 int64_t num_points, const MaybeTensor& starts,
+                                 const MaybeTensor& members) {
+  check_transposed_shapes(starts, members, neighbors, num_points);
+  if (!starts.has_value()) return transpose_table(device, neighbors, num_points);
+  return {torch::stable::contiguous(*starts), torch::stable::contiguous(*members)};
+}
+
 namespace {
 
 std::tuple<Tensor, Tensor> transpose_neighbors(const Tensor& neighbors, int64_t num_points) {

@@ -12,7 +12,9 @@
 // 6. argmax is (M, C) int16 for the maximum: the slot of the maximum, or -1 if there is none. It is
 //    (0, C) for mean and nearest.
 // 7. Backward. grad_features[n,c] is summed in the order of (m, h), in float32 (float64 for
-//    float64), so that its bits are the same for any number of threads.
+//    float64), so that its bits are the same for any number of threads. On CUDA it goes over the
+//    transposed table: starts and members of transpose_neighbors, or a new one if they are not
+//    given. The CPU needs none and ignores them.
 #pragma once
 
 #include <cstdint>

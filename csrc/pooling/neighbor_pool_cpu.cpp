@@ -11,6 +11,7 @@
 
 #include "base/common.h"
 #include "base/parallel.h"
+#include "base/tensors.h"
 #include "pooling/neighbor_pool.h"
 
 namespace kpdeform {
@@ -279,7 +280,7 @@ class Backward {
 };
 
 Tensor neighbor_pool_backward(Tensor grad, Tensor neighbors, Tensor argmax, int64_t num_points,
-                              int64_t reduce) {
+                              int64_t reduce, MaybeTensor, MaybeTensor) {
   check_reduce(reduce);
   KPDEFORM_CHECK(neighbors.dim() == 2, "neighbors must be (M, H)");
   KPDEFORM_CHECK(

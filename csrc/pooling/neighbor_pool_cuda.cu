@@ -26,8 +26,8 @@ struct Pool {
   bool shadow_zero;
   int16_t* argmax;        // (M, C), for max
   const int32_t* slots;   // backward: (M,) number of occupied slots (mean), or first one (nearest)
-  const int64_t* starts;  // backward: the transposed table
-  const int32_t* members;
+  const int64_t* starts;  // backward: the transposed table, whose values may be any
+  Indices members;
 
   // The row of features that a slot holds, or -1 if it is empty.
   __device__ int64_t at(int64_t m, int64_t h) const {
@@ -119,8 +119,11 @@ __global__ void pool_backward_kernel(const Pool<F> pool) {
     const int64_t n = i / pool.packs, c = (i - n * pool.packs) * kVector;
     Sum<F> sum[kVector] = {};
     int64_t previous = -1;
-    for (int64_t t = pool.starts[n]; t < pool.starts[n + 1]; ++t) {
+    const int64_t begin = pool.starts[n], end = pool.starts[n + 1];
+    const bool valid = begin >= 0 && end <= pool.num_queries * pool.width;
+    for (int64_t t = begin; valid && t < end; ++t) {
       const int64_t m = pool.members[t];
+      if (m < 0 || m >= pool.num_queries) continue;
       const bool again = m == previous;  // a point may occur twice in a row; only mean counts both
       previous = m;
       if (pool.reduce != kMean && again) continue;
@@ -191,7 +194,8 @@ std::tuple<Tensor, Tensor> neighbor_pool(const Tensor& features, const Tensor& n
 }
 
 Tensor neighbor_pool_backward(const Tensor& grad, const Tensor& neighbors, const Tensor& argmax,
-                              int64_t num_points, int64_t reduce) {
+                              int64_t num_points, int64_t reduce, MaybeTensor starts,
+                              MaybeTensor members) {
   check_table(grad, neighbors, reduce);
   KPDEFORM_CHECK(grad.size(0) == neighbors.size(0), "grad must have one row per row of neighbors");
   KPDEFORM_CHECK(num_points >= 0 && num_points <= 4294967295,
@@ -206,14 +210,14 @@ Tensor neighbor_pool_backward(const Tensor& grad, const Tensor& neighbors, const
   const Tensor table = torch::stable::contiguous(neighbors);
   const Tensor taken = torch::stable::contiguous(argmax);
   const Tensor out = torch::stable::new_empty(in, {num_points, in.size(1)});
-  const TransposedTable transposed = transpose_table(device, table, num_points);
+  const TransposedTable transposed = transposed_table(device, table, num_points, starts, members);
   const Tensor slots = torch::stable::new_empty(table, {table.size(0)}, ScalarType::Int);
   with_packs({in, out}, [&](auto f, auto vector) {
     using F = decltype(f);
     Pool<F> pool = make_pool<F>(in, out, table, num_points, reduce, vector());
     pool.argmax = mutable_data<int16_t>(taken);
     pool.starts = data<int64_t>(transposed.starts);
-    pool.members = data<int32_t>(transposed.members);
+    pool.members = indices(transposed.members);
     pool.slots = data<int32_t>(slots);
     if (reduce != kMax)
       device.launch(slots_kernel<F>, divide_up(pool.num_queries, kBlock), kBlock, pool,

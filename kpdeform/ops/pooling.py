@@ -11,6 +11,7 @@ from kpdeform import _checks
 from kpdeform import _library as _library
 from kpdeform.ops._autograd import is_transformed, refuse_second_derivative, register_autograd
 from kpdeform.ops._call import call, contiguous
+from kpdeform.ops._transposed import transposed_neighbors
 
 try:
     from torch_scatter import segment_csr as _segment_csr
@@ -107,7 +108,13 @@ def _neighbor_pool_fake(
 
 @torch.library.register_fake("kpdeform::neighbor_pool_backward")
 def _neighbor_pool_backward_fake(
-    grad: Tensor, neighbors: Tensor, argmax: Tensor, num_points: int, reduce: int
+    grad: Tensor,
+    neighbors: Tensor,
+    argmax: Tensor,
+    num_points: int,
+    reduce: int,
+    starts: Tensor | None = None,
+    members: Tensor | None = None,
 ) -> Tensor:
     return grad.new_empty((num_points, grad.shape[1]))
 
@@ -121,7 +128,12 @@ def _neighbor_pool_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor
 def _neighbor_pool_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     neighbors, argmax = ctx.saved_tensors
     op = torch.ops.kpdeform.neighbor_pool_backward.default
-    grad_features = call(op, grad.contiguous(), neighbors, argmax, ctx.num_points, ctx.reduce)
+    # Only the CUDA op uses the table. It is shared with the convolutions of the same level.
+    on_cuda = grad.is_cuda
+    table = transposed_neighbors(neighbors, ctx.num_points) if on_cuda else (None, None)
+    grad_features = call(
+        op, grad.contiguous(), neighbors, argmax, ctx.num_points, ctx.reduce, *table
+    )
     return grad_features, None, None, None
 
 
