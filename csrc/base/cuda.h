@@ -111,7 +111,8 @@ class OnDevice {
     KPDEFORM_CHECK(grid.y <= kMostLayers && grid.z <= kMostLayers, "too many groups or channels");
     const dim3 blocks(unsigned(std::min(grid.x, kMostBlocks)), unsigned(grid.y), unsigned(grid.z));
 #ifdef KPDEFORM_CUDA_SHIM
-    shim::run(blocks, threads, shared, [&] { kernel(arguments...); });
+    shim::run(blocks, threads, shared, (int64_t(sizeof(arguments)) + ... + 0),
+              [&] { kernel(arguments...); });
 #else
     constexpr int64_t kAlwaysAllowed = 48 << 10;
     if (shared > kAlwaysAllowed)
@@ -272,6 +273,10 @@ struct alignas(sizeof(T) * kCount) Pack {
 };
 template <int kCount, typename T>
 __device__ Pack<T, kCount> load_pack(const T* from) {
+#ifdef KPDEFORM_CUDA_SHIM
+  if (reinterpret_cast<uintptr_t>(from) % sizeof(Pack<T, kCount>) != 0)
+    shim::fail("a pack is not aligned");
+#endif
   return *reinterpret_cast<const Pack<T, kCount>*>(from);
 }
 // Stores to global memory, not to shared memory.
@@ -286,6 +291,8 @@ __device__ void store_pack(T* to, const Pack<T, kCount>& pack) {
                  : "memory");
     return;
   }
+#else
+  if (reinterpret_cast<uintptr_t>(to) % sizeof(pack) != 0) shim::fail("a pack is not aligned");
 #endif
   *reinterpret_cast<Pack<T, kCount>*>(to) = pack;
 }

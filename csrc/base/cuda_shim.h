@@ -1,13 +1,16 @@
 // The part of CUDA that the kernels use, implemented on one CPU thread, so that tests can run the
 // unmodified kernel source without a GPU. Every thread of a block is a fiber; a collective
-// operation lets other fibers run until all lanes that it names have arrived. Some blocks run their
-// fibers from first to last, others from last to first: code that lacks a synchronisation fails in
-// one of the two orders. The shim does not model CUDA's memory consistency.
+// operation lets other fibers run until all lanes that it names have arrived. The fibers of a block
+// take turns in an order of its own: from first to last, from last to first, or random. Code that
+// lacks a synchronisation fails in some of them. KPDEFORM_SHIM_SEED selects other orders. Limits of
+// CUDA are asserted: threads, shared memory, grid, size of arguments, alignment of packs. The shim
+// does not model CUDA's memory consistency.
 #pragma once
 
 #include <setjmp.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -17,6 +20,8 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <numeric>
+#include <random>
 #include <vector>
 
 #define __global__
@@ -108,6 +113,33 @@ inline void make_fiber(Fiber& fiber) {
   makecontext(&fiber.start, enter, 0);
 }
 
+[[noreturn]] inline void fail(const char* what) {
+  std::fprintf(stderr, "cuda_shim: %s\n", what);
+  std::abort();
+}
+
+// The order in which the threads of a block take turns.
+inline std::vector<unsigned> order_of_threads(unsigned threads, uint64_t block) {
+  static const uint64_t seed = [] {
+    const char* const text = std::getenv("KPDEFORM_SHIM_SEED");
+    return text == nullptr ? 0 : std::strtoull(text, nullptr, 10);
+  }();
+  std::vector<unsigned> order(threads);
+  std::iota(order.begin(), order.end(), 0u);
+  std::minstd_rand random(unsigned(seed * 0x9e3779b1 + block * 0x85ebca77 + 1));
+  random.discard(2);
+  switch (random() % 4) {
+    case 0:
+      break;
+    case 1:
+      std::reverse(order.begin(), order.end());
+      break;
+    default:
+      std::shuffle(order.begin(), order.end(), random);
+  }
+  return order;
+}
+
 inline void run_block() {
   Machine& m = machine();
   const unsigned threads = m.block.x;
@@ -116,27 +148,29 @@ inline void run_block() {
     if (!m.fibers[i].stack) make_fiber(m.fibers[i]);
     m.fibers[i].done = false;
   }
-  const bool reverse = m.blocks++ * 0x9e3779b97f4a7c15 >> 63 != 0;  // a pseudorandom bit
+  const std::vector<unsigned> order = order_of_threads(threads, m.blocks++);
   m.warps.clear();
   m.whole = Meeting();
   m.alive = threads;
   while (m.alive > 0) {
     m.progress = false;
-    for (unsigned i = 0; i < threads; ++i) {
-      m.current = reverse ? threads - 1 - i : i;
+    for (const unsigned thread : order) {
+      m.current = thread;
       if (m.fibers[m.current].done) continue;
       m.thread_index = dim3(m.current, 0, 0);
       take_turn();
     }
-    if (!m.progress) {
-      std::fputs("cuda_shim: deadlock: every thread is waiting at a collective\n", stderr);
-      std::abort();
-    }
+    if (!m.progress) fail("deadlock: every thread is waiting at a collective");
   }
 }
 
 template <typename Body>
-void run(dim3 grid, int threads, int64_t shared_bytes, const Body& body) {
+void run(dim3 grid, int threads, int64_t shared_bytes, int64_t argument_bytes, const Body& body) {
+  constexpr unsigned kMostLayers = 65535;
+  if (threads < 1 || threads > 1024) fail("a block has 1 to 1024 threads");
+  if (shared_bytes > (64 << 10)) fail("sm_75 has 64 KB of shared memory for a block");
+  if (grid.y > kMostLayers || grid.z > kMostLayers) fail("a grid has at most 65535 layers");
+  if (argument_bytes > (4 << 10)) fail("the arguments of a kernel have at most 4 KB");
   Machine& m = machine();
   m.grid = grid;
   m.block = dim3(unsigned(threads), 1, 1);
@@ -153,10 +187,7 @@ void run(dim3 grid, int threads, int64_t shared_bytes, const Body& body) {
 inline const uint64_t* meet(unsigned mask, uint64_t value) {
   Machine& m = machine();
   const unsigned lane = m.current % 32;
-  if ((mask >> lane & 1) == 0) {
-    std::fputs("cuda_shim: a thread calls a collective that does not name it\n", stderr);
-    std::abort();
-  }
+  if ((mask >> lane & 1) == 0) fail("a thread calls a collective that does not name it");
   Meeting& meeting = m.warps[{m.current / 32, mask}];
   meeting.values[lane] = value;
   meeting.arrived |= uint64_t{1} << lane;

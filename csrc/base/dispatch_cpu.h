@@ -1,5 +1,5 @@
-// Dispatch by dtype on the CPU: choice of a kernel, copies in the dtype of the arithmetic, and
-// gradient tensors.
+// What CPU ops do about dtypes: call a body with the C++ types of positions and features, convert a
+// tensor to the dtype of the arithmetic, and allocate gradients.
 #pragma once
 
 #include "base/half.h"

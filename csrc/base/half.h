@@ -1,5 +1,5 @@
-// Element types of features that are half as wide as float, in which they are computed. On CUDA
-// these names are torch's own types.
+// 16-bit element types of features; arithmetic on them is in float32. In CUDA code, these names are
+// torch's own types.
 #pragma once
 
 #include <cstdint>

@@ -177,3 +177,20 @@ def test_indices_that_are_neither_rows_nor_empty_are_not_read():
     assert torch.equal(
         ops.neighbor_pool(arguments[3], arguments[2]), ops.neighbor_pool(empty[3], empty[2])
     )
+
+
+@pytest.mark.parametrize("reduce", [0, 1, 2])
+def test_the_gradient_of_pooling_takes_the_callers_table(reduce):
+    native = torch.ops.kpdeform
+    neighbors = torch.randint(-1, 31, (40, 9), dtype=torch.int32)
+    pooled, argmax = native.neighbor_pool(torch.randn(30, 8), neighbors, reduce, False)
+    expected = native.neighbor_pool_backward(pooled, neighbors, argmax, 30, reduce)
+    starts, members = native.transpose_neighbors(neighbors, 30)
+    for table in ((starts, members), (starts, members.long())):
+        found = native.neighbor_pool_backward(pooled, neighbors, argmax, 30, reduce, *table)
+        assert torch.equal(found, expected)
+    # Values that no table has are not followed.
+    for table in ((starts * 1000, members), (-starts, members), (starts, members * 99 - 50)):
+        native.neighbor_pool_backward(pooled, neighbors, argmax, 30, reduce, *table)
+    with pytest.raises(RuntimeError, match="starts"):
+        native.neighbor_pool_backward(pooled, neighbors, argmax, 30, reduce, starts[:-1], members)

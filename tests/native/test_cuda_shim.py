@@ -40,6 +40,12 @@ def test_kernels_without_tensor_cores(monkeypatch):
     shim.run_tests("tests/native/cuda_limits.py", *files, marked="shim")
 
 
+@pytest.mark.parametrize("seed", ["1", pytest.param("2", marks=pytest.mark.slow)])
+def test_other_orders_of_threads(seed, monkeypatch):
+    monkeypatch.setenv("KPDEFORM_SHIM_SEED", seed)
+    shim.run_tests("tests/native/cuda_limits.py", "tests/ops/test_precision.py", marked="shim")
+
+
 @pytest.mark.slow
 def test_every_op_test():
     shim.run_tests(*FILES)
