@@ -1,5 +1,5 @@
-// Memory and threads of the dense combiner on the CPU, for any view. engine_isa.cpp does the
-// arithmetic.
+// The dense combiner on the CPU: memory and division among threads, for the inputs ("view",
+// samplers/views.h) of any sampler. The arithmetic is in engine_isa.cpp.
 #pragma once
 
 #include <algorithm>
@@ -110,10 +110,10 @@ void features_backward(View view, const DenseShape& shape, const F* grad, const 
   }
 }
 
-// Adds to the gradients of weight, offsets and modulations that are not null. Sites are processed
-// in super tiles with two buffers: in step t, the threads sample the sites of super tile t into one
-// buffer and, at the same time, accumulate the gradient of the weight from super tile t - 1 in the
-// other. A task handles some sites of the one or some rows of the weight's gradient.
+// Adds to those gradients of weight, offsets and modulations that are not null. For the gradient of
+// weight, sites are processed in super tiles (as many sites as have an S of about 4 MiB) with two
+// buffers: in step t, threads compute S of super tile t into one buffer and add the product of super
+// tile t - 1 from the other. A task is a few sites of tile t, or a few rows of the gradient.
 template <typename View, typename F, typename T>
 void sites_backward(const View& view, int64_t num_sites, const DenseShape& shape, const F* features,
                     const F* grad, const T* weight, T* grad_weight,

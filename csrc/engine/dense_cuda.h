@@ -73,8 +73,9 @@ inline Tensor padded(const Tensor& tensor, int64_t dim) {
   return torch::stable::pad(tensor, padding);
 }
 
-// Inputs: the checked tensors of an op, such as PointsInputs (kpconv/points_inputs_cuda.h). All
-// tensors are contiguous, rows by channels; weight is (K, C/G, O).
+// Inputs: the checked tensors of an op, such as PointsInputs (kpconv/points_inputs_cuda.h). T: type
+// of positions and of sums; F: element type of features, weight and result. All tensors are
+// contiguous: features (rows, C), grad (sites, O), weight (K, C/G, O).
 template <typename Inputs, typename T, typename F>
 class Dense {
  public:

@@ -1,5 +1,5 @@
-// Memory and threads of the depthwise combiner on the CPU, for any view. engine_isa.cpp does the
-// arithmetic.
+// The depthwise combiner on the CPU: memory and division among threads, for the inputs ("view",
+// samplers/views.h) of any sampler. The arithmetic is in engine_isa.cpp.
 #pragma once
 
 #include <algorithm>

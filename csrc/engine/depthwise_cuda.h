@@ -1,5 +1,7 @@
 // The depthwise combiner on CUDA, for any sampler. S is not stored: the sums of a site stay in
-// registers. Bound: memory; each pair with a nonzero coefficient reads one row of features from L2.
+// registers; only the gradient of weight is written as partial sums. Bound: reads of feature rows
+// from L2, one per pair with a nonzero coefficient, or with tensor cores one per source and 16
+// kernel points.
 #pragma once
 
 #include <numeric>

@@ -28,8 +28,8 @@ void for_each_span(const DenseShape& shape, int64_t groups, int64_t g, const Bod
   }
 }
 
-// The gradients that the backward pass over sites adds to, in the view's layout. A pointer is null
-// if its gradient is not requested.
+// The gradients of offsets and modulations, to which the backward pass adds. They are laid out like
+// the view's offsets and modulations; null if not requested.
 template <typename T>
 struct SiteGradients {
   T* offsets;

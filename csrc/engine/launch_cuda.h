@@ -77,7 +77,8 @@ void launch_lists(const OnDevice& device, void (*kernel)(EngineArguments<Sampler
   device.launch(kernel, {divide_up(args.sites, kSites), args.num_groups}, kThreads, shared(), args);
 }
 
-// Whether the engine uses tensor cores for features of type F where it can. KPDEFORM_TENSOR_CORES=0
+// Whether the engine uses tensor cores for features of type F where sampler, alignment and channels
+// allow it (see on_tensor_cores). KPDEFORM_TENSOR_CORES=0
 // forbids it; the variable is read at every call, so that a test or a benchmark can compare both
 // engines.
 template <typename F>

@@ -2,18 +2,21 @@
 // over the lanes. The layouts are those of the PTX manual, mma.m16n8k16 and mma.m16n8k8.
 //
 // A product adds A (16, kDepth) times B (kDepth, 8) to D (16, 8), with float32 sums. Lane l has
-// `group` l / 4 and `member` l % 4:
+// `group` = l / 4 and `member` = l % 4. Of A and B it holds kSlots numbers per row (of A) or column
+// (of B); the function slot(member, s) gives the column of A, and row of B, of number s:
 //
-//   A  rows group and group + 8; in each of them kSlots columns, slot s being column slot(s)
-//   B  column group; rows slot(s)
-//   D  rows group and group + 8; columns 2 member and 2 member + 1
+//   A  rows group and group + 8, columns slot(member, 0), slot(member, 1), ...
+//   B  column group, rows slot(member, 0), ...
+//   D  rows group and group + 8, columns 2 * member and 2 * member + 1
+//
+// kDepth and kSlots are 16 and 4 for 16-bit types, 8 and 2 for float32.
 //
 // Operands are 32-bit words: one float32 number or two of 16 bits, the first one in the low half.
 // The order of columns of A, which is that of rows of B, does not matter as long as both agree.
 //
-// float32 coefficients are kept to about 2^-17 (bfloat16) or 2^-21 (float16, and TF32 for float32)
-// by splitting each into two numbers of the type that tensor cores multiply; so are float32
-// features.
+// Coefficients are float32, but tensor cores multiply F, or TF32 if F is float32. Each coefficient
+// is split into a sum of two such numbers, which leaves a relative error of about 2^-17 (bfloat16)
+// or 2^-21 (float16, TF32). float32 features are split in the same way; 16-bit features are exact.
 #pragma once
 
 #include <cstring>

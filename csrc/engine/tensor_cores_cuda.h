@@ -3,9 +3,9 @@
 //
 //   S (16 kernel points, channels) = A (16, sources) X (sources, channels)
 //
-// The lanes compute the coefficients A straight into the operand of the instruction, each exactly
-// once, and read every row of features once, 16 bytes at a time. Nothing is listed and no lane
-// waits for another, but for the sources in shared memory. Every sum has one fixed order.
+// The lanes compute the coefficients A straight into the operand of the instruction and read every
+// row of features once per 16 kernel points, 16 bytes at a time. Nothing is listed, and no lane waits
+// for another, except for the sources in shared memory. Every sum has one fixed order.
 //
 // Kernel points are taken 16 at a time and channels 8 * kVector * kPacks at a time: column n of
 // product j is channel chunk_of(n) * kVector + j, so that the numbers that a lane reads and writes
@@ -109,8 +109,8 @@ class TensorSite {
   }
   __device__ const Source& source(int i) const { return sources_[i]; }
 
-  // Calls body(source, r, value, derivative) for sources `first` and `first` + 1 and both kernel
-  // points of the lane.
+  // Calls body(h, r, value, derivative) for source `first` + h, h = 0, 1, and kernel point r = 0, 1
+  // of the lane.
   template <typename Body>
   __device__ void for_each_coefficient(int first, const Body& body) const {
     sampler_.with_influence([&](auto influence) {
@@ -363,9 +363,12 @@ __device__ Words<F, kVector> upstream_words(const EngineArguments<Sampler, F>& a
   }
 }
 
-// The gradients of offsets and modulations: the product D (16 kernel points, 8 sources) of the
-// gradient of S and the rows of the sources, kPart products at a time. The gradient of S is weight
-// * grad if kDepthwise, otherwise it is read from grad_sampled.
+// The gradients of offsets and modulations. A product D (16 kernel points, 8 sources) holds the dot
+// products, over channels, of the gradient of S[k] and the row of each source. The gradient of a
+// modulation is the sum over sources of coefficient * D; that of an offset takes the derivative of
+// the coefficient instead. kPart products (8 * kPart sources) share one loop over channels. The
+// gradient of S is weight * grad, element by element, if kDepthwise; otherwise it is read from
+// grad_sampled.
 template <typename Sampler, typename F, int kVector, bool kDepthwise>
 __global__ void __launch_bounds__(kThreads, 4)
     tensor_site_gradients_kernel(const EngineArguments<Sampler, F> args) {

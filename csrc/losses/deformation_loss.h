@@ -1,13 +1,16 @@
 // The loss of deformed kernel points of one layer, and what both devices need to compute it.
 //
-// Contract (deformation_loss; S sets of K kernel points each, a set is one offset group of a query)
-//   kernel_points  P, (..., K, D), D = 2 or 3, float32 or float64
-//   distances      d, of any shape, with the dtype of P
-//   out            a scalar: 2 fitting mean(d) / sigma^2 + repulsion mean over (s, i) of
-//                  sum over j != i of min(|P(s, i) - P(s, j)| / sigma - extent, 0)^2. The mean of
-//                  nothing is 0. NaN gives NaN
-//   backward       P(s, j) is a constant in the term of i and j: every point moves by its own terms
-//                  alone. Two points at one position have gradient 0 from each other
+// Contract (deformation_loss). The K kernel points of one query and one offset group are a set.
+//   kernel_points  P, (..., K, D), deformed positions, D = 2 or 3, float32 or float64
+//   distances      d, any shape, dtype of P: squared distances of kernel points to the nearest point
+//   numbers        sigma > 0; the weights fitting and repulsion; extent, in units of sigma
+//   out            a scalar, 2 * fitting * mean(d) / sigma^2 + repulsion * (mean over all points i
+//                  of the sum over the other points j of its set of
+//                  min(|P_i - P_j| / sigma - extent, 0)^2). A mean over nothing is 0. A NaN in d, or
+//                  in a set of two or more points, gives NaN
+//   backward       not the derivative of `out`: in the term (i, j), P_j counts as a constant, so a
+//                  point is moved by its own terms only. Points at one position have gradient 0
+//                  from each other
 //   arithmetic     terms in the dtype of P, sums over sets in float64 in one order, which gives the
 //                  same bits for any number of threads or multiprocessors
 #pragma once

@@ -1,6 +1,7 @@
-// deformation_loss and its gradient on CUDA. Contract: deformation_loss.h. One thread per kernel
-// point, which visits the other points of its set, and per distance. The loss is two launches: sums
-// of blocks, and their sum. No atomics. Bound: instructions, M*K*K distances.
+// deformation_loss and its gradient on CUDA. Contract: deformation_loss.h. A thread takes kernel
+// point i, which it compares with the other points of its set, and distance i. The loss takes two
+// launches: one sum per block, then the sum of those. No atomics. Bound: arithmetic, K * K distances
+// per set.
 #include <tuple>
 
 #include "base/cuda.h"

@@ -57,12 +57,12 @@ KPDEFORM_DECLARE_ISA(void sum_gradients(const float* grad, const float* x, int64
 KPDEFORM_DECLARE_ISA(void sum_gradients(const double* grad, const double* x, int64_t rows,
                                         int64_t channels, const double* mean, double* sums))
 
-// Computes result = scale grad + slope (x - mean) + shift; `result` may be `grad` itself.
+// Computes result = scale * grad + tilt * (x - mean) + shift; `result` may be `grad` itself.
 KPDEFORM_DECLARE_ISA(void combine_gradients(const float* grad, const float* x, int64_t rows,
                                             int64_t channels, const NormColumns<float>& columns,
-                                            const float* slope, float* result))
+                                            const float* tilt, float* result))
 KPDEFORM_DECLARE_ISA(void combine_gradients(const double* grad, const double* x, int64_t rows,
                                             int64_t channels, const NormColumns<double>& columns,
-                                            const double* slope, double* result))
+                                            const double* tilt, double* result))
 
 }  // namespace kpdeform

@@ -257,8 +257,8 @@ __global__ void statistics_kernel(const double* parts, int64_t down, int64_t row
   }
 }
 
-// The result's gradient is scale g + tilt (x - mean) + shift, where g is that of the activation's
-// input; each (C,).
+// The gradient of features is scale * g + tilt * (x - mean) + shift, where g is the gradient of the
+// activation's input. The three columns are (C,) each.
 template <typename S>
 struct GradientColumns {
   S *scale, *shift, *tilt;

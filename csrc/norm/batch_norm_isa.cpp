@@ -69,13 +69,13 @@ void normalize_rows(const F* __restrict x, const F* __restrict residual, int64_t
 
 template <typename F>
 void combine(const F* grad, const F* __restrict x, int64_t rows, int64_t channels,
-             const NormColumns<F>& columns, const F* __restrict slope, F* result) {
+             const NormColumns<F>& columns, const F* __restrict tilt, F* result) {
   const F *__restrict mean = columns.mean, *__restrict scale = columns.scale,
                       *__restrict shift = columns.shift;
   for (int64_t row = 0; row < rows; ++row, x += channels, grad += channels, result += channels) {
 #pragma GCC ivdep
     for (int64_t c = 0; c < channels; ++c)
-      result[c] = scale[c] * grad[c] + (slope[c] * (x[c] - mean[c]) + shift[c]);
+      result[c] = scale[c] * grad[c] + (tilt[c] * (x[c] - mean[c]) + shift[c]);
   }
 }
 
@@ -106,8 +106,8 @@ void activate_backward(const F* __restrict grad, const F* __restrict out, int64_
     sum_gradients_of(grad, x, rows, channels, mean, sums);                                       \
   }                                                                                              \
   void combine_gradients(const F* grad, const F* x, int64_t rows, int64_t channels,              \
-                         const NormColumns<F>& columns, const F* slope, F* result) {             \
-    combine(grad, x, rows, channels, columns, slope, result);                                    \
+                         const NormColumns<F>& columns, const F* tilt, F* result) {              \
+    combine(grad, x, rows, channels, columns, tilt, result);                                     \
   }
 KPDEFORM_NORM(float)
 KPDEFORM_NORM(double)

@@ -40,6 +40,8 @@ def evaluate(
 ) -> None:
     """Scores a trained network on whole scenes at full resolution.
 
+    Scenes without labels do not enter the scores.
+
     Args:
         model: Model folder, folder of a run, checkpoint, or hf://OWNER/NAME for one on the Hugging
             Face hub.
@@ -51,9 +53,9 @@ def evaluate(
         tile_size: Side of a tile in the scenes' unit, > 0, or .inf for whole scenes at once; by
             default as wide as the training crops.
         overlap: Share of a tile's side by which it overlaps the next one, in (0, 0.5].
-        predictions: Format of the labelled clouds; without it none are written.
-        device: Such as "cpu" or "cuda"; "auto" is CUDA if it can be used, else the CPU.
-        factory: Import path of the function that makes the model, if it is one of your own.
+        predictions: Format of the labelled clouds, "ply" or "laz"; "none" writes none.
+        device: "cpu", "cuda" or the like; "auto" is CUDA if it can be used, else the CPU.
+        factory: Import path of the function that made the model, if it was trained with your own.
     """
     predictor = Predictor.load(model, device, imported_factory(factory))
     print(describe_device(predictor.device))

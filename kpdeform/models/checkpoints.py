@@ -284,7 +284,11 @@ def _check(
 
 
 def _switch(model: nn.Module, source: str) -> dict[str, Any]:
-    """Sets the attributes in which the project differs; returns those that changed."""
+    """Sets attributes of the model's layers so that it computes what the project source computes.
+
+    Returns:
+        The changed attributes and their new values, ``{"layer.attribute": value}``.
+    """
     changed: dict[str, Any] = {}
     for kind, name, value in LAYOUTS[source].switches:
         for path, module in layers(model, kind):

@@ -122,7 +122,10 @@ def _precise(dtype: torch.dtype) -> torch.dtype:
 
 
 def _rows(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Returns ``x`` in a dtype that ``ops.batch_norm`` takes beside columns of ``dtype``."""
+    """Returns ``x`` as ``ops.batch_norm`` accepts it with a weight and bias of ``dtype``.
+
+    Half precision stays beside float32 ones; everything else is cast to ``dtype``.
+    """
     half = x.dtype in (torch.float16, torch.bfloat16) and dtype == torch.float32
     return x if half else x.to(dtype)
 

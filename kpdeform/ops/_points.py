@@ -33,7 +33,10 @@ def check_shapes(
     kernel_points: Tensor,
     features: Tensor | None = None,
 ) -> None:
-    """Checks all shapes except those of weight, offsets and modulations, which differ by op."""
+    """Checks the shapes of positions, neighbours and features.
+
+    ``check_groups`` checks offsets and modulations; each op checks its weight.
+    """
     _checks.kernel_points(op, kernel_points)
     dimension = kernel_points.shape[1]
     for name, tensor in (("queries", queries), ("points", points)):

@@ -93,7 +93,7 @@ def sample(
 
 
 def _occupied_rows(neighbors: Tensor, num_points: int) -> tuple[Tensor, Tensor]:
-    """Row numbers that are safe to gather with, and which slots hold a neighbour."""
+    """Returns the neighbours with row 0 in empty slots, ``(M, H)``, and a mask of filled slots."""
     occupied = (neighbors >= 0) & (neighbors < num_points)
     return neighbors.long().masked_fill(~occupied, 0), occupied
 

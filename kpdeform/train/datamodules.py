@@ -142,7 +142,10 @@ class _DataModule(lightning.LightningDataModule):
         return self._batches[split]
 
     def spec(self) -> PyramidSpec:
-        """The model's levels, with neighbour limits measured once on a few training batches.
+        """Returns ``pyramid_spec`` with its ``max_neighbors`` filled in.
+
+        The first call measures them on up to 8 training batches, see ``neighbor_limits``. It leaves
+        the training batches at epoch 0.
 
         Raises:
             ValueError: ``pyramid_spec`` has not been set.

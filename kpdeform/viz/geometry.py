@@ -157,7 +157,10 @@ def _tube(path: Array, radius: float, color: ArrayLike, sides: int = 8) -> _Part
 
 
 def _reach(scene: KernelScene) -> Array:
-    """A circle of radius sigma around the kernel point of most weight, facing the camera."""
+    """Returns a closed circle of radius sigma, ``(65, 3)``, parallel to the picture.
+
+    Its centre is the deformed kernel point with the largest weight.
+    """
     right, down, _ = scene.camera.rotation
     angle = np.linspace(0, 2 * np.pi, 65)[:, None]
     center = scene.query + scene.deformed[np.argmax(scene.weights)]
