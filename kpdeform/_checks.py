@@ -99,6 +99,14 @@ def alike(
         raise TypeError(f"{owner}: {name} is {got} but {other_name} is {other.dtype}; {cure}")
 
 
+def whole_numbers(owner: str, name: str, value: Any) -> Tensor:
+    """Returns a one-dimensional integer tensor, or a list or tuple of integers, as int64."""
+    if isinstance(value, list | tuple):
+        value = torch.tensor(value) if value else torch.zeros(0, dtype=torch.int64)
+    tensor(owner, name, value, INTEGERS, 1)
+    return value.long()
+
+
 def cloud_lengths(
     owner: str, name: str, lengths: Lengths | None, rows_name: str, rows: Tensor
 ) -> Tensor:
@@ -110,10 +118,7 @@ def cloud_lengths(
     """
     if lengths is None:
         return torch.full((1,), rows.shape[0], dtype=torch.int64, device=rows.device)
-    if isinstance(lengths, list | tuple):
-        lengths = torch.tensor(lengths) if lengths else torch.zeros(0, dtype=torch.int64)
-    tensor(owner, name, lengths, INTEGERS, 1)
-    lengths = lengths.long()
+    lengths = whole_numbers(owner, name, lengths)
     if torch.compiler.is_compiling() or rows.is_meta or lengths.is_meta:
         return lengths.to(rows.device)
     if rows.is_cuda and lengths.is_cuda:
