@@ -37,11 +37,27 @@ def tensor(owner: str, name: str, value: Any, dtypes: tuple[torch.dtype, ...], d
 def tensors(owner: str, **values: Any) -> None:
     """Requires every value to be a tensor; keys are argument names."""
     for name, value in values.items():
-        if isinstance(value, Tensor):
-            continue
-        cure = "; use torch.from_numpy(...)" if type(value).__name__ == "ndarray" else ""
-        got = type(value).__name__
-        raise TypeError(f"{owner}: {name} must be a torch.Tensor, got {got}{cure}")
+        if not isinstance(value, Tensor):
+            got = type(value).__name__
+            raise TypeError(
+                f"{owner}: {name} must be a torch.Tensor, got {got}{_conversion(name, value)}"
+            )
+
+
+def _conversion(name: str, value: Any) -> str:
+    """Returns how to make a tensor of an object of NumPy or Open3D, recognised by its class."""
+    kind, package = type(value).__name__, type(value).__module__.partition(".")[0]
+    if kind == "ndarray":
+        return f"; use torch.from_numpy({name})"
+    if package != "open3d":
+        return ""
+    if kind == "PointCloud" and hasattr(value, "point"):  # open3d.t.geometry, based on tensors
+        return "; use torch.from_numpy(cloud.point.positions.numpy())"
+    if kind == "PointCloud":
+        return "; use torch.from_numpy(np.asarray(cloud.points)).float()"
+    if kind == "Tensor":
+        return f"; use torch.from_numpy({name}.numpy())"
+    return f"; use torch.from_numpy(np.asarray({name})).float()"
 
 
 def optional_tensors(owner: str, **values: Any) -> None:
@@ -52,10 +68,13 @@ def optional_tensors(owner: str, **values: Any) -> None:
 def of_type(owner: str, name: str, value: Tensor, dtypes: tuple[torch.dtype, ...]) -> None:
     """Requires a tensor of one of ``dtypes``."""
     if value.dtype not in dtypes:
-        allowed = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
-        raise TypeError(
-            f"{owner}: {name} must be {allowed}, got {str(value.dtype).removeprefix('torch.')}"
-        )
+        allowed = ", ".join(map(dtype_name, dtypes))
+        raise TypeError(f"{owner}: {name} must be {allowed}, got {dtype_name(value.dtype)}")
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Returns a name such as "float32"."""
+    return str(dtype).removeprefix("torch.")
 
 
 def kernel_points(owner: str, value: Tensor) -> None:
@@ -90,13 +109,43 @@ def alike(
         )
     wanted = other.dtype if dtype is None else dtype
     if value.dtype != wanted:
-        got = str(value.dtype).removeprefix("torch.")
         cure = (
-            f"give both one dtype, for example with {other_name}.to({name}.dtype)"
+            _one_dtype(name, value, other_name, other)
             if wanted == other.dtype
-            else f"{name} must be {wanted} then"
+            else f"{name} must be {dtype_name(wanted)} then"
         )
-        raise TypeError(f"{owner}: {name} is {got} but {other_name} is {other.dtype}; {cure}")
+        raise TypeError(
+            f"{owner}: {name} is {dtype_name(value.dtype)} but {other_name} is "
+            f"{dtype_name(other.dtype)}; {cure}"
+        )
+
+
+def _one_dtype(name: str, value: Tensor, other_name: str, other: Tensor) -> str:
+    """Returns how to give two tensors one dtype."""
+    of_other = f"{name}.{_CASTS[other.dtype]}"
+    is_position = other_name in ("queries", "points")
+    if value.dtype not in (_CASTS if not is_position else (torch.float32, torch.float64)):
+        return f"use {of_other}"
+    cure = f"give both one dtype, with {other_name}.{_CASTS[value.dtype]} or {of_other}"
+    if is_position and value.dtype == torch.float32:
+        cure += f"; subtract an origin from map coordinates before {other_name}.float()"
+    return cure
+
+
+_CASTS = {
+    torch.float32: "float()",
+    torch.float64: "double()",
+    torch.float16: "half()",
+    torch.bfloat16: "bfloat16()",
+}
+
+
+def whole_numbers(owner: str, name: str, value: Any) -> Tensor:
+    """Returns a one-dimensional integer tensor, or a list or tuple of integers, as int64."""
+    if isinstance(value, list | tuple):
+        value = torch.tensor(value) if value else torch.zeros(0, dtype=torch.int64)
+    tensor(owner, name, value, INTEGERS, 1)
+    return value.long()
 
 
 def cloud_lengths(
@@ -110,10 +159,7 @@ def cloud_lengths(
     """
     if lengths is None:
         return torch.full((1,), rows.shape[0], dtype=torch.int64, device=rows.device)
-    if isinstance(lengths, list | tuple):
-        lengths = torch.tensor(lengths) if lengths else torch.zeros(0, dtype=torch.int64)
-    tensor(owner, name, lengths, INTEGERS, 1)
-    lengths = lengths.long()
+    lengths = whole_numbers(owner, name, lengths)
     if torch.compiler.is_compiling() or rows.is_meta or lengths.is_meta:
         return lengths.to(rows.device)
     if rows.is_cuda and lengths.is_cuda:
@@ -123,14 +169,27 @@ def cloud_lengths(
         raise ValueError(f"{owner}: {name} must not be negative, got {lengths.tolist()}")
     total = int(lengths.sum())
     if total != rows.shape[0]:
-        numbers = len(lengths) == rows.shape[0]
-        cure = (
-            "; if these are cloud numbers of rows, pass torch.bincount of them" if numbers else ""
-        )
         raise ValueError(
-            f"{owner}: {name} adds up to {total} but {rows_name} has {rows.shape[0]} rows{cure}"
+            f"{owner}: {name} adds up to {total} but {rows_name} has {rows.shape[0]} rows"
+            f"{_no_lengths(name, lengths, rows.shape[0])}"
         )
     return lengths.to(rows.device)
+
+
+def _no_lengths(name: str, values: Tensor, num_rows: int) -> str:
+    """Returns what ``values`` are if they describe the clouds as another library does."""
+    ascending = len(values) > 0 and not bool((values.diff() < 0).any())
+    if not ascending:
+        return ""
+    if int(values[-1]) == num_rows:
+        if int(values[0]) == 0:
+            return f"; {name} looks like cumulative lengths that begin with 0; pass its diff()"
+        what, converter = "cumulative lengths", "lengths_from_offset"
+    elif len(values) == num_rows:
+        what, converter = "a batch vector", "lengths_from_batch"
+    else:
+        return ""
+    return f"; {name} looks like {what}; pass ops.layouts.{converter} of it"
 
 
 def positive(owner: str, name: str, value: Any) -> float:

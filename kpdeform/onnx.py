@@ -30,6 +30,8 @@ def export(model: nn.Module, args: tuple[Tensor, ...], **options: Any) -> torch.
 
     Raises:
         ImportError: onnxscript is not installed.
+        NotImplementedError: The model has layers for point clouds, or others that ONNX has no
+            operator for. The message names the op and what to use instead.
 
     Example:
         >>> from kpdeform import nn, onnx
@@ -43,7 +45,14 @@ def export(model: nn.Module, args: tuple[Tensor, ...], **options: Any) -> torch.
         **options.pop("custom_translation_table", {}),
     }
     options = {"opset_version": OPSET, "verbose": False, **options}
-    program = torch.onnx.export(model, args, dynamo=True, custom_translation_table=table, **options)
+    try:
+        program = torch.onnx.export(
+            model, args, dynamo=True, custom_translation_table=table, **options
+        )
+    except torch.onnx.OnnxExporterError as error:
+        if isinstance(error.__cause__, NotImplementedError):  # An op that ONNX does not have.
+            raise error.__cause__ from None
+        raise
     assert program is not None  # None only when a file name is passed.
     program.optimize()  # A second pass: only now do inverse transposes become adjacent.
     return program

@@ -17,7 +17,8 @@ NAMES = {
     "InvertedBlock MultiShortcutBlock DropPath LayerScale NearestUpsample UpsampleUnary "
     "InterpolateUnary NeighborMax GlobalAverage DeformConv2d DCNv3 DCNv4 DeformRoIPool "
     "DeformPSRoIPool",
-    "kpdeform.models": "KPCNN KPFCNN KPNeXt load_weights save_weights load_image_weights kpconvx_s "
+    "kpdeform.models": "KPCNN KPFCNN KPNeXt load_weights save_weights load_image_weights "
+    "replace_deform_convs kpconvx_s "
     "kpconvx_l kpconvd_l kpconvx_l_scanobjectnn kpconvd_l_scanobjectnn",
     "kpdeform.data": "PointBatch Pyramid PyramidSpec build_pyramid SceneDataset transforms",
     "kpdeform.inference": "Predictor Scores Tiles confusion_matrix predict_scene progress_bar "

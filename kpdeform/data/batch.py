@@ -8,6 +8,8 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from kpdeform import _checks
+
 
 @dataclass
 class Sample:
@@ -49,7 +51,8 @@ class PointBatch:
     Attributes:
         points: ``(N, 3)`` float32 (float64 is accepted everywhere), relative to the cloud's origin.
         features: ``(N, C)`` float32.
-        lengths: Number of rows of each cloud, ``(B,)`` int64; 0 is legal.
+        lengths: Number of rows of each cloud, ``(B,)`` int64; 0 is legal. A list, or a tensor of
+            another integer dtype, is converted.
         labels: Class of every point, ``(N,)`` int64, or of every cloud, ``(B,)`` int64, where -1 is
             ignored; or None.
         origins: ``(B, 3)`` float64. Before any transform, the world coordinates of a cloud are its
@@ -60,6 +63,7 @@ class PointBatch:
 
     Raises:
         ValueError: The tensors disagree in their number of rows or clouds.
+        TypeError: Points or features are no tensors, or lengths are no integers.
 
     Example:
         >>> cloud = Sample(torch.rand(5, 3), torch.ones(5, 1))
@@ -78,18 +82,13 @@ class PointBatch:
     weights: Tensor | None = None
 
     def __post_init__(self) -> None:
-        num_points = len(self.points)
+        _checks.tensors("PointBatch", points=self.points, features=self.features)
         if self.points.ndim != 2:
             raise ValueError(f"PointBatch: points must be (N, D), got {tuple(self.points.shape)}")
-        if self.lengths.ndim != 1 or self.lengths.dtype != torch.int64:
-            raise ValueError(
-                "PointBatch: lengths must be (B,) int64, got "
-                f"{tuple(self.lengths.shape)} {self.lengths.dtype}"
-            )
-        # Reading `lengths` on a GPU would synchronise with it. Batches are made on the CPU, where
-        # they have been checked.
-        if self.lengths.device.type == "cpu":
-            _check_lengths(self.lengths, num_points)
+        self.lengths = _checks.cloud_lengths(
+            "PointBatch", "lengths", self.lengths, "points", self.points
+        )
+        num_points = len(self.points)
         for name in ("features", "indices", "weights"):
             _check_rows(name, getattr(self, name), (num_points,))
         _check_rows("labels", self.labels, (num_points, len(self.lengths)))
@@ -145,16 +144,6 @@ def _join(tensors: list[Tensor | None]) -> Tensor | None:
 def _stack(tensors: list[Tensor | None]) -> Tensor | None:
     present = [tensor for tensor in tensors if tensor is not None]
     return torch.stack(present) if len(present) == len(tensors) else None
-
-
-def _check_lengths(lengths: Tensor, num_points: int) -> None:
-    if bool((lengths < 0).any()):
-        raise ValueError(f"PointBatch: lengths must be >= 0, got {lengths.tolist()}")
-    if int(lengths.sum()) != num_points:
-        raise ValueError(
-            f"PointBatch: lengths add up to {int(lengths.sum())} but points has {num_points} rows; "
-            "lengths must hold the number of rows of each cloud"
-        )
 
 
 def _check_rows(name: str, tensor: Tensor | None, allowed: tuple[int, ...]) -> None:

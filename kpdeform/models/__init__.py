@@ -21,6 +21,7 @@ from kpdeform.models.presets import (
     kpfcnn_s3dis_light,
     kpfcnn_small,
 )
+from kpdeform.models.replace import replace_deform_convs
 from kpdeform.models.unet import ImageUNet
 
 __all__ = [
@@ -45,5 +46,6 @@ __all__ = [
     "kpfcnn_small",
     "load_image_weights",
     "load_weights",
+    "replace_deform_convs",
     "save_weights",
 ]

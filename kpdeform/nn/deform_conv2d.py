@@ -141,6 +141,7 @@ class DeformConv2d(Layer):
         """
         if self.offset_conv is None:
             raise ValueError("DeformConv2d: offset_head is False, so forward needs an offset")
+        _checks.tensors("DeformConv2d", input=input)
         top, left, bottom, right = self.padding
         head = self.offset_conv(F.pad(input, (left, right, top, bottom)))
         offset, mask = split_offsets(

@@ -1,6 +1,7 @@
 """Public, stateless functions on tensors, with one file per family of functions."""
 
 from kpdeform._types import GridSubsample
+from kpdeform.ops import _flops as _flops
 from kpdeform.ops import layouts
 from kpdeform.ops.deform_conv2d import dcnv3, dcnv4, deform_conv2d
 from kpdeform.ops.deform_roi_pool import deform_ps_roi_pool, deform_roi_pool

@@ -2,7 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
 import torch
+
+
+def register_fake(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Like :func:`torch.library.register_fake`, for an op that ONNX has no operator for.
+
+    The fake kernel, which every export calls first, refuses an export to ONNX by name. Otherwise
+    PyTorch would trace the whole model and then fail without saying what to do.
+    """
+
+    def decorate(fake: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(fake)
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            if torch.onnx.is_in_onnx_export():
+                raise NotImplementedError(
+                    f"{name.removeprefix('kpdeform::')} has no ONNX operator; save the model with "
+                    "torch.export.save instead, or compile it for C++ with "
+                    "torch._inductor.aoti_compile_and_package (ONNX is for DeformConv2d)"
+                )
+            return fake(*args, **kwargs)
+
+        return torch.library.register_fake(name, checked)
+
+    return decorate
 
 
 def index_dtype(num_rows: int | torch.SymInt) -> torch.dtype:

@@ -36,7 +36,14 @@ def check_shapes(
     """Checks the shapes of positions, neighbours and features.
 
     ``check_groups`` checks offsets and modulations; each op checks its weight.
+    Features before neighbours, the order of ml-kpconvx, are recognised first.
     """
+    if features is not None and neighbors.is_floating_point() and not features.is_floating_point():
+        kinds = [_checks.dtype_name(tensor.dtype) for tensor in (neighbors, features)]
+        raise TypeError(
+            f"{op}: neighbors is {kinds[0]} and features is {kinds[1]}; the order is queries, "
+            "points, neighbors, features"
+        )
     _checks.kernel_points(op, kernel_points)
     dimension = kernel_points.shape[1]
     for name, tensor in (("queries", queries), ("points", points)):
@@ -81,15 +88,8 @@ def check_dtypes(
         )
     if features is None or weight is None:
         return
-    if features.dtype != points.dtype and not (
-        features.dtype in _HALF and points.dtype == torch.float32
-    ):
-        raise TypeError(
-            f"{op}: features must be {points.dtype} like points, or float16/bfloat16 with "
-            f"float32 points, got {features.dtype}"
-        )
-    if features.device != points.device:
-        raise ValueError(f"{op}: features is on {features.device} but points is on {points.device}")
+    half = features.dtype in _HALF and points.dtype == torch.float32
+    _checks.alike(op, "features", features, "points", points, features.dtype if half else None)
     _checks.alike(op, "weight", weight, "features", features)
 
 

@@ -16,7 +16,7 @@ from kpdeform import _library as _library
 from kpdeform._image_sizes import ShapeError
 from kpdeform.ops._autograd import gradient_like, refuse_second_derivative, register_autograd
 from kpdeform.ops._call import call
-from kpdeform.ops._fake import keep_out_of_cuda_graphs
+from kpdeform.ops._fake import keep_out_of_cuda_graphs, register_fake
 
 MOST_SAMPLES = 1024  # Per bin and axis; native code refuses more.
 MOST_BINS = 32768  # Per axis.
@@ -293,7 +293,7 @@ def _num_classes(op: str, offset: Tensor, rois: Tensor, outputs: int) -> int:
 # ---- fake kernels and autograd
 
 
-@torch.library.register_fake("kpdeform::deform_roi_pool")
+@register_fake("kpdeform::deform_roi_pool")
 def _deform_roi_pool_fake(
     input: Tensor, boxes: Tensor, shifts: Tensor | None,
     output_size: Sequence[int], samples: int, rule: int,

@@ -16,6 +16,7 @@ from kpdeform import _library as _library
 from kpdeform._types import Aggregation, Influence
 from kpdeform.ops._autograd import refuse_second_derivative, register_autograd
 from kpdeform.ops._call import call
+from kpdeform.ops._fake import register_fake
 from kpdeform.ops._points import (
     AGGREGATIONS,
     INFLUENCES,
@@ -253,7 +254,7 @@ def _check_weight(features: Tensor, weight: Tensor, kernel_points: Tensor, group
 # ---- fake kernels and autograd
 
 
-@torch.library.register_fake("kpdeform::kpconv")
+@register_fake("kpdeform::kpconv")
 def _kpconv_fake(
     queries: Tensor, points: Tensor, neighbors: Tensor, features: Tensor, kernel_points: Tensor,
     weight: Tensor, sigma: float, offsets: Tensor | None, modulations: Tensor | None,
@@ -269,7 +270,7 @@ def _distances_like(queries: Tensor, kernel_points: Tensor, offsets: Tensor | No
     return queries.new_empty((queries.shape[0], *groups, kernel_points.shape[0]))
 
 
-@torch.library.register_fake("kpdeform::kpconv_with_distances")
+@register_fake("kpdeform::kpconv_with_distances")
 def _kpconv_with_distances_fake(
     queries: Tensor, points: Tensor, neighbors: Tensor, features: Tensor, kernel_points: Tensor,
     weight: Tensor, sigma: float, offsets: Tensor | None, modulations: Tensor | None,
@@ -300,7 +301,7 @@ register_autograd(
 )
 
 
-@torch.library.register_fake("kpdeform::kernel_point_distances")
+@register_fake("kpdeform::kernel_point_distances")
 def _distances_fake(
     queries: Tensor,
     points: Tensor,

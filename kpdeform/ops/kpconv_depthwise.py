@@ -15,6 +15,7 @@ from kpdeform import _library as _library
 from kpdeform._types import Aggregation, Influence
 from kpdeform.ops._autograd import refuse_second_derivative, register_autograd
 from kpdeform.ops._call import call
+from kpdeform.ops._fake import register_fake
 from kpdeform.ops._points import (
     AGGREGATIONS,
     INFLUENCES,
@@ -127,7 +128,7 @@ def kpconv_depthwise(
 # ---- fake kernels and autograd
 
 
-@torch.library.register_fake("kpdeform::kpconv_depthwise")
+@register_fake("kpdeform::kpconv_depthwise")
 def _depthwise_fake(
     queries: Tensor, points: Tensor, neighbors: Tensor, features: Tensor, kernel_points: Tensor,
     weight: Tensor, sigma: float, offsets: Tensor | None, modulations: Tensor | None,

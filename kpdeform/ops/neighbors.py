@@ -8,7 +8,7 @@ from torch import Tensor
 from kpdeform import _checks
 from kpdeform import _library as _library
 from kpdeform.ops._call import call, contiguous
-from kpdeform.ops._fake import index_dtype
+from kpdeform.ops._fake import index_dtype, register_fake
 
 
 def radius_neighbors(
@@ -199,7 +199,7 @@ def _contiguous(op: str, queries: Tensor, points: Tensor) -> tuple[Tensor, Tenso
     return (points_ready if queries is points else contiguous(op, queries.detach())), points_ready
 
 
-@torch.library.register_fake("kpdeform::radius_neighbors")
+@register_fake("kpdeform::radius_neighbors")
 def _radius_neighbors_fake(
     queries: Tensor, points: Tensor, radius: float, query_lengths: Tensor, point_lengths: Tensor,
     max_neighbors: int | None,
@@ -208,14 +208,14 @@ def _radius_neighbors_fake(
     return queries.new_empty((queries.shape[0], width), dtype=index_dtype(points.shape[0]))
 
 
-@torch.library.register_fake("kpdeform::knn_neighbors")
+@register_fake("kpdeform::knn_neighbors")
 def _knn_neighbors_fake(
     queries: Tensor, points: Tensor, k: int, query_lengths: Tensor, point_lengths: Tensor
 ) -> Tensor:
     return queries.new_empty((queries.shape[0], k), dtype=index_dtype(points.shape[0]))
 
 
-@torch.library.register_fake("kpdeform::level_tables")
+@register_fake("kpdeform::level_tables")
 def _level_tables_fake(
     points: Tensor, lengths: Tensor, radius: float, max_neighbors: int | None,
     coarse: Tensor | None, coarse_lengths: _checks.Lengths | None, pool_radius: float,

@@ -11,6 +11,7 @@ from kpdeform import _checks
 from kpdeform import _library as _library
 from kpdeform.ops._autograd import refuse_second_derivative, register_autograd
 from kpdeform.ops._call import call, contiguous
+from kpdeform.ops._fake import register_fake
 
 
 def batch_norm(
@@ -109,7 +110,7 @@ def batch_norm(
     )
 
 
-@torch.library.register_fake("kpdeform::batch_norm")
+@register_fake("kpdeform::batch_norm")
 def _batch_norm_fake(
     features: Tensor, weight: Tensor, bias: Tensor, mean: Tensor | None, variance: Tensor | None,
     residual: Tensor | None, eps: float, slope: float, groups: int,

@@ -11,6 +11,7 @@ from kpdeform import _checks
 from kpdeform import _library as _library
 from kpdeform.ops._autograd import is_transformed, refuse_second_derivative, register_autograd
 from kpdeform.ops._call import call, contiguous
+from kpdeform.ops._fake import register_fake
 from kpdeform.ops._transposed import transposed_neighbors
 
 try:
@@ -94,7 +95,7 @@ def neighbor_pool(
     return pooled
 
 
-@torch.library.register_fake("kpdeform::neighbor_pool")
+@register_fake("kpdeform::neighbor_pool")
 def _neighbor_pool_fake(
     features: Tensor, neighbors: Tensor, reduce: int, shadow_zero: bool
 ) -> tuple[Tensor, Tensor]:

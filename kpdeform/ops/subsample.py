@@ -9,7 +9,7 @@ from kpdeform import _checks
 from kpdeform import _library as _library
 from kpdeform._types import GridSubsample
 from kpdeform.ops._call import call, contiguous
-from kpdeform.ops._fake import keep_out_of_cuda_graphs
+from kpdeform.ops._fake import keep_out_of_cuda_graphs, register_fake
 
 
 def grid_subsample(
@@ -97,7 +97,7 @@ def _check_rows(op: str, name: str, value: Tensor, points: Tensor) -> None:
         raise ValueError(f"{op}: {name} is on {value.device} but points is on {points.device}")
 
 
-@torch.library.register_fake("kpdeform::grid_subsample")
+@register_fake("kpdeform::grid_subsample")
 def _grid_subsample_fake(
     points: Tensor,
     cell_size: float,

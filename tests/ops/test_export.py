@@ -1,4 +1,4 @@
-"""Layers leave PyTorch: torch.export, and ONNX's DeformConv."""
+"""Layers leave PyTorch: torch.export, and ONNX's DeformConv; ONNX refuses other ops by name."""
 
 import pytest
 import torch
@@ -61,3 +61,42 @@ def test_image_layer_becomes_a_deform_conv(options):
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
     (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     assert_close(torch.from_numpy(found), layer(x).detach(), 5 * RELATIVE[torch.float32])
+
+
+POINTS = torch.rand(20, 3, generator=torch.Generator().manual_seed(0))
+TABLE = ops.radius_neighbors(POINTS, POINTS, 0.4)
+WITHOUT_ONNX = {
+    "kpconv": (lambda: nn.KPConv(4, 4, radius=0.4, sigma=0.2), (POINTS, POINTS, TABLE)),
+    "kpconv_depthwise": (lambda: nn.KPConvD(4, radius=0.4, sigma=0.2), (POINTS, POINTS, TABLE)),
+    "neighbor_pool": (lambda: Called(lambda t, f: ops.neighbor_pool(f, t, "max")), (TABLE,)),
+    "knn_neighbors": (lambda: Called(lambda p, f: f[ops.knn_neighbors(p, p, 1)[:, 0]]), (POINTS,)),
+}
+
+
+class Called(torch.nn.Module):
+    """A module that calls a function."""
+
+    def __init__(self, call):
+        super().__init__()
+        self.call = call
+
+    def forward(self, *inputs):
+        return self.call(*inputs)
+
+
+@pytest.mark.parametrize("name", WITHOUT_ONNX)
+@pytest.mark.parametrize("exporter", ["torch", "kpdeform"])
+def test_onnx_refuses_ops_for_points_by_name(name, exporter):
+    pytest.importorskip("onnxscript")
+    from kpdeform.onnx import export
+
+    make, inputs = WITHOUT_ONNX[name]
+    args = (*inputs, torch.rand(20, 4))
+    words = rf"{name} has no ONNX operator; save the model with torch\.export\.save instead"
+    if exporter == "kpdeform":
+        with pytest.raises(NotImplementedError, match=f"^{words}"):
+            export(make().eval(), args)
+    else:
+        with pytest.raises(torch.onnx.OnnxExporterError, match=words):
+            torch.onnx.export(make().eval(), args, dynamo=True, verbose=False)
+    torch.export.export(make().eval(), args)  # What the message recommends works.

@@ -208,34 +208,7 @@ def test_out_of_memory_is_a_memory_error_with_the_size():
         assert said.startswith(f"{name}: out of memory: ") and " GB " in said, line
 
 
-# ---- slips with a cure
-
-
-def test_a_batch_vector_is_not_lengths():
-    batch = torch.tensor([0] * 20 + [1] * 30)
-    with pytest.raises(ValueError, match=r"lengths.*bincount"):
-        ops.radius_neighbors(POINTS, POINTS, 0.1, query_lengths=batch, point_lengths=batch)
-    with pytest.raises(ValueError, match=r"lengths.*bincount"):
-        ops.segment_reduce(FEATURES, batch)
-
-
-@pytest.mark.parametrize("make", [list, tuple, lambda v: torch.tensor(v, dtype=torch.int32)])
-def test_lengths_may_be_numbers_or_int32(make):
-    lengths = make([20, 30])
-    expected = torch.tensor([20, 30])
-    found = ops.radius_neighbors(POINTS, POINTS, 0.2, query_lengths=lengths, point_lengths=lengths)
-    assert torch.equal(
-        found,
-        ops.radius_neighbors(POINTS, POINTS, 0.2, query_lengths=expected, point_lengths=expected),
-    )
-    assert torch.equal(ops.segment_reduce(POINTS, lengths), ops.segment_reduce(POINTS, expected))
-    assert ops.grid_subsample(POINTS, 0.2, lengths=lengths).lengths.dtype == torch.int64
-
-
-def test_float64_points_are_told_from_float32_kernels():
-    wide = POINTS.double()
-    with pytest.raises(TypeError, match=r"kernel_points is float32.*\.to\("):
-        conv(queries=wide, points=wide)
+# ---- arrays; other slips are in tests/test_habits.py
 
 
 @pytest.mark.parametrize("call", [conv, depthwise])

@@ -343,11 +343,11 @@ BAD = [
     (
         changed(points=torch.rand(40, 3)),
         TypeError,
-        "points is float32 but queries is torch.float64",
+        "points is float32 but queries is float64",
     ),
     (changed(points=torch.rand(40, 2).double()), ValueError, "points must have 3 columns"),
     (changed(features=torch.rand(39, 6).double()), ValueError, "one row per point"),
-    (changed(features=torch.rand(40, 6)), TypeError, "features must be torch.float64"),
+    (changed(features=torch.rand(40, 6)), TypeError, "features is float32 but points is float64"),
     (changed(weight=torch.rand(15, 5, 8).double()), ValueError, r"weight must be \(K, C"),
     (changed(groups=4), ValueError, "groups must divide the 6 channels"),
     (changed(offsets=torch.rand(23, 14, 3).double()), ValueError, "offsets must be"),

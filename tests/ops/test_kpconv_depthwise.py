@@ -286,7 +286,7 @@ BAD = [
     (changed(queries=torch.zeros(23, 3).int()), TypeError, "queries must be float32, float64"),
     (changed(points=double(40, 2)), ValueError, "points must have 3 columns"),
     (changed(features=double(39, 6)), ValueError, "one row per point"),
-    (changed(features=torch.rand(40, 6)), TypeError, "features must be torch.float64"),
+    (changed(features=torch.rand(40, 6)), TypeError, "features is float32 but points is float64"),
     (changed(weight=double(15, 5)), ValueError, r"weight must be \(K, C\) = \(15, 6\)"),
     (changed(weight=double(15, 6, 1)), ValueError, r"weight must be \(K, C\)"),
     (changed(weight=torch.rand(15, 6)), TypeError, "weight is float32 but features"),

@@ -525,7 +525,7 @@ BAD = [
     (
         {"points": torch.zeros(5, 3).double()},
         TypeError,
-        "queries is float32 but points is torch.fl",
+        "queries is float32 but points is float64",
     ),
     ({"points": torch.zeros(5, 4)}, ValueError, r"points must be \(rows, 2\) or \(rows, 3\)"),
     (

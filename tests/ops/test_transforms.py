@@ -186,3 +186,27 @@ def test_torchscript_is_refused_by_name(name):
     for module in (layer, torch.nn.Sequential(torch.nn.ReLU(), layer)):
         with pytest.raises(NotImplementedError, match=rf"{type(layer).__name__} .*torch\.compile"):
             torch.jit.script(module)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_on_meta_have_the_shape_of_the_result(name):
+    layer, inputs = LAYERS[name](), inputs_for(name)
+    expected = layer(*inputs)
+    found = layer.to("meta")(*[value.to("meta") for value in inputs])
+    assert found.is_meta and found.shape == expected.shape and found.dtype == expected.dtype
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_functional_calls_of_layers(name):
+    """The parameters given are used, and those of the layer get no gradient."""
+    layer, inputs = LAYERS[name](), inputs_for(name)
+    other = {key: torch.randn_like(value) for key, value in layer.named_parameters()}
+    gradients = torch.func.grad(
+        lambda given: torch.func.functional_call(layer, given, inputs).square().sum()
+    )(other)
+    assert all(parameter.grad is None for parameter in layer.parameters())
+    layer.load_state_dict(other, strict=False)
+    layer(*inputs).square().sum().backward()
+    for key, parameter in layer.named_parameters():
+        assert torch.allclose(gradients[key], parameter.grad, rtol=1e-4, atol=1e-5), key
+    assert max(float(gradient.abs().max()) for gradient in gradients.values()) > 0
