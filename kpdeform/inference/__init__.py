@@ -4,6 +4,7 @@
 torchmetrics is needed.
 """
 
+from kpdeform.inference.batch import segment_files
 from kpdeform.inference.evaluation import (
     confusion_matrix,
     predict_scene,
@@ -24,6 +25,7 @@ __all__ = [
     "progress_bar",
     "scores",
     "segment_file",
+    "segment_files",
     "write_prediction",
     "write_scores",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -30,6 +30,7 @@ def segment_file(
     tiles: Tiles | None = None,
     class_ids: Sequence[int] | None = None,
     progress: Progress | None = None,
+    finish: Callable[[np.ndarray], None] = lambda counts: None,
 ) -> np.ndarray:
     """Labels every point of a file, and writes a copy with these labels as its classification.
 
@@ -47,6 +48,8 @@ def segment_file(
         tiles: How to cut the cloud; by default the tiles of the predictor.
         class_ids: Number to write for each class; by default those of the predictor.
         progress: See :func:`kpdeform.inference.tiling.predict_tiles`.
+        finish: Called with the result when the output is complete, before the work folder is
+            removed: a caller that keeps a list of finished outputs never misses one.
 
     Returns:
         Number of points predicted as each class, ``(classes,)`` int64.
@@ -72,7 +75,7 @@ def segment_file(
         )
     check_class_ids(ids, file.highest_label)
     tiles = tiles or predictor.tiles
-    work = output.with_name(f".{output.name}.work")
+    work = work_folder(output)
     names = predictor.file_features
 
     def chunks() -> Iterator[Chunk]:
@@ -81,7 +84,7 @@ def segment_file(
 
     output.parent.mkdir(parents=True, exist_ok=True)
     with lock(output.with_name(f".{output.name}.lock"), f"the output {output}"):
-        _prepare(work, _job(predictor, source, votes, tiles))
+        _prepare(work, job_of(predictor, source, votes, tiles))
         try:
             if not (work / "cells.npz").exists():
                 needed = file.num_points * _bytes_per_point(len(names), len(ids))
@@ -95,8 +98,14 @@ def segment_file(
             # any other error, such as a GPU without memory, it continues as after a kill.
             shutil.rmtree(work, ignore_errors=True)
             raise
+        finish(counts)
         shutil.rmtree(work)
     return counts
+
+
+def work_folder(output: Path) -> Path:
+    """The folder that exists while an output is unfinished."""
+    return output.with_name(f".{output.name}.work")
 
 
 def _bytes_per_point(num_features: int, num_classes: int) -> int:
@@ -107,7 +116,7 @@ def _bytes_per_point(num_features: int, num_classes: int) -> int:
     return 24 + 8 + 4 + 4 * num_features + 2 * 4 * num_classes
 
 
-def _job(predictor: Predictor, source: Path, votes: int, tiles: Tiles) -> str:
+def job_of(predictor: Predictor, source: Path, votes: int, tiles: Tiles) -> str:
     """Identifies the computation, so that a work folder of another one is not continued."""
     state = source.stat()
     job = {
