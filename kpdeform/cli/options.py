@@ -137,19 +137,25 @@ def call(function: Callable[..., None], positional: str | None = None) -> None:
         positional: Name of the argument, a list, that stands on the command line without a name.
     """
     parser = make_parser(function.__doc__.partition("\n")[0])
-    lists = {
-        name: hint for name, hint in get_type_hints(function).items() if get_origin(hint) is list
-    }
+    lists = {name: item for name, hint in get_type_hints(function).items() if (item := _item(hint))}
     helps = {param.arg_name: param.description for param in parse(function.__doc__).params}
-    for name, hint in lists.items():
+    for name, item in lists.items():
         default = signature(function).parameters[name].default
-        given = {"nargs": "+", "type": get_args(hint)[0], "help": " ".join(helps[name].split())}
+        given = {"nargs": "+", "type": item, "help": " ".join(helps[name].split())}
         if name == positional:
             parser.add_argument(name, **given)
         else:
             parser.add_argument(f"--{name}", default=default, **given)
     parser.add_function_arguments(function, skip={*lists}, as_group=False, as_positional=False)
     function(**instantiate(parser, read_options(parser)).as_dict())
+
+
+def _item(hint: Any) -> type | None:
+    """Type of the items of ``list[T]`` or ``list[T] | None``; None for other types."""
+    for choice in (hint, *get_args(hint)):
+        if get_origin(choice) is list:
+            return get_args(choice)[0]
+    return None
 
 
 def imported_factory(name: str | None) -> Factory | None:
