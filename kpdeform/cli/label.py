@@ -16,11 +16,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from kpdeform._device import describe_device
 from kpdeform.cli.options import call, imported_factory
-from kpdeform.inference import Predictor, Tiles, progress_bar, segment_file, segment_files
+from kpdeform.inference import (
+    Labelled,
+    Predictor,
+    Rules,
+    Tiles,
+    progress_bar,
+    segment_file,
+    segment_files,
+)
+from kpdeform.inference.rules import renamed
 
 
 def label(
@@ -31,6 +38,13 @@ def label(
     tile_size: float | None = None,
     overlap: float = 0.25,
     class_ids: list[int] | None = None,
+    map: list[str] | None = None,
+    confidence: bool = False,
+    probabilities: bool = False,
+    min_confidence: float = 0.0,
+    unsure_class: int | None = None,
+    keep: list[int] | None = None,
+    only: list[int] | None = None,
     device: str = "auto",
     factory: str | None = None,
 ) -> None:
@@ -49,6 +63,14 @@ def label(
             crops.
         overlap: Share of a tile's side by which it overlaps the next one, in (0, 0.5].
         class_ids: Number to write for each class; by default those of the model.
+        map: Numbers to write instead of others, such as 3=5 4=5.
+        confidence: Also write confidence (the probability of the class) and entropy (0: certain, 1:
+            all classes are equally probable) of every point.
+        probabilities: Also write the probability of every class, in columns such as p_ground.
+        min_confidence: Points that are less sure get --unsure_class; in [0, 1].
+        unsure_class: Number for points that are not sure enough.
+        keep: Points that have one of these classifications in the file keep it.
+        only: Only points that have one of these classifications in the file get a new one.
         device: Such as "cpu" or "cuda"; "auto" is CUDA if it can be used, else the CPU.
         factory: Import path of the function that makes the model, if it is one of your own.
     """
@@ -57,13 +79,22 @@ def label(
             "name a file to label and the file to write, or any number of files and, with --out, "
             f"the folder to write to; got {len(files)} name{'' if len(files) == 1 else 's'}"
         )
+    rules = Rules(
+        confidence,
+        probabilities,
+        min_confidence,
+        unsure_class,
+        tuple(keep or ()),
+        tuple(only or ()),
+    )
     predictor = Predictor.load(model, device, imported_factory(factory))
     print(describe_device(predictor.device))
     size = tile_size if tile_size is not None else predictor.tiles.size
     options = {
         "votes": votes,
         "tiles": Tiles(size, overlap, predictor.tiles.dimensions),
-        "class_ids": class_ids,
+        "class_ids": renamed(class_ids or predictor.class_ids, _numbers(map or [])),
+        "rules": rules,
         "progress": progress_bar,
     }
     with _continuable():
@@ -75,19 +106,19 @@ def label(
 
 def _label_one(predictor: Predictor, source: str, output: str, options: dict[str, Any]) -> None:
     start = time.monotonic()
-    counts = segment_file(predictor, source, output, **options)
-    _print_classes(predictor, counts)
+    points = segment_file(predictor, source, output, **options)
+    _print_classes(predictor, points)
     seconds = time.monotonic() - start
-    print(f"  {output}: {counts.sum():,} points labelled in {seconds:.1f} s")
+    print(f"  {output}: {points.total:,} points labelled in {seconds:.1f} s")
 
 
 def _label_many(predictor: Predictor, files: list[str], out: Path, options: dict[str, Any]) -> None:
     summary = segment_files(predictor, files, out, report=print, **options)
-    _print_classes(predictor, summary.counts)
+    _print_classes(predictor, summary.points)
     labelled, finished, failed = map(len, (summary.labelled, summary.finished, summary.failed))
     print(
         f"  {out}: {labelled} files labelled, {finished} finished before, {failed} failed; "
-        f"{summary.counts.sum():,} points in {summary.seconds:.1f} s"
+        f"{summary.points.total:,} points in {summary.seconds:.1f} s"
     )
     if failed:
         reason = next(iter(summary.failed.values()))
@@ -96,9 +127,23 @@ def _label_many(predictor: Predictor, files: list[str], out: Path, options: dict
         )
 
 
-def _print_classes(predictor: Predictor, counts: np.ndarray) -> None:
-    for name, count in zip(predictor.class_names, counts.tolist(), strict=True):
-        print(f"  {name:24s} {count:>12,} points {count / max(counts.sum(), 1):7.1%}")
+def _print_classes(predictor: Predictor, points: Labelled) -> None:
+    rows = dict(zip(predictor.class_names, points.counts.tolist(), strict=True))
+    rows |= {"(unsure)": points.unsure} if points.unsure else {}
+    rows |= {"(kept)": points.kept} if points.kept else {}
+    for name, count in rows.items():
+        print(f"  {name:24s} {count:>12,} points {count / max(points.total, 1):7.1%}")
+
+
+def _numbers(pairs: list[str]) -> dict[int, int]:
+    """Reads pairs such as "3=5"."""
+    numbers = {}
+    for pair in pairs:
+        before, _, after = pair.partition("=")
+        if not (before.isdecimal() and after.isdecimal()) or int(before) in numbers:
+            raise ValueError(f"--map takes pairs of different numbers such as 3=5, got {pairs}")
+        numbers[int(before)] = int(after)
+    return numbers
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from argparse import SUPPRESS, ArgumentError
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from importlib import import_module
-from inspect import signature
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -133,20 +132,28 @@ def call(function: Callable[..., None], positional: str | None = None) -> None:
 
     Args:
         function: Its arguments are the options; its docstring is their help. An argument of type
-            ``list`` takes one or more values: ``--keep 2 9``.
+            ``list`` takes one or more values: ``--keep 2 9``. One of type ``bool`` takes none, and
+            is False without its name.
         positional: Name of the argument, a list, that stands on the command line without a name.
     """
     parser = make_parser(function.__doc__.partition("\n")[0])
-    lists = {name: item for name, hint in get_type_hints(function).items() if (item := _item(hint))}
-    helps = {param.arg_name: param.description for param in parse(function.__doc__).params}
+    hints = get_type_hints(function)
+    lists = {name: item for name, hint in hints.items() if (item := _item(hint))}
+    switches = [name for name, hint in hints.items() if hint is bool]
+    helps = {
+        param.arg_name: " ".join(param.description.split())
+        for param in parse(function.__doc__).params
+    }
     for name, item in lists.items():
-        default = signature(function).parameters[name].default
-        given = {"nargs": "+", "type": item, "help": " ".join(helps[name].split())}
         if name == positional:
-            parser.add_argument(name, **given)
+            parser.add_argument(name, nargs="+", type=item, help=helps[name])
         else:
-            parser.add_argument(f"--{name}", default=default, **given)
-    parser.add_function_arguments(function, skip={*lists}, as_group=False, as_positional=False)
+            parser.add_argument(f"--{name}", nargs="+", type=item, help=helps[name])
+    for name in switches:
+        parser.add_argument(f"--{name}", action="store_true", help=helps[name])
+    parser.add_function_arguments(
+        function, skip={*lists, *switches}, as_group=False, as_positional=False
+    )
     function(**instantiate(parser, read_options(parser)).as_dict())
 
 

@@ -13,11 +13,14 @@ from kpdeform.inference.evaluation import (
 )
 from kpdeform.inference.metrics import Scores, scores
 from kpdeform.inference.predictor import Predictor
-from kpdeform.inference.segment import segment_file
+from kpdeform.inference.rules import Rules
+from kpdeform.inference.segment import Labelled, segment_file
 from kpdeform.inference.tiling import Tiles, progress_bar
 
 __all__ = [
+    "Labelled",
     "Predictor",
+    "Rules",
     "Scores",
     "Tiles",
     "confusion_matrix",

@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from kpdeform._locks import lock
 from kpdeform.data.cloud_files import LABELLED_SUFFIXES
 from kpdeform.data.files import walk_files
 from kpdeform.inference.predictor import Predictor
-from kpdeform.inference.segment import job_of, segment_file, work_folder
+from kpdeform.inference.rules import Rules
+from kpdeform.inference.segment import Labelled, job_of, segment_file, work_folder
 from kpdeform.inference.tiling import Progress, Tiles
 
 _LIST = ".kpdeform.json"
@@ -33,15 +34,14 @@ class Summary:
     """The outcome of :func:`segment_files`.
 
     Attributes:
-        counts: Number of points predicted as each class, ``(classes,)`` int64. It includes the
-            points of files that were finished before.
+        points: What became of the points, including those of files that were finished before.
         labelled: Sources that were labelled now.
         finished: Sources whose output was finished before.
         failed: Reason of the failure of each source that could not be labelled.
         seconds: Time that the labelling took.
     """
 
-    counts: np.ndarray
+    points: Labelled
     labelled: list[Path] = field(default_factory=list)
     finished: list[Path] = field(default_factory=list)
     failed: dict[Path, str] = field(default_factory=dict)
@@ -115,6 +115,7 @@ def segment_files(
     votes: int = 1,
     tiles: Tiles | None = None,
     class_ids: Sequence[int] | None = None,
+    rules: Rules | None = None,
     progress: Progress | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Summary:
@@ -130,6 +131,8 @@ def segment_files(
         votes: Number of predictions to average for each tile, >= 1.
         tiles: How to cut the clouds; by default the tiles of the predictor.
         class_ids: Number to write for each class; by default those of the predictor.
+        rules: Which points are classified anew, and what is written beside the classification; by
+            default all points, and nothing.
         progress: Shows the progress over the tiles of a file.
         report: Called with a line of text about every file.
 
@@ -139,11 +142,11 @@ def segment_files(
         ValueError: An output would replace a source, or two sources have one output.
         OSError: Another process writes to the folder, or the disk has too little space.
     """
-    folder = Path(folder)
+    folder, rules = Path(folder), rules or Rules()
     outputs = {source: folder / output for source, output in find_sources(sources).items()}
     _check_not_sources(outputs)
     folder.mkdir(parents=True, exist_ok=True)
-    summary = Summary(np.zeros(len(predictor.class_names), np.int64))
+    summary = Summary(Labelled(np.zeros(len(predictor.class_names), np.int64)))
     with lock(folder / ".kpdeform.lock", f"the folder {folder}"):
         finished = _FinishedOutputs(folder)
         for output in outputs.values():
@@ -153,31 +156,34 @@ def segment_files(
             start = time.monotonic()
             try:
                 job = _digest_of(
-                    job_of(predictor, source, votes, tiles or predictor.tiles), class_ids
+                    job_of(predictor, source, votes, tiles or predictor.tiles),
+                    list(class_ids or predictor.class_ids),
+                    asdict(rules),
                 )
-                counts = finished.counts(output, job)
-                if counts is not None:
+                points = finished.points(output, job)
+                if points is not None:
                     report(f"{where}: finished before")
                     summary.finished.append(source)
-                    summary.counts += counts
+                    summary.points += points
                     continue
                 report(where)
-                counts = segment_file(
+                points = segment_file(
                     predictor,
                     source,
                     output,
                     votes=votes,
                     tiles=tiles,
                     class_ids=class_ids,
+                    rules=rules,
                     progress=progress,
-                    finish=lambda counts, output=output, job=job: finished.add(output, job, counts),
+                    finish=lambda points, output=output, job=job: finished.add(output, job, points),
                 )
             except ValueError as error:
                 report(f"{where}: {error}")
                 summary.failed[source] = str(error)
                 continue
             summary.labelled.append(source)
-            summary.counts += counts
+            summary.points += points
             summary.seconds += time.monotonic() - start
     return summary
 
@@ -206,7 +212,7 @@ class _FinishedOutputs:
             try:
                 self._entries = dict(json.loads(self._path.read_text())["outputs"])
                 for entry in self._entries.values():
-                    np.array(entry["counts"], np.int64)
+                    _points_of(entry)
                     str(entry["job"]), int(entry["size"]), int(entry["mtime_ns"])
             except (ValueError, TypeError, KeyError) as error:
                 raise ValueError(
@@ -222,16 +228,22 @@ class _FinishedOutputs:
                 "away, or choose another output folder"
             )
 
-    def counts(self, output: Path, job: str) -> np.ndarray | None:
-        """Points of each class of an output that this job has finished, else None."""
+    def points(self, output: Path, job: str) -> Labelled | None:
+        """What became of the points of an output that this job has finished, else None."""
         if self._is_unchanged(output) and self._entry(output)["job"] == job:
-            return np.array(self._entry(output)["counts"], np.int64)
+            return _points_of(self._entry(output))
         return None
 
-    def add(self, output: Path, job: str, counts: np.ndarray) -> None:
+    def add(self, output: Path, job: str, points: Labelled) -> None:
         """Records an output that is complete."""
         name = output.relative_to(self._folder).as_posix()
-        self._entries[name] = {"job": job, "counts": counts.tolist(), **_state(output)}
+        self._entries[name] = {
+            "job": job,
+            "counts": points.counts.tolist(),
+            "unsure": points.unsure,
+            "kept": points.kept,
+            **_state(output),
+        }
         partial = self._path.with_name(self._path.name + ".partial")
         partial.write_text(json.dumps({"outputs": self._entries}, indent=1))
         replace(partial, self._path)
@@ -244,6 +256,10 @@ class _FinishedOutputs:
         return output.exists() and {name: entry.get(name) for name in ("size", "mtime_ns")} == (
             _state(output)
         )
+
+
+def _points_of(entry: dict[str, Any]) -> Labelled:
+    return Labelled(np.array(entry["counts"], np.int64), int(entry["unsure"]), int(entry["kept"]))
 
 
 def _state(path: Path) -> dict[str, int]:

@@ -72,11 +72,11 @@ def test_files_folders_and_patterns_are_found(raw):
 def test_finished_files_are_skipped_until_something_changes(raw, tmp_path, predictor):
     out = tmp_path / "out"
     first = segment_files(predictor, [raw], out)
-    assert [p.name for p in first.labelled] == ["a.laz", "b.las"] and first.counts.sum() == 2800
+    assert [p.name for p in first.labelled] == ["a.laz", "b.las"] and first.points.total == 2800
     assert names(out) == [".kpdeform.json", "a.laz", "deep/b.las"]
     second = segment_files(predictor, [raw], out)
     assert not second.labelled and len(second.finished) == 2
-    assert second.counts.tolist() == first.counts.tolist()
+    assert second.points.counts.tolist() == first.points.counts.tolist()
     write(raw / "a.laz", seed=3)
     assert [p.name for p in segment_files(predictor, [raw], out).labelled] == ["a.laz"]
     assert len(segment_files(predictor, [raw], out, class_ids=[7, 8]).labelled) == 2
@@ -112,7 +112,7 @@ def test_a_damaged_file_does_not_stop_the_others(raw, tmp_path, predictor):
 def test_no_points_and_one_point(num_points, suffix, tmp_path, predictor):
     write(tmp_path / f"raw/a{suffix}", num_points)
     summary = segment_files(predictor, [tmp_path / "raw"], tmp_path / "out")
-    assert not summary.failed and summary.counts.sum() == num_points
+    assert not summary.failed and summary.points.total == num_points
     assert len(laspy.read(tmp_path / f"out/a{suffix}")) == num_points
 
 
@@ -191,3 +191,23 @@ def test_a_stopped_command_says_how_to_continue(raw, tmp_path, model):
     done = json.loads((out / ".kpdeform.json").read_text())["outputs"]
     again = label(raw, "--out", out, "--model", model)
     assert f"{14 - len(done)} files labelled, {len(done)} finished before, 0 failed" in again.stdout
+
+
+def test_the_options_of_the_command_reach_the_file(raw, tmp_path, model):
+    las = laspy.read(raw / "a.laz")
+    las.classification = np.arange(len(las)) % 3
+    las.write(raw / "a.laz")
+    options = ["--confidence", "--map", "2=4", "6=4", "--keep", 1]
+    options += ["--min-confidence=0.999", "--unsure-class=9", "--probabilities"]
+    done = label(raw / "a.laz", "--out", tmp_path / "out", "--model", model, *options)
+    assert done.returncode == 0, done.stderr
+    assert "(unsure)" in done.stdout and "(kept)" in done.stdout
+    found = laspy.read(tmp_path / "out/a.laz")
+    confidence, before = np.array(found.confidence), np.array(las.classification)
+    expected = np.where(before == 1, 1, np.where(confidence < np.float32(0.999), 9, 4))
+    assert np.array_equal(found.classification, expected)
+    names = ["confidence", "entropy", "p_a", "p_b"]
+    assert list(found.point_format.extra_dimension_names) == names
+    for wrong in (["--map", "2"], ["--map", "3=4"], ["--unsure-class", 3], ["--keep", "x"]):
+        done = label(raw / "a.laz", "--out", tmp_path / "out", "--model", model, *wrong)
+        assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
