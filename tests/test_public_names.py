@@ -21,8 +21,8 @@ NAMES = {
     "replace_deform_convs kpconvx_s "
     "kpconvx_l kpconvd_l kpconvx_l_scanobjectnn kpconvd_l_scanobjectnn",
     "kpdeform.data": "PointBatch Pyramid PyramidSpec build_pyramid SceneDataset transforms",
-    "kpdeform.inference": "Predictor Scores Tiles confusion_matrix predict_scene progress_bar "
-    "scores segment_file write_prediction write_scores",
+    "kpdeform.inference": "Labelled Predictor Rules Scores Tiles confusion_matrix predict_scene "
+    "progress_bar scores segment_file segment_files write_prediction write_scores",
     "kpdeform.viz": "kernel_scene show render capture_grids render_grids sampled_positions",
 }
 

@@ -2,13 +2,13 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from kpdeform.data import values
-from kpdeform.data.files import SUFFIXES
+from kpdeform.data.files import SUFFIXES, walk_files
 from kpdeform.data.recipe import warn
 
 FOLDERS = ("train", "val", "test")
@@ -40,7 +40,7 @@ def find_files(raw: Path, splits: Mapping[str, Sequence[str]]) -> Layout:
     """
     if not raw.is_dir():
         raise ValueError(f"{raw}: no such folder")
-    everything = {path: path.relative_to(raw).parts for path in _walk(raw)}
+    everything = {path: path.relative_to(raw).parts for path in walk_files(raw)}
     files = {p: parts for p, parts in everything.items() if p.suffix.lower() in SUFFIXES}
     if not splits:
         splits = {name: [name] for name in FOLDERS if (raw / name).is_dir()}
@@ -62,21 +62,6 @@ def find_files(raw: Path, splits: Mapping[str, Sequence[str]]) -> Layout:
                 layout.files.setdefault(split, []).append(path)
     _report_rest(raw, everything, {path for paths in layout.files.values() for path in paths})
     return layout
-
-
-def _walk(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
-    """Yields all files that are not hidden; links to a parent folder are not followed."""
-    state = folder.stat()
-    here = (state.st_dev, state.st_ino)
-    if here in above:
-        return
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            yield from _walk(path, (*above, here))
-        elif path.is_file():
-            yield path
 
 
 def _match(

@@ -15,7 +15,7 @@ COMMANDS = {
     "prepare": "turn the files of a data set into scenes",
     "train": "train a network on scenes, shapes or images",
     "evaluate": "score a trained network on whole scenes",
-    "label": "label a point cloud file with a trained network",
+    "label": "label point cloud files with a trained network",
     "view": "show the deformed kernels of a trained network",
     "info": "describe this installation, for a bug report",
 }

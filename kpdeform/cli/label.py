@@ -1,70 +1,162 @@
-"""Labels a LAS, LAZ or PLY file with a trained network, and writes a copy with the classification.
+"""Labels point cloud files with a trained network, and writes copies with the classification.
 
     kpdeform label cloud.laz labelled.laz --model runs/ign
+    kpdeform label tiles/ --out labelled/ --model runs/ign
 
-All other fields of the file stay as they are. Memory is bounded by the size of a tile. If the
-command is killed, running it again continues with the next tile and produces the same bytes.
+All other fields of the files stay as they are. Memory is bounded by the size of a tile. If the
+command is killed, running it again continues with the next tile and produces the same bytes; files
+that are finished are skipped.
 """
 
 import signal
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from kpdeform._device import describe_device
 from kpdeform.cli.options import call, imported_factory
-from kpdeform.inference import Predictor, Tiles, progress_bar, segment_file
+from kpdeform.inference import (
+    Labelled,
+    Predictor,
+    Rules,
+    Tiles,
+    progress_bar,
+    segment_file,
+    segment_files,
+)
+from kpdeform.inference.rules import renamed
 
 
 def label(
-    source: Path,
-    output: Path,
+    files: list[str],
     model: str,
+    out: Path | None = None,
     votes: int = 1,
     tile_size: float | None = None,
     overlap: float = 0.25,
     class_ids: list[int] | None = None,
+    map: list[str] | None = None,
+    confidence: bool = False,
+    probabilities: bool = False,
+    min_confidence: float = 0.0,
+    unsure_class: int | None = None,
+    keep: list[int] | None = None,
+    only: list[int] | None = None,
     device: str = "auto",
     factory: str | None = None,
 ) -> None:
-    """Labels a LAS, LAZ or PLY file with a trained network.
+    """Labels point cloud files with a trained network.
 
     Args:
-        source: File to label.
-        output: File to write, with the same suffix.
+        files: A file to label and the file to write, with the same suffix; or, with --out, any
+            number of files, folders and quoted patterns such as 'tiles/*.laz'.
         model: Model folder, folder of a run, checkpoint, or hf://OWNER/NAME for one on the Hugging
             Face hub.
+        out: Folder for the labelled files, which get the names of their sources. Files that an
+            earlier command has finished are skipped.
         votes: Predictions to average for each tile, each with the cloud rotated about z by another
             angle, >= 1.
         tile_size: Side of a tile in the model's unit, > 0; by default as wide as the training
             crops.
         overlap: Share of a tile's side by which it overlaps the next one, in (0, 0.5].
         class_ids: Number to write for each class; by default those of the model.
+        map: Numbers to write instead of others, such as 3=5 4=5.
+        confidence: Also write confidence (the probability of the class) and entropy (0: certain, 1:
+            all classes are equally probable) of every point.
+        probabilities: Also write the probability of every class, in columns such as p_ground.
+        min_confidence: Points that are less sure get --unsure_class; in [0, 1].
+        unsure_class: Number for points that are not sure enough.
+        keep: Points that have one of these classifications in the file keep it.
+        only: Only points that have one of these classifications in the file get a new one.
         device: Such as "cpu" or "cuda"; "auto" is CUDA if it can be used, else the CPU.
         factory: Import path of the function that makes the model, if it is one of your own.
     """
+    if out is None and len(files) != 2:
+        raise ValueError(
+            "name a file to label and the file to write, or any number of files and, with --out, "
+            f"the folder to write to; got {len(files)} name{'' if len(files) == 1 else 's'}"
+        )
+    rules = Rules(
+        confidence,
+        probabilities,
+        min_confidence,
+        unsure_class,
+        tuple(keep or ()),
+        tuple(only or ()),
+    )
     predictor = Predictor.load(model, device, imported_factory(factory))
     print(describe_device(predictor.device))
     size = tile_size if tile_size is not None else predictor.tiles.size
-    tiles = Tiles(size, overlap, predictor.tiles.dimensions)
+    options = {
+        "votes": votes,
+        "tiles": Tiles(size, overlap, predictor.tiles.dimensions),
+        "class_ids": renamed(class_ids or predictor.class_ids, _numbers(map or [])),
+        "rules": rules,
+        "progress": progress_bar,
+    }
+    with _continuable():
+        if out is None:
+            _label_one(predictor, files[0], files[1], options)
+        else:
+            _label_many(predictor, files, out, options)
+
+
+def _label_one(predictor: Predictor, source: str, output: str, options: dict[str, Any]) -> None:
+    start = time.monotonic()
+    points = segment_file(predictor, source, output, **options)
+    _print_classes(predictor, points)
+    seconds = time.monotonic() - start
+    print(f"  {output}: {points.total:,} points labelled in {seconds:.1f} s")
+
+
+def _label_many(predictor: Predictor, files: list[str], out: Path, options: dict[str, Any]) -> None:
+    summary = segment_files(predictor, files, out, report=print, **options)
+    _print_classes(predictor, summary.points)
+    labelled, finished, failed = map(len, (summary.labelled, summary.finished, summary.failed))
+    print(
+        f"  {out}: {labelled} files labelled, {finished} finished before, {failed} failed; "
+        f"{summary.points.total:,} points in {summary.seconds:.1f} s"
+    )
+    if failed:
+        reason = next(iter(summary.failed.values()))
+        raise ValueError(
+            f"{failed} of {labelled + finished + failed} files could not be labelled: {reason}"
+        )
+
+
+def _print_classes(predictor: Predictor, points: Labelled) -> None:
+    rows = dict(zip(predictor.class_names, points.counts.tolist(), strict=True))
+    rows |= {"(unsure)": points.unsure} if points.unsure else {}
+    rows |= {"(kept)": points.kept} if points.kept else {}
+    for name, count in rows.items():
+        print(f"  {name:24s} {count:>12,} points {count / max(points.total, 1):7.1%}")
+
+
+def _numbers(pairs: list[str]) -> dict[int, int]:
+    """Reads pairs such as "3=5"."""
+    numbers = {}
+    for pair in pairs:
+        before, _, after = pair.partition("=")
+        if not (before.isdecimal() and after.isdecimal()) or int(before) in numbers:
+            raise ValueError(f"--map takes pairs of different numbers such as 3=5, got {pairs}")
+        numbers[int(before)] = int(after)
+    return numbers
+
+
+@contextmanager
+def _continuable() -> Iterator[None]:
+    """Ends the program on Ctrl-C or SIGTERM with a message that says how to continue."""
     before = signal.signal(signal.SIGTERM, _stop)
     try:
-        counts = segment_file(
-            predictor,
-            source,
-            output,
-            votes=votes,
-            tiles=tiles,
-            class_ids=class_ids,
-            progress=progress_bar,
-        )
+        yield
     except (KeyboardInterrupt, _Terminated) as stopped:
         print("stopped; run the same command again to continue", file=sys.stderr)
         raise SystemExit(143 if isinstance(stopped, _Terminated) else 130) from None
     finally:
         signal.signal(signal.SIGTERM, before)
-    for name, count in zip(predictor.class_names, counts.tolist(), strict=True):
-        print(f"  {name:24s} {count:>12,} points")
-    print(f"  {output}: {counts.sum():,} points labelled")
 
 
 class _Terminated(BaseException):
@@ -79,5 +171,5 @@ def _stop(number: int, frame: object) -> None:
 
 
 def main() -> None:
-    """Reads the options: source and output are positional, all others have names."""
-    call(label, {"source": "File to label.", "output": "File to write, with the same suffix."})
+    """Reads the options: the files are positional, all others have names."""
+    call(label, "files")

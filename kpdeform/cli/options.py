@@ -15,8 +15,9 @@ from difflib import get_close_matches
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
+from docstring_parser import parse
 from jsonargparse import ArgumentParser
 
 from kpdeform.cli.packaged import packaged
@@ -61,7 +62,7 @@ def read_options(
             that is not one of kpdeform's. The message is one line.
         OSError: A file cannot be read.
     """
-    arguments = sys.argv[1:]
+    arguments = [_with_underscores(argument) for argument in sys.argv[1:]]
     if configs is not None:
         arguments = _with_config_paths(arguments, configs)
     _show_help(parser, arguments, usual)
@@ -72,6 +73,14 @@ def read_options(
         return parser.parse_args(arguments)
     except ArgumentError as error:
         raise ValueError(_one_line(str(error), parser)) from error
+
+
+def _with_underscores(argument: str) -> str:
+    """Spells an option such as --class-ids with underscores, as the arguments of functions are."""
+    if not argument.startswith("--"):
+        return argument
+    option, equals, value = argument[2:].partition("=")
+    return f"--{option.replace('-', '_')}{equals}{value}"
 
 
 def _show_help(parser: ArgumentParser, arguments: list[str], usual: Collection[str]) -> None:
@@ -118,19 +127,42 @@ def instantiate(parser: Any, options: Any) -> Any:
         raise ValueError(_one_line(str(error), parser)) from error
 
 
-def call(function: Callable[..., None], positional: Mapping[str, str] | None = None) -> None:
+def call(function: Callable[..., None], positional: str | None = None) -> None:
     """Calls a function with the options of the command line.
 
     Args:
-        function: Its arguments are the options; its docstring is their help.
-        positional: Help of the arguments, all of them paths, that are positional, by their name.
+        function: Its arguments are the options; its docstring is their help. An argument of type
+            ``list`` takes one or more values: ``--keep 2 9``. One of type ``bool`` takes none, and
+            is False without its name.
+        positional: Name of the argument, a list, that stands on the command line without a name.
     """
     parser = make_parser(function.__doc__.partition("\n")[0])
-    positional = positional or {}
-    for name, what in positional.items():
-        parser.add_argument(name, type=Path, help=what)
-    parser.add_function_arguments(function, skip={*positional}, as_group=False, as_positional=False)
+    hints = get_type_hints(function)
+    lists = {name: item for name, hint in hints.items() if (item := _item(hint))}
+    switches = [name for name, hint in hints.items() if hint is bool]
+    helps = {
+        param.arg_name: " ".join(param.description.split())
+        for param in parse(function.__doc__).params
+    }
+    for name, item in lists.items():
+        if name == positional:
+            parser.add_argument(name, nargs="+", type=item, help=helps[name])
+        else:
+            parser.add_argument(f"--{name}", nargs="+", type=item, help=helps[name])
+    for name in switches:
+        parser.add_argument(f"--{name}", action="store_true", help=helps[name])
+    parser.add_function_arguments(
+        function, skip={*lists, *switches}, as_group=False, as_positional=False
+    )
     function(**instantiate(parser, read_options(parser)).as_dict())
+
+
+def _item(hint: Any) -> type | None:
+    """Type of the items of ``list[T]`` or ``list[T] | None``; None for other types."""
+    for choice in (hint, *get_args(hint)):
+        if get_origin(choice) is list:
+            return get_args(choice)[0]
+    return None
 
 
 def imported_factory(name: str | None) -> Factory | None:

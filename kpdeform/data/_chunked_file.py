@@ -7,16 +7,31 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
 from kpdeform._files import replace
-from kpdeform.data.fields import COLORS, ColorRange, Fields, usual_names
+from kpdeform.data.fields import COLORS, ColorRange, Fields, to_labels, usual_names
 
 CHUNK = 500_000  # points read at a time
 # labels(start, stop) returns the classification of the points from row start to row stop.
 Labels = Callable[[int, int], np.ndarray]
+
+
+class Column(NamedTuple):
+    """A column of float32 numbers that a copy gets beside the classification.
+
+    Attributes:
+        name: Name in the file. A float32 column of this name is replaced.
+        description: At most 32 characters, for formats that have room for it.
+        values: ``values(start, stop)`` returns the numbers of the points from row start to row
+            stop.
+    """
+
+    name: str
+    description: str
+    values: Callable[[int, int], np.ndarray]
 
 
 class ChunkedFile(ABC):
@@ -27,12 +42,15 @@ class ChunkedFile(ABC):
         num_points: Number of points.
         names: Names of the columns in the file, including ``x``, ``y`` and ``z``.
         highest_label: Largest classification that the file can store.
+        label_name: Column that holds the classification, which a copy replaces; None if there is
+            none.
     """
 
     path: Path
     num_points: int
     names: Sequence[str]
     highest_label: int
+    label_name: str | None
 
     @abstractmethod
     def parts(self, names: Iterable[str]) -> Iterator[Fields]:
@@ -43,17 +61,30 @@ class ChunkedFile(ABC):
         """
 
     @abstractmethod
-    def write(self, path: Path, labels: Labels) -> None:
+    def write(self, path: Path, labels: Labels, extra: Sequence[Column] = ()) -> None:
         """Copies the file to ``path`` with new classifications; ``path`` is replaced atomically.
 
         Args:
             path: File to write.
             labels: Called as ``labels(start, stop)`` for the classifications of consecutive rows.
+            extra: Columns to add; their functions are called with the same rows as ``labels``.
 
         Raises:
-            ValueError: A classification is negative or above ``highest_label``, or the file is
-                truncated or corrupt.
+            ValueError: A classification is negative or above ``highest_label``, the file has a
+                column with the name of an extra one that is not float32, or it is truncated or
+                corrupt.
         """
+
+    def classifications(self) -> Iterator[np.ndarray]:
+        """Yields the classifications that the file has, int64, -1 for NaN, in parts.
+
+        Raises:
+            ValueError: The file has none, or they are no whole numbers.
+        """
+        if self.label_name is None:
+            raise ValueError(f"{self.path} has no classification")
+        for part in self.parts([self.label_name]):
+            yield to_labels(part[self.label_name])
 
     def read(self) -> Fields:
         """Reads all columns of all points; they are named as in the file."""
@@ -151,6 +182,14 @@ def check_class_ids(ids: np.ndarray, highest: int) -> None:
         raise ValueError(
             f"this file holds classes 0 to {highest}, but class_ids are {np.unique(ids).tolist()}"
         )
+
+
+def no_room_for(path: Path, name: str, kind: str) -> ValueError:
+    """The error for a column that cannot be written because another one has its name."""
+    return ValueError(
+        f"{path} has a column {name} of type {kind}, where float32 numbers would go; rename "
+        "or remove it"
+    )
 
 
 def copy_bytes(source: BinaryIO, target: BinaryIO, count: int) -> None:

@@ -38,6 +38,7 @@ class LasLayout:
 
     Attributes:
         size: Size of the file in bytes.
+        header_size: Size of the header in bytes.
         minor: Minor version of LAS, 0 to 5.
         points_start: Byte at which the points begin.
         record_length: Size of a point in bytes, uncompressed.
@@ -50,6 +51,7 @@ class LasLayout:
     """
 
     size: int
+    header_size: int
     minor: int
     points_start: int
     record_length: int
@@ -59,6 +61,11 @@ class LasLayout:
     evlrs: tuple[Record, ...]
     laszip: bytes | None
     largest_chunk: int = 0
+
+
+def point_size(point_format: int) -> int:
+    """Size of a point in bytes, without extra bytes."""
+    return _POINT_SIZES[point_format]
 
 
 def read_layout(file: BinaryIO) -> LasLayout:
@@ -102,7 +109,16 @@ def read_layout(file: BinaryIO) -> LasLayout:
     else:
         laszip = _laszip(file, vlrs, length)
     layout = LasLayout(
-        size, minor, points_start, length, num_points, point_format, vlrs, evlrs, laszip
+        size,
+        header_size,
+        minor,
+        points_start,
+        length,
+        num_points,
+        point_format,
+        vlrs,
+        evlrs,
+        laszip,
     )
     if laszip is not None and num_points:
         return replace(layout, largest_chunk=_check_chunks(file, layout, laszip))

@@ -9,17 +9,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kpdeform.data._chunked_file import ChunkedFile, check_class_ids, replacing
+from kpdeform.data._chunked_file import ChunkedFile, Column, check_class_ids, replacing
 from kpdeform.data.las_files import LasFile
 from kpdeform.data.ply_files import PlyFile
 
-__all__ = ["ChunkedFile", "check_class_ids", "open_cloud_file", "replacing"]
+__all__ = [
+    "LABELLED_SUFFIXES",
+    "ChunkedFile",
+    "Column",
+    "check_class_ids",
+    "open_cloud_file",
+    "replacing",
+]
 
 _KINDS: dict[str, type[LasFile] | type[PlyFile]] = {
     ".las": LasFile,
     ".laz": LasFile,
     ".ply": PlyFile,
 }
+LABELLED_SUFFIXES = tuple(_KINDS)
 
 
 def open_cloud_file(path: str | Path) -> ChunkedFile:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -120,6 +120,28 @@ def read_cloud(
         if isinstance(error, ValueError) and str(error).startswith(f"{path}: "):
             raise
         raise damaged(path, error) from error
+
+
+def walk_files(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
+    """Yields all files in a folder and its subfolders that are not hidden, in order.
+
+    Symbolic links are followed, except those to a parent folder.
+
+    Args:
+        folder: The folder.
+        above: Device and inode of the parent folders, when the function calls itself.
+    """
+    state = folder.stat()
+    here = (state.st_dev, state.st_ino)
+    if here in above:
+        return
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from walk_files(path, (*above, here))
+        elif path.is_file():
+            yield path
 
 
 def check_finite(cloud: Cloud, path: str | Path, names: Sequence[str] = ()) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,12 +16,14 @@ from kpdeform._optional import require
 from kpdeform.data import _chunked_file
 from kpdeform.data._chunked_file import (
     ChunkedFile,
+    Column,
     Labels,
     check_class_ids,
     copy_bytes,
+    no_room_for,
     replacing,
 )
-from kpdeform.data._las_layout import Record, read_layout
+from kpdeform.data._las_layout import Record, point_size, read_layout
 from kpdeform.data.fields import Fields, damaged
 
 _PLAIN_CHUNK = 50_000  # points per chunk, as LASzip writes files
@@ -52,6 +54,7 @@ class LasFile(ChunkedFile):
         self.highest_label = 31 if layout.point_format < 6 else 255
         own = [n for n in self._format.dimension_names if n not in ("X", "Y", "Z")]
         widths = {name: self._format.dimension_by_name(name).num_elements for name in own}
+        self.label_name = "classification"
         self._arrays = {
             (name if width == 1 else f"{name}_{i}"): (name, i if width > 1 else None)
             for name, width in widths.items()
@@ -78,60 +81,132 @@ class LasFile(ChunkedFile):
         values = np.asarray(points[source])
         return values if column is None else values[:, column]
 
-    def write(self, path: Path, labels: Labels) -> None:
-        """See :meth:`ChunkedFile.write`; a COPC file becomes a plain LAZ file."""
+    def write(self, path: Path, labels: Labels, extra: Sequence[Column] = ()) -> None:
+        """See :meth:`ChunkedFile.write`; a COPC file becomes a plain LAZ file.
+
+        Columns become extra bytes of the points.
+        """
+        added = [column for column in extra if column.name not in self.names]
+        for column in extra:
+            if column not in added and self._dtype[column.name] != np.dtype("<f4"):
+                raise no_room_for(self.path, column.name, str(self._dtype[column.name]))
+        left_out = [r for r in (*self._layout.vlrs, *self._layout.evlrs) if r.user_id == "copc"]
+        if added:
+            left_out += [r for r in self._layout.evlrs if _describes_extra_bytes(r)]
         with (
             replacing(path) as partial,
             self.path.open("rb") as source,
             partial.open("w+b") as target,
         ):
-            left_out = [r for r in (*self._layout.vlrs, *self._layout.evlrs) if r.user_id == "copc"]
-            laszip = self._copy_head(source, target, left_out)
+            laszip = self._copy_head(source, target, left_out, added)
             if laszip is None:
-                self._copy_records(source, target.write, labels)
-                shutil.copyfileobj(source, target)
+                self._copy_records(source, target.write, labels, extra)
             else:
                 lazrs = require("lazrs", "io")
                 compressor = lazrs.LasZipCompressor(target, lazrs.LazVlr(laszip))
-                self._copy_records(source, compressor.compress_many, labels)
+                self._copy_records(source, compressor.compress_many, labels, extra)
                 compressor.done()
+            if laszip is None and not added:
+                shutil.copyfileobj(source, target)
+            else:
                 self._copy_extended_records(source, target, left_out)
 
     def _copy_head(
-        self, source: BinaryIO, target: BinaryIO, left_out: list[Record]
+        self,
+        source: BinaryIO,
+        target: BinaryIO,
+        left_out: list[Record],
+        added: Sequence[Column],
     ) -> bytes | None:
-        """Copies everything before the points, and returns the LASzip record of the copy."""
+        """Writes everything before the points, and returns the LASzip record of the copy."""
         layout, laszip = self._layout, self._layout.laszip
         source.seek(0)
-        head = bytearray(source.read(layout.points_start))
+        head = source.read(layout.points_start)
+        new_laszip = laszip
         if laszip is not None and laszip[12:16] == b"\xff" * 4:  # chunks of variable length
-            place = head.index(laszip)
-            laszip = laszip[:12] + struct.pack("<I", _PLAIN_CHUNK) + laszip[16:]
-            head[place : place + len(laszip)] = laszip
-        if left_out:
-            vlrs = [r for r in layout.vlrs if r in left_out]
-            num_evlrs = sum(r not in left_out for r in layout.evlrs)
-            for record in reversed(vlrs):
-                del head[record.start : record.stop]
-            struct.pack_into("<II", head, 96, len(head), len(layout.vlrs) - len(vlrs))
-            struct.pack_into("<I", head, 243, num_evlrs)
-            if num_evlrs == 0:
-                struct.pack_into("<Q", head, 235, 0)
-        target.write(head)
-        return laszip
+            new_laszip = laszip[:12] + struct.pack("<I", _PLAIN_CHUNK) + laszip[16:]
+        if laszip is not None and added:
+            new_laszip = self._laszip_with(4 * len(added))
+        records = []
+        for record in layout.vlrs:
+            content = head[record.data_start : record.stop]
+            if content == laszip:
+                content = new_laszip
+            if record not in left_out and not (added and _describes_extra_bytes(record)):
+                start = bytearray(head[record.start : record.data_start])
+                struct.pack_into("<H", start, 20, len(content))
+                records.append(bytes(start) + content)
+        if added:
+            content = self._described_extra_bytes(source) + b"".join(map(_descriptor, added))
+            start = struct.pack("<2x16sHH32x", b"LASF_Spec", 4, len(content))
+            records.append(start + content)
+        end = max((record.stop for record in layout.vlrs), default=layout.header_size)
+        first = bytearray(head[: layout.header_size])
+        size = len(first) + sum(map(len, records)) + len(head) - end
+        struct.pack_into("<II", first, 96, size, len(records))
+        struct.pack_into("<H", first, 105, layout.record_length + 4 * len(added))
+        if num_left := sum(r in left_out for r in layout.evlrs):
+            struct.pack_into("<I", first, 243, len(layout.evlrs) - num_left)
+            if num_left == len(layout.evlrs):
+                struct.pack_into("<Q", first, 235, 0)
+        target.write(bytes(first) + b"".join(records) + head[end:])
+        return new_laszip
+
+    def _laszip_with(self, num_bytes: int) -> bytes:
+        """The LASzip record for points with this many further extra bytes."""
+        layout = self._layout
+        there = layout.record_length - point_size(layout.point_format)
+        record = require("lazrs", "io").LazVlr.new_for_compression(
+            layout.point_format, there + num_bytes, False
+        )
+        return bytes(record.record_data())
+
+    def _described_extra_bytes(self, source: BinaryIO) -> bytes:
+        """Descriptors of all extra bytes that the file has; those without one get one."""
+        content = b""
+        for record in (*self._layout.vlrs, *self._layout.evlrs):
+            if _describes_extra_bytes(record):
+                source.seek(record.data_start)
+                content += source.read(record.stop - record.data_start)
+        described = sum(
+            _described_size(content[start : start + 192]) for start in range(0, len(content), 192)
+        )
+        missing = self._layout.record_length - point_size(self._layout.point_format) - described
+        for number, start in enumerate(range(0, missing, 255)):
+            size = min(255, missing - start)
+            content += struct.pack("<2xBB32s156x", 0, size, b"undocumented_%d" % number)
+        return content
 
     def _copy_records(
-        self, source: BinaryIO, write: Callable[[np.ndarray], Any], labels: Labels
+        self,
+        source: BinaryIO,
+        write: Callable[[np.ndarray], Any],
+        labels: Labels,
+        extra: Sequence[Column],
     ) -> None:
         byte = 15 if self.highest_label == 31 else 16
         flags = np.uint8(0xE0 if self.highest_label == 31 else 0)
+        places, length = [], self._layout.record_length
+        for column in extra:
+            offsets = self._dtype.fields
+            if column.name in self.names:
+                places.append(offsets[column.name][1])
+            else:
+                places.append(length)
+                length += 4
         start = 0
-        for records in self._records(source):
-            new = labels(start, start + len(records))
+        for old in self._records(source):
+            stop = start + len(old)
+            new = labels(start, stop)
             check_class_ids(new, self.highest_label)
+            records = np.empty((len(old), length), np.uint8)
+            records[:, : old.shape[1]] = old
             records[:, byte] = (records[:, byte] & flags) | new.astype(np.uint8)
+            for place, column in zip(places, extra, strict=True):
+                values = np.ascontiguousarray(column.values(start, stop), "<f4")
+                records[:, place : place + 4] = values.view(np.uint8).reshape(-1, 4)
             write(records.reshape(-1))
-            start += len(records)
+            start = stop
 
     def _copy_extended_records(
         self, source: BinaryIO, target: BinaryIO, left_out: list[Record]
@@ -177,6 +252,25 @@ class LasFile(ChunkedFile):
                 with _damage_named(self.path):
                     read(records.reshape(-1))
             yield records
+
+
+def _describes_extra_bytes(record: Record) -> bool:
+    return (record.user_id, record.record_id) == ("LASF_Spec", 4)
+
+
+def _descriptor(column: Column) -> bytes:
+    """The description of a float32 column of extra bytes (LAS 1.4, table 24)."""
+    texts = column.name.encode(), column.description.encode()
+    return struct.pack("<2xBB32s4x24x24x24x24x24x32s", 9, 0, *texts)
+
+
+def _described_size(descriptor: bytes) -> int:
+    """Number of bytes of a point that a descriptor describes."""
+    kind, options = descriptor[2:4]
+    if kind == 0:
+        return options
+    sizes = (1, 1, 2, 2, 4, 4, 8, 8, 4, 8)
+    return sizes[(kind - 1) % 10] * (1 + (kind - 1) // 10)
 
 
 @contextmanager

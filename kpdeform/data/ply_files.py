@@ -9,7 +9,7 @@ import io
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,9 +19,11 @@ import numpy as np
 from kpdeform.data import _chunked_file
 from kpdeform.data._chunked_file import (
     ChunkedFile,
+    Column,
     Labels,
     check_class_ids,
     copy_bytes,
+    no_room_for,
     replacing,
 )
 from kpdeform.data._numbers import cast_numbers, parse_numbers
@@ -103,10 +105,12 @@ class PlyFile(ChunkedFile):
         self._elements = elements
         element = elements[self._points]
         self.num_points, self.names = element.count, element.scalars
-        self._label = next((n for n in element.scalars if plain_name(n) == "classification"), None)
+        self.label_name = next(
+            (n for n in element.scalars if plain_name(n) == "classification"), None
+        )
         kind = np.dtype("u1")
-        if self._label is not None:
-            kind = np.dtype(next(p.type for p in element.properties if p.name == self._label))
+        if self.label_name is not None:
+            kind = np.dtype(next(p.type for p in element.properties if p.name == self.label_name))
         self.highest_label = int(np.iinfo(kind).max) if kind.kind in "iu" else 2**24
         self._check_size()
 
@@ -124,14 +128,21 @@ class PlyFile(ChunkedFile):
             if batch:
                 yield _columns(batch, names)
 
-    def write(self, path: Path, labels: Labels) -> None:
-        """See :meth:`ChunkedFile.write`."""
+    def write(self, path: Path, labels: Labels, extra: Sequence[Column] = ()) -> None:
+        """See :meth:`ChunkedFile.write`; columns become properties of the points."""
+        types = {p.name: p.type for p in self._elements[self._points].properties}
+        for column in extra:
+            if types.get(column.name, "f4") != "f4":
+                raise no_room_for(self.path, column.name, types[column.name])
+        label_name = self.label_name or "classification"
+        added = {} if self.label_name else {label_name: "uchar"}
+        added |= {column.name: "float" for column in extra if column.name not in types}
         header = list(self._header)
-        if self._label is None:
-            line = header[self._elements[self._points].properties[-1].line]
-            ending = line[len(line.rstrip()) :]
-            place = self._elements[self._points].properties[-1].line + 1
-            header.insert(place, b"property uchar classification" + ending)
+        place = self._elements[self._points].properties[-1].line + 1
+        ending = header[place - 1][len(header[place - 1].rstrip()) :]
+        header[place:place] = [
+            f"property {kind} {name}".encode() + ending for name, kind in added.items()
+        ]
         with replacing(path) as partial, partial.open("wb") as target:
             target.write(b"".join(header))
             with self.path.open("rb") as source:
@@ -142,10 +153,13 @@ class PlyFile(ChunkedFile):
                 copy_bytes(source, target, points_start - self._data_start)
                 start = 0
                 for rows in self._rows(source):
-                    values = labels(start, start + len(rows.values))
-                    check_class_ids(values, self.highest_label)
-                    target.write(self._with_labels(rows, values))
-                    start += len(rows.values)
+                    stop = start + len(rows.values)
+                    values = {label_name: labels(start, stop)}
+                    check_class_ids(values[label_name], self.highest_label)
+                    for column in extra:
+                        values[column.name] = column.values(start, stop).astype(np.float32)
+                    target.write(self._with_values(rows, values, list(added)))
+                    start = stop
                 shutil.copyfileobj(source, target)
 
     def _check_size(self) -> None:
@@ -184,39 +198,45 @@ class PlyFile(ChunkedFile):
             return _fixed_rows(file, element, self._byte_order)
         return _list_rows(file, element, self._byte_order)
 
-    def _with_labels(self, rows: Rows, labels: np.ndarray) -> bytes:
-        """The bytes of some points, with their classification replaced or added."""
+    def _with_values(self, rows: Rows, values: Fields, added: list[str]) -> bytes:
+        """The bytes of some points, with properties replaced and, last, ``added``."""
         if not self._byte_order:
-            return self._text_with_labels(rows.raw, labels)
+            return self._text_with_values(rows.raw, values, added)
         count = len(rows.values)
-        if self._label is not None:
-            changed = np.frombuffer(rows.raw, rows.values.dtype).copy()
-            changed[self._label] = labels
-            return changed.tobytes()
         if count == 0:
             return b""
-        kind = np.dtype([("point", f"V{len(rows.raw) // count}"), ("label", "u1")])
+        changed = np.frombuffer(rows.raw, rows.values.dtype).copy()
+        for name in values.keys() - {*added}:
+            changed[name] = values[name]
+        kinds = {name: "u1" if values[name].dtype.kind in "iu" else "f4" for name in added}
+        kind = np.dtype(
+            [("point", f"V{len(rows.raw) // count}")]
+            + [(name, self._byte_order + kinds[name]) for name in added]
+        )
         joined = np.empty(count, kind)
-        joined["point"] = np.frombuffer(rows.raw, kind["point"])
-        joined["label"] = labels
+        joined["point"] = np.frombuffer(changed.tobytes(), kind["point"])
+        for name in added:
+            joined[name] = values[name]
         return joined.tobytes()
 
-    def _text_with_labels(self, raw: bytes, labels: np.ndarray) -> bytes:
-        lines, values = [], iter(labels.tolist())
+    def _text_with_values(self, raw: bytes, values: Fields, added: list[str]) -> bytes:
+        lines, row = [], 0
         properties = self._elements[self._points].properties
         for line in io.BytesIO(raw):  # only \n ends a line, a \r within a row does not
             if not line.strip(_BOM + b" \t\r\n"):
                 lines.append(line)
                 continue
             words = list(re.finditer(rb"\S+", line))
-            label = b"%d" % next(values)
-            if self._label is None:
-                start = stop = words[-1].end()
-                label = b" " + label
-            else:
-                place = _places([word.group() for word in words], properties)[self._label]
-                start, stop = words[place].span()
-            lines.append(line[:start] + label + line[stop:])
+            texts = {name: str(column[row].item()).encode() for name, column in values.items()}
+            end = words[-1].end()
+            line = line[:end] + b"".join(b" " + texts[name] for name in added) + line[end:]
+            if replaced := values.keys() - {*added}:
+                places = _places([word.group() for word in words], properties)
+                for name in sorted(replaced, key=lambda name: -places[name]):  # the last one first
+                    start, stop = words[places[name]].span()
+                    line = line[:start] + texts[name] + line[stop:]
+            lines.append(line)
+            row += 1
         return b"".join(lines)
 
 

@@ -4,6 +4,7 @@
 torchmetrics is needed.
 """
 
+from kpdeform.inference.batch import segment_files
 from kpdeform.inference.evaluation import (
     confusion_matrix,
     predict_scene,
@@ -12,11 +13,14 @@ from kpdeform.inference.evaluation import (
 )
 from kpdeform.inference.metrics import Scores, scores
 from kpdeform.inference.predictor import Predictor
-from kpdeform.inference.segment import segment_file
+from kpdeform.inference.rules import Rules
+from kpdeform.inference.segment import Labelled, segment_file
 from kpdeform.inference.tiling import Tiles, progress_bar
 
 __all__ = [
+    "Labelled",
     "Predictor",
+    "Rules",
     "Scores",
     "Tiles",
     "confusion_matrix",
@@ -24,6 +28,7 @@ __all__ = [
     "progress_bar",
     "scores",
     "segment_file",
+    "segment_files",
     "write_prediction",
     "write_scores",
 ]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from torch import nn
@@ -15,10 +16,34 @@ from torch import nn
 from kpdeform import _checks
 from kpdeform._files import check_free, reserve
 from kpdeform._locks import lock
-from kpdeform.data.cloud_files import check_class_ids, open_cloud_file
+from kpdeform.data.cloud_files import ChunkedFile, Column, check_class_ids, open_cloud_file
 from kpdeform.data.columns import scaled
 from kpdeform.inference.predictor import Predictor
+from kpdeform.inference.rules import Rules
 from kpdeform.inference.tiling import Chunk, Progress, SortedCloud, Tiles, read_probabilities
+
+
+class Labelled(NamedTuple):
+    """Number of points by what became of them.
+
+    Attributes:
+        counts: Points that got the id of each class, ``(classes,)`` int64.
+        unsure: Points that got the class of unsure points.
+        kept: Points that kept the classification of their file.
+    """
+
+    counts: np.ndarray
+    unsure: int = 0
+    kept: int = 0
+
+    @property
+    def total(self) -> int:
+        """Number of all points."""
+        return int(self.counts.sum()) + self.unsure + self.kept
+
+    def __add__(self, other: Labelled) -> Labelled:  # type: ignore[override]
+        """The points of two files."""
+        return Labelled(*(a + b for a, b in zip(self, other, strict=True)))
 
 
 def segment_file(
@@ -29,8 +54,10 @@ def segment_file(
     votes: int = 1,
     tiles: Tiles | None = None,
     class_ids: Sequence[int] | None = None,
+    rules: Rules | None = None,
     progress: Progress | None = None,
-) -> np.ndarray:
+    finish: Callable[[Labelled], None] = lambda labelled: None,
+) -> Labelled:
     """Labels every point of a file, and writes a copy with these labels as its classification.
 
     Memory is bounded by the size of a tile, not of the file: coordinates and probabilities are kept
@@ -46,10 +73,14 @@ def segment_file(
         votes: Number of predictions to average for each tile, >= 1.
         tiles: How to cut the cloud; by default the tiles of the predictor.
         class_ids: Number to write for each class; by default those of the predictor.
+        rules: Which points are classified anew, and what is written beside the classification; by
+            default all points, and nothing.
         progress: See :func:`kpdeform.inference.tiling.predict_tiles`.
+        finish: Called with the result when the output is complete, before the work folder is
+            removed: a caller that keeps a list of finished outputs never misses one.
 
     Returns:
-        Number of points predicted as each class, ``(classes,)`` int64.
+        What became of the points.
 
     Raises:
         ValueError: The file is damaged, lacks a feature of the model, has NaN or infinite values in
@@ -57,7 +88,7 @@ def segment_file(
         OSError: Another process writes this output, or the disk has too little space.
     """
     _checks.count("segment_file", "votes", votes)
-    source, output = Path(source), Path(output)
+    source, output, rules = Path(source), Path(output), rules or Rules()
     if source.suffix.lower() != output.suffix.lower():
         raise ValueError(f"output {output} must have the suffix of {source}: {source.suffix}")
     file = open_cloud_file(source)
@@ -70,9 +101,12 @@ def segment_file(
         raise ValueError(
             f"class_ids must hold {len(predictor.class_names)} numbers, got {ids.tolist()}"
         )
-    check_class_ids(ids, file.highest_label)
+    unsure = [] if rules.unsure_class is None else [rules.unsure_class]
+    check_class_ids(np.append(ids, unsure), file.highest_label)
+    if rules.keeps_some and file.label_name is None:
+        raise ValueError(f"{source} has no classification, which keep and only are about")
     tiles = tiles or predictor.tiles
-    work = output.with_name(f".{output.name}.work")
+    work = work_folder(output)
     names = predictor.file_features
 
     def chunks() -> Iterator[Chunk]:
@@ -81,33 +115,43 @@ def segment_file(
 
     output.parent.mkdir(parents=True, exist_ok=True)
     with lock(output.with_name(f".{output.name}.lock"), f"the output {output}"):
-        _prepare(work, _job(predictor, source, votes, tiles))
+        _prepare(work, job_of(predictor, source, votes, tiles))
         try:
             if not (work / "cells.npz").exists():
-                needed = file.num_points * _bytes_per_point(len(names), len(ids))
+                num_columns = len(rules.column_names(predictor.class_names))
+                needed = file.num_points * (
+                    _bytes_per_point(len(names), len(ids)) + 8 * num_columns
+                )
                 check_free(output.parent, needed + source.stat().st_size, f"labelling {source}")
             cloud = SortedCloud.write(work, chunks, tiles)
             predictor.predict_cloud(cloud, votes, progress)
-            counts = _write_labels(work / "labels.bin", cloud, ids)
-            file.write(output, lambda start, stop: _read_labels(work / "labels.bin", start, stop))
+            columns = _write_predictions(work, cloud, predictor, rules)
+            labelled = _write_labels(work, file, ids, rules)
+            file.write(output, _reader(work / "labels.bin", np.int32), columns)
         except (OSError, ValueError):
             # A damaged file or a full disk leaves nothing that the next call could continue. After
             # any other error, such as a GPU without memory, it continues as after a kill.
             shutil.rmtree(work, ignore_errors=True)
             raise
+        finish(labelled)
         shutil.rmtree(work)
-    return counts
+    return labelled
+
+
+def work_folder(output: Path) -> Path:
+    """The folder that exists while an output is unfinished."""
+    return output.with_name(f".{output.name}.work")
 
 
 def _bytes_per_point(num_features: int, num_classes: int) -> int:
     """Bytes per point in the work folder.
 
-    They are for position, row number, label, features, probabilities and the journal.
+    They are for position, row number, class, label, features, probabilities and the journal.
     """
-    return 24 + 8 + 4 + 4 * num_features + 2 * 4 * num_classes
+    return 24 + 8 + 8 + 4 * num_features + 2 * 4 * num_classes
 
 
-def _job(predictor: Predictor, source: Path, votes: int, tiles: Tiles) -> str:
+def job_of(predictor: Predictor, source: Path, votes: int, tiles: Tiles) -> str:
     """Identifies the computation, so that a work folder of another one is not continued."""
     state = source.stat()
     job = {
@@ -139,15 +183,58 @@ def _prepare(work: Path, job: str) -> None:
         path.write_text(job)
 
 
-def _write_labels(path: Path, cloud: SortedCloud, ids: np.ndarray) -> np.ndarray:
-    counts = np.zeros(len(ids), np.int64)
-    reserve(path, 4 * cloud.num_points)
-    for rows, values in read_probabilities(cloud, len(ids)):
-        best = values.argmax(1)
-        counts += np.bincount(best, minlength=len(ids))
-        np.memmap(path, np.int32, mode="r+", shape=(cloud.num_points,))[rows] = ids[best]
-    return counts
+def _write_predictions(
+    work: Path, cloud: SortedCloud, predictor: Predictor, rules: Rules
+) -> list[Column]:
+    """Writes the number of every point's class, and the columns beside the classification.
+
+    They are files of the work folder, in the order of the source.
+    """
+    classes = predictor.class_names
+    names = rules.column_names(classes)
+    paths = [work / f"column_{number}.bin" for number in range(len(names))]
+    for path in (work / "classes.bin", *paths):
+        reserve(path, 4 * cloud.num_points)
+    for rows, values in read_probabilities(cloud, len(classes)):
+        _scatter(work / "classes.bin", np.int32, cloud.num_points, rows, rules.choose(values))
+        for path, column in zip(paths, rules.columns(values), strict=True):
+            _scatter(path, np.float32, cloud.num_points, rows, column)
+    about = {"confidence": "highest class probability", "entropy": "0: certain, 1: undecided"}
+    return [
+        Column(name, about.get(name, f"probability of {name[2:]}"), _reader(path, np.float32))
+        for name, path in zip(names, paths, strict=True)
+    ]
 
 
-def _read_labels(path: Path, start: int, stop: int) -> np.ndarray:
-    return np.fromfile(path, np.int32, stop - start, offset=4 * start)
+def _write_labels(work: Path, file: ChunkedFile, ids: np.ndarray, rules: Rules) -> Labelled:
+    """Writes the classification of every point, in the order of the source."""
+    numbers_of = _reader(work / "classes.bin", np.int32)
+    unsure_class = 0 if rules.unsure_class is None else rules.unsure_class
+    id_of = np.append(ids, unsure_class).astype(np.int32)  # class -1 is the last entry
+    counts, kept, start = np.zeros(len(ids) + 1, np.int64), 0, 0
+    with (work / "labels.bin").open("wb") as target:
+        for before in file.classifications() if rules.keeps_some else _no_classes(file.num_points):
+            numbers = numbers_of(start, start + len(before))
+            stays = rules.kept(before)
+            target.write(np.where(stays, before, id_of[numbers]).astype(np.int32).tobytes())
+            counts += np.bincount(numbers[~stays] + 1, minlength=len(counts))
+            kept += int(stays.sum())
+            start += len(before)
+    return Labelled(counts[1:], int(counts[0]), kept)
+
+
+def _no_classes(num_points: int) -> Iterator[np.ndarray]:
+    """Parts of a file whose points have the classification -1, that is none."""
+    for start in range(0, num_points, 1_000_000):
+        yield np.full(min(1_000_000, num_points - start), -1)
+
+
+def _scatter(path: Path, dtype: type, size: int, rows: np.ndarray, values: np.ndarray) -> None:
+    np.memmap(path, dtype, mode="r+", shape=(size,))[rows] = values
+
+
+def _reader(path: Path, dtype: type) -> Callable[[int, int], np.ndarray]:
+    def read(start: int, stop: int) -> np.ndarray:
+        return np.fromfile(path, dtype, stop - start, offset=4 * start)
+
+    return read

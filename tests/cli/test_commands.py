@@ -104,7 +104,7 @@ def test_segment_cloud_labels_a_file(trained, tmp_path):
     vertices["intensity"] = intensity[:, 0]
     plyfile.PlyData([plyfile.PlyElement.describe(vertices, "vertex")]).write(tmp_path / "in.ply")
     files = [tmp_path / "in.ply", tmp_path / "out.ply"]
-    options = ["--model", trained / "best.ckpt", "--class_ids", "[3, 8]"]
+    options = ["--model", trained / "best.ckpt", "--class_ids", 3, 8]
     run_script("segment_cloud.py", *files, *options)
     found = plyfile.PlyData.read(files[1])["vertex"].data
     assert set(found["classification"]) <= {3, 8}

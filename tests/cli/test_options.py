@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from kpdeform.cli import start
+from kpdeform.cli.options import call
 
 COMMANDS = {
     "train": ["--run=run", "--data.root=missing", "--data.cell_size=1"],
@@ -153,3 +154,37 @@ def test_a_factory_of_the_command_line_is_imported(refused, tmp_path):
             imported_factory(name)
     with pytest.raises(ValueError, match="no function but a int"):
         imported_factory("own_models.number")
+
+
+def test_lists_switches_and_hyphens(monkeypatch):
+    found = {}
+
+    def command(
+        numbers: list[int],
+        class_ids: list[int] | None = None,
+        tile_size: float = 1.0,
+        all: bool = False,
+        none: bool = False,
+    ) -> None:
+        """Tests.
+
+        Args:
+            numbers: Numbers.
+            class_ids: Ids.
+            tile_size: Size.
+            all: A switch.
+            none: Another one.
+        """
+        found.update(numbers=numbers, class_ids=class_ids, tile_size=tile_size, all=all, none=none)
+
+    monkeypatch.setattr(
+        sys, "argv", ["x", "1", "2", "--class-ids", "3", "4", "--tile-size=2", "--all"]
+    )
+    call(command, "numbers")
+    assert found == {
+        "numbers": [1, 2],
+        "class_ids": [3, 4],
+        "tile_size": 2.0,
+        "all": True,
+        "none": False,
+    }

@@ -8,7 +8,7 @@ laspy = pytest.importorskip("laspy")
 plyfile = pytest.importorskip("plyfile")
 
 from kpdeform.data import _chunked_file, read_cloud  # noqa: E402
-from kpdeform.data.cloud_files import open_cloud_file  # noqa: E402
+from kpdeform.data.cloud_files import Column, open_cloud_file  # noqa: E402
 
 NUM_POINTS = 1000
 
@@ -255,3 +255,69 @@ def test_labels_that_do_not_fit_are_refused(any_file, tmp_path):
         with pytest.raises(ValueError, match=f"classes 0 to {any_file.highest_label}"):
             any_file.write(tmp_path / "b", lambda start, stop, x=label: np.full(stop - start, x))
     assert list(tmp_path.iterdir()) == [any_file.path]
+
+
+def sure_columns(num_points):
+    values = {
+        name: np.random.default_rng(i).random(num_points) for i, name in enumerate(("sure", "p_a"))
+    }
+    columns = [
+        Column(name, f"about {name}", lambda start, stop, v=v: v[start:stop])
+        for name, v in values.items()
+    ]
+    return columns, {name: v.astype(np.float32) for name, v in values.items()}
+
+
+@pytest.mark.parametrize("suffix", [".las", ".laz"])
+@pytest.mark.parametrize("point_format, version", [(1, "1.2"), (3, "1.3"), (6, "1.4"), (8, "1.4")])
+def test_las_copy_gets_further_columns(tmp_path, point_format, version, suffix):
+    source, copy, again = (tmp_path / f"{name}{suffix}" for name in "abc")
+    las_file(source, point_format, version)
+    labels = np.arange(NUM_POINTS) % 32
+    columns, expected = sure_columns(NUM_POINTS)
+    open_cloud_file(source).write(copy, lambda start, stop: labels[start:stop], columns)
+    before, _ = every_field(source)
+    after, new = every_field(copy)
+    before["classification"] = labels
+    for name, values in {**before, **expected}.items():
+        assert np.array_equal(after.pop(name), values), name
+    assert not after
+    info = {d.name: d.description for d in new.point_format.extra_dimensions}
+    assert info["sure"] == "about sure" and info["beauty"] == ""
+    if version == "1.4":
+        assert new.evlrs[-1].record_data == bytes(range(200))
+    assert any(v.record_data_bytes() == b"some bytes" for v in new.vlrs)
+    # Columns that are there already are replaced.
+    changed = [
+        Column(c.name, c.description, lambda start, stop: np.ones(stop - start)) for c in columns
+    ]
+    open_cloud_file(copy).write(again, lambda start, stop: labels[start:stop], changed[:1])
+    final, _ = every_field(again)
+    assert (final["sure"] == 1).all() and np.array_equal(final["p_a"], expected["p_a"])
+    taken = [columns[0]._replace(name="gps_time")]
+    with pytest.raises(ValueError, match="has a column gps_time of type float64"):
+        open_cloud_file(source).write(again, lambda start, stop: labels[start:stop], taken)
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("order", ["=", "<", ">"])
+def test_ply_copy_gets_further_columns(tmp_path, order, labelled):
+    kinds = [("x", "f8"), ("y", "f8"), ("z", "f8"), ("n", "i2")]
+    kinds += [("classification", "u1")] if labelled else []
+    vertices = np.zeros(NUM_POINTS, kinds)
+    for i, name in enumerate("xyz"):
+        vertices[name] = np.random.default_rng(i).random(NUM_POINTS)
+    element = plyfile.PlyElement.describe(vertices, "vertex")
+    plyfile.PlyData([element], text=order == "=", byte_order=order).write(tmp_path / "a.ply")
+    labels = np.arange(NUM_POINTS) % 200
+    columns, expected = sure_columns(NUM_POINTS)
+    for source, copy in (("a.ply", "b.ply"), ("b.ply", "c.ply")):  # added, then replaced
+        file = open_cloud_file(tmp_path / source)
+        file.write(tmp_path / copy, lambda start, stop: labels[start:stop], columns)
+        found = plyfile.PlyData.read(tmp_path / copy)["vertex"].data
+        assert found.dtype.names == (*"xyz", "n", "classification", "sure", "p_a")
+        assert np.array_equal(found["classification"], labels)
+        for name, values in expected.items():
+            assert np.array_equal(found[name], values)
+        for name in "xyz":
+            assert np.array_equal(found[name], vertices[name])

@@ -37,7 +37,7 @@ class Killed(BaseException):
 
 
 def test_every_point_gets_a_class_id_and_nothing_else_changes(source, tmp_path, predictor):
-    counts = segment_file(predictor, source, tmp_path / "out.laz")
+    counts = segment_file(predictor, source, tmp_path / "out.laz").counts
     before, after = laspy.read(source), laspy.read(tmp_path / "out.laz")
     labels = np.array(after.classification)
     assert set(labels) <= {2, 6}
@@ -138,7 +138,7 @@ def test_a_damaged_file_or_a_missing_field_leaves_nothing_behind(source, tmp_pat
 )
 def test_another_model_is_another_job(source, predictor, change):
     def job(of):
-        return segment._job(of, source, 1, Tiles(4.0))
+        return segment.job_of(of, source, 1, Tiles(4.0))
 
     other = copy.deepcopy(predictor)
     assert job(other) == job(predictor)

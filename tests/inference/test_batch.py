@@ -1,0 +1,213 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+laspy = pytest.importorskip("laspy")
+
+from kpdeform._locks import lock  # noqa: E402
+from kpdeform.inference import Predictor, Tiles, segment_files  # noqa: E402
+from kpdeform.inference.batch import find_sources  # noqa: E402
+from tests.toy import TINY, toy_scene  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    model = TINY.complete(in_channels=2, num_classes=2, cell_size=0.5).build().eval()
+    scales = {"intensity": 65535.0}
+    features, colors = ("ones", "intensity"), [(0, 0, 0)] * 2
+    return Predictor(
+        model, model.pyramid_spec, features, ("a", "b"), colors, (2, 6), scales, Tiles(4.0)
+    )
+
+
+def write(path, num_points=1400, seed=0):
+    points, _, intensity = toy_scene(seed, 1000)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    las = laspy.LasData(laspy.LasHeader(point_format=6, version="1.4"))
+    las.header.scales, las.header.offsets = [0.001] * 3, [6.5e5, 6.2e6, 0]
+    las.x, las.y, las.z = points[:num_points].T
+    las.intensity = (65535 * intensity[:num_points, 0]).astype(np.uint16)
+    las.write(path)
+    return path
+
+
+def names(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+@pytest.fixture
+def raw(tmp_path):
+    write(tmp_path / "raw/a.laz")
+    write(tmp_path / "raw/deep/b.las", seed=1)
+    (tmp_path / "raw/notes.md").write_text("no cloud")
+    return tmp_path / "raw"
+
+
+def test_files_folders_and_patterns_are_found(raw):
+    whole = find_sources([raw])
+    assert {s.name: o.as_posix() for s, o in whole.items()} == {
+        "a.laz": "a.laz",
+        "b.las": "deep/b.las",
+    }
+    assert [o.name for o in find_sources([f"{raw}/*.la?"]).values()] == ["a.laz"]
+    assert [o.name for o in find_sources([f"{raw}/**/*.las"]).values()] == ["b.las"]
+    assert list(find_sources([raw / "a.laz", raw / "a.laz"])) == [raw / "a.laz"]
+    shutil.copy(raw / "a.laz", raw / "c.copc.laz")
+    assert [o.name for o in find_sources([raw / "c.copc.laz"]).values()] == ["c.laz"]
+    for missing in (raw / "x.laz", f"{raw}/*.ply"):
+        with pytest.raises(FileNotFoundError, match="is no file, and no folder or pattern"):
+            find_sources([missing])
+    with pytest.raises(
+        ValueError, match=r"deep/b\.las and .*b\.las would both be written to b\.las"
+    ):
+        find_sources([raw / "deep/b.las", write(raw / "b.las")])
+
+
+def test_finished_files_are_skipped_until_something_changes(raw, tmp_path, predictor):
+    out = tmp_path / "out"
+    first = segment_files(predictor, [raw], out)
+    assert [p.name for p in first.labelled] == ["a.laz", "b.las"] and first.points.total == 2800
+    assert names(out) == [".kpdeform.json", "a.laz", "deep/b.las"]
+    second = segment_files(predictor, [raw], out)
+    assert not second.labelled and len(second.finished) == 2
+    assert second.points.counts.tolist() == first.points.counts.tolist()
+    write(raw / "a.laz", seed=3)
+    assert [p.name for p in segment_files(predictor, [raw], out).labelled] == ["a.laz"]
+    assert len(segment_files(predictor, [raw], out, class_ids=[7, 8]).labelled) == 2
+    assert set(laspy.read(out / "a.laz").classification) <= {7, 8}
+
+
+def test_foreign_files_are_never_replaced(raw, tmp_path, predictor):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.laz").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"a\.laz is there already"):
+        segment_files(predictor, [raw], out)
+    assert names(out) == ["a.laz"] and (out / "a.laz").read_text() == "mine"
+    with pytest.raises(ValueError, match=r"a\.laz would replace a file to label"):
+        segment_files(predictor, [raw], raw)
+    (out / "a.laz").unlink()
+    (out / ".kpdeform.json").write_text("{")
+    with pytest.raises(ValueError, match="the list of finished files is damaged"):
+        segment_files(predictor, [raw], out)
+
+
+def test_a_damaged_file_does_not_stop_the_others(raw, tmp_path, predictor):
+    (raw / "a.laz").write_bytes((raw / "a.laz").read_bytes()[:900])
+    lines = []
+    summary = segment_files(predictor, [raw], tmp_path / "out", report=lines.append)
+    assert [p.name for p in summary.failed] == ["a.laz"] and len(summary.labelled) == 1
+    assert any("a.laz" in line and "cannot be read" in line for line in lines)
+    assert names(tmp_path / "out") == [".kpdeform.json", "deep/b.las"]
+
+
+@pytest.mark.parametrize("suffix", [".las", ".laz"])
+@pytest.mark.parametrize("num_points", [0, 1])
+def test_no_points_and_one_point(num_points, suffix, tmp_path, predictor):
+    write(tmp_path / f"raw/a{suffix}", num_points)
+    summary = segment_files(predictor, [tmp_path / "raw"], tmp_path / "out")
+    assert not summary.failed and summary.points.total == num_points
+    assert len(laspy.read(tmp_path / f"out/a{suffix}")) == num_points
+
+
+def test_a_kill_before_the_list_is_written_is_no_conflict(raw, tmp_path, predictor, monkeypatch):
+    from kpdeform.inference import batch
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(batch._FinishedOutputs, "add", die)
+        segment_files(predictor, [raw / "a.laz"], tmp_path / "out")
+    before = (tmp_path / "out/a.laz").read_bytes()
+    assert len(segment_files(predictor, [raw / "a.laz"], tmp_path / "out").labelled) == 1
+    assert (tmp_path / "out/a.laz").read_bytes() == before
+
+
+def test_two_processes_in_one_folder(raw, tmp_path, predictor):
+    (tmp_path / "out").mkdir()
+    with lock(tmp_path / "out/.kpdeform.lock", "the folder"):
+        with pytest.raises(OSError, match=r"the folder .*out is in use by process"):
+            segment_files(predictor, [raw], tmp_path / "out")
+
+
+@pytest.fixture
+def model(tmp_path, predictor):
+    config = TINY.complete(in_channels=2, num_classes=2, cell_size=0.5)
+    predictor.config = config
+    predictor.save(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def label(*arguments):
+    command = [sys.executable, "-m", "kpdeform", "label", *map(str, arguments), "--device", "cpu"]
+    return subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"}
+    )
+
+
+def test_the_command_labels_a_folder_and_sums_up(raw, tmp_path, model):
+    (raw / "c.las").write_bytes(b"LASF")
+    done = label(raw, "--out", tmp_path / "out", "--model", model)
+    assert done.returncode == 1, done.stderr
+    assert "2 files labelled, 0 finished before, 1 failed; 2,800 points in" in done.stdout
+    assert "1 of 3 files could not be labelled" in done.stderr and "c.las" in done.stdout
+    (raw / "c.las").unlink()
+    done = label(raw, "--out", tmp_path / "out", "--model", model)
+    assert done.returncode == 0, done.stderr
+    assert "0 files labelled, 2 finished before" in done.stdout
+
+
+def test_the_command_still_takes_a_file_and_a_name(raw, tmp_path, model):
+    done = label(raw / "a.laz", tmp_path / "b.laz", "--model", model)
+    assert done.returncode == 0, done.stderr
+    assert "1,400 points labelled" in done.stdout
+    done = label(raw / "a.laz", "--model", model)
+    assert done.returncode == 1 and "--out" in done.stderr
+
+
+def test_a_stopped_command_says_how_to_continue(raw, tmp_path, model):
+    for number in range(12):
+        shutil.copy(raw / "a.laz", raw / f"many{number}.laz")
+    out = tmp_path / "out"
+    arguments = ["label", raw, "--out", out, "--model", model, "--device", "cpu"]
+    command = [sys.executable, "-m", "kpdeform", *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 60
+    while not (out / ".kpdeform.json").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    process.terminate()
+    _, errors = process.communicate()
+    assert process.returncode == 143 and "run the same command again to continue" in errors
+    done = json.loads((out / ".kpdeform.json").read_text())["outputs"]
+    again = label(raw, "--out", out, "--model", model)
+    assert f"{14 - len(done)} files labelled, {len(done)} finished before, 0 failed" in again.stdout
+
+
+def test_the_options_of_the_command_reach_the_file(raw, tmp_path, model):
+    las = laspy.read(raw / "a.laz")
+    las.classification = np.arange(len(las)) % 3
+    las.write(raw / "a.laz")
+    options = ["--confidence", "--map", "2=4", "6=4", "--keep", 1]
+    options += ["--min-confidence=0.999", "--unsure-class=9", "--probabilities"]
+    done = label(raw / "a.laz", "--out", tmp_path / "out", "--model", model, *options)
+    assert done.returncode == 0, done.stderr
+    assert "(unsure)" in done.stdout and "(kept)" in done.stdout
+    found = laspy.read(tmp_path / "out/a.laz")
+    confidence, before = np.array(found.confidence), np.array(las.classification)
+    expected = np.where(before == 1, 1, np.where(confidence < np.float32(0.999), 9, 4))
+    assert np.array_equal(found.classification, expected)
+    names = ["confidence", "entropy", "p_a", "p_b"]
+    assert list(found.point_format.extra_dimension_names) == names
+    for wrong in (["--map", "2"], ["--map", "3=4"], ["--unsure-class", 3], ["--keep", "x"]):
+        done = label(raw / "a.laz", "--out", tmp_path / "out", "--model", model, *wrong)
+        assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
