@@ -21,7 +21,7 @@ SCATTER_WHEELS = $${XDG_CACHE_HOME:-$$HOME/.cache}/kpdeform/wheels
 
 DEMO := runs/demo
 
-.PHONY: help demo test test-slow gpu-check gpu-libraries fuzz sanitize cuda-registers lint format install system clean
+.PHONY: help demo test test-slow wheel gpu-check gpu-libraries fuzz sanitize cuda-registers lint format install system clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -84,6 +84,16 @@ test: $(VENV)/.everything system ## every test but the slow ones; ragged reducti
 
 test-slow: $(VENV)/.everything system ## the slow tests
 	@$(RUN) -m pytest -m slow
+
+$(VENV)/.wheel: $(VENV)/.torch pyproject.toml
+	$(PIP) --group wheel
+	@touch $@
+
+# The temporary folder needs 8 GB for a torch with CUDA; TMPDIR names another one.
+wheel: $(VENV)/.wheel ## CPU wheel and source archive (dist), tried with the releases of torch in TORCHES; TESTS names more tests
+	$(SAY) "building dist"
+	@PYTHON=$(RUN) scripts/build_wheel.sh
+	@PYTHON=$(RUN) TESTS="$(TESTS)" scripts/try_wheel.sh dist/*.whl $(or $(TORCHES),2.10.0 newest)
 
 # Nothing is installed: PYTHON has torch with CUDA, numpy and pytest. The libraries may come from another machine.
 gpu-check: ## on a machine with a GPU, in ten minutes: tests, compute-sanitizer, times; STAGES names some of them
