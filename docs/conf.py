@@ -72,10 +72,13 @@ def copy_outside_pages() -> None:
             page.write_text(text)
 
 
-def redirect_links(app: Any, docname: str, source: list[str]) -> None:
-    """Points links to files of OUTSIDE at their pages, as seen from the folder of the original."""
-    page = DOCS / f"{docname}.md"
-    folder = FILE_OF.get(page, page).parent
+def redirect_links(text: str, folder: Path) -> str:
+    """Points links to files of OUTSIDE at their pages; other links to files stay what they are.
+
+    Args:
+        text: Text of a Markdown file.
+        folder: Folder of this file, which its links are relative to.
+    """
 
     def redirect(match: re.Match[str]) -> str:
         target, anchor = match[1], match[2] or ""
@@ -84,7 +87,18 @@ def redirect_links(app: Any, docname: str, source: list[str]) -> None:
         inside = file.is_file() and file.is_relative_to(DOCS)
         return f"](/{file.relative_to(DOCS).as_posix()}{anchor})" if inside else match[0]
 
-    source[0] = re.sub(r"\]\(([^\s:()#]+)(#[^\s()]*)?\)", redirect, source[0])
+    return re.sub(r"\]\(([^\s:()#]+)(#[^\s()]*)?\)", redirect, text)
+
+
+def read_page(app: Any, docname: str, source: list[str]) -> None:
+    """Called by Sphinx with the text of a page."""
+    page = DOCS / f"{docname}.md"
+    source[0] = redirect_links(source[0], FILE_OF.get(page, page).parent)
+
+
+def read_included(app: Any, path: Path, parent: str, content: list[str]) -> None:
+    """Called by Sphinx with the text of a file that a page includes."""
+    content[0] = redirect_links(content[0], (DOCS / path).resolve().parent)
 
 
 def part_sources(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
@@ -104,5 +118,6 @@ def part_sources(app: Any, what: str, name: str, obj: Any, options: Any, lines: 
 def setup(app: Any) -> None:
     """Called by Sphinx."""
     copy_outside_pages()
-    app.connect("source-read", redirect_links)
+    app.connect("source-read", read_page)
+    app.connect("include-read", read_included)
     app.connect("autodoc-process-docstring", part_sources, priority=400)  # before napoleon

@@ -52,6 +52,15 @@ def test_every_page_is_reached_from_the_contents():
     assert pages - listed == {"index"}
 
 
+@pytest.mark.parametrize("page", ["install", "layers", "training"])
+def test_the_examples_of_a_page_run(page):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text(), re.S)
+    names: dict[str, object] = {}
+    for block in blocks:  # one after the other, as a reader would try them
+        exec(compile(block, f"docs/{page}.md", "exec"), names)
+    assert blocks
+
+
 @pytest.mark.slow
 def test_the_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("sphinx")
