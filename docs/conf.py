@@ -4,7 +4,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
@@ -13,6 +13,11 @@ ROOT = DOCS.parent
 sys.path.insert(0, str(ROOT))
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+
+from docutils import nodes  # noqa: E402
+from docutils.utils.math import MathError  # noqa: E402
+from docutils.utils.math.latex2mathml import tex2mathml  # noqa: E402
+from sphinx.util.logging import getLogger  # noqa: E402
 
 from kpdeform import __version__  # noqa: E402
 
@@ -24,13 +29,13 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
 ]
 templates_path = ["_templates"]
 exclude_patterns = ["_templates", "jupyter_execute"]
 suppress_warnings = ["myst.header"]  # tables of measurements go from a title to headings of level 3
 html_theme = "furo"
+html_math_renderer = "mathml"
 html_title = f"kpdeform {__version__}"
 html_static_path: list[str] = []
 
@@ -43,7 +48,6 @@ nb_merge_streams = True
 
 autodoc_typehints = "none"  # signatures show the types
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "show-inheritance": True}
 autosummary_generate = True
 napoleon_use_ivar = True
 napoleon_use_rtype = False
@@ -107,7 +111,7 @@ def part_sources(app: Any, what: str, name: str, obj: Any, options: Any, lines: 
         words = re.match(r"(Sources?|Deviations?): (.*)", line)
         if not words:
             continue
-        lines[number] = f"\n**{words[1]}.** {words[2]}"
+        lines[number] = f"\n**{words[1]}:** {words[2]}"
         for after in range(number + 1, len(lines)):
             if not lines[after].startswith(" "):
                 break
@@ -115,9 +119,21 @@ def part_sources(app: Any, what: str, name: str, obj: Any, options: Any, lines: 
     lines[:] = "\n".join(lines).split("\n")
 
 
+def write_math(writer: Any, node: nodes.math | nodes.math_block) -> NoReturn:
+    """Writes a formula as MathML, which browsers show without a script or a network."""
+    try:
+        formula = tex2mathml(node.astext(), as_block=isinstance(node, nodes.math_block))
+    except MathError as error:
+        getLogger(__name__).warning("%s in %s", error, node.astext(), location=node)
+    else:
+        writer.body.append(formula)
+    raise nodes.SkipNode
+
+
 def setup(app: Any) -> None:
     """Called by Sphinx."""
     copy_outside_pages()
+    app.add_html_math_renderer("mathml", (write_math, None), (write_math, None))
     app.connect("source-read", read_page)
     app.connect("include-read", read_included)
     app.connect("autodoc-process-docstring", part_sources, priority=400)  # before napoleon
