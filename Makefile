@@ -21,7 +21,7 @@ SCATTER_WHEELS = $${XDG_CACHE_HOME:-$$HOME/.cache}/kpdeform/wheels
 
 DEMO := runs/demo
 
-.PHONY: help demo test test-slow wheel gpu-check gpu-libraries fuzz sanitize cuda-registers lint format install system clean
+.PHONY: help demo test test-slow wheel gpu-check gpu-libraries fuzz sanitize cuda-registers docs lint format install system clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -60,6 +60,11 @@ $(VENV)/.lint: $(VENV)/.torch pyproject.toml
 	$(PIP) --group lint
 	@touch $@
 
+# What builds the documentation; the pages are made from the installed package.
+$(VENV)/.docs: $(VENV)/.torch pyproject.toml
+	$(PIP) --group docs
+	@touch $@
+
 install: $(VENV)/.package ## .venv with the package and what scripts need
 
 system: ## Debian packages that Open3D's off-screen pictures need, when they are missing and can be installed
@@ -82,7 +87,7 @@ test: $(VENV)/.everything system ## every test but the slow ones; ragged reducti
 	$(SAY) "tests"
 	@$(RUN) -m pytest -m "not slow"
 
-test-slow: $(VENV)/.everything system ## the slow tests
+test-slow: $(VENV)/.everything $(VENV)/.docs system ## the slow tests
 	@$(RUN) -m pytest -m slow
 
 $(VENV)/.wheel: $(VENV)/.torch pyproject.toml
@@ -111,6 +116,11 @@ fuzz: $(VENV)/.everything ## random input to ops and readers for MINUTES (60); a
 
 sanitize: $(VENV)/.everything ## csrc with AddressSanitizer and UndefinedBehaviorSanitizer: tests of ops, fuzzing for MINUTES (2)
 	@PYTHON=$(RUN) MINUTES=$(or $(MINUTES),2) scripts/sanitize.sh
+
+docs: $(VENV)/.package $(VENV)/.docs system ## the documentation site, build/docs/html/index.html; a warning is an error
+	$(SAY) "building the site: API pages from docstrings, executed notebooks"
+	@$(RUN) -m sphinx -q -W --keep-going -d build/docs/doctrees docs build/docs/html
+	@echo build/docs/html/index.html
 
 lint: $(VENV)/.lint ## ruff, mypy, clang-format: what pre-commit runs
 	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check .

@@ -22,7 +22,7 @@ def generate_shells(
     r"""Spreads kernel points over shells of the unit ball by minimising a repulsion energy.
 
     .. math:: E = \sum_{i<j} \frac{1}{\|p_i - p_j\|}, \qquad
-              \|p_i\| = \frac{2 s(i)}{2 n - 1} \text{ on shell } s(i) = 0, 1, \dots, n - 1
+              \|p_i\| = \frac{2 s(i)}{2 n - 1} \text{ on shell } s(i) = 0, 1, \ldots, n - 1
 
     for n shells. Points move only along their shell. Gradient descent runs from thirty random
     starts, and the result with the lowest energy is used. If several energies are equal up to
