@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
+from torch.utils import _pytree
 
 Influence = Literal["linear", "gaussian", "constant"]
 """How the weight of a neighbour depends on its distance to a kernel point."""
@@ -12,7 +14,22 @@ Influence = Literal["linear", "gaussian", "constant"]
 Aggregation = Literal["sum", "closest"]
 """Whether a neighbour contributes to all kernel points or only to the closest one."""
 
+_Tuple = TypeVar("_Tuple", bound=type)
 
+
+def exportable(kind: _Tuple) -> _Tuple:
+    """Lets ``torch.export.save`` and ``load`` handle programs that take or return a named tuple.
+
+    A program holds the names of the types that it takes and returns; PyTorch's function that gives
+    a named tuple its name is private, but the error without it recommends it. A program also holds
+    example inputs, which are read with ``weights_only=True``.
+    """
+    _pytree._register_namedtuple(kind, serialized_type_name=f"kpdeform.{kind.__name__}")
+    torch.serialization.add_safe_globals([kind])
+    return kind
+
+
+@exportable
 class GridSubsample(NamedTuple):
     """Result of :func:`kpdeform.ops.grid_subsample`: M occupied cells of B clouds with N points.
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kpdeform import _checks, ops
+from kpdeform._types import exportable
 from kpdeform.data.batch import PointBatch
 from kpdeform.data.partition import partition_tables
 from kpdeform.ops.neighbors import level_tables
@@ -98,6 +99,7 @@ class PyramidSpec:
         return None if self.max_neighbors is None else self.max_neighbors[level]
 
 
+@exportable
 class Pyramid(NamedTuple):
     """Points and neighbour tables of every level, in lists with one entry per level.
 

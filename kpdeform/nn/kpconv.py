@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kpdeform import _checks, ops
 from kpdeform import kernel_points as dispositions
-from kpdeform._types import Aggregation, Influence
+from kpdeform._types import Aggregation, Influence, exportable
 from kpdeform.nn._layer import Layer
 from kpdeform.nn.offsets import num_offset_channels, split_offsets
 
@@ -20,6 +20,7 @@ LayerInfluence = Literal["linear", "gaussian", "constant", "growing"]
 """Influences of the ops, and "growing", 1 + d / sigma, for weights trained with sigma < 0."""
 
 
+@exportable
 class Deformation(NamedTuple):
     """Deformed kernel points of one layer, for :func:`deformation_loss` and for visualisation.
 

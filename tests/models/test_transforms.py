@@ -56,3 +56,17 @@ def test_forward_mode_is_refused_by_name(network):
     parameters = dict(network[0].named_parameters())
     with pytest.raises(NotImplementedError, match=r"kpconv has no forward-mode derivative"):
         torch.func.jvp(loss_of(*network), (parameters,), (parameters,))
+
+
+def test_an_exported_network_is_saved_and_loaded(tmp_path):
+    """Pyramid and Deformation are named tuples, which a saved program has to know by name."""
+    names = ["simple", "resnetb_strided", "resnetb_deformable", "nearest_upsample", "unary"]
+    model = models.KPFCNN.from_architecture(names, 2, 3, cell_size=0.1, width=8).eval()
+    batch = PointBatch(torch.rand(80, 3), torch.rand(80, 2), [50, 30])
+    inputs = build_pyramid(batch, model.pyramid_spec), batch.features
+    torch.export.save(torch.export.export(model, inputs), tmp_path / "model.pt2")
+    logits, deformations = torch.export.load(tmp_path / "model.pt2").module()(*inputs)
+    expected, others = model(*inputs)
+    assert torch.equal(logits, expected)
+    assert type(deformations[0]) is nn.Deformation
+    assert torch.equal(deformations[0].kernel_points, others[0].kernel_points)
