@@ -18,6 +18,7 @@ from typing import Any
 
 from kpdeform._device import describe_device
 from kpdeform.cli.options import call, imported_factory
+from kpdeform.data.recipe import warn
 from kpdeform.inference import (
     Labelled,
     Predictor,
@@ -45,6 +46,7 @@ def label(
     unsure_class: int | None = None,
     keep: list[int] | None = None,
     only: list[int] | None = None,
+    alone: bool = False,
     device: str = "auto",
     factory: str | None = None,
 ) -> None:
@@ -71,6 +73,8 @@ def label(
         unsure_class: Number for points that are not sure enough.
         keep: Points that have one of these classifications in the file keep it.
         only: Only points that have one of these classifications in the file get a new one.
+        alone: Label each file by itself. Otherwise, with --out, points of the other files beside it
+            are read too, so that labels do not change at borders between files.
         device: Such as "cpu" or "cuda"; "auto" is CUDA if it can be used, else the CPU.
         factory: Import path of the function that makes the model, if it is one of your own.
     """
@@ -101,12 +105,12 @@ def label(
         if out is None:
             _label_one(predictor, files[0], files[1], options)
         else:
-            _label_many(predictor, files, out, options)
+            _label_many(predictor, files, out, {**options, "alone": alone})
 
 
 def _label_one(predictor: Predictor, source: str, output: str, options: dict[str, Any]) -> None:
     start = time.monotonic()
-    points = segment_file(predictor, source, output, **options)
+    points = segment_file(predictor, source, output, warn=warn, **options)
     _print_classes(predictor, points)
     seconds = time.monotonic() - start
     print(f"  {output}: {points.total:,} points labelled in {seconds:.1f} s")
@@ -118,7 +122,8 @@ def _label_many(predictor: Predictor, files: list[str], out: Path, options: dict
     labelled, finished, failed = map(len, (summary.labelled, summary.finished, summary.failed))
     print(
         f"  {out}: {labelled} files labelled, {finished} finished before, {failed} failed; "
-        f"{summary.points.total:,} points in {summary.seconds:.1f} s"
+        f"{summary.points.total:,} points in {summary.seconds:.1f} s; "
+        f"{len(summary.warnings)} warnings"
     )
     if failed:
         reason = next(iter(summary.failed.values()))
