@@ -127,6 +127,7 @@ def segment_files(
     class_ids: Sequence[int] | None = None,
     rules: Rules | None = None,
     alone: bool = False,
+    strict: bool = False,
     progress: Progress | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Summary:
@@ -147,6 +148,7 @@ def segment_files(
         alone: Whether each file is labelled by itself. Otherwise the points of the other files in
             its tiles are read too, so that labels do not change at borders between files. Files
             that cover the same place are never read for each other.
+        strict: Whether files that do not look like the training data are refused.
         progress: Shows the progress over the tiles of a file.
         report: Called with a line of text about every file.
 
@@ -181,6 +183,7 @@ def segment_files(
                     job_of(predictor, source, votes, tiles, neighbors),
                     list(class_ids or predictor.class_ids),
                     asdict(rules),
+                    strict,
                 )
                 points = finished.points(output, job)
                 if points is not None:
@@ -198,7 +201,8 @@ def segment_files(
                     class_ids=class_ids,
                     rules=rules,
                     neighbors=neighbors,
-                    warn=lambda text, source=source: summary.warn(f"{source}: {text}"),
+                    strict=strict,
+                    warn=summary.warn,
                     progress=progress,
                     finish=lambda points, output=output, job=job: finished.add(output, job, points),
                 )

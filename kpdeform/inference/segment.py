@@ -58,6 +58,7 @@ def segment_file(
     class_ids: Sequence[int] | None = None,
     rules: Rules | None = None,
     neighbors: Sequence[Path] = (),
+    strict: bool = False,
     warn: Callable[[str], None] = warnings.warn,
     progress: Progress | None = None,
     finish: Callable[[Labelled], None] = lambda labelled: None,
@@ -81,7 +82,9 @@ def segment_file(
             default all points, and nothing.
         neighbors: Files beside this one. Their points in tiles of this file are read too, so that
             labels do not change at the border between the files.
-        warn: Called with every warning; by default :func:`warnings.warn`.
+        strict: Whether a file that does not look like the training data is refused.
+        warn: Called with every warning, such as that the file does not look like the training data;
+            by default :func:`warnings.warn`.
         progress: See :func:`kpdeform.inference.tiling.predict_tiles`.
         finish: Called with the result when the output is complete, before the work folder is
             removed: a caller that keeps a list of finished outputs never misses one.
@@ -91,7 +94,7 @@ def segment_file(
 
     Raises:
         ValueError: The file is damaged, lacks a feature of the model, has NaN or infinite values in
-            one, or cannot store the ids.
+            one, or cannot store the ids; or, with ``strict``, does not look like the training data.
         OSError: Another process writes this output, or the disk has too little space.
     """
     _checks.count("segment_file", "votes", votes)
@@ -122,6 +125,9 @@ def segment_file(
         for points, features in opened.chunks(names):
             yield points * predictor.scale, scaled(features, names, predictor.feature_scales)
 
+    def warn_of_source(text: str) -> None:
+        warn(f"{source}: {text}")
+
     def chunks() -> Iterator[Chunk]:
         yield from chunks_of(source)
         yield from context.chunks()
@@ -138,10 +144,12 @@ def segment_file(
                 box = file.bounds() if neighbors else None
                 if box is not None:
                     region = tiles.region(box * predictor.scale)
-                    context.write(region, neighbors, chunks_of, warn)
+                    context.write(region, neighbors, chunks_of, warn_of_source)
                 needed += context.num_points * each
                 check_free(output.parent, needed, f"labelling {source}")
             cloud = SortedCloud.write(work, chunks, tiles, file.num_points)
+            for text in check_looks(predictor, cloud, str(source), strict):
+                warn(text)
             predictor.predict_cloud(cloud, votes, progress)
             columns = _write_predictions(work, cloud, predictor, rules)
             labelled = _write_labels(work, file, ids, rules)
@@ -154,6 +162,27 @@ def segment_file(
         finish(labelled)
         shutil.rmtree(work)
     return labelled
+
+
+def check_looks(predictor: Predictor, cloud: SortedCloud, name: str, strict: bool) -> list[str]:
+    """Compares a cloud with the training data; see :meth:`Predictor.check_cloud`.
+
+    Args:
+        predictor: A trained model.
+        cloud: The cloud.
+        name: Name of the cloud, for the messages.
+        strict: Whether a difference is an error.
+
+    Returns:
+        Warnings, each with the name.
+
+    Raises:
+        ValueError: There is a difference, and ``strict`` is True.
+    """
+    texts = [f"{name}: {text}" for text in predictor.check_cloud(cloud)]
+    if texts and strict:
+        raise ValueError(f"{'; '.join(texts)} (refused because of --strict)")
+    return texts
 
 
 def work_folder(output: Path) -> Path:

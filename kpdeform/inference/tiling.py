@@ -170,6 +170,20 @@ class SortedCloud:
         numbers = [self._cell_number[c] for c in around if c in self._cell_number]
         return np.concatenate([self.cell_rows(number) for number in numbers])
 
+    def tile(self, tile: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The rows, points ``(n, 3)`` and weights ``(n,)`` of the points in a tile."""
+        rows = self.tile_rows(tile)
+        points = self.points(rows)
+        weights = self.tiles.weights(points, self.cells[tile])
+        inside = weights > 0
+        return rows[inside], points[inside], weights[inside]
+
+    def some_tiles(self, count: int) -> list[int]:
+        """At most ``count`` tiles, spread over the points of the cloud."""
+        rows = (np.arange(count) + 0.5) / count * self.num_points
+        tiles = np.searchsorted(self.starts, rows, side="right") - 1
+        return np.unique(tiles).tolist() if self.num_points else []
+
     def cell_rows(self, cell: int) -> np.ndarray:
         """Rows of the points in a cell."""
         return np.arange(self.starts[cell], self.starts[cell + 1])
@@ -229,11 +243,7 @@ def predict_tiles(
     first = _replay_journal(cloud)
     remaining = range(first, num_tiles)
     for tile in remaining if progress is None else progress(remaining, num_tiles):
-        rows = cloud.tile_rows(tile)
-        points = cloud.points(rows)
-        weights = cloud.tiles.weights(points, cloud.cells[tile])
-        inside = weights > 0
-        rows, points = rows[inside], points[inside]
+        rows, points, weights = cloud.tile(tile)
         own = cloud.is_own(rows)
         if not own.any():
             continue
@@ -245,7 +255,7 @@ def predict_tiles(
             )
         rows = rows[own]
         values = _open_sums(cloud, num_classes)[rows]
-        values += weights[inside][own, None] * probabilities[own]
+        values += weights[own, None] * probabilities[own]
         _save_atomically(cloud.folder / "journal.npz", tile=tile, rows=rows, values=values)
         _apply(cloud, rows, values)
 
