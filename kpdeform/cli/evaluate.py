@@ -14,6 +14,7 @@ import torch
 from kpdeform._device import describe_device
 from kpdeform.cli.options import call, imported_factory
 from kpdeform.data import open_dataset
+from kpdeform.data.recipe import warn
 from kpdeform.inference import (
     Predictor,
     Tiles,
@@ -35,6 +36,7 @@ def evaluate(
     tile_size: float | None = None,
     overlap: float = 0.25,
     predictions: Literal["none", "ply", "laz"] = "none",
+    strict: bool = False,
     device: str = "auto",
     factory: str | None = None,
 ) -> None:
@@ -54,6 +56,7 @@ def evaluate(
             default as wide as the training crops.
         overlap: Share of a tile's side by which it overlaps the next one, in (0, 0.5].
         predictions: Format of the labelled clouds, "ply" or "laz"; "none" writes none.
+        strict: Refuse scenes that do not look like the training data, instead of a warning.
         device: "cpu", "cuda" or the like; "auto" is CUDA if it can be used, else the CPU.
         factory: Import path of the function that made the model, if it was trained with your own.
     """
@@ -77,6 +80,8 @@ def evaluate(
             dataset.info.feature_names,
             votes=votes,
             tiles=tiles,
+            strict=strict,
+            warn=warn,
             progress=progress_bar,
         )
         if scene.labels is not None:

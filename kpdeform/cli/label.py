@@ -13,11 +13,14 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from kpdeform import _checks
 from kpdeform._device import describe_device
 from kpdeform.cli.options import call, imported_factory
+from kpdeform.data.recipe import warn
 from kpdeform.inference import (
     Labelled,
     Predictor,
@@ -45,6 +48,10 @@ def label(
     unsure_class: int | None = None,
     keep: list[int] | None = None,
     only: list[int] | None = None,
+    alone: bool = False,
+    scale: float | None = None,
+    feature_scales: list[str] | None = None,
+    strict: bool = False,
     device: str = "auto",
     factory: str | None = None,
 ) -> None:
@@ -71,6 +78,13 @@ def label(
         unsure_class: Number for points that are not sure enough.
         keep: Points that have one of these classifications in the file keep it.
         only: Only points that have one of these classifications in the file get a new one.
+        alone: Label each file by itself. Otherwise, with --out, points of the other files beside it
+            are read too, so that labels do not change at borders between files.
+        scale: Factor that turns the coordinates of the files into the model's unit, > 0, such as
+            0.3048 for files in feet; by default that of the training files.
+        feature_scales: Divisors for features, such as intensity=255, where the files have other
+            ranges than the training files.
+        strict: Refuse files that do not look like the training data, instead of a warning.
         device: Such as "cpu" or "cuda"; "auto" is CUDA if it can be used, else the CPU.
         factory: Import path of the function that makes the model, if it is one of your own.
     """
@@ -89,24 +103,29 @@ def label(
     )
     predictor = Predictor.load(model, device, imported_factory(factory))
     print(describe_device(predictor.device))
+    if scale is not None:
+        predictor = replace(predictor, scale=_checks.positive("label", "--scale", scale))
+    scales = _divisors(feature_scales or [], predictor.file_features)
+    predictor = replace(predictor, feature_scales={**predictor.feature_scales, **scales})
     size = tile_size if tile_size is not None else predictor.tiles.size
     options = {
         "votes": votes,
         "tiles": Tiles(size, overlap, predictor.tiles.dimensions),
         "class_ids": renamed(class_ids or predictor.class_ids, _numbers(map or [])),
         "rules": rules,
+        "strict": strict,
         "progress": progress_bar,
     }
     with _continuable():
         if out is None:
             _label_one(predictor, files[0], files[1], options)
         else:
-            _label_many(predictor, files, out, options)
+            _label_many(predictor, files, out, {**options, "alone": alone})
 
 
 def _label_one(predictor: Predictor, source: str, output: str, options: dict[str, Any]) -> None:
     start = time.monotonic()
-    points = segment_file(predictor, source, output, **options)
+    points = segment_file(predictor, source, output, warn=warn, **options)
     _print_classes(predictor, points)
     seconds = time.monotonic() - start
     print(f"  {output}: {points.total:,} points labelled in {seconds:.1f} s")
@@ -118,7 +137,8 @@ def _label_many(predictor: Predictor, files: list[str], out: Path, options: dict
     labelled, finished, failed = map(len, (summary.labelled, summary.finished, summary.failed))
     print(
         f"  {out}: {labelled} files labelled, {finished} finished before, {failed} failed; "
-        f"{summary.points.total:,} points in {summary.seconds:.1f} s"
+        f"{summary.points.total:,} points in {summary.seconds:.1f} s; "
+        f"{len(summary.warnings)} warnings"
     )
     if failed:
         reason = next(iter(summary.failed.values()))
@@ -144,6 +164,22 @@ def _numbers(pairs: list[str]) -> dict[int, int]:
             raise ValueError(f"--map takes pairs of different numbers such as 3=5, got {pairs}")
         numbers[int(before)] = int(after)
     return numbers
+
+
+def _divisors(pairs: list[str], known: list[str]) -> dict[str, float]:
+    """Reads pairs such as "intensity=255"."""
+    divisors = {}
+    for pair in pairs:
+        name, _, text = pair.partition("=")
+        try:
+            divisors[name] = _checks.positive("label", name, float(text))
+        except ValueError as error:
+            raise ValueError(
+                f"--feature-scales takes pairs such as intensity=255, got {pair!r}"
+            ) from error
+        if name not in known:
+            raise ValueError(f"--feature-scales: the model has no feature {name!r} but {known}")
+    return divisors
 
 
 @contextmanager

@@ -115,6 +115,25 @@ class ChunkedFile(ABC):
                 features[:, column] = values
             yield points, features
 
+    def bounds(self) -> np.ndarray | None:
+        """Lowest and highest coordinates, ``(2, 3)`` float64; None if there are no points.
+
+        They are those of the header if the format has them there.
+
+        Raises:
+            ValueError: The file is truncated or corrupt, or a coordinate is NaN or infinite.
+        """
+        box: np.ndarray | None = None
+        for points, _ in self.chunks(()):
+            if len(points):
+                part = np.stack([points.min(0), points.max(0)])
+                box = (
+                    part
+                    if box is None
+                    else np.stack([np.minimum(box[0], part[0]), np.maximum(box[1], part[1])])
+                )
+        return box
+
     @cached_property
     def _columns(self) -> dict[str, str]:
         """The file's name of each column, by the name that kpdeform uses for it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -108,9 +109,10 @@ class SceneDataset(Dataset[PointBatch]):
         self.cell_size, self.crop, self.radius, self.sampling = cell_size, crop, radius, sampling
         self.max_points, self.seed, self.reach, self.transform = max_points, seed, reach, transform
         self._raw_scenes: Sequence[Scene] | None = scenes
-        thinned = [(scene.name, self._thin(scene)[0]) for scene in scenes]  # opens each file once
-        self.scene_names = tuple(name for name, _ in thinned)
-        self.scenes = [thin for _, thin in thinned]
+        thinned = [(scene.name, scene.num_points, self._thin(scene)[0]) for scene in scenes]
+        self.scene_names = tuple(name for name, _, _ in thinned)
+        self.scenes = [thin for _, _, thin in thinned]
+        self._num_raw_points = sum(count for _, count, _ in thinned)
         if not any(len(scene.points) for scene in self.scenes):
             raise ValueError(
                 f"SceneDataset: the {len(scenes)} scenes of {info.name} hold no points"
@@ -121,6 +123,19 @@ class SceneDataset(Dataset[PointBatch]):
 
     def __len__(self) -> int:
         return len(self._plan)
+
+    @property
+    def points_per_cell(self) -> float | None:
+        """Mean number of points in a grid cell, or None if the data set was thinned before."""
+        if self.info.cell_size > 0:
+            return None
+        return self._num_raw_points / sum(len(scene.points) for scene in self.scenes)
+
+    def without_transform(self) -> SceneDataset:
+        """The same crops without the transform; the scenes are shared."""
+        plain = copy(self)
+        plain.transform = None
+        return plain
 
     def set_epoch(self, epoch: int) -> None:
         """Plans the crops of another epoch.

@@ -49,6 +49,7 @@ class LasFile(ChunkedFile):
                 )
             self._scales, self._offsets = header.scales, header.offsets
             self._dtype = self._format.dtype()
+            self._box = np.stack([header.mins, header.maxs]).astype(np.float64)
         self.num_points = layout.num_points
         # Point formats 0 to 5 store the classification in 5 bits, the others in 8.
         self.highest_label = 31 if layout.point_format < 6 else 255
@@ -61,6 +62,14 @@ class LasFile(ChunkedFile):
             for i in range(width)
         }
         self.names = [*"xyz", *self._arrays]
+
+    def bounds(self) -> np.ndarray | None:
+        """See :meth:`ChunkedFile.bounds`; a header without a box is not trusted."""
+        low, high = self._box
+        if self.num_points and np.isfinite(self._box).all() and (low <= high).all():
+            if self.num_points == 1 or (low < high).any():
+                return self._box
+        return super().bounds()
 
     def parts(self, names: Iterable[str]) -> Iterator[Fields]:
         """See :meth:`ChunkedFile.parts`."""

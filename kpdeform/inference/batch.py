@@ -21,6 +21,7 @@ from kpdeform._files import replace
 from kpdeform._locks import lock
 from kpdeform.data.cloud_files import LABELLED_SUFFIXES
 from kpdeform.data.files import walk_files
+from kpdeform.inference.context import boxes_of, neighbors_of
 from kpdeform.inference.predictor import Predictor
 from kpdeform.inference.rules import Rules
 from kpdeform.inference.segment import Labelled, job_of, segment_file, work_folder
@@ -39,6 +40,8 @@ class Summary:
         finished: Sources whose output was finished before.
         failed: Reason of the failure of each source that could not be labelled.
         seconds: Time that the labelling took.
+        warnings: What may be wrong with the files.
+        report: Called with a line of text about every file and with every warning.
     """
 
     points: Labelled
@@ -46,6 +49,13 @@ class Summary:
     finished: list[Path] = field(default_factory=list)
     failed: dict[Path, str] = field(default_factory=dict)
     seconds: float = 0.0
+    warnings: list[str] = field(default_factory=list)
+    report: Callable[[str], None] = lambda line: None
+
+    def warn(self, text: str) -> None:
+        """Adds a warning and reports it."""
+        self.warnings.append(text)
+        self.report(f"warning: {text}")
 
 
 def find_sources(given: Sequence[str | Path]) -> dict[Path, Path]:
@@ -116,6 +126,8 @@ def segment_files(
     tiles: Tiles | None = None,
     class_ids: Sequence[int] | None = None,
     rules: Rules | None = None,
+    alone: bool = False,
+    strict: bool = False,
     progress: Progress | None = None,
     report: Callable[[str], None] = lambda line: None,
 ) -> Summary:
@@ -133,6 +145,10 @@ def segment_files(
         class_ids: Number to write for each class; by default those of the predictor.
         rules: Which points are classified anew, and what is written beside the classification; by
             default all points, and nothing.
+        alone: Whether each file is labelled by itself. Otherwise the points of the other files in
+            its tiles are read too, so that labels do not change at borders between files. Files
+            that cover the same place are never read for each other.
+        strict: Whether files that do not look like the training data are refused.
         progress: Shows the progress over the tiles of a file.
         report: Called with a line of text about every file.
 
@@ -142,23 +158,32 @@ def segment_files(
         ValueError: An output would replace a source, or two sources have one output.
         OSError: Another process writes to the folder, or the disk has too little space.
     """
-    folder, rules = Path(folder), rules or Rules()
+    folder, rules, tiles = Path(folder), rules or Rules(), tiles or predictor.tiles
     outputs = {source: folder / output for source, output in find_sources(sources).items()}
     _check_not_sources(outputs)
     folder.mkdir(parents=True, exist_ok=True)
-    summary = Summary(Labelled(np.zeros(len(predictor.class_names), np.int64)))
+    summary = Summary(Labelled(np.zeros(len(predictor.class_names), np.int64)), report=report)
     with lock(folder / ".kpdeform.lock", f"the folder {folder}"):
         finished = _FinishedOutputs(folder)
         for output in outputs.values():
             finished.check_ours(output)
+        boxes = {} if alone or np.isinf(tiles.size) else boxes_of(list(outputs))
+        near = {path: neighbors_of(path, boxes, tiles, predictor.scale) for path in outputs}
+        if same := [path for path, (_, overlapping) in near.items() if overlapping]:
+            summary.warn(
+                f"{len(same)} files cover the same place as another one, such as {same[0]}; they "
+                "are labelled without each other's points"
+            )
         for number, (source, output) in enumerate(outputs.items(), 1):
+            neighbors = near[source][0]
             where = f"{source} ({number} of {len(outputs)})"
             start = time.monotonic()
             try:
                 job = _digest_of(
-                    job_of(predictor, source, votes, tiles or predictor.tiles),
+                    job_of(predictor, source, votes, tiles, neighbors),
                     list(class_ids or predictor.class_ids),
                     asdict(rules),
+                    strict,
                 )
                 points = finished.points(output, job)
                 if points is not None:
@@ -175,6 +200,9 @@ def segment_files(
                     tiles=tiles,
                     class_ids=class_ids,
                     rules=rules,
+                    neighbors=neighbors,
+                    strict=strict,
+                    warn=summary.warn,
                     progress=progress,
                     finish=lambda points, output=output, job=job: finished.add(output, job, points),
                 )

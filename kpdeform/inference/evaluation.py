@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +21,7 @@ from kpdeform.data.info import DatasetInfo
 from kpdeform.data.scenes import Scene
 from kpdeform.inference.metrics import Scores, scores
 from kpdeform.inference.predictor import Predictor
+from kpdeform.inference.segment import check_looks
 from kpdeform.inference.tiling import Progress, SortedCloud, Tiles, read_probabilities
 
 
@@ -59,6 +61,8 @@ def predict_scene(
     *,
     votes: int = 1,
     tiles: Tiles | None = None,
+    strict: bool = False,
+    warn: Callable[[str], None] = warnings.warn,
     progress: Progress | None = None,
 ) -> np.ndarray:
     """Labels every point of a scene.
@@ -69,13 +73,16 @@ def predict_scene(
         feature_names: Names of the columns of the scene's features.
         votes: Number of predictions to average for each tile, >= 1.
         tiles: How to cut the scene; by default the tiles of the predictor.
+        strict: Whether a scene that does not look like the training data is refused.
+        warn: Called with every warning; by default :func:`warnings.warn`.
         progress: Wraps the iteration over tiles to show its progress.
 
     Returns:
         Class numbers, ``(N,)`` int64.
 
     Raises:
-        ValueError: The scene lacks a feature that the model needs.
+        ValueError: The scene lacks a feature that the model needs or, with ``strict``, does not
+            look like the training data.
     """
     _checks.count("predict_scene", "votes", votes)
     missing = [name for name in predictor.file_features if name not in feature_names]
@@ -92,6 +99,8 @@ def predict_scene(
     labels = np.empty(scene.num_points, np.int64)
     with TemporaryDirectory(prefix="kpdeform-") as folder:
         cloud = SortedCloud.write(Path(folder), chunks, tiles or predictor.tiles)
+        for text in check_looks(predictor, cloud, f"scene {scene.name}", strict):
+            warn(text)
         predictor.predict_cloud(cloud, votes, progress)
         for rows, values in read_probabilities(cloud, len(predictor.class_names)):
             labels[rows] = values.argmax(1)

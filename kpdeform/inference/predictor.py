@@ -19,6 +19,7 @@ from kpdeform.data.columns import floor_of, floor_of_parts, from_file, input_col
 from kpdeform.data.transforms import replace_points, transform_linear
 from kpdeform.inference.model_files import build_without_memory, read_model, write_model
 from kpdeform.inference.record import check_record, make_record
+from kpdeform.inference.statistics import Measurement, Statistics, differences
 from kpdeform.inference.tiling import Progress, SortedCloud, Tiles, predict_tiles
 from kpdeform.models.config import Factory, ModelConfig
 
@@ -44,6 +45,7 @@ class Predictor:
         data_name: Name of the data set that it was trained on.
         licence: Licence of that data set.
         source: Origin of that data set.
+        statistics: Statistics of its training scenes; None if they are unknown.
     """
 
     model: nn.Module
@@ -61,6 +63,7 @@ class Predictor:
     data_name: str = ""
     licence: str = ""
     source: str = ""
+    statistics: Statistics | None = None
 
     @staticmethod
     def load(
@@ -110,6 +113,12 @@ class Predictor:
         limits, levels = data["max_neighbors"], model.pyramid_spec.num_levels
         if limits is not None and len(limits) != levels:
             raise ValueError(f"max_neighbors has {len(limits)} entries for {levels} levels")
+        measured = data.get("statistics")
+        statistics = None if measured is None else Statistics.from_record(measured)
+        if statistics is not None and len(statistics.neighbors) != levels:
+            raise ValueError(
+                f"statistics: neighbors has {len(statistics.neighbors)} entries for {levels} levels"
+            )
         return Predictor(
             model=model.eval(),
             spec=replace(model.pyramid_spec, max_neighbors=limits and tuple(limits)),
@@ -126,6 +135,7 @@ class Predictor:
             data_name=data["name"],
             licence=data["licence"],
             source=data["source"],
+            statistics=statistics,
         )
 
     def save(self, folder: str | PathLike[str]) -> None:
@@ -166,6 +176,8 @@ class Predictor:
             "max_neighbors": self.spec.max_neighbors and list(self.spec.max_neighbors),
             "tiles": self.tiles.as_record(),
         }
+        if self.statistics is not None:
+            data["statistics"] = self.statistics.as_record()
         write_model(folder, self.model, make_record(self.model, config, data, self.scores))
 
     @property
@@ -217,22 +229,62 @@ class Predictor:
         """
         _checks.count("Predictor", "votes", votes)
         _checks.finite("Predictor: features", torch.from_numpy(features), "values")
+        sample, inverse = self._thinned(points, features, floor)
+        total = torch.zeros(len(sample.points), len(self.class_names))
+        for vote in range(votes):
+            turned = transform_linear(sample, _rotation(2 * math.pi * vote / votes))
+            total += self._forward(turned)
+        return (total / votes)[inverse].numpy()
+
+    def check_cloud(self, cloud: SortedCloud) -> list[str]:
+        """Says in which respects a cloud does not look like the training data.
+
+        A few of its tiles are compared with :attr:`statistics`.
+
+        Returns:
+            One text per difference, which also says what to do about it; empty if there are none,
+            or if the statistics are unknown.
+        """
+        if self.statistics is None:
+            return []
+        floor = self._floor(cloud) if "height" in self.features else 0.0
+        measurement, num_points, num_cells = Measurement(self.features), 0, 0
+        for tile in cloud.some_tiles(8):
+            rows, points, _ = cloud.tile(tile)
+            sample, _ = self._thinned(points, cloud.features(rows), floor)
+            batch = self._batch(sample)
+            measurement.add(build_pyramid(batch, self.spec), batch.features)
+            num_points, num_cells = num_points + len(points), num_cells + len(sample.points)
+        found = measurement.result(num_points / max(num_cells, 1))
+        if found is None:
+            return []
+        if cloud.tiles.size > self.tiles.size:  # larger tiles may be higher
+            found = replace(found, height_range=self.statistics.height_range)
+        scales = {name: self.feature_scales.get(name, 1.0) for name in self.file_features}
+        return differences(self.statistics, found, scales, self.unit, self.scale)
+
+    def _thinned(
+        self, points: np.ndarray, features: np.ndarray, floor: float
+    ) -> tuple[Sample, Tensor]:
+        """Thins a tile to the model's cell size.
+
+        Returns:
+            The input of the model, and the row in it of every point of the tile.
+        """
         # The origin is a multiple of the cell size. The grid cells of all tiles are therefore those
         # of one grid over the cloud, and a flat floor is thinned in the same way in every tile.
         cell = self.spec.cell_size
         center = np.round((points.min(0) + points.max(0)) / (2 * cell)) * cell
         local = torch.from_numpy((points - center).astype(np.float32))
         thinned = ops.grid_subsample(local, cell, features=torch.from_numpy(features))
-        sample = self._sample(thinned.points, thinned.features, floor - center[2])
-        total = torch.zeros(len(thinned.points), len(self.class_names))
-        for vote in range(votes):
-            turned = transform_linear(sample, _rotation(2 * math.pi * vote / votes))
-            total += self._forward(turned)
-        return (total / votes)[thinned.inverse].numpy()
+        return self._sample(thinned.points, thinned.features, floor - center[2]), thinned.inverse
+
+    def _batch(self, sample: Sample) -> PointBatch:
+        lengths = torch.tensor([len(sample.points)])
+        return PointBatch(sample.points, sample.features, lengths).to(self.device)
 
     def _forward(self, sample: Sample) -> Tensor:
-        batch = PointBatch(sample.points, sample.features, torch.tensor([len(sample.points)]))
-        batch = batch.to(self.device)
+        batch = self._batch(sample)
         logits, _ = self.model(build_pyramid(batch, self.spec), batch.features)
         return logits.float().softmax(1).cpu()
 

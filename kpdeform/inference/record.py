@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 import kpdeform
+from kpdeform.inference.statistics import Statistics
 from kpdeform.inference.tiling import Tiles
 from kpdeform.models.config import ModelConfig
 
@@ -61,6 +62,14 @@ def check_record(record: Any) -> Mapping[str, Any]:
     _check_entries("the record", record, _ENTRIES)
     data = record["data"]
     _check_entries("the record of the data", data, _DATA_ENTRIES)
+    if "statistics" in data:  # a record of an earlier version has none
+        _check_entries("the record of the data", data, _LATER_ENTRIES)
+        measured = (data["statistics"] or {}).get("columns", data["features"])
+        if set(measured) != set(data["features"]):
+            raise ValueError(
+                "the record of the data: statistics must have the columns "
+                f"{', '.join(data['features'])}, got {_short(list(measured))}"
+            )
     classes = len(data["class_names"])
     for name in ("class_colors", "class_ids"):
         if len(data[name]) != classes:
@@ -165,6 +174,16 @@ def _are_tiles(value: Any) -> bool:
     return True
 
 
+def _are_statistics(value: Any) -> bool:
+    if value is None:
+        return True
+    try:
+        Statistics.from_record(value)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return False
+    return True
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and value.isprintable()
 
@@ -203,6 +222,12 @@ _DATA_ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "tiles": (
         _are_tiles,
         "a mapping with size > 0, overlap in (0, 0.5] and dimensions 2 or 3",
+    ),
+}
+_LATER_ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "statistics": (
+        _are_statistics,
+        "None or a mapping with points_per_cell, neighbors, columns and height_range",
     ),
 }
 

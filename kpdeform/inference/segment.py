@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +19,7 @@ from kpdeform._files import check_free, reserve
 from kpdeform._locks import lock
 from kpdeform.data.cloud_files import ChunkedFile, Column, check_class_ids, open_cloud_file
 from kpdeform.data.columns import scaled
+from kpdeform.inference.context import Context
 from kpdeform.inference.predictor import Predictor
 from kpdeform.inference.rules import Rules
 from kpdeform.inference.tiling import Chunk, Progress, SortedCloud, Tiles, read_probabilities
@@ -55,6 +57,9 @@ def segment_file(
     tiles: Tiles | None = None,
     class_ids: Sequence[int] | None = None,
     rules: Rules | None = None,
+    neighbors: Sequence[Path] = (),
+    strict: bool = False,
+    warn: Callable[[str], None] = warnings.warn,
     progress: Progress | None = None,
     finish: Callable[[Labelled], None] = lambda labelled: None,
 ) -> Labelled:
@@ -75,6 +80,11 @@ def segment_file(
         class_ids: Number to write for each class; by default those of the predictor.
         rules: Which points are classified anew, and what is written beside the classification; by
             default all points, and nothing.
+        neighbors: Files beside this one. Their points in tiles of this file are read too, so that
+            labels do not change at the border between the files.
+        strict: Whether a file that does not look like the training data is refused.
+        warn: Called with every warning, such as that the file does not look like the training data;
+            by default :func:`warnings.warn`.
         progress: See :func:`kpdeform.inference.tiling.predict_tiles`.
         finish: Called with the result when the output is complete, before the work folder is
             removed: a caller that keeps a list of finished outputs never misses one.
@@ -84,7 +94,7 @@ def segment_file(
 
     Raises:
         ValueError: The file is damaged, lacks a feature of the model, has NaN or infinite values in
-            one, or cannot store the ids.
+            one, or cannot store the ids; or, with ``strict``, does not look like the training data.
         OSError: Another process writes this output, or the disk has too little space.
     """
     _checks.count("segment_file", "votes", votes)
@@ -108,22 +118,38 @@ def segment_file(
     tiles = tiles or predictor.tiles
     work = work_folder(output)
     names = predictor.file_features
+    context = Context(work, len(names))
+
+    def chunks_of(path: Path) -> Iterator[Chunk]:
+        opened = file if path == source else open_cloud_file(path)  # file knows its colour range
+        for points, features in opened.chunks(names):
+            yield points * predictor.scale, scaled(features, names, predictor.feature_scales)
+
+    def warn_of_source(text: str) -> None:
+        warn(f"{source}: {text}")
 
     def chunks() -> Iterator[Chunk]:
-        for points, features in file.chunks(names):
-            yield points * predictor.scale, scaled(features, names, predictor.feature_scales)
+        yield from chunks_of(source)
+        yield from context.chunks()
 
     output.parent.mkdir(parents=True, exist_ok=True)
     with lock(output.with_name(f".{output.name}.lock"), f"the output {output}"):
-        _prepare(work, job_of(predictor, source, votes, tiles))
+        _prepare(work, job_of(predictor, source, votes, tiles, neighbors))
         try:
             if not (work / "cells.npz").exists():
                 num_columns = len(rules.column_names(predictor.class_names))
-                needed = file.num_points * (
-                    _bytes_per_point(len(names), len(ids)) + 8 * num_columns
-                )
-                check_free(output.parent, needed + source.stat().st_size, f"labelling {source}")
-            cloud = SortedCloud.write(work, chunks, tiles)
+                each = _bytes_per_point(len(names), len(ids)) + 8 * num_columns
+                needed = file.num_points * each + source.stat().st_size
+                check_free(output.parent, needed, f"labelling {source}")
+                box = file.bounds() if neighbors else None
+                if box is not None:
+                    region = tiles.region(box * predictor.scale)
+                    context.write(region, neighbors, chunks_of, warn_of_source)
+                needed += context.num_points * each
+                check_free(output.parent, needed, f"labelling {source}")
+            cloud = SortedCloud.write(work, chunks, tiles, file.num_points)
+            for text in check_looks(predictor, cloud, str(source), strict):
+                warn(text)
             predictor.predict_cloud(cloud, votes, progress)
             columns = _write_predictions(work, cloud, predictor, rules)
             labelled = _write_labels(work, file, ids, rules)
@@ -136,6 +162,27 @@ def segment_file(
         finish(labelled)
         shutil.rmtree(work)
     return labelled
+
+
+def check_looks(predictor: Predictor, cloud: SortedCloud, name: str, strict: bool) -> list[str]:
+    """Compares a cloud with the training data; see :meth:`Predictor.check_cloud`.
+
+    Args:
+        predictor: A trained model.
+        cloud: The cloud.
+        name: Name of the cloud, for the messages.
+        strict: Whether a difference is an error.
+
+    Returns:
+        Warnings, each with the name.
+
+    Raises:
+        ValueError: There is a difference, and ``strict`` is True.
+    """
+    texts = [f"{name}: {text}" for text in predictor.check_cloud(cloud)]
+    if texts and strict:
+        raise ValueError(f"{'; '.join(texts)} (refused because of --strict)")
+    return texts
 
 
 def work_folder(output: Path) -> Path:
@@ -151,11 +198,12 @@ def _bytes_per_point(num_features: int, num_classes: int) -> int:
     return 24 + 8 + 8 + 4 * num_features + 2 * 4 * num_classes
 
 
-def job_of(predictor: Predictor, source: Path, votes: int, tiles: Tiles) -> str:
+def job_of(
+    predictor: Predictor, source: Path, votes: int, tiles: Tiles, neighbors: Sequence[Path] = ()
+) -> str:
     """Identifies the computation, so that a work folder of another one is not continued."""
-    state = source.stat()
     job = {
-        "source": [str(source.resolve()), state.st_size, state.st_mtime_ns],
+        "files": [_identity(path) for path in (source, *neighbors)],
         "model": [_digest(predictor.model), repr(predictor.model)],  # weights; sizes and radii
         "pyramid": asdict(predictor.spec),
         "features": list(predictor.features),
@@ -165,6 +213,11 @@ def job_of(predictor: Predictor, source: Path, votes: int, tiles: Tiles) -> str:
         "tiles": asdict(tiles),
     }
     return json.dumps(job)
+
+
+def _identity(path: Path) -> list[str | int]:
+    state = path.stat()
+    return [str(path.resolve()), state.st_size, state.st_mtime_ns]
 
 
 def _digest(model: nn.Module) -> str:
@@ -194,11 +247,11 @@ def _write_predictions(
     names = rules.column_names(classes)
     paths = [work / f"column_{number}.bin" for number in range(len(names))]
     for path in (work / "classes.bin", *paths):
-        reserve(path, 4 * cloud.num_points)
+        reserve(path, 4 * cloud.num_own)
     for rows, values in read_probabilities(cloud, len(classes)):
-        _scatter(work / "classes.bin", np.int32, cloud.num_points, rows, rules.choose(values))
+        _scatter(work / "classes.bin", np.int32, cloud.num_own, rows, rules.choose(values))
         for path, column in zip(paths, rules.columns(values), strict=True):
-            _scatter(path, np.float32, cloud.num_points, rows, column)
+            _scatter(path, np.float32, cloud.num_own, rows, column)
     about = {"confidence": "highest class probability", "entropy": "0: certain, 1: undecided"}
     return [
         Column(name, about.get(name, f"probability of {name[2:]}"), _reader(path, np.float32))

@@ -79,6 +79,15 @@ class Tiles:
             return np.zeros((len(points), self.dimensions), np.int64)
         return np.floor(points[:, : self.dimensions] / self.cell).astype(np.int64)
 
+    def region(self, box: np.ndarray) -> np.ndarray:
+        """The box of all tiles that reach into ``box``, ``(2, 3)``; returns ``(2, dimensions)``."""
+        if math.isinf(self.size):
+            return np.array([[-math.inf], [math.inf]]).repeat(self.dimensions, 1)
+        reach = self.size * self.overlap / 2  # of a tile beyond its cell
+        low, high = box[:, : self.dimensions]
+        first, last = np.floor((low - reach) / self.cell), np.floor((high + reach) / self.cell)
+        return np.stack([first * self.cell - reach, (last + 1) * self.cell + reach])
+
     def weights(self, points: np.ndarray, cell: np.ndarray) -> np.ndarray:
         """Weight of each point in the tile of ``cell``, ``(n,)`` float32; 0 outside the tile."""
         if math.isinf(self.size):
@@ -96,6 +105,8 @@ class SortedCloud:
         tiles: The tiling that the cells belong to.
         cells: Cells with points, in lexicographic order, ``(T, dimensions)`` int64.
         starts: First row of each cell, followed by the number of points, ``(T + 1,)`` int64.
+        num_own: Number of points to label. They are the first ones of the cloud; the others are
+            points of neighbouring files, which only the network sees.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -103,6 +114,7 @@ class SortedCloud:
         with np.load(self.folder / "cells.npz") as index:
             self.cells, self.starts = index["cells"], index["starts"]
             self.num_features = int(index["num_features"])
+            self.num_own = int(index["num_own"])
             self.tiles = Tiles(**json.loads(str(index["tiles"])))
         self._cell_number = {tuple(cell): i for i, cell in enumerate(self.cells.tolist())}
 
@@ -112,7 +124,12 @@ class SortedCloud:
         return int(self.starts[-1])
 
     @staticmethod
-    def write(folder: Path, chunks: Callable[[], Iterable[Chunk]], tiles: Tiles) -> SortedCloud:
+    def write(
+        folder: Path,
+        chunks: Callable[[], Iterable[Chunk]],
+        tiles: Tiles,
+        num_own: int | None = None,
+    ) -> SortedCloud:
         """Sorts a cloud into ``folder``, or opens it if that was done before.
 
         Args:
@@ -120,6 +137,7 @@ class SortedCloud:
             chunks: Returns an iterable over the parts of the cloud. It is called twice and must
                 return the same parts each time.
             tiles: How to cut the cloud.
+            num_own: Number of points to label, which come first; by default all points.
 
         Returns:
             The sorted cloud.
@@ -140,6 +158,7 @@ class SortedCloud:
             cells=cells,
             starts=starts,
             num_features=num_features,
+            num_own=starts[-1] if num_own is None else num_own,
             tiles=json.dumps(asdict(tiles)),
         )
         return SortedCloud(folder)
@@ -150,6 +169,20 @@ class SortedCloud:
         around = [tuple(self.cells[tile] + np.array(shift)) for shift in shifts]
         numbers = [self._cell_number[c] for c in around if c in self._cell_number]
         return np.concatenate([self.cell_rows(number) for number in numbers])
+
+    def tile(self, tile: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The rows, points ``(n, 3)`` and weights ``(n,)`` of the points in a tile."""
+        rows = self.tile_rows(tile)
+        points = self.points(rows)
+        weights = self.tiles.weights(points, self.cells[tile])
+        inside = weights > 0
+        return rows[inside], points[inside], weights[inside]
+
+    def some_tiles(self, count: int) -> list[int]:
+        """At most ``count`` tiles, spread over the points of the cloud."""
+        rows = (np.arange(count) + 0.5) / count * self.num_points
+        tiles = np.searchsorted(self.starts, rows, side="right") - 1
+        return np.unique(tiles).tolist() if self.num_points else []
 
     def cell_rows(self, cell: int) -> np.ndarray:
         """Rows of the points in a cell."""
@@ -164,6 +197,12 @@ class SortedCloud:
         if self.num_features == 0:
             return np.zeros((len(rows), 0), np.float32)
         return self._open("features", np.float32, self.num_features)[rows]
+
+    def is_own(self, rows: np.ndarray) -> np.ndarray:
+        """Which rows are points to label, ``(n,)`` bool."""
+        if self.num_own == self.num_points:
+            return np.ones(len(rows), bool)
+        return self._open("order", np.int64, 1)[rows, 0] < self.num_own
 
     def order(self, start: int, stop: int) -> np.ndarray:
         """Index in the original file of the points in rows ``start`` to ``stop``, int64."""
@@ -204,19 +243,19 @@ def predict_tiles(
     first = _replay_journal(cloud)
     remaining = range(first, num_tiles)
     for tile in remaining if progress is None else progress(remaining, num_tiles):
-        rows = cloud.tile_rows(tile)
-        points = cloud.points(rows)
-        weights = cloud.tiles.weights(points, cloud.cells[tile])
-        inside = weights > 0
-        rows, points = rows[inside], points[inside]
+        rows, points, weights = cloud.tile(tile)
+        own = cloud.is_own(rows)
+        if not own.any():
+            continue
         probabilities = predict(points, cloud.features(rows))
         if not np.isfinite(probabilities).all():
             raise ValueError(
                 f"the model gives NaN for points of tile {tile + 1} of {num_tiles}, around "
                 f"{points.mean(0).tolist()}; nothing was labelled. Look at the features there"
             )
+        rows = rows[own]
         values = _open_sums(cloud, num_classes)[rows]
-        values += weights[inside, None] * probabilities
+        values += weights[own, None] * probabilities[own]
         _save_atomically(cloud.folder / "journal.npz", tile=tile, rows=rows, values=values)
         _apply(cloud, rows, values)
 
@@ -230,7 +269,7 @@ def progress_bar(remaining: Sequence[int], total: int) -> Iterable[int]:
 def read_probabilities(
     cloud: SortedCloud, num_classes: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields the result of :func:`predict_tiles` in parts.
+    """Yields the result of :func:`predict_tiles` for the points to label, in parts.
 
     Args:
         cloud: The sorted cloud.
@@ -244,7 +283,9 @@ def read_probabilities(
     for start in range(0, cloud.num_points, step):
         stop = min(start + step, cloud.num_points)
         values = np.array(_open_sums(cloud, num_classes)[start:stop])
-        yield cloud.order(start, stop), values / values.sum(1, keepdims=True)
+        order = cloud.order(start, stop)
+        own = order < cloud.num_own
+        yield order[own], values[own] / values[own].sum(1, keepdims=True)
 
 
 def _open_sums(cloud: SortedCloud, num_classes: int) -> np.ndarray:

@@ -22,10 +22,12 @@ from kpdeform.data import (
     Scene,
     SceneDataset,
     SceneFolder,
+    build_pyramid,
     neighbor_limits,
     open_dataset,
 )
 from kpdeform.data.transforms import Compose, Transform
+from kpdeform.inference.statistics import Measurement, Statistics
 from kpdeform.inference.tiling import Tiles
 from kpdeform.train.loading import (
     PlannedBatches,
@@ -100,6 +102,7 @@ class _DataModule(lightning.LightningDataModule):
         self.pyramid_spec: PyramidSpec | None = None
         self._batches: dict[str, PlannedBatches] = {}  # by split
         self._max_neighbors: tuple[int, ...] | None = None
+        self._statistics: Statistics | None = None
         self._position: dict[str, int] | None = None
         self._train_loader: ResumableLoader | None = None
 
@@ -159,6 +162,21 @@ class _DataModule(lightning.LightningDataModule):
             self._max_neighbors = neighbor_limits(some, self.pyramid_spec, self.neighbor_quantile)
         return replace(self.pyramid_spec, max_neighbors=self._max_neighbors)
 
+    def statistics(self) -> Statistics | None:
+        """Statistics of up to 8 training batches without augmentation, which are measured once.
+
+        They are None before ``pyramid_spec`` is set.
+        """
+        if self._statistics is None and self.pyramid_spec is not None:
+            spec, source = self.spec(), self.train_batches().without_transform()
+            source.set_epoch(0)
+            measurement = Measurement(self.features)
+            for index in range(min(len(source), 8)):
+                batch = source[index]
+                measurement.add(build_pyramid(batch, spec), batch.features)
+            self._statistics = measurement.result(source.points_per_cell)
+        return self._statistics
+
     def train_dataloader(self) -> ResumableLoader:
         """Loader of this rank's share of the training batches."""
         self._train_loader = ResumableLoader(
@@ -191,7 +209,7 @@ class _DataModule(lightning.LightningDataModule):
 
     def record(self) -> dict[str, Any]:
         """Everything that :class:`kpdeform.inference.Predictor` needs besides the model."""
-        info = self.folder.info
+        info, statistics = self.folder.info, self.statistics()
         return {
             "name": info.name,
             "licence": info.licence,
@@ -205,6 +223,7 @@ class _DataModule(lightning.LightningDataModule):
             "unit": info.unit,
             "max_neighbors": self._max_neighbors and list(self._max_neighbors),
             "tiles": self.tiles().as_record(),
+            **({} if statistics is None else {"statistics": statistics.as_record()}),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -429,6 +448,13 @@ class _ShapeBatches:
 
     def __len__(self) -> int:
         return len(self.source)
+
+    @property
+    def points_per_cell(self) -> float | None:
+        return self.source.points_per_cell
+
+    def without_transform(self) -> _ShapeBatches:
+        return _ShapeBatches(self.source.without_transform())
 
     def __getitem__(self, index: int) -> PointBatch:
         batch = self.source[index]

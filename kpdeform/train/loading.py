@@ -34,6 +34,13 @@ class PlannedBatches(Protocol):
 
     def __getitem__(self, index: int) -> PointBatch: ...
 
+    @property
+    def points_per_cell(self) -> float | None:
+        """Mean number of points in a cell of level 0, or None if it is unknown."""
+
+    def without_transform(self) -> PlannedBatches:
+        """The same batches without augmentation."""
+
 
 class PyramidBatches(Dataset):
     """Items of a planned data set with their pyramids, indexed by a key (epoch, index).
