@@ -255,6 +255,11 @@ def _one_line(message: str, parser: Any) -> str:
     text = " ".join(line for line in lines if line and not line.startswith(skipped))
     text = re.sub(r"Parser key \"([\w.]+)\":", r"\1:", text)
     text = re.sub(r"<class '([\w.]+)'>", r"\1", text)
+    missing = re.search(r"arguments are required: (.+)", text)
+    if missing:
+        flags = {a.dest: a.option_strings[-1] for a in parser._actions if a.option_strings}
+        named = [flags.get(name, name) for name in missing[1].split(", ")]
+        text = f"these arguments are required: {', '.join(named)}"
     unknown = re.search(
         r"(?:Group '(?P<group>\w+)' does not accept option|Option) '(?P<option>[\w.]+)'"
         r"|unrecognized arguments: --(?P<argument>[\w.]+)",

@@ -38,6 +38,9 @@ from kpdeform.train import (
 from kpdeform.train.runs import StoppedError
 from kpdeform.viz import capture_grids, render_grids
 
+# What a run leaves for --model and --resume.
+_RESULTS = ("best.ckpt", "last.ckpt", "model")
+
 # The options that --help shows; --help all shows every option.
 _USUAL = (
     "config", "run", "max_steps", "resume", "seed", "data.root", "data.num_workers",
@@ -188,6 +191,9 @@ def _train(
         except StoppedError as stopped:
             print(stopped, file=sys.stderr)
             raise SystemExit(stopped.exit_code) from None
+    if trainer.is_global_zero:
+        left = [name for name in _RESULTS if (options.run / name).exists()]
+        print(f"  {options.run}: {', '.join(left)}")
     return options.run if trainer.is_global_zero else None, made.data, model
 
 

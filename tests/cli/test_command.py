@@ -125,6 +125,11 @@ def test_a_wheel_holds_recipes_and_configurations(monkeypatch, tmp_path):
     assert packaged("datasets") == tmp_path / "kpdeform" / "datasets"
 
 
+def test_missing_options_are_named_as_they_are_typed(command):
+    assert refused(command, "train", "--config", "rooms").endswith("required: --run")
+    assert refused(command, "label", "a.ply").endswith("required: output, --model")
+
+
 def test_configurations_have_names(command):
     assert (packaged("configs") / "ign.yaml").is_file()
     assert "data/ign" in refused(command, "train", "--config", "ign", "--run", "run")
@@ -140,7 +145,9 @@ def test_from_nothing_to_a_labelled_room(command, capsys):
     plyfile = pytest.importorskip("plyfile")
     command("prepare", "rooms", "--split", 1, 1, "--step", 3, "--spacing", 0.05)
     options = ["--max_steps", 2, "--data.max_points", 3000, "--trainer.progress_bar", "false"]
+    capsys.readouterr()
     command("train", "--config", "rooms", "--run", "runs/rooms", *options)
+    assert capsys.readouterr().out.endswith("  runs/rooms: last.ckpt, model\n")
     scored = ["--data", "data/rooms", "--out", "val", "--predictions", "ply"]
     command("evaluate", "--model", "runs/rooms", *scored)
     assert "mean IoU" in capsys.readouterr().out
