@@ -132,4 +132,4 @@ format: $(VENV)/.lint ## rewrite files in the project's format
 	@git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' | xargs $(VENV)/bin/clang-format -i
 
 clean: ## everything that the commands above made
-	rm -rf $(VENV) build runs
+	rm -rf $(VENV) build runs docs/repository docs/reference/generated

@@ -13,6 +13,8 @@ ROOT = DOCS.parent
 sys.path.insert(0, str(ROOT))
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+os.environ["TTY_COMPATIBLE"] = "0"  # no progress bars in the output of cells
+os.environ["OPEN3D_DISABLE_WEB_VISUALIZER"] = "true"  # it announces itself in Jupyter
 
 from docutils import nodes  # noqa: E402
 from docutils.utils.math import MathError  # noqa: E402
@@ -41,7 +43,8 @@ html_static_path: list[str] = []
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
-nb_execution_mode = "cache"
+nb_execution_mode = "force"
+nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_merge_streams = True
