@@ -142,21 +142,3 @@ def _shortened(name: str) -> str:
         digest = hashlib.sha256(name.encode()).hexdigest()[:12]
         name = name.encode()[: values.LONGEST_NAME - 13].decode(errors="ignore") + "-" + digest
     return "".join(c if c.isprintable() and c not in "/\\" else "_" for c in name)
-
-
-def has_numbers(path: Path) -> bool:
-    """Whether a text file has a line with at least three numbers."""
-    with open(path, encoding="latin-1") as file:
-        return any(sum(map(_is_number, _words(line))) >= 3 for line in file)
-
-
-def _words(line: str) -> list[str]:
-    return line.replace(",", " ").replace(";", " ").split()
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word)
-    except ValueError:
-        return False
-    return True

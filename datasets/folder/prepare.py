@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from files import Layout, find_files, has_numbers, scene_names
+from files import Layout, find_files, scene_names
 
 from kpdeform.data import Cloud, DatasetInfo, read_cloud, values
 from kpdeform.data.columns import FROM_POSITIONS
@@ -31,6 +31,7 @@ from kpdeform.data.fields import canonical_name
 from kpdeform.data.files import TABLE_SUFFIXES, TEXT_SUFFIXES
 from kpdeform.data.recipe import ClassMap, Job, Parser, make_scenes, read_config, run, warn
 from kpdeform.data.scenes import LARGEST_EXTENT, check_free_space, far_points
+from kpdeform.data.text_files import has_numbers
 
 COLORS = ("red", "green", "blue")
 NORMALS = ("nx", "ny", "nz")

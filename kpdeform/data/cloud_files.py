@@ -1,4 +1,4 @@
-"""Opens LAS, LAZ and PLY files, to read them in parts and to copy them with new classifications.
+"""Opens point cloud files, to read them in parts and to copy them with new classifications.
 
 A copy differs from its source in the classification only: all other fields, the header, variable
 length records, comments, further PLY elements and the order of the points are the same. The one
@@ -7,11 +7,13 @@ exception is a COPC file, whose copy is a plain LAZ file without the COPC index.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from kpdeform.data._chunked_file import ChunkedFile, Column, check_class_ids, replacing
 from kpdeform.data.las_files import LasFile
 from kpdeform.data.ply_files import PlyFile
+from kpdeform.data.table_files import TableFile
 
 __all__ = [
     "LABELLED_SUFFIXES",
@@ -22,16 +24,17 @@ __all__ = [
     "replacing",
 ]
 
-_KINDS: dict[str, type[LasFile] | type[PlyFile]] = {
+_KINDS: dict[str, Callable[[Path], ChunkedFile]] = {
     ".las": LasFile,
     ".laz": LasFile,
     ".ply": PlyFile,
+    **dict.fromkeys((".npz", ".npy", ".pcd", ".txt", ".csv", ".xyz", ".pts", ".asc"), TableFile),
 }
 LABELLED_SUFFIXES = tuple(_KINDS)
 
 
 def open_cloud_file(path: str | Path) -> ChunkedFile:
-    """Opens a LAS, LAZ (COPC too) or PLY file.
+    """Opens a file of one of the suffixes ``LABELLED_SUFFIXES``; COPC files are LAZ files.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -43,6 +46,7 @@ def open_cloud_file(path: str | Path) -> ChunkedFile:
     kind = _KINDS.get(path.suffix.lower())
     if kind is None:
         raise ValueError(
-            f"{path}: a classification can be put into .las, .laz and .ply files; convert it first"
+            f"{path}: a classification can be put into {' '.join(_KINDS)} files; convert it first, "
+            "for example an E57 file to LAZ"
         )
     return kind(path)

@@ -28,6 +28,46 @@ def read_pcd(path: Path) -> Fields:
         ValueError: The header is not understood, or the data do not agree with it.
         ImportError: Compressed points need the extra ``io``.
     """
+    records, _ = _read_records(path)
+    names = records.dtype.names or ()
+    fields = {name: records[name] for name in names if not name.startswith("_")}
+    return _unpack_colors(fields)
+
+
+def write_pcd(source: Path, target: Path, columns: Fields) -> None:
+    """Copies a file as binary PCD, with columns ``(N,)`` that are replaced or come last.
+
+    Raises:
+        ValueError: ``source`` cannot be read.
+    """
+    records, header = _read_records(source)
+    added = {name: v for name, v in columns.items() if name not in (records.dtype.names or ())}
+    kinds = [(name, records.dtype[name]) for name in records.dtype.names or ()]
+    joined = np.empty(len(records), kinds + [(name, v.dtype) for name, v in added.items()])
+    for name in records.dtype.names or ():
+        joined[name] = records[name]
+    for name, values in columns.items():
+        joined[name] = values
+    lines = {
+        "VERSION": ["0.7"],
+        "FIELDS": header["FIELDS"] + list(added),
+        "SIZE": header["SIZE"] + [str(v.dtype.itemsize) for v in added.values()],
+        "TYPE": header["TYPE"] + [v.dtype.kind.upper() for v in added.values()],
+        "COUNT": header.get("COUNT", ["1"] * len(header["FIELDS"])) + ["1"] * len(added),
+        "WIDTH": [str(len(records))],
+        "HEIGHT": ["1"],
+        "VIEWPOINT": header.get("VIEWPOINT", "0 0 0 1 0 0 0".split()),
+        "POINTS": [str(len(records))],
+        "DATA": ["binary"],
+    }
+    if "HEIGHT" in header and "WIDTH" in header:
+        lines |= {name: header[name] for name in ("WIDTH", "HEIGHT")}
+    text = "".join(f"{name} {' '.join(words)}\n" for name, words in lines.items())
+    target.write_bytes(text.encode() + joined.tobytes())
+
+
+def _read_records(path: Path) -> tuple[np.ndarray, dict[str, list[str]]]:
+    """The points as a structured array, whose padding has names that begin with ``_``."""
     content = path.read_bytes()
     header, start = _read_header(content)
     dtype = _record_type(header)
@@ -43,9 +83,7 @@ def read_pcd(path: Path) -> Fields:
         records = _from_columns(body, dtype, count)
     else:
         raise ValueError(f"unknown DATA {encoding!r}")
-    names = dtype.names or ()
-    fields = {name: records[name] for name in names if not name.startswith("_")}
-    return _unpack_colors(fields)
+    return records, header
 
 
 def _check_count(promised: int, found: int) -> None:

@@ -8,7 +8,7 @@ with certainty are named, see :func:`guess_names`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -78,6 +78,74 @@ def read_text(path: Path, columns: Sequence[str] | None = None) -> Fields:
     return dict(zip(names, table.T, strict=True))
 
 
+def has_numbers(path: Path) -> bool:
+    """Whether a text file has a line with at least three numbers."""
+    with path.open(encoding="latin-1") as file:
+        return any(sum(map(_is_number, _cells(line))) >= 3 for line in file)
+
+
+def copy_text(source: Path, target: Path, columns: Fields) -> None:
+    """Copies a text file with columns ``(N,)`` that are replaced or come last.
+
+    All lines stay as they are, but for these values. The last title line with a name per column
+    gets the names of new columns; without one, the columns have no names.
+
+    Raises:
+        ValueError: ``source`` cannot be read.
+    """
+    encoding = _encoding(source)
+    with (
+        source.open(encoding=encoding, errors="replace", newline="") as file,
+        target.open("w", encoding=encoding, newline="") as out,
+    ):
+        layout = _find_layout(file, None)
+        file.seek(0)
+        names = list(layout.names)
+        added = [name for name in columns if name not in names]
+        places = {name: names.index(name) for name in columns if name in names}
+        rows = zip(*(values.tolist() for values in columns.values()), strict=True)
+        separator = layout.delimiter or " "
+        started = False
+        for line in file:
+            ((_, text, comment),) = list(_rows([line])) or ((0, "", True),)
+            ending = line[len(line.rstrip("\r\n")) :]
+            is_row = not comment and text not in layout.titles and (started or _is_row(text))
+            if is_row and not _is_count(text):
+                started = True
+                values = dict(zip(columns, map(str, next(rows)), strict=True))
+                if layout.decimal_comma:
+                    values = {name: value.replace(".", ",") for name, value in values.items()}
+                row, remark = re.fullmatch(r"(.*?)(\s+(?:#|//).*)?", line.rstrip("\r\n")).groups()
+                row = _with_cells(_without_end(row, layout), layout.delimiter, places, values)
+                line = row + "".join(separator + values[name] for name in added)
+                line += (remark or "") + ending
+            elif names and _split_names(text, layout.delimiter) == names:
+                title = _without_end(line.rstrip("\r\n"), layout)
+                line = title + "".join(separator + name for name in added) + ending
+            out.write(line)
+
+
+def _without_end(line: str, layout: Layout) -> str:
+    """A line without a separator at its end that belongs to no column."""
+    end = layout.delimiter
+    if end is None:
+        return line.rstrip()
+    surplus = len(split_line(line, end)) > layout.num_columns
+    return line.rstrip().removesuffix(end) if surplus else line
+
+
+def _with_cells(
+    line: str, delimiter: str | None, places: dict[str, int], values: dict[str, str]
+) -> str:
+    """A row with the cells at ``places`` replaced."""
+    if not places:
+        return line
+    cells = split_line(line, delimiter)
+    for name, place in places.items():
+        cells[place] = values[name]
+    return (delimiter or " ").join(cells)
+
+
 def guess_names(table: np.ndarray, is_pts: bool = False) -> list[str]:
     """Names the columns of a table without names, as far as they can be identified.
 
@@ -145,7 +213,7 @@ def _encoding(path: Path) -> str:
     return marked or "latin-1"
 
 
-def _rows(file: TextIO) -> Iterator[tuple[int, str, bool]]:
+def _rows(file: Iterable[str]) -> Iterator[tuple[int, str, bool]]:
     """Yields every line that is not blank: its number, its text, and whether it is a comment."""
     for number, line in enumerate(file, 1):
         text = line.strip(" \t\r\n\f\v\x1a\ufeff")

@@ -20,7 +20,8 @@ import numpy as np
 from kpdeform._files import replace
 from kpdeform._locks import lock
 from kpdeform.data.cloud_files import LABELLED_SUFFIXES
-from kpdeform.data.files import walk_files
+from kpdeform.data.files import TEXT_SUFFIXES, walk_files
+from kpdeform.data.text_files import has_numbers
 from kpdeform.inference.context import boxes_of, neighbors_of
 from kpdeform.inference.predictor import Predictor
 from kpdeform.inference.rules import Rules
@@ -64,7 +65,8 @@ def find_sources(given: Sequence[str | Path]) -> dict[Path, Path]:
     Args:
         given: Files, folders, which stand for all files in them that can be labelled, and patterns
             such as ``"tiles/*.laz"``, where ``**`` is any number of folders. Links to files and
-            folders are followed; hidden files of a folder are left out.
+            folders are followed; hidden files of a folder, and text files without numbers, are left
+            out.
 
     Returns:
         Path of the output below the output folder, by the path of the source. It is the name of the
@@ -92,23 +94,24 @@ def find_sources(given: Sequence[str | Path]) -> dict[Path, Path]:
 
 def _matches(item: Path) -> Iterable[tuple[Path, Path]]:
     if item.is_dir():
-        found = [path for path in walk_files(item) if path.suffix.lower() in LABELLED_SUFFIXES]
-        pairs = [(path, path.relative_to(item)) for path in found]
+        pairs = [(path, path.relative_to(item)) for path in walk_files(item) if _is_cloud(path)]
     elif item.is_file():
         pairs = [(item, Path(item.name))]
     else:
         matched = [Path(path) for path in sorted(glob.glob(str(item), recursive=True))]
-        pairs = [
-            (path, Path(path.name))
-            for path in matched
-            if path.is_file() and path.suffix.lower() in LABELLED_SUFFIXES
-        ]
+        pairs = [(path, Path(path.name)) for path in matched if path.is_file() and _is_cloud(path)]
     if not pairs:
         raise FileNotFoundError(
             f"{item} is no file, and no folder or pattern with files that can be labelled "
             f"({' '.join(LABELLED_SUFFIXES)})"
         )
     return [(source, _plain(output)) for source, output in pairs]
+
+
+def _is_cloud(path: Path) -> bool:
+    """Whether a file that was found, not named, is to be labelled: a README.txt is not."""
+    suffix = path.suffix.lower()
+    return suffix in LABELLED_SUFFIXES and (suffix not in TEXT_SUFFIXES or has_numbers(path))
 
 
 def _plain(output: Path) -> Path:

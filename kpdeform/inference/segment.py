@@ -1,4 +1,4 @@
-"""Labels a LAS, LAZ or PLY file, and writes a copy with the predicted classification."""
+"""Labels a point cloud file, and writes a copy with the predicted classification."""
 
 from __future__ import annotations
 
@@ -72,7 +72,9 @@ def segment_file(
 
     Args:
         predictor: A trained model.
-        source: ``.las``, ``.laz`` or ``.ply`` file.
+        source: File with one of the suffixes
+            ``.las .laz .ply .npz .npy .pcd .txt .csv .xyz .pts .asc``. All but the first three are
+            read as a whole, so that memory is bounded by the file.
         output: File to write, with the same suffix. It is replaced if it exists, and may be
             ``source`` itself.
         votes: Number of predictions to average for each tile, >= 1.

@@ -11,7 +11,8 @@ import pytest
 laspy = pytest.importorskip("laspy")
 
 from kpdeform._locks import lock  # noqa: E402
-from kpdeform.inference import Predictor, Tiles, segment_files  # noqa: E402
+from kpdeform.data import read_cloud  # noqa: E402
+from kpdeform.inference import Predictor, Rules, Tiles, segment_files  # noqa: E402
 from kpdeform.inference.batch import find_sources  # noqa: E402
 from tests.toy import TINY, toy_scene  # noqa: E402
 
@@ -45,7 +46,8 @@ def names(folder):
 def raw(tmp_path):
     write(tmp_path / "raw/a.laz")
     write(tmp_path / "raw/deep/b.las", seed=1)
-    (tmp_path / "raw/notes.md").write_text("no cloud")
+    for name in ("notes.md", "notes.txt"):
+        (tmp_path / "raw" / name).write_text("no cloud")
     return tmp_path / "raw"
 
 
@@ -211,3 +213,22 @@ def test_the_options_of_the_command_reach_the_file(raw, tmp_path, model):
     for wrong in (["--map", "2"], ["--map", "3=4"], ["--unsure-class", 3], ["--keep", "x"]):
         done = label(raw / "a.laz", "--out", tmp_path / "out", "--model", model, *wrong)
         assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_other_formats_keep_their_kind(tmp_path, predictor):
+    points, _, intensity = toy_scene(0, 1000)
+    (tmp_path / "raw").mkdir()
+    rows = np.c_[points, 65535 * intensity]
+    np.savetxt(tmp_path / "raw/b.csv", rows, "%.3f", ",", header="x,y,z,intensity", comments="")
+    rounded = read_cloud(tmp_path / "raw/b.csv")
+    values = rounded.attributes["intensity"]
+    np.savez(tmp_path / "raw/a.npz", points=rounded.points, intensity=values)
+    summary = segment_files(
+        predictor, [tmp_path / "raw"], tmp_path / "out", rules=Rules(confidence=True)
+    )
+    assert not summary.failed and summary.points.total == 2 * len(points)
+    a, b = read_cloud(tmp_path / "out/a.npz"), read_cloud(tmp_path / "out/b.csv")
+    assert set(a.attributes["classification"]) <= {2, 6}
+    assert {"classification", "confidence", "entropy", "intensity"} == set(b.attributes)
+    for name in ("classification", "confidence"):
+        assert np.array_equal(a.attributes[name], b.attributes[name].astype(np.float32))

@@ -1,0 +1,103 @@
+"""NPZ, NPY, PCD and text files, which are read as a whole and copied with new classifications."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from kpdeform.data import _chunked_file
+from kpdeform.data._chunked_file import (
+    ChunkedFile,
+    Column,
+    Labels,
+    check_class_ids,
+    no_room_for,
+    replacing,
+)
+from kpdeform.data.array_files import read_npy, read_npz
+from kpdeform.data.fields import Fields, damaged, plain_name, usual_names
+from kpdeform.data.pcd_files import read_pcd, write_pcd
+from kpdeform.data.text_files import copy_text, read_text
+
+# Reads a file; copies it with columns of numbers that are replaced or added.
+_READERS: dict[str, Callable[[Path], Fields]] = {
+    ".npz": read_npz,
+    ".npy": read_npy,
+    ".pcd": read_pcd,
+}
+
+
+class TableFile(ChunkedFile):
+    """A file whose format is read as a whole; memory is bounded by the file, not by a tile.
+
+    :meth:`write` replaces the column ``classification`` (in upper or lower case, or with the prefix
+    ``scalar_``). If there is none, ``classification`` is added. Columns such as ``label`` are not
+    changed, because they may be the ground truth.
+    """
+
+    highest_label = 2**24  # what float32 columns hold exactly
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._fields = _READERS.get(path.suffix.lower(), read_text)(path)
+        except (ImportError, OSError, MemoryError):
+            raise
+        except Exception as error:  # every reading library raises exceptions of its own
+            raise damaged(path, error) from error
+        self.names = list(self._fields)
+        missing = set("xyz") - set(usual_names(self.names).values())
+        if missing:
+            raise damaged(path, f"no column {', '.join(sorted(missing))} among {self.names}")
+        self.num_points = len(next(iter(self._fields.values())))
+        self.label_name = next((n for n in self.names if plain_name(n) == "classification"), None)
+
+    def parts(self, names: Iterable[str]) -> Iterator[Fields]:
+        """See :meth:`ChunkedFile.parts`."""
+        names = list(names)
+        for start in range(0, max(self.num_points, 1), _chunked_file.CHUNK):
+            rows = slice(start, start + _chunked_file.CHUNK)
+            yield {name: self._fields[name][rows] for name in names}
+
+    def write(self, path: Path, labels: Labels, extra: Sequence[Column] = ()) -> None:
+        """See :meth:`ChunkedFile.write`."""
+        ids = np.asarray(labels(0, self.num_points))
+        check_class_ids(ids, self.highest_label)
+        columns = {self.label_name or "classification": ids.astype(np.int32)}
+        for column in extra:
+            kind = self._fields[column.name].dtype if column.name in self._fields else None
+            if kind is not None and kind.kind != "f":
+                raise no_room_for(self.path, column.name, str(kind))
+            columns[column.name] = column.values(0, self.num_points).astype(np.float32)
+        copy = {".npz": _copy_npz, ".npy": _copy_npy, ".pcd": write_pcd}.get(
+            self.path.suffix.lower(), copy_text
+        )
+        with replacing(path) as partial:
+            copy(self.path, partial, columns)
+
+
+def _copy_npz(source: Path, target: Path, columns: Fields) -> None:
+    with zipfile.ZipFile(source) as archive:
+        compressed = any(m.compress_type != zipfile.ZIP_STORED for m in archive.infolist())
+    with np.load(source, allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    (np.savez_compressed if compressed else np.savez)(target, **{**arrays, **columns})
+
+
+def _copy_npy(source: Path, target: Path, columns: Fields) -> None:
+    """Columns of a structured array; else the last columns, in the order of ``columns``."""
+    array = np.load(source, allow_pickle=False)
+    if array.dtype.names:
+        new = {name: values for name, values in columns.items() if name not in array.dtype.names}
+        kinds = [(name, array.dtype[name]) for name in array.dtype.names]
+        joined = np.empty(len(array), kinds + [(name, v.dtype) for name, v in new.items()])
+        for name in array.dtype.names:
+            joined[name] = array[name]
+        for name, values in columns.items():
+            joined[name] = values
+    else:
+        joined = np.column_stack([array, *columns.values()])
+    np.save(target, joined)
