@@ -3,6 +3,7 @@
 Every case is compared with the twin in float64 on the CPU.
 """
 
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -130,6 +131,8 @@ def test_two_runs_have_the_same_bits(op, device):
 @every_op
 def test_the_switch_chooses_the_engine(op, device, monkeypatch):
     """The engines add in different orders, so the bits differ."""
+    if device.type == "cpu" and "KPDEFORM_SHIM" not in os.environ:
+        pytest.skip("the CPU's own kernels have one engine")
     given = draw(op, "one tile", "deformable", torch.float32, device)
     on_tensor_cores = results(getattr(ops, op), given, "deformable")
     monkeypatch.setenv("KPDEFORM_TENSOR_CORES", "0")
