@@ -127,7 +127,7 @@ def test_a_wheel_holds_recipes_and_configurations(monkeypatch, tmp_path):
 
 def test_missing_options_are_named_as_they_are_typed(command):
     assert refused(command, "train", "--config", "rooms").endswith("required: --run")
-    assert refused(command, "label", "a.ply").endswith("required: output, --model")
+    assert refused(command, "label", "a.ply").endswith("required: --model")
 
 
 def test_configurations_have_names(command):
