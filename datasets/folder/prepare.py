@@ -7,9 +7,9 @@ splits.
 Examples:
   kpdeform prepare folder RAW --config classes.yaml
   kpdeform prepare folder RAW --class ground=2 --class tree=3,4,5 --ignored 1,7
-  kpdeform prepare folder RAW --class ground=2 --class rest=1 --ignored rest \\
+  kpdeform prepare folder RAW --class ground=2 --class rest=1 --ignored rest \
       --features intensity/2000 --split "train=tile_0*.laz" --split "val=tile_10.laz"
-  kpdeform prepare folder RAW --class wall=5 --class door=6 \\
+  kpdeform prepare folder RAW --class wall=5 --class door=6 \
       --columns x y z red green blue label --features red green blue
 """
 
