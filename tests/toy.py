@@ -68,6 +68,21 @@ trainer: {{log_every: 1, checkpoint_every: 3, progress_bar: false}}
     return path
 
 
+def write_toy_laz(path: Path, classes: int = 0) -> Path:
+    """Writes the points of a toy scene; they have classes 0, 1, ... in turn if there are any."""
+    import laspy
+
+    points, _, features = toy_scene(0)
+    las = laspy.LasData(laspy.LasHeader(point_format=6, version="1.4"))
+    las.header.scales, las.header.offsets = [0.001] * 3, [6.5e5, 6.2e6, 0]
+    las.x, las.y, las.z = points.T
+    las.intensity = (65535 * features[:, 0]).astype(np.uint16)
+    if classes > 0:
+        las.classification = np.arange(len(points)) % classes
+    las.write(path)
+    return path
+
+
 def run_script(name: str, *arguments: object) -> None:
     """Runs a script of the project in this process, on one thread."""
     threads = torch.get_num_threads()

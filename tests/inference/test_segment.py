@@ -8,7 +8,7 @@ import pytest
 laspy = pytest.importorskip("laspy")
 
 from kpdeform.inference import Predictor, Tiles, segment, segment_file, tiling  # noqa: E402
-from tests.toy import TINY, toy_scene  # noqa: E402
+from tests.toy import TINY, toy_scene, write_toy_laz  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -23,13 +23,7 @@ def predictor() -> Predictor:
 
 @pytest.fixture
 def source(tmp_path):
-    points, _, features = toy_scene(0)
-    las = laspy.LasData(laspy.LasHeader(point_format=6, version="1.4"))
-    las.header.scales, las.header.offsets = [0.001] * 3, [6.5e5, 6.2e6, 0]
-    las.x, las.y, las.z = points.T
-    las.intensity = (65535 * features[:, 0]).astype(np.uint16)
-    las.write(tmp_path / "in.laz")
-    return tmp_path / "in.laz"
+    return write_toy_laz(tmp_path / "in.laz")
 
 
 class Killed(BaseException):
