@@ -5,17 +5,27 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
-def replace(partial: Path, path: Path) -> None:
-    """Renames the completely written file ``partial`` to ``path``, durably.
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yields a temporary file to write, which replaces ``path`` at the end.
 
-    The file and its folder are flushed to disk, so the result survives a power failure.
+    The file and its folder are flushed to disk, so the result survives a power failure. After an
+    error the temporary file is removed and ``path`` is as before.
     """
-    with partial.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        yield partial
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:  # such as a full disk, or Ctrl-C
+        partial.unlink(missing_ok=True)
+        raise
     flush_folder(path.parent)
 
 
@@ -48,18 +58,28 @@ def reserve(path: Path, size: int) -> None:
         file.truncate(size)
 
 
-def check_free(folder: Path, needed: int, what: str) -> None:
-    """Raises an error if the disk of ``folder`` has less than ``needed`` bytes free.
+def check_free(path: Path, needed: int, what: str) -> None:
+    """Checks that the disk has room for a file or folder before it is written.
 
-    ``what`` names the job in the message.
+    Args:
+        path: File or folder to be written; it need not exist yet.
+        needed: Its size in bytes.
+        what: Names the job in the message, as in "labelling a.laz".
 
     Raises:
-        OSError: There is too little space; the message says how much is needed and how much is
-            free.
+        OSError: The disk has less free space; ``errno`` is ENOSPC.
     """
+    path = path.absolute()
+    folder = next(parent for parent in (path, *path.parents) if parent.exists())
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(
-            f"{what} needs {needed / 1e9:.3g} GB in {folder}, where {free / 1e9:.3g} GB are free; "
-            "make room, or write to another disk"
+            errno.ENOSPC,
+            f"{what} needs {_size(needed)} in {path}, where {_size(free)} are free; make room, "
+            "or write to another disk",
         )
+
+
+def _size(num_bytes: int) -> str:
+    unit, divisor = ("GB", 1e9) if num_bytes >= 1e9 else ("MB", 1e6)
+    return f"{num_bytes / divisor:.3g} {unit}"

@@ -78,7 +78,9 @@ class Cells {
     const int dims = clouds_.dims;
     std::vector<double> cells(clouds_.size() * dims);
     for (size_t i = 0; i < cells.size(); ++i) cells[i] = cell(clouds_.data[i]);
+    uint32_t calls = 0;
     const auto before = [&](uint32_t a, uint32_t b) {
+      if ((++calls & 0xffff) == 0) interruption_point();  // sorting may take many seconds
       const double *p = &cells[int64_t{a} * dims], *q = &cells[int64_t{b} * dims];
       for (int d = dims - 1; d > 0; --d)
         if (p[d] != q[d]) return p[d] < q[d];

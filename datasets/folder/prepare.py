@@ -25,12 +25,13 @@ from typing import Any
 import numpy as np
 from files import Layout, find_files, scene_names
 
+from kpdeform._files import check_free
 from kpdeform.data import Cloud, DatasetInfo, read_cloud, values
 from kpdeform.data.columns import FROM_POSITIONS
 from kpdeform.data.fields import canonical_name
 from kpdeform.data.files import TABLE_SUFFIXES, TEXT_SUFFIXES
 from kpdeform.data.recipe import ClassMap, Job, Parser, make_scenes, read_config, run, warn
-from kpdeform.data.scenes import LARGEST_EXTENT, check_free_space, far_points
+from kpdeform.data.scenes import LARGEST_EXTENT, far_points
 from kpdeform.data.text_files import has_numbers
 
 COLORS = ("red", "green", "blue")
@@ -326,7 +327,8 @@ def prepare(raw: Path, output: Path, config: Config, overwrite: bool = False) ->
         for split, paths in layout.files.items()
         for path in paths
     ]
-    check_free_space(output, sum(_least_size(job.sources[0], len(scales)) for job in jobs))
+    size = sum(_least_size(job.sources[0], len(scales)) for job in jobs)
+    check_free(output, size, "the prepared data set")
     make_scenes(
         output,
         info,

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from schema import Schema
 
+from kpdeform._files import replacing
 from kpdeform.data import read_cloud
 from kpdeform.data.recipe import run, track
 
@@ -22,9 +23,8 @@ CONFIG = Path(__file__).with_name("semantickitti.yaml")
 def write_labels(path: Path, raw_labels: np.ndarray) -> None:
     """Writes raw labels (N,) as uint32, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    raw_labels.astype("<u4").tofile(partial)
-    partial.replace(path)
+    with replacing(path) as partial:
+        raw_labels.astype("<u4").tofile(partial)
 
 
 def submit(raw: Path, predictions: Path, output: Path, config: Path) -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from kpdeform._files import replace
 from kpdeform.data.fields import COLORS, ColorRange, Fields, to_labels, usual_names
 
 CHUNK = 500_000  # points read at a time
@@ -174,21 +172,6 @@ def check_names(path: Path, names: Sequence[str], known: Sequence[str]) -> None:
     missing = [name for name in names if name not in known]
     if missing:
         raise ValueError(f"{path}: the model needs {missing}, but the file has {sorted(known)}")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary file to write, which replaces ``path`` at the end.
-
-    After an error the temporary file is removed and ``path`` is as before.
-    """
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        yield partial
-        replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def check_class_ids(ids: np.ndarray, highest: int) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from kpdeform.data._chunked_file import ChunkedFile, Column, check_class_ids, replacing
+from kpdeform.data._chunked_file import ChunkedFile, Column, check_class_ids
 from kpdeform.data.las_files import LasFile
 from kpdeform.data.ply_files import PlyFile
 from kpdeform.data.table_files import TableFile
@@ -21,7 +21,6 @@ __all__ = [
     "Column",
     "check_class_ids",
     "open_cloud_file",
-    "replacing",
 ]
 
 _KINDS: dict[str, Callable[[Path], ChunkedFile]] = {

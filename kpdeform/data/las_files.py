@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from kpdeform._files import replacing
 from kpdeform._optional import require
 from kpdeform.data import _chunked_file
 from kpdeform.data._chunked_file import (
@@ -21,7 +22,6 @@ from kpdeform.data._chunked_file import (
     check_class_ids,
     copy_bytes,
     no_room_for,
-    replacing,
 )
 from kpdeform.data._las_layout import Record, point_size, read_layout
 from kpdeform.data.fields import Fields, damaged

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from kpdeform._files import replacing
 from kpdeform.data import _chunked_file
 from kpdeform.data._chunked_file import (
     ChunkedFile,
@@ -24,7 +25,6 @@ from kpdeform.data._chunked_file import (
     check_class_ids,
     copy_bytes,
     no_room_for,
-    replacing,
 )
 from kpdeform.data._numbers import cast_numbers, parse_numbers
 from kpdeform.data.fields import Fields, canonical_name, damaged, plain_name

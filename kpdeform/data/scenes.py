@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 from kpdeform import _checks
-from kpdeform._files import flush_folder
+from kpdeform._files import check_free, flush_folder, replacing
 from kpdeform._locks import lock
 from kpdeform.data import values
 from kpdeform.data.info import DatasetInfo
@@ -379,7 +379,7 @@ class SceneWriter:
         target = self._folder(split, name)
         partial, old = (target.with_name(f".{name}{end}") for end in _LEFTOVERS)
         with _clear_disk_errors(target):
-            check_free_space(self.root, _size_of(scene))
+            check_free(target, _size_of(scene), f"writing the scene {name}")
             try:
                 partial.mkdir(parents=True)
                 _write_scene(partial, scene, dict(made_from or {}))
@@ -484,25 +484,6 @@ def _size_of(scene: Scene) -> int:
     return sum(array.nbytes for array in _arrays_of(scene).values()) + 2**16
 
 
-def check_free_space(path: Path, needed: int) -> None:
-    """Checks that the disk has room for a file or folder before it is written.
-
-    Args:
-        path: File or folder to be written; it need not exist yet.
-        needed: Its size in bytes.
-
-    Raises:
-        OSError: The disk has less free space; ``errno`` is ENOSPC.
-    """
-    existing = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
-    free = shutil.disk_usage(existing).free
-    if free < needed:
-        raise OSError(
-            errno.ENOSPC,
-            f"{path} needs about {needed / 1e6:,.0f} MB, but {free / 1e6:,.0f} MB are free",
-        )
-
-
 def _write_scene(folder: Path, scene: Scene, made_from: dict[str, Any]) -> None:
     for name, array in _arrays_of(scene).items():
         with open(folder / f"{name}.npy", "wb") as file:
@@ -564,17 +545,9 @@ def _read_info(path: Path) -> DatasetInfo:
 
 
 def _write_json(path: Path, content: dict[str, object]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with open(partial, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    flush_folder(path.parent)
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 @contextmanager

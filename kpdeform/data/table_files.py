@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from kpdeform._files import replacing
 from kpdeform.data import _chunked_file
 from kpdeform.data._chunked_file import (
     ChunkedFile,
@@ -15,7 +16,6 @@ from kpdeform.data._chunked_file import (
     Labels,
     check_class_ids,
     no_room_for,
-    replacing,
 )
 from kpdeform.data.array_files import read_npy, read_npz
 from kpdeform.data.fields import Fields, damaged, plain_name, usual_names

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from kpdeform._files import replace
+from kpdeform._files import replacing
 from kpdeform._locks import lock
 from kpdeform.data.cloud_files import LABELLED_SUFFIXES
 from kpdeform.data.files import TEXT_SUFFIXES, walk_files
@@ -275,9 +275,8 @@ class _FinishedOutputs:
             "kept": points.kept,
             **_state(output),
         }
-        partial = self._path.with_name(self._path.name + ".partial")
-        partial.write_text(json.dumps({"outputs": self._entries}, indent=1))
-        replace(partial, self._path)
+        with replacing(self._path) as partial:
+            partial.write_text(json.dumps({"outputs": self._entries}, indent=1))
 
     def _entry(self, output: Path) -> dict[str, Any]:
         return self._entries.get(output.relative_to(self._folder).as_posix(), {})

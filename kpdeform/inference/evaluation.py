@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from kpdeform import _checks
+from kpdeform._files import replacing
 from kpdeform._optional import require
-from kpdeform.data.cloud_files import check_class_ids, replacing
+from kpdeform.data.cloud_files import check_class_ids
 from kpdeform.data.columns import stored_features
 from kpdeform.data.info import DatasetInfo
 from kpdeform.data.scenes import Scene

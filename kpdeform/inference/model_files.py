@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from kpdeform._files import replace
+from kpdeform._files import replacing
 from kpdeform._optional import require
 from kpdeform.data.recipe import read_config
 from kpdeform.inference.record import check_pyramid, check_record
@@ -116,16 +116,10 @@ def write_model(folder: str | PathLike[str], model: nn.Module, record: Mapping[s
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    contents = {WEIGHTS: content, RECORD: text.encode()}
-    partials = {name: folder / f"{name}.partial" for name in contents}
-    try:
-        for name, partial in partials.items():
-            partial.write_bytes(contents[name])
-        for name, partial in partials.items():
-            replace(partial, folder / name)
-    finally:  # after an error, such as a full disk
-        for partial in partials.values():
-            partial.unlink(missing_ok=True)
+    # Both are written before one is replaced: after a full disk, the old model is still whole.
+    with replacing(folder / RECORD) as new_record, replacing(folder / WEIGHTS) as new_weights:
+        new_record.write_text(text, encoding="utf-8")
+        new_weights.write_bytes(content)
 
 
 def build_without_memory(config: ModelConfig) -> nn.Module:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from kpdeform._files import replace, reserve
+from kpdeform._files import replacing, reserve
 from kpdeform._optional import require
 
 # A part of a cloud: points (n, 3) float64 and features (n, F) float32.
@@ -310,10 +310,8 @@ def _apply(cloud: SortedCloud, rows: np.ndarray, values: np.ndarray) -> None:
 
 
 def _save_atomically(path: Path, **arrays: object) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
+    with replacing(path) as partial, partial.open("wb") as file:
         np.savez(file, **arrays)
-    replace(partial, path)
 
 
 def _count(chunks: Iterable[Chunk], tiles: Tiles) -> tuple[dict[tuple[int, ...], int], int]:

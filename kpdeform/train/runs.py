@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 import kpdeform
-from kpdeform._files import replace
+from kpdeform._files import replacing
 from kpdeform._optional import require
 from kpdeform.inference.model_files import write_model
 from kpdeform.inference.record import make_record
@@ -47,14 +47,8 @@ class AtomicCheckpointIO(lightning.plugins.io.TorchCheckpointIO):
         """Saves ``checkpoint`` to ``path``; see the base class."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        try:
-            with partial.open("wb") as file:
-                torch.save(checkpoint, file)
-            replace(partial, path)
-        except BaseException:  # such as a full disk
-            partial.unlink(missing_ok=True)
-            raise
+        with replacing(path) as partial, partial.open("wb") as file:
+            torch.save(checkpoint, file)
 
 
 class RunRecord(lightning.Callback):

@@ -96,12 +96,12 @@ def test_a_second_labeller_of_an_output(source, tmp_path, predictor):
 
 def test_too_little_space_is_seen_before(source, tmp_path, predictor, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=50_000))
-    with pytest.raises(OSError, match=r"labelling .*in\.ply needs .* GB in .* GB are free"):
+    with pytest.raises(OSError, match=r"labelling .*in\.ply needs .* MB in .* MB are free"):
         segment_file(predictor, source, tmp_path / "out.ply")
     assert names(tmp_path) == ["in.ply"]
 
 
-@pytest.mark.parametrize("place", ["reserve", "replace"])
+@pytest.mark.parametrize("place", ["reserve", "replacing"])
 def test_a_disk_that_fills_up(place, source, tmp_path, predictor, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -124,10 +124,11 @@ def test_saving_keeps_other_files_and_after_an_error_the_old_ones(folder, monkey
             predictor.save(folder)
         assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
-    def full(partial, path):
+    def full(path, content):
         raise OSError("no space left")
 
-    monkeypatch.setattr("kpdeform.inference.model_files.replace", full)
+    # The last of the two files to be written, when the other one is complete.
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
     with pytest.raises(OSError, match="no space"):
         predictor_of().save(folder)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before

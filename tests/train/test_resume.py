@@ -81,7 +81,7 @@ def test_a_stopped_run_is_saved_and_continues_to_the_same_weights(
     assert "stopped at step 7; continue with --resume" in stopped.stderr
     assert "Traceback" not in stopped.stderr
     assert checkpoint_of(tmp_path / "run")["global_step"] == 7
-    assert not list((tmp_path / "run").glob("*.partial")) + list((tmp_path / "run").glob(".lock"))
+    assert not list((tmp_path / "run").glob("*.partial*")) + list((tmp_path / "run").glob(".lock"))
     run_script("train_segmentation.py", *command, "--resume")
     assert_same_end(tmp_path / "run", whole)
 
