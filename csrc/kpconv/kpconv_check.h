@@ -124,7 +124,8 @@ inline void check_channels(const Tensor& features, const Tensor& points,
 inline void check_dense(const Tensor& features, const Tensor& kernel_points, const Tensor& weight,
                         int64_t groups) {
   KPDEFORM_CHECK(weight.dim() == 3 && weight.size(0) == kernel_points.size(0) && groups > 0 &&
-                     weight.size(1) * groups == features.size(1) && weight.size(2) % groups == 0,
+                     features.size(1) % groups == 0 &&
+                     weight.size(1) == features.size(1) / groups && weight.size(2) % groups == 0,
                  "weight must be (K, C/groups, O)");
   KPDEFORM_CHECK(features.scalar_type() == weight.scalar_type(),
                  "features and weight differ in dtype");

@@ -1,4 +1,4 @@
-"""The command ``kpdeform``: ``prepare``, ``train``, ``evaluate``, ``label``, ``view`` and ``info``.
+"""The command ``kpdeform``, whose commands are listed below.
 
 Each command is a module of this package, which is imported when the command runs, so that the list
 of commands appears at once. The programs in ``scripts/`` call the same modules.
@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": "score a trained network on whole scenes",
     "label": "label point cloud files with a trained network",
     "view": "show the deformed kernels of a trained network",
+    "export": "write a trained network for other programs",
     "info": "describe this installation, for a bug report",
 }
 

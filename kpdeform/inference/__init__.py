@@ -5,6 +5,7 @@ torchmetrics is needed.
 """
 
 from kpdeform.inference.batch import segment_files
+from kpdeform.inference.compiled import compile_network
 from kpdeform.inference.evaluation import (
     confusion_matrix,
     predict_scene,
@@ -23,6 +24,7 @@ __all__ = [
     "Rules",
     "Scores",
     "Tiles",
+    "compile_network",
     "confusion_matrix",
     "predict_scene",
     "progress_bar",
