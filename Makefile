@@ -21,7 +21,7 @@ SCATTER_WHEELS = $${XDG_CACHE_HOME:-$$HOME/.cache}/kpdeform/wheels
 
 DEMO := runs/demo
 
-.PHONY: help demo test test-slow wheel gpu-check gpu-libraries fuzz sanitize cuda-registers docs lint format install system clean
+.PHONY: help demo test test-slow wheel gpu-check gpu-libraries fuzz sanitize test-aarch64 cuda-registers docs lint format install system clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
@@ -83,9 +83,10 @@ demo: $(VENV)/.package system ## simulate rooms, train, label unseen rooms, show
 	@$(KPDEFORM) view --model $(DEMO) --data $(DEMO)/rooms --output $(DEMO)/kernels.png
 	$(SAY) "done: $(DEMO)/prediction.ply, $(DEMO)/kernels.png, $(DEMO)/val/confusion.png"
 
+# Each core runs whole files of tests, because the tests of a file share what they have trained or built.
 test: $(VENV)/.everything system ## every test but the slow ones; ragged reductions with and without torch-scatter
 	$(SAY) "tests"
-	@$(RUN) -m pytest -m "not slow"
+	@$(RUN) -m pytest -m "not slow" -n auto --maxprocesses 8 --dist loadfile
 
 test-slow: $(VENV)/.everything $(VENV)/.docs system ## the slow tests
 	@$(RUN) -m pytest -m slow
@@ -116,6 +117,9 @@ fuzz: $(VENV)/.everything ## random input to ops and readers for MINUTES (60); a
 
 sanitize: $(VENV)/.everything ## csrc with AddressSanitizer and UndefinedBehaviorSanitizer: tests of ops, fuzzing for MINUTES (2)
 	@PYTHON=$(RUN) MINUTES=$(or $(MINUTES),2) scripts/sanitize.sh
+
+test-aarch64: $(VENV)/.torch ## the tests of ops and layers on 64-bit ARM, emulated (Debian); TESTS names others
+	@PYTHON=$(RUN) TESTS="$(TESTS)" scripts/test_aarch64.sh
 
 docs: $(VENV)/.package $(VENV)/.docs system ## the documentation site, build/docs/html/index.html; a warning is an error
 	$(SAY) "building the site: API pages from docstrings, executed notebooks"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from kpdeform import _library
@@ -12,7 +14,8 @@ def choose_device(device: torch.device | str = "auto") -> torch.device:
 
     Args:
         device: A PyTorch device or its name, or "auto". "auto" selects CUDA if a CUDA device is
-            present and kpdeform's CUDA kernels run on it, and the CPU otherwise.
+            present and kpdeform's CUDA kernels run on it, and the CPU otherwise; each process of
+            torchrun gets the next device.
 
     Returns:
         The device.
@@ -22,7 +25,11 @@ def choose_device(device: torch.device | str = "auto") -> torch.device:
             why.
     """
     if device == "auto":
-        return torch.device("cpu" if _library.cuda_missing() else "cuda")
+        if _library.cuda_missing():
+            return torch.device("cpu")
+        if "LOCAL_RANK" in os.environ:  # one of several processes that torchrun has started
+            return torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+        return torch.device("cuda")
     try:
         chosen = torch.device(device)
     except RuntimeError as error:

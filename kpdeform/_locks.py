@@ -30,7 +30,7 @@ class LockedError(OSError):
 
 
 @contextmanager
-def lock(path: str | Path, what: str) -> Iterator[None]:
+def lock(path: str | Path, what: str, *, wait: bool = False) -> Iterator[None]:
     """Context manager that holds a lock while its block runs.
 
     Args:
@@ -38,13 +38,15 @@ def lock(path: str | Path, what: str) -> Iterator[None]:
             folder must exist.
         what: What the lock protects, such as ``"the folder data/a"``; used in the error message of
             a process that does not get the lock.
+        wait: Whether to wait for another holder, who keeps the lock for a moment only.
 
     Raises:
-        LockedError: Another process, or another block of this process, holds the lock.
+        LockedError: Another process, or another block of this process, holds the lock, and
+            ``wait`` is False.
         OSError: The folder is not writable.
     """
     path = Path(path)
-    file = _acquire(path, what)
+    file = _acquire(path, what, wait)
     try:
         yield
     finally:
@@ -54,11 +56,15 @@ def lock(path: str | Path, what: str) -> Iterator[None]:
         file.close()
 
 
-def _acquire(path: Path, what: str) -> IO[str]:
+def _acquire(path: Path, what: str, wait: bool) -> IO[str]:
     while True:
         file = open(path, "a+", encoding="utf-8")
         try:
             if not _take(file):
+                if wait:
+                    file.close()
+                    time.sleep(0.01)
+                    continue
                 raise LockedError(
                     f"{what} is in use{_holder(file)}; wait until it has ended, or stop it"
                 )

@@ -2,10 +2,12 @@
 
     kpdeform label cloud.laz labelled.laz --model runs/ign
     kpdeform label tiles/ --out labelled/ --model runs/ign
+    torchrun --nproc_per_node 4 -m kpdeform label tiles/ --out labelled/ --model runs/ign
 
 All other fields of the files stay as they are. Memory is bounded by the size of a tile. If the
 command is killed, running it again continues with the next tile and produces the same bytes; files
-that are finished are skipped.
+that are finished are skipped. Processes that torchrun starts, also on several machines, share the
+files.
 """
 
 import signal
@@ -31,6 +33,7 @@ from kpdeform.inference import (
     segment_files,
 )
 from kpdeform.inference.rules import renamed
+from kpdeform.inference.team import Team
 
 
 def label(
@@ -88,6 +91,9 @@ def label(
         device: Such as "cpu" or "cuda"; "auto" is CUDA if it can be used, else the CPU.
         factory: Import path of the function that makes the model, if it is one of your own.
     """
+    team = Team.of_torchrun()
+    if out is None and team.size > 1:
+        raise ValueError("several processes share the files of a folder: name it with --out")
     if out is None and len(files) != 2:
         raise ValueError(
             "name a file to label and the file to write, or any number of files and, with --out, "
@@ -114,13 +120,13 @@ def label(
         "class_ids": renamed(class_ids or predictor.class_ids, _numbers(map or [])),
         "rules": rules,
         "strict": strict,
-        "progress": progress_bar,
+        "progress": progress_bar if team.leads else None,
     }
     with _continuable():
         if out is None:
             _label_one(predictor, files[0], files[1], options)
         else:
-            _label_many(predictor, files, out, {**options, "alone": alone})
+            _label_many(predictor, files, out, {**options, "alone": alone, "team": team})
 
 
 def _label_one(predictor: Predictor, source: str, output: str, options: dict[str, Any]) -> None:
@@ -133,6 +139,8 @@ def _label_one(predictor: Predictor, source: str, output: str, options: dict[str
 
 def _label_many(predictor: Predictor, files: list[str], out: Path, options: dict[str, Any]) -> None:
     summary = segment_files(predictor, files, out, report=print, **options)
+    if not options["team"].leads:
+        return
     _print_classes(predictor, summary.points)
     labelled, finished, failed = map(len, (summary.labelled, summary.finished, summary.failed))
     print(

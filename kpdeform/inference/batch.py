@@ -11,6 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from kpdeform.inference.context import boxes_of, neighbors_of
 from kpdeform.inference.predictor import Predictor
 from kpdeform.inference.rules import Rules
 from kpdeform.inference.segment import Labelled, job_of, segment_file, work_folder
+from kpdeform.inference.team import Team
 from kpdeform.inference.tiling import Progress, Tiles
 
 _LIST = ".kpdeform.json"
@@ -57,6 +59,29 @@ class Summary:
         """Adds a warning and reports it."""
         self.warnings.append(text)
         self.report(f"warning: {text}")
+
+    def as_json(self) -> str:
+        """The outcome as a text, for another process."""
+        return json.dumps(
+            {
+                "points": _as_entry(self.points),
+                "labelled": list(map(str, self.labelled)),
+                "finished": list(map(str, self.finished)),
+                "failed": {str(path): reason for path, reason in self.failed.items()},
+                "seconds": self.seconds,
+                "warnings": self.warnings,
+            }
+        )
+
+    def add(self, text: str) -> None:
+        """Adds the outcome of another process, which has worked at the same time."""
+        other = json.loads(text)
+        self.points += _points_of(other["points"])
+        self.labelled += map(Path, other["labelled"])
+        self.finished += map(Path, other["finished"])
+        self.failed |= {Path(path): reason for path, reason in other["failed"].items()}
+        self.seconds = max(self.seconds, other["seconds"])
+        self.warnings += other["warnings"]
 
 
 def find_sources(given: Sequence[str | Path]) -> dict[Path, Path]:
@@ -133,6 +158,7 @@ def segment_files(
     strict: bool = False,
     progress: Progress | None = None,
     report: Callable[[str], None] = lambda line: None,
+    team: Team | None = None,
 ) -> Summary:
     """Labels files into a folder; see :func:`kpdeform.inference.segment_file`.
 
@@ -154,6 +180,11 @@ def segment_files(
         strict: Whether files that do not look like the training data are refused.
         progress: Shows the progress over the tiles of a file.
         report: Called with a line of text about every file.
+        team: Processes that call this function with the same arguments and share the files; by
+            default this process only.
+
+    Returns:
+        The outcome. In a process of a team that does not lead, it is that of its own files.
 
     Raises:
         FileNotFoundError: A source is not there.
@@ -162,24 +193,31 @@ def segment_files(
         OSError: Another process writes to the folder, or the disk has too little space.
     """
     folder, rules, tiles = Path(folder), rules or Rules(), tiles or predictor.tiles
+    team = team or Team.alone()
     outputs = {source: folder / output for source, output in find_sources(sources).items()}
     _check_not_sources(outputs)
     folder.mkdir(parents=True, exist_ok=True)
     summary = Summary(Labelled(np.zeros(len(predictor.class_names), np.int64)), report=report)
-    with lock(folder / ".kpdeform.lock", f"the folder {folder}"):
+    with ExitStack() as stack:
+        if team.leads:
+            stack.enter_context(lock(folder / ".kpdeform.lock", f"the folder {folder}"))
+            before = _FinishedOutputs(folder)
+            for output in outputs.values():
+                before.check_ours(output)
+        team.meet()
         finished = _FinishedOutputs(folder)
-        for output in outputs.values():
-            finished.check_ours(output)
         boxes = {} if alone or np.isinf(tiles.size) else boxes_of(list(outputs))
         near = {path: neighbors_of(path, boxes, tiles, predictor.scale) for path in outputs}
-        if same := [path for path, (_, overlapping) in near.items() if overlapping]:
+        if same := [path for path, (_, overlapping) in near.items() if overlapping and team.leads]:
             summary.warn(
                 f"{len(same)} files cover the same place as another one, such as {same[0]}; they "
                 "are labelled without each other's points"
             )
-        for number, (source, output) in enumerate(outputs.items(), 1):
+        order = list(outputs.items())
+        for number in team.turns(len(order)):
+            source, output = order[number]
             neighbors = near[source][0]
-            where = f"{source} ({number} of {len(outputs)})"
+            where = f"{source} ({number + 1} of {len(order)})"
             start = time.monotonic()
             try:
                 job = _digest_of(
@@ -216,6 +254,8 @@ def segment_files(
             summary.labelled.append(source)
             summary.points += points
             summary.seconds += time.monotonic() - start
+        for text in team.gather(summary.as_json())[1:]:
+            summary.add(text)
     return summary
 
 
@@ -238,18 +278,22 @@ class _FinishedOutputs:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._path = folder / _LIST
-        self._entries: dict[str, dict[str, Any]] = {}
-        if self._path.exists():
-            try:
-                self._entries = dict(json.loads(self._path.read_text())["outputs"])
-                for entry in self._entries.values():
-                    _points_of(entry)
-                    str(entry["job"]), int(entry["size"]), int(entry["mtime_ns"])
-            except (ValueError, TypeError, KeyError) as error:
-                raise ValueError(
-                    f"{self._path}: the list of finished files is damaged ({error}); remove it and "
-                    "the labelled files beside it"
-                ) from error
+        self._entries = self._read()
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        if not self._path.exists():
+            return {}
+        try:
+            entries = dict(json.loads(self._path.read_text())["outputs"])
+            for entry in entries.values():
+                _points_of(entry)
+                str(entry["job"]), int(entry["size"]), int(entry["mtime_ns"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"{self._path}: the list of finished files is damaged ({error}); remove it and the "
+                "labelled files beside it"
+            ) from error
+        return entries
 
     def check_ours(self, output: Path) -> None:
         """Refuses to replace a file that was not written by an earlier call."""
@@ -268,15 +312,12 @@ class _FinishedOutputs:
     def add(self, output: Path, job: str, points: Labelled) -> None:
         """Records an output that is complete."""
         name = output.relative_to(self._folder).as_posix()
-        self._entries[name] = {
-            "job": job,
-            "counts": points.counts.tolist(),
-            "unsure": points.unsure,
-            "kept": points.kept,
-            **_state(output),
-        }
-        with replacing(self._path) as partial:
-            partial.write_text(json.dumps({"outputs": self._entries}, indent=1))
+        entry = {"job": job, **_as_entry(points), **_state(output)}
+        what = f"the list {self._path}"
+        with lock(self._path.with_suffix(".json.lock"), what, wait=True):
+            self._entries = {**self._read(), name: entry}  # other processes add to it, too
+            with replacing(self._path) as partial:
+                partial.write_text(json.dumps({"outputs": self._entries}, indent=1))
 
     def _entry(self, output: Path) -> dict[str, Any]:
         return self._entries.get(output.relative_to(self._folder).as_posix(), {})
@@ -286,6 +327,10 @@ class _FinishedOutputs:
         return output.exists() and {name: entry.get(name) for name in ("size", "mtime_ns")} == (
             _state(output)
         )
+
+
+def _as_entry(points: Labelled) -> dict[str, Any]:
+    return {"counts": points.counts.tolist(), "unsure": points.unsure, "kept": points.kept}
 
 
 def _points_of(entry: dict[str, Any]) -> Labelled:

@@ -4,17 +4,21 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from torch.distributed import HashStore
 
 laspy = pytest.importorskip("laspy")
 
+from kpdeform import cli  # noqa: E402
 from kpdeform._locks import lock  # noqa: E402
 from kpdeform.data import read_cloud  # noqa: E402
 from kpdeform.inference import Predictor, Rules, Tiles, segment_files  # noqa: E402
 from kpdeform.inference.batch import find_sources  # noqa: E402
-from tests.toy import TINY, toy_scene  # noqa: E402
+from kpdeform.inference.team import Team  # noqa: E402
+from tests.toy import ROOT, TINY, toy_scene  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -232,3 +236,69 @@ def test_other_formats_keep_their_kind(tmp_path, predictor):
     assert {"classification", "confidence", "entropy", "intensity"} == set(b.attributes)
     for name in ("classification", "confidence"):
         assert np.array_equal(a.attributes[name], b.attributes[name].astype(np.float32))
+
+
+def test_a_team_shares_the_files(raw, tmp_path, predictor):
+    """Two processes, here threads, share a store; the one that leads reports on both."""
+    write(raw / "c.laz", seed=2)
+    alone, shared, store = tmp_path / "alone", tmp_path / "shared", HashStore()
+    segment_files(predictor, [raw], alone)
+
+    def member(rank):
+        return segment_files(predictor, [raw], shared, team=Team(store, rank, 2))
+
+    with ThreadPoolExecutor(2) as pool:
+        helper = pool.submit(member, 1)  # waits for the leader
+        leader = pool.submit(member, 0)
+        parts, whole = helper.result(), leader.result()
+    assert sorted(path.name for path in whole.labelled) == ["a.laz", "b.las", "c.laz"]
+    assert whole.points.total == 4200 and len(parts.labelled) < 3
+    assert names(shared) == names(alone)
+    for name in names(alone)[1:]:
+        assert (shared / name).read_bytes() == (alone / name).read_bytes()
+    again = segment_files(predictor, [raw], shared)
+    assert len(again.finished) == 3 and again.points.total == 4200
+
+
+KILLS_ITSELF = """
+import os, signal, sys
+from kpdeform.inference import tiling
+rank, attempt = os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]
+if rank == "2" and attempt == "0":
+    save = tiling._save_atomically
+    def save_and_die(path, **arrays):
+        save(path, **arrays)
+        if arrays.get("tile") == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+    tiling._save_atomically = save_and_die
+sys.argv[0] = "kpdeform"
+from kpdeform.cli import main
+main()
+"""
+
+
+@pytest.mark.slow
+def test_four_processes_of_torchrun_of_which_one_is_killed(tmp_path, model):
+    for seed in range(8):
+        write(tmp_path / f"raw/{seed}.laz", seed=seed)
+    member = tmp_path / "member.py"
+    member.write_text(KILLS_ITSELF)
+    options = [tmp_path / "raw", "--model", model, "--device=cpu", "--out"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=4"]
+    command = [*launch, "--max_restarts=1", member, "label", *options, tmp_path / "shared"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "0 failed; 11,200 points" in done.stdout and "exitcode: -9" in done.stderr
+    assert label(*options, tmp_path / "alone").returncode == 0
+    assert names(tmp_path / "shared") == names(tmp_path / "alone")
+    for name in names(tmp_path / "alone")[1:]:
+        assert (tmp_path / "shared" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+
+
+def test_several_processes_need_a_folder(raw, tmp_path, model, monkeypatch):
+    names = [str(raw / "a.laz"), str(tmp_path / "b.laz"), f"--model={model}"]
+    monkeypatch.setattr(sys, "argv", ["kpdeform", "label", *names])
+    monkeypatch.setattr(Team, "of_torchrun", lambda: Team(HashStore(), 0, 2))
+    with pytest.raises(SystemExit, match="share the files of a folder: name it with --out"):
+        cli.main()
