@@ -15,8 +15,11 @@ rm -rf $tree && mkdir $tree
 cp -r kpdeform tests pyproject.toml $tree && cp build/sanitize/_C.so $tree/kpdeform/
 cd $tree
 export LD_PRELOAD="$(g++ -print-file-name=libasan.so):$(g++ -print-file-name=libstdc++.so)"
-export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=6000
-export UBSAN_OPTIONS=print_stacktrace=1 OMP_WAIT_POLICY=PASSIVE
+# pytest captures what a dying process prints, so the reports go to files.
+reports=$PWD/reports && mkdir $reports
+export ASAN_OPTIONS=log_path=$reports/asan:detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=6000
+export UBSAN_OPTIONS=log_path=$reports/ubsan:print_stacktrace=1 OMP_WAIT_POLICY=PASSIVE
+trap 'cat $reports/*' ERR
 export PYTHONPATH="$PWD" # before an installed kpdeform
 "$python" -m pytest -q -p no:cacheprovider -m "not slow and not cuda" ${TESTS:-tests/ops}
 "$python" -m tests.fuzz ops --minutes "${MINUTES:-2}"
