@@ -31,11 +31,15 @@ $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV) || { echo "on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
 	$(PIP) --upgrade pip
 	$(PIP) $(TORCH) numpy
+	@touch $@
+
+# What compiles csrc.
+$(VENV)/.build: $(VENV)/.torch
 	$(PIP) "scikit-build-core>=0.10" cmake ninja
 	@touch $@
 
 # The package for the demo: CPU kernels, and CUDA kernels where there is a GPU.
-$(VENV)/.package: $(VENV)/.torch pyproject.toml $(NATIVE)
+$(VENV)/.package: $(VENV)/.build pyproject.toml $(NATIVE)
 	@if [ -e $(VENV)/.everything ] && [ -z "$$(find $(NATIVE) pyproject.toml -newer $(VENV)/.everything)" ]; then exit 0; fi; \
 	printf '\n== %s\n' "installing kpdeform: compiling csrc, fetching open3d, lightning, laspy"; \
 	$(PIP) --no-build-isolation -Ccmake.define.KPDEFORM_CUDA=$(if $(HAS_GPU),ON,OFF) -e ".[viz,train,io]"
@@ -43,7 +47,7 @@ $(VENV)/.package: $(VENV)/.torch pyproject.toml $(NATIVE)
 
 # The package for the tests: CUDA kernels wherever nvcc is, warnings are errors; development tools; torch-scatter.
 # Without a GPU, two architectures, the oldest and one with PTX, show that everything compiles.
-$(VENV)/.everything: $(VENV)/.torch pyproject.toml $(NATIVE)
+$(VENV)/.everything: $(VENV)/.build pyproject.toml $(NATIVE)
 	$(SAY) "installing kpdeform for tests: compiling csrc (CUDA too where nvcc is found)"
 	$(PIP) --no-build-isolation -Ccmake.define.KPDEFORM_CUDA=$(if $(HAS_NVCC),ON,OFF) -Ccmake.define.KPDEFORM_WERROR=ON \
 	  $(if $(HAS_GPU),,"-Ccmake.define.CMAKE_CUDA_ARCHITECTURES=75-real;90") -e ".[dev]"
@@ -91,7 +95,7 @@ test: $(VENV)/.everything system ## every test but the slow ones; ragged reducti
 test-slow: $(VENV)/.everything $(VENV)/.docs system ## the slow tests
 	@$(RUN) -m pytest -m slow
 
-$(VENV)/.wheel: $(VENV)/.torch pyproject.toml
+$(VENV)/.wheel: $(VENV)/.build pyproject.toml
 	$(PIP) --group wheel
 	@touch $@
 
@@ -105,7 +109,7 @@ wheel: $(VENV)/.wheel ## CPU wheel and source archive (dist), tried with the rel
 gpu-check: ## on a machine with a GPU, in ten minutes: tests, compute-sanitizer, times; STAGES names some of them
 	@PYTHON=$(PYTHON) scripts/gpu_check.sh $(STAGES)
 
-gpu-libraries: $(VENV)/.torch ## the libraries for gpu-check (build/gpu), compiled for ARCHITECTURES (90); needs nvcc, but no GPU
+gpu-libraries: $(VENV)/.build ## the libraries for gpu-check (build/gpu), compiled for ARCHITECTURES (90); needs nvcc, but no GPU
 	@PYTHON=$(RUN) ARCHITECTURES="$(or $(ARCHITECTURES),90)" scripts/gpu_check.sh --build-only
 
 cuda-registers: $(VENV)/.everything ## registers and spills of the CUDA kernels (benchmarks/results/registers.md)
@@ -118,7 +122,7 @@ fuzz: $(VENV)/.everything ## random input to ops and readers for MINUTES (60); a
 sanitize: $(VENV)/.everything ## csrc with AddressSanitizer and UndefinedBehaviorSanitizer: tests of ops, fuzzing for MINUTES (2)
 	@PYTHON=$(RUN) MINUTES=$(or $(MINUTES),2) scripts/sanitize.sh
 
-test-aarch64: $(VENV)/.torch ## the tests of ops and layers on 64-bit ARM, emulated (Debian); TESTS names others
+test-aarch64: $(VENV)/.build ## the tests of ops and layers on 64-bit ARM, emulated (Debian); TESTS names others
 	@PYTHON=$(RUN) TESTS="$(TESTS)" scripts/test_aarch64.sh
 
 docs: $(VENV)/.package $(VENV)/.docs system ## the documentation site, build/docs/html/index.html; a warning is an error
