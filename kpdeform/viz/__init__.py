@@ -16,7 +16,8 @@ from kpdeform.viz.grids import (
     render_grids,
     sampled_positions,
 )
-from kpdeform.viz.scene import ITEMS, KernelScene, kernel_scene
+from kpdeform.viz.scene import KernelScene, kernel_scene
+from kpdeform.viz.scene_data import ITEMS
 from kpdeform.viz.sheet import contact_sheet, render
 from kpdeform.viz.window import Browser, show
 

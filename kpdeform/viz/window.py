@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from kpdeform.viz.geometry import geometries, open3d
 from kpdeform.viz.offscreen import prepare
-from kpdeform.viz.scene import ITEMS, KernelScene
+from kpdeform.viz.scene_data import ITEMS, SceneData
 
 if TYPE_CHECKING:
     import open3d as o3d
@@ -53,7 +53,7 @@ class Browser:
         [0.0, 0.0, 5.0]
     """
 
-    scenes: Sequence[KernelScene]
+    scenes: Sequence[SceneData]
     layer: int = 0
     point: int = 0
     hidden: set[str] = field(default_factory=set)
@@ -68,12 +68,12 @@ class Browser:
         return list(dict.fromkeys(scene.layer for scene in self.scenes))
 
     @property
-    def scenes_of_layer(self) -> list[KernelScene]:
+    def scenes_of_layer(self) -> list[SceneData]:
         """Scenes of the layer shown."""
         return [scene for scene in self.scenes if scene.layer == self.layers[self.layer]]
 
     @property
-    def scene(self) -> KernelScene:
+    def scene(self) -> SceneData:
         """The scene shown."""
         return self.scenes_of_layer[self.point]
 
@@ -116,7 +116,7 @@ class Browser:
         return not key.isdigit()
 
 
-def show(scenes: Sequence[KernelScene]) -> None:
+def show(scenes: Sequence[SceneData]) -> None:
     """Opens a window and returns when it is closed; the keys are printed on the terminal.
 
     Args:

@@ -80,12 +80,13 @@ def drawn(monkeypatch) -> list[KernelScene]:
 def test_four_points_of_a_data_set(files, drawn, color_by):
     view.view(files / "last.ckpt", files / "data", files / "k.png", color_by=color_by)
     titles = [scene.title for scene in drawn]
-    assert titles[1] in ("edge: floor", "edge: wall")
-    assert [titles[0], *titles[2:]] == ["floor", "object: chair", "clutter"]
+    assert titles == ["floor", "edge", "object: chair", "clutter"]
+    assert len({scene.reason for scene in drawn}) == 4
     assert len({scene.layer for scene in drawn}) == 1
     assert all(len(scene.neighbors) > 0 for scene in drawn)
     has_classes = color_by in ("prediction", "label")
     assert all(bool(scene.legend) == has_classes for scene in drawn)
+    assert all(bool(scene.scale) == (color_by == "height") for scene in drawn)
 
 
 def test_the_file_gives_the_kernels_of_the_data_set(files, drawn):
