@@ -23,7 +23,7 @@ REACH: RGB = (0.76, 0.06, 0.52)
 SOFTENING = 0.4  # how much paler the cloud is, so that the kernel stands out
 
 QUERY_SIZE = 0.055  # radius of its ball over that of the kernel
-MAX_DISCS = 60_000  # more take a software renderer seconds
+MAX_DISCS = 40_000  # more take a software renderer seconds
 SYSTEM_PACKAGES = "libegl1 libgl1 libusb-1.0-0"
 
 
@@ -128,15 +128,25 @@ def _surface(points: Array) -> tuple[Array, Array]:
     o3d = open3d()
     search = o3d.core.nns.NearestNeighborSearch(o3d.core.Tensor(points))
     search.knn_index()
-    rows, squared = search.knn_search(o3d.core.Tensor(points), min(13, len(points)))
-    around = points[rows.numpy()]  # (N, 13, 3)
+    rows, squared = search.knn_search(o3d.core.Tensor(points), min(12, len(points)))
+    around = points[rows.numpy()]  # (N, 12, 3)
     around -= around.mean(axis=1, keepdims=True)
-    values, vectors = np.linalg.eigh(around.transpose(0, 2, 1) @ around)
-    small, middle, large = values.clip(1e-30).T
+    spread = around.transpose(0, 2, 1) @ around
+    cloud = o3d.geometry.PointCloud(o3d.utility.Vector3dVector(points))
+    cloud.covariances = o3d.utility.Matrix3dVector(spread)
+    cloud.estimate_normals()
+    normals = np.asarray(cloud.normals)
+    # The normal is the eigenvector of the smallest eigenvalue; of the two others, the sum and the
+    # sum of squares are known.
+    small = np.einsum("ni,nij,nj->n", normals, spread, normals).clip(1e-30)
+    half = (np.trace(spread, axis1=1, axis2=2) - small) / 2
+    squares = np.einsum("nij,nij->n", spread, spread) - small**2
+    root = np.sqrt((squares / 2 - half**2).clip(0))
+    middle, large = np.maximum(half - root, small), half + root
     off_plane = np.sqrt(small / middle).clip(0.2, 0.6)  # thickness of a plane over its width
     share = np.interp(off_plane, [0.2, 0.6], [1, 0.2]) * np.sqrt(4 * middle / large).clip(0.2, 1)
     gap = np.sqrt(squared.numpy()[:, min(6, len(points) - 1)])
-    return vectors[:, :, 0], 0.7 * share * np.minimum(gap, 1.4 * np.median(gap))
+    return normals, 0.7 * share * np.minimum(gap, 1.4 * np.median(gap))
 
 
 def _ball(center: Array, radius: float, color: ArrayLike) -> _Part:
