@@ -8,6 +8,7 @@
 from kpdeform.viz.camera import Camera
 from kpdeform.viz.capture import LayerDeformation, capture_deformations
 from kpdeform.viz.choice import Choice, choose_queries
+from kpdeform.viz.clouds import CloudScene, cloud_scene
 from kpdeform.viz.colors import by_height, by_label
 from kpdeform.viz.grids import (
     GridDeformation,
@@ -26,6 +27,7 @@ __all__ = [
     "Browser",
     "Camera",
     "Choice",
+    "CloudScene",
     "GridDeformation",
     "KernelScene",
     "LayerDeformation",
@@ -34,6 +36,7 @@ __all__ = [
     "capture_deformations",
     "capture_grids",
     "choose_queries",
+    "cloud_scene",
     "contact_sheet",
     "draw_grid",
     "kernel_scene",

@@ -203,13 +203,14 @@ def draw_scale_bar(axes: Axes, pixels_per_unit: float, size: tuple[int, int], no
     """A bar of a round length in the lower left corner of a picture."""
     width, height = size
     length = round_length(width / 5 / pixels_per_unit)
+    text = f"{length:g} m" if length >= 1 else length_text(length)
     left, y = 0.03 * width, height - 0.035 * height
     right = left + length * pixels_per_unit
     for line, color in ((5.5, "white"), (2.5, INK)):
         axes.plot([left, right], [y, y], color=color, linewidth=line, solid_capstyle="butt")
     box = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1.5}
     axes.text(
-        left, y - 0.018 * height, f"{length_text(length)}{note}", size=9, color=INK, va="bottom",
+        left, y - 0.018 * height, f"{text}{note}", size=9, color=INK, va="bottom",
         bbox=box,
     )  # fmt: skip
     axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
