@@ -1,14 +1,17 @@
-r"""Shows the deformed kernels of a trained network on a scene, in a window or as a PNG.
+r"""Shows a point cloud file, or the deformed kernels of a trained network on a scene.
 
+    kpdeform view labelled.laz --by confidence
+    kpdeform view labelled.laz --output labelled.html
     kpdeform view --model runs/rooms --data data/rooms \
         --output kernels.png
     kpdeform view --model runs/ign --data tile.laz \
         --points "770562.5,6277601.0,31.2 object"
 
-Without --output, a window opens. In it, key L changes the deformable layer, and keys N and B change
-the point. With --output, the picture shows one layer at all points.
+Without --output, a window opens. In that of kernels, key L changes the deformable layer, and keys N
+and B change the point. With --output, the picture shows one layer at all points.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -19,6 +22,7 @@ import torch
 from kpdeform import ops
 from kpdeform._device import describe_device
 from kpdeform.cli.options import call, imported_factory
+from kpdeform.cli.view_file import view_file
 from kpdeform.data import (
     DatasetInfo,
     MemoryScenes,
@@ -273,8 +277,12 @@ def color_cloud(
 
 
 def main() -> None:
-    """Reads the options, all of which have names."""
+    """Reads the options: with ``--model`` those of :func:`view`, else those of ``view_file``."""
+    options = [argument.partition("=")[0] for argument in sys.argv[1:]]
     try:
-        call(view)
+        if "--model" in options:
+            call(view)
+        else:
+            call(view_file, positional="file")
     except RuntimeError as error:  # such as a window that no display can show
         raise SystemExit(f"error: {error}") from error

@@ -11,14 +11,15 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from kpdeform.data.cloud_files import replacing
+from kpdeform._files import replacing
 from kpdeform.data.palette import told_apart
 from kpdeform.data.scenes import Scene
 from kpdeform.inference.metrics import scores
 from kpdeform.viz.charts import bars_figure, confusion_figure
-from kpdeform.viz.clouds import CloudScene, cloud_figure, cloud_scene, png, thinned
+from kpdeform.viz.clouds import CloudScene, cloud_figure, cloud_scene
 from kpdeform.viz.colors import RIGHT, WRONG, by_error, by_label
-from kpdeform.viz.sheet import pixels
+from kpdeform.viz.scene_data import thinned
+from kpdeform.viz.sheet import pixels, png
 
 _LARGEST = 600_000  # points of a scene that are drawn
 _PLACES = 6  # worst places in a report

@@ -20,7 +20,7 @@ from kpdeform.viz.grids import (
 from kpdeform.viz.scene import KernelScene, kernel_scene
 from kpdeform.viz.scene_data import ITEMS
 from kpdeform.viz.sheet import contact_sheet, render
-from kpdeform.viz.window import Browser, show
+from kpdeform.viz.window import Browser, show, show_cloud
 
 __all__ = [
     "ITEMS",
@@ -44,4 +44,5 @@ __all__ = [
     "render_grids",
     "sampled_positions",
     "show",
+    "show_cloud",
 ]

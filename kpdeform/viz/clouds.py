@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from kpdeform._optional import require
-from kpdeform.viz import sheet, splat
+from kpdeform.viz import sheet, splat, web
 from kpdeform.viz.colors import RGB, ColorScale, height_scale
 from kpdeform.viz.offscreen import Image
-from kpdeform.viz.scene_data import Array
+from kpdeform.viz.scene_data import Array, thinned
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,15 +63,13 @@ class CloudScene:
         """
         path = Path(path)
         if path.suffix.lower() == ".html":
-            from kpdeform.viz.web import write_cloud
-
-            return write_cloud(self, path)
+            return web.write_cloud(self, path)
         if path.suffix.lower() not in (".png", ".svg"):
             raise ValueError(f"save: path is {path}; it must end in .png, .svg or .html")
         return sheet.write_figure(cloud_figure([self]), path)
 
     def _repr_png_(self) -> bytes:
-        return png(self.render())
+        return sheet.png(self.render())
 
 
 def cloud_scene(
@@ -118,13 +115,6 @@ def cloud_scene(
         f", {len(rows):,} shown" if len(rows) < len(array) else ""
     )
     return CloudScene(array[rows], colors[rows], title, caption, tuple(legend), scale)
-
-
-def thinned(count: int, limit: int) -> NDArray[np.int64]:
-    """All rows, or ``limit`` of them drawn at random, the same every time."""
-    if count <= limit:
-        return np.arange(count)
-    return np.sort(np.random.default_rng(0).choice(count, limit, replace=False))
 
 
 def cloud_figure(scenes: Sequence[CloudScene], title: str = "") -> Figure:
@@ -201,17 +191,3 @@ def _swatches(figure: Figure, legend: Sequence[tuple[str, RGB]], left: float, to
         ncols=min(8, len(legend)), frameon=False, fontsize=10, borderaxespad=0, borderpad=0,
         handlelength=1.2, labelcolor=sheet.INK, columnspacing=1.4,
     )  # fmt: skip
-
-
-def png(picture: Image, colors: int = 256) -> bytes:
-    """A PNG with a palette, a third of the size of one without.
-
-    Args:
-        picture: ``(height, width, 3)`` uint8.
-        colors: Of the palette, at most 256.
-    """
-    pillow = require("PIL.Image", "viz")
-    file = BytesIO()
-    small = pillow.fromarray(np.ascontiguousarray(picture)).quantize(colors, dither=0)
-    small.save(file, format="png", optimize=True)
-    return file.getvalue()

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from kpdeform._optional import require
 from kpdeform.viz.colors import RGB, soften
-from kpdeform.viz.scene_data import Array, SceneData, reached
+from kpdeform.viz.scene_data import Array, SceneData, reached, thinned
 
 if TYPE_CHECKING:
     import open3d as o3d
@@ -97,7 +97,7 @@ def _lamp(scene: SceneData) -> Array:
 
 def _discs(scene: SceneData, lamp: Array, sides: int = 7) -> o3d.geometry.TriangleMesh:
     """A disc in the surface at each cloud point; OpenGL's points ignore distance."""
-    rows = _at_most(len(scene.points), MAX_DISCS)
+    rows = thinned(len(scene.points), MAX_DISCS)
     points, colors = scene.points[rows], soften(scene.colors[rows], SOFTENING)
     normals, radii = _surface(points)
     radii = np.maximum(radii, 0.012 * scene.kernel_radius)
@@ -110,13 +110,6 @@ def _discs(scene: SceneData, lamp: Array, sides: int = 7) -> o3d.geometry.Triang
     light = 0.75 + 0.25 * np.abs(normals @ lamp)[:, None]
     colors = np.repeat(light * colors, sides, axis=0)
     return _triangle_mesh(corners.reshape(-1, 3), faces.reshape(-1, 3), colors)
-
-
-def _at_most(count: int, limit: int) -> NDArray[np.int64]:
-    """All rows, or ``limit`` of them drawn at random, the same every time."""
-    if count <= limit:
-        return np.arange(count)
-    return np.sort(np.random.default_rng(0).choice(count, limit, replace=False))
 
 
 def _surface(points: Array) -> tuple[Array, Array]:

@@ -41,12 +41,22 @@ def image(scene: SceneData, size: tuple[int, int] = (960, 720)) -> Image:
         RuntimeError: There is neither a display nor EGL.
         ValueError: ``size`` is not two positive numbers.
     """
+    with drawing_window(size) as window:
+        return draw(window, scene, *meshes(scene))
+
+
+@contextmanager
+def drawing_window(size: tuple[int, int]) -> Iterator[o3d.visualization.Visualizer]:
+    """Opens a hidden window in which :func:`draw` makes pictures of this size.
+
+    Raises:
+        ValueError: ``size`` is not two positive numbers.
+    """
     width, height = size
     if width < 1 or height < 1:
         raise ValueError(f"image: size is {size}; width and height must be positive")
-    cloud, kernel = meshes(scene)
     with hidden_window(_OVERSAMPLING * width, _OVERSAMPLING * height) as window:
-        return draw(window, scene, cloud, kernel)
+        yield window
 
 
 def meshes(
@@ -64,10 +74,10 @@ def draw(
     cloud: o3d.geometry.TriangleMesh | None,
     kernel: o3d.geometry.TriangleMesh,
 ) -> Image:
-    """Draws the meshes of a scene, seen by its camera, in a :func:`hidden_window`.
+    """Draws the meshes of a scene, seen by its camera, in a :func:`drawing_window`.
 
     Returns:
-        A picture of half the window's width and height, ``(height, width, 3)`` uint8.
+        ``(height, width, 3)`` uint8.
     """
     behind, behind_depth = _capture(window, scene, cloud)
     front, front_depth = _capture(window, scene, kernel)
@@ -89,6 +99,9 @@ def _capture(
     if mesh is not None:
         window.add_geometry(mesh)
     prepare(window, scene)
+    # A camera that was turned has other points before the kernel than those that were left out.
+    near = max(scene.camera.near, 0.02 * _distance(scene))
+    window.get_view_control().set_constant_z_near(near)
     colors = np.array(window.capture_screen_float_buffer(do_render=True))
     depth = np.array(window.capture_depth_float_buffer(do_render=True))
     return colors * eye_dome_shading(depth)[..., None], depth
@@ -109,7 +122,7 @@ def _mark_query(colors: NDArray[np.float32], scene: SceneData) -> None:
 
 def _fade(colors: Image, depth: NDArray[np.float32], scene: SceneData) -> NDArray[np.float32]:
     """Lets what lies behind the kernel turn pale with distance."""
-    start = np.linalg.norm(scene.camera.eye - scene.camera.target)
+    start = _distance(scene)
     haze = np.clip((depth - start) / start, 0, 0.7)[..., None]
     return colors + haze * (1 - colors)
 
@@ -186,9 +199,14 @@ def prepare(window: o3d.visualization.Visualizer, scene: SceneData) -> None:
     options.mesh_show_back_face = True
     parameters = pinhole(scene.camera, (present.width, present.height))
     view.convert_from_pinhole_camera_parameters(parameters, allow_arbitrary=True)
-    distance = float(np.linalg.norm(scene.camera.eye - scene.camera.target))
+    distance = _distance(scene)
     view.set_constant_z_near(0.02 * distance)  # else they follow the bounding box, and depths too
     view.set_constant_z_far(20 * distance)
+
+
+def _distance(scene: SceneData) -> float:
+    """From the eye to what it looks at."""
+    return float(np.linalg.norm(scene.camera.eye - scene.camera.target))
 
 
 def pinhole(camera: Camera, size: tuple[int, int]) -> o3d.camera.PinholeCameraParameters:

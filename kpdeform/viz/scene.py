@@ -2,17 +2,81 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from kpdeform.viz import sheet, web
 from kpdeform.viz.camera import look_at_kernel
 from kpdeform.viz.colors import RGB, ColorScale, height_scale
+from kpdeform.viz.files import write_mesh, write_turntable
 from kpdeform.viz.scene_data import Array, SceneData, influence_sums, length_text
 
 
 class KernelScene(SceneData):
-    """One query point and its kernel in a cloud. Made by :func:`kernel_scene`."""
+    """One query point and its kernel in a cloud. Made by :func:`kernel_scene`.
+
+    A notebook shows it as a picture.
+    """
+
+    def save(self, path: str | Path) -> Path:
+        """Writes a picture, a page or a mesh, as the suffix says.
+
+        Args:
+            path: ``.png`` or ``.svg`` for what :func:`kpdeform.viz.render` draws, ``.html`` for a
+                page on which the scene can be turned, ``.glb`` for a mesh that other programs open.
+                Its folder is made when it is missing.
+
+        Returns:
+            The path.
+
+        Raises:
+            ImportError: Open3D, matplotlib, plotly or a system library is missing.
+            RuntimeError: There is neither a display nor EGL, for a picture.
+            ValueError: The suffix is another one.
+        """
+        path = Path(path)
+        suffix = path.suffix.lower()
+        if suffix == ".html":
+            return web.write_kernel(self, path)
+        if suffix == ".glb":
+            return write_mesh(self, path)
+        if suffix not in (".png", ".svg"):
+            raise ValueError(f"save: path is {path}; it must end in .png, .svg, .html or .glb")
+        sheet.render(self, path)
+        return path
+
+    def turntable(
+        self,
+        path: str | Path,
+        *,
+        frames: int = 60,
+        degrees: float = 90.0,
+        size: tuple[int, int] = (480, 360),
+    ) -> Path:
+        """Writes a film of five seconds in which the camera turns around the query point.
+
+        Args:
+            path: ``.gif``; its folder is made when it is missing.
+            frames: Pictures of the film, >= 1.
+            degrees: 360 for a whole turn; less for one to and fro, from which a kernel beside a
+                wall is seen all the time.
+            size: Width and height in pixels.
+
+        Returns:
+            The path.
+
+        Raises:
+            ImportError: Open3D, pillow or a system library is missing.
+            RuntimeError: There is neither a display nor EGL.
+            ValueError: The suffix is another one, or ``frames`` or ``size`` is not positive.
+        """
+        return write_turntable(self, Path(path), frames, degrees, size)
+
+    def _repr_png_(self) -> bytes:
+        return sheet.png(sheet.render(self, size=(640, 480)))
 
 
 def kernel_scene(

@@ -119,3 +119,10 @@ def length_text(length: float) -> str:
     if length < 0.01:
         return f"{1000 * length:.1f} mm"
     return f"{100 * length:.0f} cm" if length < 1 else f"{length:.2f} m"
+
+
+def thinned(count: int, limit: int) -> NDArray[np.int64]:
+    """All rows, or ``limit`` of them drawn at random, the same every time."""
+    if count <= limit:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(0).choice(count, limit, replace=False))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +113,22 @@ def pixels(figure: Figure) -> NDArray[np.uint8]:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.array(canvas.buffer_rgba())[..., :3]
+
+
+def png(picture: Image, colors: int = 256) -> bytes:
+    """A PNG with a palette, a third of the size of one without.
+
+    Args:
+        picture: ``(height, width, 3)`` uint8.
+        colors: Of the palette, at most 256.
+    """
+    pillow = require("PIL.Image", "viz")
+    file = BytesIO()
+    small = pillow.fromarray(np.ascontiguousarray(picture)).quantize(
+        colors, method=pillow.Quantize.MAXCOVERAGE, dither=0
+    )
+    small.save(file, format="png", optimize=True)
+    return file.getvalue()
 
 
 def sheet(scenes: Sequence[SceneData], columns: int, size: tuple[int, int], title: str) -> Figure:

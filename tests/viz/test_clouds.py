@@ -8,9 +8,9 @@ import pytest
 
 from kpdeform.viz import Camera, cloud_scene
 from kpdeform.viz.charts import bars_figure, confusion_figure
-from kpdeform.viz.clouds import cloud_figure, png
+from kpdeform.viz.clouds import cloud_figure
 from kpdeform.viz.colors import RIGHT, WRONG, by_error
-from kpdeform.viz.sheet import pixels
+from kpdeform.viz.sheet import pixels, png
 from kpdeform.viz.splat import below_ceiling, camera_above, draw_from_above, draw_in_perspective
 
 RED, BLUE = [1.0, 0, 0], [0, 0, 1.0]
