@@ -44,6 +44,7 @@ from kpdeform.viz import (
     capture_deformations,
     choose_queries,
     contact_sheet,
+    growth_strip,
     show,
 )
 from kpdeform.viz.colors import ColorScale, height_scale
@@ -82,6 +83,7 @@ def view(
     layer: str | None = None,
     points: str = "floor edge object clutter",
     color_by: ColorBy = "height",
+    earlier: list[str] | None = None,
     device: str = "auto",
     factory: str | None = None,
 ) -> None:
@@ -98,6 +100,8 @@ def view(
         points: Points at which kernels are shown, separated by blanks. Each is floor, edge, object,
             clutter or coordinates x,y,z in the unit of the file or of the data set.
         color_by: What the colours of the cloud show.
+        earlier: Checkpoints of the same training, the first one first: --output then shows how the
+            kernel at the first of the points grew.
         device: Such as "cpu" or "cuda"; "auto" is CUDA if it can be used, else the CPU.
         factory: Import path of the function that makes the model, if it is one of your own.
     """
@@ -110,10 +114,7 @@ def view(
     asked = {point: coordinates(point, factor) for point in points.split()}
     name = source.scenes("all")[0].name
     batch = choose_crop(source, predictor, asked, color_by)
-    there = batch.to(predictor.device)
-    features = there.features[:, : len(predictor.features)]
-    pyramid = build_pyramid(there, predictor.spec)
-    logits, layers = capture_deformations(predictor.model, pyramid, features)
+    logits, layers = deformations(predictor, batch)
     if not layers:
         raise SystemExit(f"the model of {model} has no deformable layers")
     shown = find_layer(layers, layer)
@@ -124,13 +125,34 @@ def view(
         row = int((of.queries - place.position).norm(dim=1).argmin())
         return of.scene(row, title=place.title, reason=place.reason, **colored._asdict())
 
-    if output is None:
+    if earlier:
+        if output is None:
+            raise SystemExit("--earlier needs --output: a strip is a picture")
+        scenes = []
+        for path in earlier:
+            of = deformations(Predictor.load(path, device, imported_factory(factory)), batch)[1]
+            title = Path(path).stem
+            scenes.append(picture(find_layer(of, shown.name), places[0]._replace(title=title)))
+        scenes.append(picture(shown, places[0]._replace(title="at the end")))
+        title = f"How the kernel of {shown.name} grew: {places[0].title}, {places[0].reason}"
+        growth_strip(scenes, output, title=title)
+        print(f"  {output}: layer {shown.name} at {len(scenes)} times")
+    elif output is None:
         others = [other for other in layers if other is not shown]
         show([picture(of, place) for of in (shown, *others) for place in places])
     else:
         title = f"Kernels of {shown.name} before and after deformation, in {name}"
         contact_sheet([picture(shown, place) for place in places], output, title=title)
         print(f"  {output}: layer {shown.name}, {len(places)} points")
+
+
+def deformations(
+    predictor: Predictor, batch: PointBatch
+) -> tuple[torch.Tensor, list[LayerDeformation]]:
+    """Runs the model on a crop."""
+    there = batch.to(predictor.device)
+    features = there.features[:, : len(predictor.features)]
+    return capture_deformations(predictor.model, build_pyramid(there, predictor.spec), features)
 
 
 def open_scene(data: Path, split: str, name: str | None, predictor: Predictor) -> MemoryScenes:

@@ -1,8 +1,9 @@
-"""Pictures of clouds and of kernels before and after deformation, in a window or as PNG files.
+"""Pictures of clouds and of kernels before and after deformation, in a window or as files.
 
 :func:`capture_deformations` and :func:`choose_queries` find what is worth a look,
 :func:`kernel_scene` describes it as plain data, and :func:`show`, :func:`render` and
-:func:`contact_sheet` draw it with Open3D and matplotlib (``pip install 'kpdeform[viz]'``).
+:func:`contact_sheet` draw it with Open3D and matplotlib (``pip install 'kpdeform[viz]'``). Scenes
+save themselves as pictures, pages, meshes and films. :func:`cloud_scene` is a whole cloud.
 """
 
 from kpdeform.viz.camera import Camera
@@ -17,6 +18,7 @@ from kpdeform.viz.grids import (
     render_grids,
     sampled_positions,
 )
+from kpdeform.viz.growth import growth_strip
 from kpdeform.viz.scene import KernelScene, kernel_scene
 from kpdeform.viz.scene_data import ITEMS
 from kpdeform.viz.sheet import contact_sheet, render
@@ -39,6 +41,7 @@ __all__ = [
     "cloud_scene",
     "contact_sheet",
     "draw_grid",
+    "growth_strip",
     "kernel_scene",
     "render",
     "render_grids",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -140,7 +141,11 @@ def sheet(scenes: Sequence[SceneData], columns: int, size: tuple[int, int], titl
     scenes = [replace(scene, highest_weight=float(highest)) for scene in scenes]
     width, height = size
     gap, above = 16, 34  # pixels: between pictures, for a title
-    lines = [[line for line in (scene.reason, scene.caption) if line] for scene in scenes]
+    lines = [
+        [(line, color) for text, color in ((scene.reason, INK), (scene.caption, FAINT))
+         for line in wrap(text, max(width // 7, 20))]
+        for scene in scenes
+    ]  # fmt: skip
     below = 12 + 19 * max(len(text) for text in lines)
     handles, names, handlers = _legend(scenes)
     bars = _color_bars(scenes)
@@ -168,10 +173,10 @@ def sheet(scenes: Sequence[SceneData], columns: int, size: tuple[int, int], titl
         axes.imshow(image(scene, size), interpolation="none")
         axes.set_title(scene.title, size=13, weight="bold", loc="left", pad=6, color=INK)
         axes.set_title(scene.layer, size=9, color=FAINT, loc="right", pad=6)
-        for line, text in enumerate(lines[i]):
+        for line, (text, color) in enumerate(lines[i]):
             axes.annotate(
                 text, (0, -(8 + 19 * line)), xycoords=("axes fraction", "axes pixels"),
-                va="top", size=10, color=FAINT if text is scene.caption else INK,
+                va="top", size=10, color=color,
             )  # fmt: skip
         _scale_bar(axes, scene, size)
         for spine in axes.spines.values():
