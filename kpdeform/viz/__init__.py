@@ -17,6 +17,7 @@ from kpdeform.viz.grids import (
     draw_grid,
     render_grids,
     sampled_positions,
+    telling_sites,
 )
 from kpdeform.viz.growth import growth_strip
 from kpdeform.viz.scene import KernelScene, kernel_scene
@@ -48,4 +49,5 @@ __all__ = [
     "sampled_positions",
     "show",
     "show_cloud",
+    "telling_sites",
 ]
