@@ -134,7 +134,7 @@ def view(
             title = Path(path).stem
             scenes.append(picture(find_layer(of, shown.name), places[0]._replace(title=title)))
         scenes.append(picture(shown, places[0]._replace(title="at the end")))
-        title = f"How the kernel of {shown.name} grew: {places[0].title}, {places[0].reason}"
+        title = f"How a kernel of {shown.name} grew ({places[0].title})"
         growth_strip(scenes, output, title=title)
         print(f"  {output}: layer {shown.name} at {len(scenes)} times")
     elif output is None:

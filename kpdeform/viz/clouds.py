@@ -158,7 +158,10 @@ def cloud_figure(scenes: Sequence[CloudScene], title: str = "") -> Figure:
             picture, scale = splat.draw_in_perspective(points, colors, camera, _SIZE), None
         _panel(axes, picture, scale)
         if from_above:
-            axes.set_title(scene.title, size=13, weight="bold", loc="left", pad=6, color=sheet.INK)
+            size = 13 if len(scene.title) < 40 else 10
+            axes.set_title(
+                scene.title, size=size, weight="bold", loc="left", pad=6, color=sheet.INK
+            )
         what = "from above" if from_above else "in perspective"
         what += "" if shown.all() else ", ceiling cut away"
         axes.set_title(what, size=9, loc="right", pad=6, color=sheet.FAINT)

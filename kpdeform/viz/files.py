@@ -17,6 +17,7 @@ from kpdeform.viz.camera import Camera
 from kpdeform.viz.geometry import geometries, open3d
 from kpdeform.viz.offscreen import Image, draw, drawing_window, meshes
 from kpdeform.viz.scene_data import SceneData
+from kpdeform.viz.sheet import palette_of
 
 _SECONDS = 5.0
 
@@ -48,14 +49,15 @@ def write_turntable(
         raise ValueError(f"turntable: path is {path}; it must end in .gif")
     _checks.count("turntable", "frames", frames)
     pillow = require("PIL.Image", "viz")
-    first, *others = _film(scene, frames, degrees, size)
-    # One palette for all, else colours flicker; this method keeps rare colours, such as a kernel's.
-    palette = pillow.fromarray(first).quantize(255, method=pillow.Quantize.MAXCOVERAGE, dither=0)
-    film = [pillow.fromarray(frame).quantize(palette=palette, dither=0) for frame in others]
+    pictures = list(_film(scene, frames, degrees, size))
+    palette = palette_of(pictures[:: max(1, frames // 8)])  # one for all, else colours flicker
+    first, *others = (
+        pillow.fromarray(picture).quantize(palette=palette, dither=0) for picture in pictures
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
-        palette.save(
-            partial, format="gif", save_all=True, append_images=film, loop=0, optimize=True,
+        first.save(
+            partial, format="gif", save_all=True, append_images=others, loop=0, optimize=True,
             duration=round(1000 * _SECONDS / frames),
         )  # fmt: skip
     return path
