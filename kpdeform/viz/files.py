@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from kpdeform import _checks
-from kpdeform._optional import require
 from kpdeform._files import replacing
+from kpdeform._optional import require
 from kpdeform.viz.camera import Camera
 from kpdeform.viz.geometry import geometries, open3d
 from kpdeform.viz.offscreen import Image, draw, drawing_window, meshes

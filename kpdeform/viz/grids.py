@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kpdeform import _checks
+from kpdeform._files import replacing
 from kpdeform._optional import require
 from kpdeform.nn import DeformConv2d
 
@@ -267,7 +269,8 @@ def render_grids(
             axes.set_title(title, fontsize=9, color=_INK, loc="left", pad=5)
     names = list(telling_sites(*_first(rows), sites))
     _legend(figure, names)
-    figure.savefig(path, format="png", facecolor=_GROUND)
+    with replacing(Path(path)) as partial:
+        figure.savefig(partial, format="png", facecolor=_GROUND)
 
 
 def _first(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from io import BytesIO
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kpdeform._files import replacing
 from kpdeform._optional import require
 from kpdeform.viz import geometry
 from kpdeform.viz.colors import ColorScale, gradient, soften
@@ -98,12 +98,8 @@ def check_suffix(function: str, path: str | Path) -> None:
 def write_figure(figure: Figure, path: Path) -> Path:
     """Writes a figure whole or not at all; the suffix of ``path`` says how."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with replacing(path) as partial:
         figure.savefig(partial, format=path.suffix[1:].lower(), dpi=DPI, facecolor="white")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kpdeform._optional import require
 from kpdeform._files import replacing
+from kpdeform._optional import require
 from kpdeform.viz import geometry
 from kpdeform.viz.colors import RGB, ColorScale, soften
 from kpdeform.viz.scene_data import Array, SceneData, length_text, reached, thinned
