@@ -85,7 +85,7 @@ demo: $(VENV)/.package system ## simulate rooms, train, label unseen rooms, show
 	@cp "$$(ls $(DEMO)/val/*.ply | head -n 1)" $(DEMO)/prediction.ply
 	$(SAY) "4/4  looking at its deformed kernels"
 	@$(KPDEFORM) view --model $(DEMO) --data $(DEMO)/rooms --output $(DEMO)/kernels.png
-	$(SAY) "done: $(DEMO)/prediction.ply, $(DEMO)/kernels.png, $(DEMO)/val/confusion.png"
+	$(SAY) "done: $(DEMO)/val/report.html (scores, and pictures of every room), $(DEMO)/kernels.png, $(DEMO)/prediction.ply"
 
 # Each core runs whole files of tests, because the tests of a file share what they have trained or built.
 test: $(VENV)/.everything system ## every test but the slow ones; ragged reductions with and without torch-scatter

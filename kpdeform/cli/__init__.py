@@ -16,7 +16,7 @@ COMMANDS = {
     "train": "train a network on scenes, shapes or images",
     "evaluate": "score a trained network on whole scenes",
     "label": "label point cloud files with a trained network",
-    "view": "show the deformed kernels of a trained network",
+    "view": "show a point cloud, or the deformed kernels of a trained network",
     "export": "write a trained network for other programs",
     "info": "describe this installation, for a bug report",
 }

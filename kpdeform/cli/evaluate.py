@@ -3,7 +3,8 @@
     kpdeform evaluate --model runs/ign --data data/ign --out runs/ign/val
 
 Prints the IoU of every class, the mean IoU, and the overall and mean accuracy. Writes scores.json
-(with the confusion matrix), confusion.png and, with --predictions, one labelled cloud per scene.
+(with the confusion matrix), confusion.png, report.html (scores and pictures of every scene in one
+file) and, with --predictions, one labelled cloud per scene.
 """
 
 from pathlib import Path
@@ -25,6 +26,7 @@ from kpdeform.inference import (
     write_scores,
 )
 from kpdeform.inference.evaluation import check_preparation
+from kpdeform.inference.report import Report
 
 
 def evaluate(
@@ -48,7 +50,7 @@ def evaluate(
         model: Model folder, folder of a run, checkpoint, or hf://OWNER/NAME for one on the Hugging
             Face hub.
         data: Folder of the prepared data set.
-        out: Folder for scores.json, confusion.png and the predictions.
+        out: Folder for scores.json, confusion.png, report.html and the predictions.
         split: Split of the data set.
         votes: Predictions to average for each tile, each with the cloud rotated about z by another
             angle, >= 1.
@@ -71,6 +73,7 @@ def evaluate(
     check_preparation(predictor, dataset.info, data)
     size = tile_size if tile_size is not None else predictor.tiles.size
     tiles = Tiles(size, overlap, predictor.tiles.dimensions)
+    report = Report(names, predictor.class_colors)
     confusion = torch.zeros(len(names), len(names), dtype=torch.int64)
     for scene in dataset.scenes(split):
         print(f"{scene.name}: {scene.num_points:,} points")
@@ -86,13 +89,16 @@ def evaluate(
         )
         if scene.labels is not None:
             confusion += confusion_matrix(scene.labels, found, len(names))
+        report.add(scene, found)
         if predictions != "none":
             write_prediction(out / f"{scene.name}.{predictions}", scene, found, predictor)
     result = write_scores(out, confusion, names)
     for name, iou in zip(names, result.iou.tolist(), strict=True):
         print(f"  {name:24s} IoU {iou:.4f}")
     print(f"  mean IoU {result.mean_iou:.4f}, overall accuracy {result.overall_accuracy:.4f}")
+    facts = {"model": model, "data": f"{data}, split {split}", "votes": votes}
     print(f"  mean accuracy {result.mean_accuracy:.4f}; all in {out / 'scores.json'}")
+    print(f"  pictures in {report.write(out / 'report.html', confusion, facts)}")
 
 
 def main() -> None:

@@ -134,7 +134,7 @@ def call(function: Callable[..., None], positional: str | None = None) -> None:
         function: Its arguments are the options; its docstring is their help. An argument of type
             ``list`` takes one or more values: ``--keep 2 9``. One of type ``bool`` takes none, and
             is False without its name.
-        positional: Name of the argument, a list, that stands on the command line without a name.
+        positional: Name of the argument that stands on the command line without a name.
     """
     parser = make_parser(function.__doc__.partition("\n")[0])
     hints = get_type_hints(function)
@@ -149,10 +149,15 @@ def call(function: Callable[..., None], positional: str | None = None) -> None:
             parser.add_argument(name, nargs="+", type=item, help=helps[name])
         else:
             parser.add_argument(f"--{name}", nargs="+", type=item, help=helps[name])
+    if positional is not None and positional not in lists:
+        parser.add_argument(positional, type=hints[positional], help=helps[positional])
     for name in switches:
         parser.add_argument(f"--{name}", action="store_true", help=helps[name])
     parser.add_function_arguments(
-        function, skip={*lists, *switches}, as_group=False, as_positional=False
+        function,
+        skip={*lists, *switches} | {positional} - {None},
+        as_group=False,
+        as_positional=False,
     )
     function(**instantiate(parser, read_options(parser)).as_dict())
 

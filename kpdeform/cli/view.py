@@ -1,23 +1,28 @@
-r"""Shows the deformed kernels of a trained network on a scene, in a window or as a PNG.
+r"""Shows a point cloud file, or the deformed kernels of a trained network on a scene.
 
+    kpdeform view labelled.laz --by confidence
+    kpdeform view labelled.laz --output labelled.html
     kpdeform view --model runs/rooms --data data/rooms \
         --output kernels.png
     kpdeform view --model runs/ign --data tile.laz \
         --points "770562.5,6277601.0,31.2 object"
 
-Without --output, a window opens. In it, key L changes the deformable layer, and keys N and B change
-the point. With --output, the picture shows one layer at all points.
+Without --output, a window opens. In that of kernels, key L changes the deformable layer, and keys N
+and B change the point. With --output, the picture shows one layer at all points.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 
+from kpdeform import ops
 from kpdeform._device import describe_device
 from kpdeform.cli.options import call, imported_factory
+from kpdeform.cli.view_file import view_file
 from kpdeform.data import (
     DatasetInfo,
     MemoryScenes,
@@ -28,22 +33,43 @@ from kpdeform.data import (
     open_dataset,
     read_cloud,
 )
-from kpdeform.data.columns import scaled
+from kpdeform.data.columns import scaled, stored_features
+from kpdeform.data.palette import told_apart
 from kpdeform.inference import Predictor
 from kpdeform.inference.evaluation import check_preparation
 from kpdeform.viz import (
     KernelScene,
     LayerDeformation,
-    by_height,
     by_label,
     capture_deformations,
     choose_queries,
     contact_sheet,
+    growth_strip,
     show,
 )
+from kpdeform.viz.colors import ColorScale, height_scale
 
 RGB = ("red", "green", "blue")
 ColorBy = Literal["prediction", "label", "height", "color"]
+
+
+class Place(NamedTuple):
+    """A point at which kernels are shown; ``position`` ``(3,)`` is relative to the crop."""
+
+    title: str
+    reason: str
+    position: torch.Tensor
+
+
+class ColoredCloud(NamedTuple):
+    """The points around the kernels, ``(N, 3)`` relative to the crop, with what colours mean."""
+
+    cloud: np.ndarray
+    colors: np.ndarray
+    legend: tuple[tuple[str, tuple[float, float, float]], ...] = ()
+    scale: ColorScale | None = None
+
+
 # What to show: words, and coordinates with their positions in the unit of the model.
 Points = Mapping[str, torch.Tensor | None]
 
@@ -56,7 +82,8 @@ def view(
     scene: str | None = None,
     layer: str | None = None,
     points: str = "floor edge object clutter",
-    color_by: ColorBy = "prediction",
+    color_by: ColorBy = "height",
+    earlier: list[str] | None = None,
     device: str = "auto",
     factory: str | None = None,
 ) -> None:
@@ -73,6 +100,8 @@ def view(
         points: Points at which kernels are shown, separated by blanks. Each is floor, edge, object,
             clutter or coordinates x,y,z in the unit of the file or of the data set.
         color_by: What the colours of the cloud show.
+        earlier: Checkpoints of the same training, the first one first: --output then shows how the
+            kernel at the first of the points grew.
         device: Such as "cpu" or "cuda"; "auto" is CUDA if it can be used, else the CPU.
         factory: Import path of the function that makes the model, if it is one of your own.
     """
@@ -85,27 +114,45 @@ def view(
     asked = {point: coordinates(point, factor) for point in points.split()}
     name = source.scenes("all")[0].name
     batch = choose_crop(source, predictor, asked, color_by)
-    there = batch.to(predictor.device)
-    features = there.features[:, : len(predictor.features)]
-    pyramid = build_pyramid(there, predictor.spec)
-    logits, layers = capture_deformations(predictor.model, pyramid, features)
+    logits, layers = deformations(predictor, batch)
     if not layers:
         raise SystemExit(f"the model of {model} has no deformable layers")
     shown = find_layer(layers, layer)
     places = find_places(shown, batch, asked, predictor.class_names)
-    colors, legend = color_cloud(batch, logits, predictor, color_by)
+    colored = color_cloud(source, batch, logits, predictor, color_by)
 
-    def picture(of: LayerDeformation, title: str, place: torch.Tensor) -> KernelScene:
-        row = int((of.queries - place).norm(dim=1).argmin())
-        return of.scene(row, batch.points, colors=colors, title=title, legend=legend)
+    def picture(of: LayerDeformation, place: Place) -> KernelScene:
+        row = int((of.queries - place.position).norm(dim=1).argmin())
+        return of.scene(row, title=place.title, reason=place.reason, **colored._asdict())
 
-    if output is None:
+    if earlier:
+        if output is None:
+            raise SystemExit("--earlier needs --output: a strip is a picture")
+        scenes = []
+        for path in earlier:
+            of = deformations(Predictor.load(path, device, imported_factory(factory)), batch)[1]
+            title = Path(path).stem
+            scenes.append(picture(find_layer(of, shown.name), places[0]._replace(title=title)))
+        scenes.append(picture(shown, places[0]._replace(title="at the end")))
+        title = f"How a kernel of {shown.name} grew ({places[0].title})"
+        growth_strip(scenes, output, title=title)
+        print(f"  {output}: layer {shown.name} at {len(scenes)} times")
+    elif output is None:
         others = [other for other in layers if other is not shown]
-        show([picture(of, *place) for of in (shown, *others) for place in places])
+        show([picture(of, place) for of in (shown, *others) for place in places])
     else:
-        title = f"Deformed kernels in {name}, cloud coloured by {color_by}"
-        contact_sheet([picture(shown, *place) for place in places], output, title=title)
+        title = f"Kernels of {shown.name} before and after deformation, in {name}"
+        contact_sheet([picture(shown, place) for place in places], output, title=title)
         print(f"  {output}: layer {shown.name}, {len(places)} points")
+
+
+def deformations(
+    predictor: Predictor, batch: PointBatch
+) -> tuple[torch.Tensor, list[LayerDeformation]]:
+    """Runs the model on a crop."""
+    there = batch.to(predictor.device)
+    features = there.features[:, : len(predictor.features)]
+    return capture_deformations(predictor.model, build_pyramid(there, predictor.spec), features)
 
 
 def open_scene(data: Path, split: str, name: str | None, predictor: Predictor) -> MemoryScenes:
@@ -184,16 +231,17 @@ def find_layer(layers: list[LayerDeformation], name: str | None) -> LayerDeforma
 
 def find_places(
     layer: LayerDeformation, batch: PointBatch, points: Points, class_names: Sequence[str]
-) -> list[tuple[str, torch.Tensor]]:
-    """Title and position ``(3,)``, relative to the crop, of every point to show."""
+) -> list[Place]:
+    """Every point to show."""
     choices = choose_queries(
         layer, cloud=batch.points, labels=batch.labels, class_names=class_names
     )
-    found = {choice.kind: (choice.title, layer.queries[choice.row]) for choice in choices}
+    found = {c.kind: Place(c.title, c.reason, layer.queries[c.row]) for c in choices}
     places = []
     for point, place in points.items():
         if place is not None:
-            places.append((point, (place - batch.origins[0]).float()))
+            near = f"the query point nearest to {point}"
+            places.append(Place(point, near, (place - batch.origins[0]).float()))
         elif point in found:
             places.append(found[point])
     if not places:
@@ -212,25 +260,51 @@ def coordinates(point: str, factor: float) -> torch.Tensor | None:
 
 
 def color_cloud(
-    batch: PointBatch, logits: torch.Tensor, predictor: Predictor, color_by: ColorBy
-) -> tuple[np.ndarray, tuple[tuple[str, tuple[float, float, float]], ...]]:
-    """Colours ``(N, 3)`` in [0, 1] of the batch's points and, for classes, a legend."""
+    source: MemoryScenes,
+    batch: PointBatch,
+    logits: torch.Tensor,
+    predictor: Predictor,
+    color_by: ColorBy,
+) -> ColoredCloud:
+    """All points of the scene in and around the crop, with their colours."""
+    scene, info = source.scenes("all")[0], source.info
+    low, high = (extreme(batch.points.numpy(), axis=0) for extreme in (np.min, np.max))
+    to_crop = torch.as_tensor(scene.origin) - batch.origins[0]
+    points = scene.points + to_crop.numpy().astype(np.float32)
+    margin = 0.5 * (high - low).max()
+    rows = np.flatnonzero(((points > low - margin) & (points < high + margin)).all(axis=1))
+    points = points[rows]
     if color_by == "height":
-        return by_height(batch.points), ()
+        unit = "m" if predictor.unit == "metre" else predictor.unit
+        heights = points[:, 2] + float(batch.origins[0, 2])
+        scale = height_scale(heights, f"height of the cloud in {unit}")
+        return ColoredCloud(points, scale.colors(heights), scale=scale)
     if color_by == "color":
-        names = [*predictor.features, *(n for n in RGB if n not in predictor.features)]
-        return batch.features[:, [names.index(name) for name in RGB]].numpy(), ()
-    if color_by == "label" and batch.labels is None:
+        missing = [name for name in RGB if name not in info.feature_names]
+        if missing:
+            raise SystemExit(f"--color_by color: this cloud has no {', '.join(missing)}")
+        columns = [info.feature_names.index(name) for name in RGB]
+        return ColoredCloud(points, stored_features(scene.features[rows][:, columns]))
+    if color_by == "label" and scene.labels is None:
         raise SystemExit("--color_by label: this cloud has no labels")
-    palette = np.array(predictor.class_colors) / 255
-    labels = logits.argmax(dim=1) if color_by == "prediction" else batch.labels
-    legend = zip(predictor.class_names, map(tuple, palette.tolist()), strict=True)
-    return by_label(labels, palette), tuple(legend)
+    if color_by == "label":
+        labels = scene.labels[rows]
+    else:
+        nearest = ops.knn_neighbors(torch.from_numpy(points), batch.points, 1)[:, 0]
+        labels = logits.argmax(dim=1)[nearest.long()].numpy()
+    names = predictor.class_names
+    palette = np.array(told_apart(names, predictor.class_colors)) / 255
+    legend = tuple(zip(names, map(tuple, palette.tolist()), strict=True))
+    return ColoredCloud(points, by_label(labels, palette), legend)
 
 
 def main() -> None:
-    """Reads the options, all of which have names."""
+    """Reads the options: with ``--model`` those of :func:`view`, else those of ``view_file``."""
+    options = [argument.partition("=")[0] for argument in sys.argv[1:]]
     try:
-        call(view)
+        if "--model" in options:
+            call(view)
+        else:
+            call(view_file, positional="file")
     except RuntimeError as error:  # such as a window that no display can show
         raise SystemExit(f"error: {error}") from error

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from colorsys import hsv_to_rgb
 from dataclasses import dataclass, field
 from typing import Any
 
 from kpdeform.data import values
+from kpdeform.data.palette import palette
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,8 @@ class DatasetInfo:
     Attributes:
         name: Short name of the data set.
         class_names: Name of every class; the index is the class number (label).
-        class_colors: One RGB triple (0 to 255) per class; empty for a default palette.
+        class_colors: One RGB triple (0 to 255) per class; empty for
+            colours that can be told apart and fit the names, such as green for trees.
         feature_names: Columns of ``features.npy``, such as ``("red", "green", "blue")``.
         ignored_label: Label of points that are neither learned nor scored; not a class number.
         cell_size: Cell size of a grid subsampling before writing; 0.0 means full resolution.
@@ -67,7 +68,7 @@ class DatasetInfo:
         num_classes = len(self.class_names)
         colors = values.sequence(where + "class_colors", self.class_colors)
         colors = values.each(values.color, where + "class_colors", colors)
-        put("class_colors", colors or _palette(num_classes))
+        put("class_colors", colors or palette(self.class_names))
         ids = values.sequence(where + "class_ids", self.class_ids)
         ids = values.each(values.whole, where + "class_ids", ids)
         put("class_ids", ids or tuple(range(num_classes)))
@@ -106,10 +107,3 @@ def _check_splits(where: str, splits: object) -> dict[str, tuple[str, ...]]:
         listed = values.sequence(f"{where}: {split}", scenes)
         checked[split] = values.each(values.folder_name, f"{where}: {split}", listed)
     return checked
-
-
-def _palette(num_colors: int) -> tuple[tuple[int, int, int], ...]:
-    """Distinct colours: hues are spaced by the golden angle, at two levels of brightness."""
-    hues = [(i * 0.618034) % 1.0 for i in range(num_colors)]
-    colors = [hsv_to_rgb(hue, 0.75, 0.95 - 0.3 * (i % 2)) for i, hue in enumerate(hues)]
-    return tuple((round(255 * r), round(255 * g), round(255 * b)) for r, g, b in colors)

@@ -24,6 +24,8 @@ from kpdeform.inference.metrics import Scores, scores
 from kpdeform.inference.predictor import Predictor
 from kpdeform.inference.segment import check_looks
 from kpdeform.inference.tiling import Progress, SortedCloud, Tiles, read_probabilities
+from kpdeform.viz.charts import confusion_figure
+from kpdeform.viz.sheet import write_figure
 
 
 def check_preparation(predictor: Predictor, info: DatasetInfo, root: str | PathLike[str]) -> None:
@@ -141,7 +143,8 @@ def write_scores(folder: Path, confusion: Tensor, class_names: Sequence[str]) ->
     folder.mkdir(parents=True, exist_ok=True)
     content = {**result.as_dict(class_names), "confusion": confusion.tolist()}
     (folder / "scores.json").write_text(json.dumps(content, indent=1))
-    _plot(folder / "confusion.png", confusion, class_names)
+    figure = confusion_figure(confusion, result.iou, class_names)
+    write_figure(figure, folder / "confusion.png")
     return result
 
 
@@ -223,24 +226,3 @@ def _las_scales(points: np.ndarray) -> np.ndarray:
     """
     extent = points.max(0) - np.floor(points.min(0))
     return np.maximum(1e-4, 10.0 ** np.ceil(np.log10(np.maximum(extent, 1e-9) / 2**31)))
-
-
-def _plot(path: Path, confusion: Tensor, class_names: Sequence[str]) -> None:
-    """Draws the confusion matrix, each row in per cent of the points with this label."""
-    require("matplotlib", "viz").use("Agg")
-    pyplot = require("matplotlib.pyplot", "viz")
-    counts = confusion.double()
-    percent = 100 * counts / counts.sum(1, keepdim=True).clamp(min=1)
-    side = 2 + 0.6 * len(class_names)
-    figure, axes = pyplot.subplots(figsize=(side, side), layout="constrained")
-    axes.imshow(percent.numpy(), cmap="Blues", vmin=0, vmax=100)
-    axes.set_xticks(range(len(class_names)), class_names, rotation=60, ha="right")
-    axes.set_yticks(range(len(class_names)), class_names)
-    axes.set(xlabel="prediction", ylabel="label", title="% of each label's points")
-    for row, values in enumerate(percent.tolist()):
-        for column, value in enumerate(values):
-            color = "white" if value > 50 else "black"
-            text = f"{value:.1f}"
-            axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from kpdeform.data import Pyramid
 from kpdeform.nn import Deformation, DeformKPConv
-from kpdeform.viz.colors import RGB
-from kpdeform.viz.scene import Array, KernelScene, kernel_scene
+from kpdeform.viz.colors import RGB, ColorScale
+from kpdeform.viz.scene import KernelScene, kernel_scene
+from kpdeform.viz.scene_data import Array
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,9 @@ class LayerDeformation:
         *,
         colors: ArrayLike | Tensor | None = None,
         title: str = "",
+        reason: str = "",
         legend: tuple[tuple[str, RGB], ...] = (),
+        scale: ColorScale | None = None,
     ) -> KernelScene:
         """Describes a picture of one query's kernel.
 
@@ -66,7 +69,9 @@ class LayerDeformation:
             cloud: ``(N, 3)``, shown around it; usually level 0 of the pyramid.
             colors: As in :func:`kpdeform.viz.kernel_scene`.
             title: As there.
+            reason: As there.
             legend: As there.
+            scale: As there.
 
         Returns:
             A :class:`kpdeform.viz.KernelScene`.
@@ -81,8 +86,10 @@ class LayerDeformation:
             neighbors=self.points[rows.long()],
             colors=colors,
             title=title,
+            reason=reason,
             layer=f"{self.name}, level {self.level}",
             legend=legend,
+            scale=scale,
         )
 
 

@@ -11,9 +11,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from kpdeform import ops
 from kpdeform.viz.capture import LayerDeformation
-from kpdeform.viz.scene import Array
+from kpdeform.viz.scene_data import Array
 
 KINDS = ("floor", "edge", "object", "clutter")
+
+# What is looked for, and which quantile of the mean offsets is taken among the queries that fit.
+_WANTED = {
+    "floor": ("flat ground, where the kernel moved least", 0.0),
+    "edge": ("two surfaces meet, and the kernel moved as far as at most such places", 0.5),
+    "object": ("an object, where the kernel moved most", 1.0),
+    "clutter": ("points on no plane, where the kernel moved most", 1.0),
+}
 
 _FLOORS = {"floor", "ground", "road", "terrain", "sidewalk", "parking"}
 _PLANES = _FLOORS | {"ceiling", "wall", "building"}
@@ -29,11 +37,13 @@ class Choice:
         kind: One of :data:`KINDS`.
         row: The query.
         title: For people, such as ``"object: chair"``.
+        reason: Why it was chosen, for people.
     """
 
     kind: str
     row: int
     title: str
+    reason: str = ""
 
 
 def choose_queries(
@@ -43,11 +53,12 @@ def choose_queries(
     labels: ArrayLike | torch.Tensor | None = None,
     class_names: Sequence[str] = (),
 ) -> list[Choice]:
-    """Picks a query on the floor, at an edge, on an object and in clutter, each with large offsets.
+    """Picks four places that differ: on the floor, at an edge, on an object and in clutter.
 
     The kind is read from the names of the classes where labels are given and a name fits, else from
-    the shape of the neighbourhood. Among the queries of a kind that see many points, the one whose
-    kernel moved most is taken.
+    the shape of the neighbourhood. Among the queries of a kind that see many points, the one is
+    taken whose kernel moved least on the floor, as far as most at an edge, and most elsewhere. A
+    class that was shown is not shown again where another one fits.
 
     Args:
         layer: From :func:`capture_deformations`; it has three dimensions.
@@ -66,12 +77,16 @@ def choose_queries(
     members = _members(query_labels, other_labels, list(class_names))
     scores = _scores(layer)
     free = layer.is_neighbor.any(dim=1).numpy()
-    choices = []
+    choices: list[Choice] = []
     for kind in KINDS:
         if not free.any():
             break
-        row = _choose(layer, scores[kind], free, members.get(kind))
-        choices.append(Choice(kind, row, _title(kind, query_labels[row], class_names)))
+        shown = np.isin(query_labels, [query_labels[choice.row] for choice in choices])
+        fresh = free & ~(shown & (query_labels >= 0)) if kind != "edge" else free
+        reason, share = _WANTED[kind]
+        row = _choose(layer, scores[kind], free, fresh, members.get(kind), share)
+        title = _title(kind, query_labels[row], class_names)
+        choices.append(Choice(kind, row, title, reason))
         away = (layer.queries - layer.queries[row]).norm(dim=1).numpy()
         free &= away > float(layer.rigid.norm(dim=1).max())
     return choices
@@ -81,17 +96,24 @@ def _choose(
     layer: LayerDeformation,
     score: Array,
     free: NDArray[np.bool_],
+    fresh: NDArray[np.bool_],
     member: NDArray[np.bool_] | None,
+    share: float,
 ) -> int:
-    """The kernel that moved most among those of a fitting shape that see many points."""
-    share = 0.9
-    if member is not None and (free & member).any():
-        free, share = free & member, 0.5  # the label already says what it is
+    """Of those of a fitting shape that see many points, the one that moved by a quantile."""
+    best = 0.9
+    for candidates in (fresh & member, free & member) if member is not None else ():
+        if candidates.any():
+            free, best = candidates, 0.8  # the label already says what it is
+            break
+    else:
+        free = fresh if fresh.any() else free
     rows = np.flatnonzero(free)
-    rows = rows[score[rows] >= np.quantile(score[rows], share)]
+    rows = rows[score[rows] >= np.quantile(score[rows], best)]
     seen = layer.is_neighbor.sum(dim=1).numpy()[rows]
-    rows = rows[seen >= np.median(seen)]
-    return int(rows[layer.mean_offsets[rows].argmax()])
+    rows = rows[seen >= np.quantile(seen, 0.3)]
+    moved = layer.mean_offsets[rows]
+    return int(rows[np.abs(moved - np.quantile(moved, share)).argmin()])
 
 
 def _members(
@@ -174,6 +196,6 @@ def _second_share(labels: NDArray[np.int64], classes: NDArray[np.int64]) -> Arra
 
 
 def _title(kind: str, label: int, names: Sequence[str]) -> str:
-    if label < 0 or label >= len(names) or names[label] == kind:
+    if kind == "edge" or label < 0 or label >= len(names) or names[label] == kind:
         return kind
     return f"{kind}: {names[label]}"

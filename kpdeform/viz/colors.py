@@ -2,16 +2,71 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 RGB = tuple[float, float, float]
 
-# Mild and light from low to high, so that the strong colours of the kernel stand out.
-_HEIGHTS = [(0.62, 0.56, 0.50), (0.78, 0.76, 0.70), (0.70, 0.78, 0.76), (0.56, 0.67, 0.76)]
-# From pale (reaches nothing) to deep red (reaches many points).
-_WEIGHTS = [(1.00, 0.93, 0.55), (1.00, 0.66, 0.18), (0.90, 0.25, 0.13), (0.50, 0.02, 0.15)]
+# Mild, and lighter with height, so that the strong colours of the kernel stand out.
+_HEIGHTS = ((0.38, 0.31, 0.22), (0.66, 0.60, 0.47), (0.64, 0.75, 0.74), (0.66, 0.83, 0.97))
+# Darker with every point in reach. No class has these hues: see kpdeform/data/palette.py.
+_WEIGHTS = ((1.00, 0.80, 0.92), (0.95, 0.42, 0.72), (0.76, 0.06, 0.52), (0.32, 0.00, 0.34))
+# Dark where a network is unsure, and readable without colour.
+_CONFIDENCES = ((0.45, 0.02, 0.20), (0.88, 0.36, 0.20), (0.97, 0.75, 0.45), (0.90, 0.93, 0.93))
 UNLABELED: RGB = (0.85, 0.85, 0.85)
+RIGHT: RGB = (0.80, 0.82, 0.84)
+WRONG: RGB = (0.83, 0.10, 0.11)
+
+
+@dataclass(frozen=True)
+class ColorScale:
+    """What colours mean where they stand for numbers; drawn as a colour bar.
+
+    Attributes:
+        name: What the numbers are, such as ``"height in m"``.
+        low: Number of the first colour; smaller ones have it too.
+        high: Number of the last colour; larger ones have it too.
+        stops: Evenly spaced colours from ``low`` to ``high``.
+    """
+
+    name: str
+    low: float
+    high: float
+    stops: tuple[RGB, ...]
+
+    def colors(self, values: ArrayLike) -> NDArray[np.float32]:
+        """Colours ``(N, 3)`` of numbers ``(N,)``."""
+        values = np.asarray(values, np.float64)
+        return gradient((values - self.low) / max(self.high - self.low, 1e-12), self.stops)
+
+
+def height_scale(heights: ArrayLike, name: str = "height") -> ColorScale:
+    """Colours for heights, from the lowest 2 % to the highest 2 %.
+
+    Args:
+        heights: ``(N,)``.
+        name: Stands at the colour bar.
+
+    Example:
+        >>> height_scale([0.0, 10.0]).high
+        9.8
+    """
+    heights = np.asarray(heights, np.float64)
+    low, high = np.quantile(heights, [0.02, 0.98]) if len(heights) else (0.0, 1.0)
+    return ColorScale(name, float(low), float(high), _HEIGHTS)
+
+
+def weight_scale(highest: float) -> ColorScale:
+    """Colours of kernel points: pale for those that reach nothing, dark for ``highest``."""
+    return ColorScale("input points in reach (Σ influence)", 0.0, highest, _WEIGHTS)
+
+
+def confidence_scale() -> ColorScale:
+    """Colours of confidences from 0 to 1."""
+    return ColorScale("confidence", 0.0, 1.0, _CONFIDENCES)
 
 
 def by_height(points: ArrayLike) -> NDArray[np.float32]:
@@ -27,11 +82,8 @@ def by_height(points: ArrayLike) -> NDArray[np.float32]:
         >>> by_height([[0, 0, 0], [0, 0, 3]]).shape
         (2, 3)
     """
-    height = np.asarray(points, dtype=np.float64)[:, -1]
-    if not len(height):
-        return np.zeros((0, 3), np.float32)
-    low, high = np.quantile(height, [0.02, 0.98])
-    return gradient((height - low) / max(high - low, 1e-12), _HEIGHTS)
+    heights = np.asarray(points, dtype=np.float64)[:, -1]
+    return height_scale(heights).colors(heights)
 
 
 def by_label(labels: ArrayLike, palette: ArrayLike) -> NDArray[np.float32]:
@@ -54,21 +106,23 @@ def by_label(labels: ArrayLike, palette: ArrayLike) -> NDArray[np.float32]:
     return table[np.where(known, labels, -1)]
 
 
-def by_weight(weights: ArrayLike) -> NDArray[np.float32]:
-    """Colours kernel points by weight, pale at 0 and dark at the largest one.
+def by_error(labels: ArrayLike, predictions: ArrayLike) -> NDArray[np.float32]:
+    """Colours points by whether they were predicted right; unlabelled ones are the lightest.
 
     Args:
-        weights: ``(K,)``, not negative.
+        labels: ``(N,)`` integers, negative where unknown.
+        predictions: ``(N,)`` integers.
 
     Returns:
-        ``(K, 3)`` float32.
+        ``(N, 3)`` float32.
 
     Example:
-        >>> by_weight([0, 2]).round(2).tolist()[0]
-        [1.0, 0.9..., 0.55...]
+        >>> by_error([1, -1], [1, 1]).round(2).tolist()
+        [[0.8..., 0.8..., 0.8...], [0.9..., 0.9..., 0.9...]]
     """
-    weights = np.asarray(weights, dtype=np.float64)
-    return gradient(weights / max(weights.max(initial=0), 1e-12), _WEIGHTS)
+    labels = np.asarray(labels, np.int64)
+    states = np.where(labels < 0, 2, labels != np.asarray(predictions))
+    return by_label(states, [RIGHT, WRONG, (0.94, 0.94, 0.94)])
 
 
 def gradient(values: ArrayLike, stops: ArrayLike) -> NDArray[np.float32]:
@@ -88,7 +142,7 @@ def gradient(values: ArrayLike, stops: ArrayLike) -> NDArray[np.float32]:
     )
 
 
-def soften(colors: ArrayLike, amount: float) -> NDArray[np.float32]:
+def soften(colors: ArrayLike, amount: float) -> NDArray[Any]:
     """Mixes colours with white.
 
     Args:

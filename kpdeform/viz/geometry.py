@@ -1,4 +1,4 @@
-"""Open3D geometries of a :class:`KernelScene`, the same for the window and for pictures."""
+"""Open3D geometries of a kernel in its cloud, the same for the window and for pictures."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kpdeform._optional import require
-from kpdeform.viz.colors import RGB, by_weight, soften
-from kpdeform.viz.scene import Array, KernelScene, reached
+from kpdeform.viz.colors import RGB, soften
+from kpdeform.viz.scene_data import Array, SceneData, reached, thinned
 
 if TYPE_CHECKING:
     import open3d as o3d
@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 QUERY: RGB = (0.05, 0.05, 0.05)
 RIGID: RGB = (0.48, 0.48, 0.52)
 OFFSET: RGB = (0.20, 0.20, 0.22)
-NEIGHBOR: RGB = (0.16, 0.47, 0.84)
-REACH: RGB = (0.80, 0.16, 0.10)
-SOFTENING = 0.45  # how much paler the cloud is, so that the kernel stands out
+NEIGHBOR: RGB = (0.00, 0.42, 0.62)
+REACH: RGB = (0.76, 0.06, 0.52)
+SOFTENING = 0.4  # how much paler the cloud is, so that the kernel stands out
 
-MAX_DISCS = 60_000  # more take a software renderer seconds
+QUERY_SIZE = 0.055  # radius of its ball over that of the kernel
+MAX_DISCS = 40_000  # more take a software renderer seconds
 SYSTEM_PACKAGES = "libegl1 libgl1 libusb-1.0-0"
 
 
@@ -53,7 +54,7 @@ def open3d() -> ModuleType:
         ) from error
 
 
-def geometries(scene: KernelScene) -> dict[str, o3d.geometry.TriangleMesh]:
+def geometries(scene: SceneData) -> dict[str, o3d.geometry.TriangleMesh]:
     """Builds what is drawn, one mesh for each of :data:`kpdeform.viz.ITEMS` that the scene has.
 
     Colours hold the light of a lamp over the camera's shoulder, so meshes are drawn without
@@ -68,7 +69,7 @@ def geometries(scene: KernelScene) -> dict[str, o3d.geometry.TriangleMesh]:
     """
     size = scene.kernel_radius
     rigid, deformed = scene.query + scene.rigid, scene.query + scene.deformed
-    weights = by_weight(scene.weights)
+    weights = scene.weight_scale.colors(scene.weights)
     near = scene.neighbors[reached(scene.neighbors, deformed, scene.sigma)]
     rods = zip(rigid, deformed, strict=True)
     parts = {
@@ -80,7 +81,7 @@ def geometries(scene: KernelScene) -> dict[str, o3d.geometry.TriangleMesh]:
         ],
         "offsets": [_tube(np.stack(rod), 0.012 * size, OFFSET) for rod in rods if _apart(*rod)],
         "reach": [_tube(_reach(scene), 0.007 * size, REACH)],
-        "query": [_ball(scene.query, 0.06 * size, QUERY)],
+        "query": [_ball(scene.query, QUERY_SIZE * size, QUERY)],
     }
     lamp = _lamp(scene)
     items = {name: _mesh(part, lamp) for name, part in parts.items() if part}
@@ -88,21 +89,22 @@ def geometries(scene: KernelScene) -> dict[str, o3d.geometry.TriangleMesh]:
     return cloud | items
 
 
-def _lamp(scene: KernelScene) -> Array:
+def _lamp(scene: SceneData) -> Array:
     """Direction to the light: from behind the camera, a little to the left and above."""
     right, down, forward = scene.camera.rotation
     return _unit(-forward - 0.5 * right - 0.7 * down)
 
 
-def _discs(scene: KernelScene, lamp: Array, sides: int = 7) -> o3d.geometry.TriangleMesh:
-    """A small disc in the surface at each cloud point; OpenGL's points ignore distance."""
-    rows = _at_most(len(scene.points), MAX_DISCS)
+def _discs(scene: SceneData, lamp: Array, sides: int = 7) -> o3d.geometry.TriangleMesh:
+    """A disc in the surface at each cloud point; OpenGL's points ignore distance."""
+    rows = thinned(len(scene.points), MAX_DISCS)
     points, colors = scene.points[rows], soften(scene.colors[rows], SOFTENING)
-    normals = _normals(points, scene.camera.eye)
+    normals, radii = _surface(points)
+    radii = np.maximum(radii, 0.012 * scene.kernel_radius)
     across = _unit(np.cross(normals, np.eye(3)[np.abs(normals).argmin(axis=1)]))
     angle = np.linspace(0, 2 * np.pi, sides, endpoint=False)[:, None]
     rim = np.cos(angle) * across[:, None] + np.sin(angle) * np.cross(normals, across)[:, None]
-    corners = points[:, None] + _disc_radius(points)[:, None, None] * rim  # (N, sides, 3)
+    corners = points[:, None] + radii[:, None, None] * rim  # (N, sides, 3)
     fan = np.array([[0, i, i + 1] for i in range(1, sides - 1)])
     faces = fan + sides * np.arange(len(points))[:, None, None]
     light = 0.75 + 0.25 * np.abs(normals @ lamp)[:, None]
@@ -110,30 +112,34 @@ def _discs(scene: KernelScene, lamp: Array, sides: int = 7) -> o3d.geometry.Tria
     return _triangle_mesh(corners.reshape(-1, 3), faces.reshape(-1, 3), colors)
 
 
-def _at_most(count: int, limit: int) -> NDArray[np.int64]:
-    """All rows, or ``limit`` of them drawn at random, the same every time."""
-    if count <= limit:
-        return np.arange(count)
-    return np.sort(np.random.default_rng(0).choice(count, limit, replace=False))
+def _surface(points: Array) -> tuple[Array, Array]:
+    """Normals ``(N, 3)`` and radii ``(N,)`` of discs that close surfaces.
 
-
-def _normals(points: Array, eye: Array) -> Array:
-    """Unit normals of the surface at each point, on the side of the eye."""
-    o3d = open3d()
-    cloud = o3d.geometry.PointCloud(o3d.utility.Vector3dVector(points))
-    cloud.estimate_normals(o3d.geometry.KDTreeSearchParamKNN(knn=12))
-    cloud.orient_normals_towards_camera_location(eye)
-    return np.asarray(cloud.normals)
-
-
-def _disc_radius(points: Array) -> Array:
-    """Radii that close the surface: a little over half the gap to the sixth neighbour."""
+    Points on a plane get a little over half the gap to their sixth neighbour. Those on no plane,
+    such as leaves, get a fifth of it: larger discs would show walls where there are none.
+    """
     o3d = open3d()
     search = o3d.core.nns.NearestNeighborSearch(o3d.core.Tensor(points))
     search.knn_index()
-    _, squared = search.knn_search(o3d.core.Tensor(points), min(7, len(points)))
-    gap = np.sqrt(squared.numpy()[:, -1])
-    return 0.7 * np.minimum(gap, 1.4 * np.median(gap))
+    rows, squared = search.knn_search(o3d.core.Tensor(points), min(12, len(points)))
+    around = points[rows.numpy()]  # (N, 12, 3)
+    around -= around.mean(axis=1, keepdims=True)
+    spread = around.transpose(0, 2, 1) @ around
+    cloud = o3d.geometry.PointCloud(o3d.utility.Vector3dVector(points))
+    cloud.covariances = o3d.utility.Matrix3dVector(spread)
+    cloud.estimate_normals()
+    normals = np.asarray(cloud.normals)
+    # The normal is the eigenvector of the smallest eigenvalue; of the two others, the sum and the
+    # sum of squares are known.
+    small = np.einsum("ni,nij,nj->n", normals, spread, normals).clip(1e-30)
+    half = (np.trace(spread, axis1=1, axis2=2) - small) / 2
+    squares = np.einsum("nij,nij->n", spread, spread) - small**2
+    root = np.sqrt((squares / 2 - half**2).clip(0))
+    middle, large = np.maximum(half - root, small), half + root
+    off_plane = np.sqrt(small / middle).clip(0.2, 0.6)  # thickness of a plane over its width
+    share = np.interp(off_plane, [0.2, 0.6], [1, 0.2]) * np.sqrt(4 * middle / large).clip(0.2, 1)
+    gap = np.sqrt(squared.numpy()[:, min(6, len(points) - 1)])
+    return normals, 0.7 * share * np.minimum(gap, 1.4 * np.median(gap))
 
 
 def _ball(center: Array, radius: float, color: ArrayLike) -> _Part:
@@ -156,7 +162,7 @@ def _tube(path: Array, radius: float, color: ArrayLike, sides: int = 8) -> _Part
     return _Part((path + radius * normals).reshape(-1, 3), normals.reshape(-1, 3), faces, color)
 
 
-def _reach(scene: KernelScene) -> Array:
+def _reach(scene: SceneData) -> Array:
     """Returns a closed circle of radius sigma, ``(65, 3)``, parallel to the picture.
 
     Its centre is the deformed kernel point with the largest weight.

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from kpdeform import _checks
+from kpdeform._files import replacing
 from kpdeform._optional import require
 from kpdeform.nn import DeformConv2d
+
+# Light on dark: one colour for each of the output pixels that are shown.
+SITES = ("#6ec6ff", "#ffd54a", "#ff9ed1", "#9be88a")
+_GROUND, _INK = "#15171a", "#e8e8e8"
 
 
 class GridDeformation(NamedTuple):
@@ -21,12 +31,14 @@ class GridDeformation(NamedTuple):
         rigid: ``(oh, ow, K, 2)``, where the taps would be without offsets.
         deformed: ``(oh, ow, OG, K, 2)``.
         mask: ``(oh, ow, OG, K)``, or None.
+        kernel_size: Taps per column and per row; K is their product.
     """
 
     name: str
     rigid: Tensor
     deformed: Tensor
     mask: Tensor | None
+    kernel_size: tuple[int, int]
 
 
 def sampled_positions(
@@ -63,7 +75,8 @@ def sampled_positions(
     place = lambda position: (position + 0.5) * in_image - 0.5  # noqa: E731
     if mask is not None:
         mask = mask.detach().float().cpu().movedim(0, -1).unflatten(-1, (-1, len(tap)))
-    return GridDeformation(name, place(rigid), place(rigid[:, :, None] + moved), mask)
+    deformed = place(rigid[:, :, None] + moved)
+    return GridDeformation(name, place(rigid), deformed, mask, (kernel_h, kernel_w))
 
 
 @torch.no_grad()
@@ -104,34 +117,108 @@ def capture_grids(model: nn.Module, image: Tensor) -> list[GridDeformation]:
     return found
 
 
+def telling_sites(
+    image: Tensor, grid: GridDeformation, count: int = 4, group: int = 0
+) -> dict[str, tuple[int, int]]:
+    """Output pixels that are worth a look, apart from each other, with the reason for each.
+
+    Args:
+        image: ``(H, W)`` grey, or ``(3, H, W)``.
+        grid: Of one layer.
+        count: How many at most, 1 to 4.
+        group: The offset group whose offsets count.
+
+    Returns:
+        ``(row, column)`` by what it is: the strongest edge, the largest and the smallest offsets,
+        and the flattest bright place.
+    """
+    grey = (image if image.dim() == 2 else image.mean(0)).detach().cpu().float()
+    steps = [torch.diff(grey, dim=d, prepend=grey.narrow(d, 0, 1)) for d in (0, 1)]
+    edges = steps[0].abs() + steps[1].abs()
+    middle = grid.rigid.mean(2)  # (oh, ow, 2)
+    size = torch.tensor([grey.shape[1], grey.shape[0]])
+    x, y = (middle.round().clamp_min(0).long().minimum(size - 1)).unbind(-1)
+    moved = (grid.deformed[:, :, group] - grid.rigid).norm(dim=-1).mean(-1)
+    # Where nothing is, offsets tell nothing.
+    near = F.max_pool2d(grey[None, None], 3, 1, 1)[0, 0][y, x]
+    empty = near <= grey.min() + 0.05 * (grey.max() - grey.min())
+    worth = {
+        "strongest edge": edges[y, x],
+        "largest offsets": moved.masked_fill(empty, -torch.inf),
+        "smallest offsets": (-moved).masked_fill(empty, -torch.inf),
+        "flattest bright place": grey[y, x] - 4 * edges[y, x],
+    }
+    apart = float(size.float().norm()) / 8
+    chosen: dict[str, tuple[int, int]] = {}
+    for name, score in list(worth.items())[:count]:
+        for index in score.flatten().argsort(descending=True).tolist():
+            row, column = divmod(index, score.shape[1])
+            others = [middle[other] for other in chosen.values()]
+            if all(torch.dist(middle[row, column], other) >= apart for other in others):
+                chosen[name] = (row, column)
+                break
+    return chosen
+
+
 def draw_grid(
-    axes: Any, image: Tensor, grid: GridDeformation, sites: Sequence[tuple[int, int]]
+    axes: Any,
+    image: Tensor,
+    grid: GridDeformation,
+    sites: Sequence[tuple[int, int]],
+    group: int = 0,
 ) -> None:
-    """Draws arrows from the rigid to the deformed taps of a few output pixels.
+    """Draws where the taps of a few output pixels are without and with their offsets.
+
+    The picture has the size of the image, or twice it where positions lie outside; what lies
+    farther away is cut off.
 
     Args:
         axes: A matplotlib Axes.
         image: ``(H, W)`` grey, or ``(3, H, W)``, in [0, 1].
-        grid: What to draw; only offset group 0.
+        grid: What to draw.
         sites: Output pixels, (row, column).
+        group: Offset group.
+
+    Raises:
+        ValueError: There is no such offset group.
     """
-    picture = image.detach().cpu()
-    axes.imshow(picture if picture.dim() == 2 else picture.movedim(0, -1), cmap="gray")
-    for number, (row, column) in enumerate(sites):
-        rigid, deformed = grid.rigid[row, column], grid.deformed[row, column, 0]
-        color = f"C{number % 10}"
-        strength = torch.ones(len(rigid)) if grid.mask is None else grid.mask[row, column, 0]
-        moved = deformed - rigid
-        axes.quiver(
-            *rigid.unbind(-1), *moved.unbind(-1), color=color, angles="xy", scale_units="xy",
-            scale=1, width=0.006, alpha=0.9,
-        )  # fmt: skip
-        axes.scatter(*rigid.unbind(-1), s=5, facecolors="none", edgecolors=color, linewidths=0.6)
-        axes.scatter(*deformed.unbind(-1), s=8 * strength, color=color)
+    groups = grid.deformed.shape[2]
+    if not 0 <= group < groups:
+        raise ValueError(f"draw_grid: group is {group}, but {grid.name} has {groups} offset groups")
+    picture = image.detach().cpu().float()
     height, width = picture.shape[-2:]
-    margin = max(height, width) / 5
-    axes.set(xlim=(-margin, width + margin), ylim=(height + margin, -margin))
-    axes.set_axis_off()
+    colored = picture.expand(3, height, width) if picture.dim() == 2 else picture
+    # Dimmed, so that light marks are seen on white things.
+    axes.imshow((0.62 * colored.movedim(0, -1)).clamp(0, 1).numpy())
+    axes.set_facecolor(_GROUND)
+    ends = [grid.deformed[row, column, group] for row, column in sites]
+    low, high = torch.tensor([-0.5, -0.5]), torch.tensor([width - 0.5, height - 0.5])
+    inside = all(((end >= low) & (end <= high)).all() for end in ends)
+    margin = 0 if inside else 0.5
+    lines = max(1.0, 0.06 * max(height, width) ** 0.5)
+    for number, (row, column) in enumerate(sites):
+        rigid, deformed = grid.rigid[row, column].numpy(), ends[number].numpy()
+        color = SITES[number % len(SITES)]
+        strength = np.ones(len(rigid))
+        if grid.mask is not None:
+            strength = grid.mask[row, column, group].numpy().clip(0, None)
+        for points, style in ((rigid, (0, (2, 2))), (deformed, "-")):
+            for line in _lattice(points, grid.kernel_size):
+                axes.plot(*line.T, color=color, linewidth=0.7 * lines, alpha=0.55, linestyle=style)
+        axes.quiver(
+            *rigid.T, *(deformed - rigid).T, color=color, angles="xy", scale_units="xy", scale=1,
+            width=0.0035, headwidth=4, headlength=5, headaxislength=4.5, alpha=0.9,
+        )  # fmt: skip
+        axes.scatter(*rigid.T, s=9, facecolors="none", edgecolors=color, linewidths=0.8)
+        axes.scatter(*deformed.T, s=4 + 22 * strength, color=color, edgecolors="black",
+                     linewidths=0.4, zorder=3)  # fmt: skip
+    axes.set(
+        xlim=(-0.5 - margin * width, width - 0.5 + margin * width),
+        ylim=(height - 0.5 + margin * height, -0.5 - margin * height),
+        xticks=[], yticks=[],
+    )  # fmt: skip
+    for spine in axes.spines.values():
+        spine.set_visible(False)
 
 
 def render_grids(
@@ -139,50 +226,79 @@ def render_grids(
     path: str | PathLike[str],
     *,
     sites: int = 4,
+    group: int = 0,
 ) -> None:
-    """Writes a PNG: a line per image, a column per layer.
+    """Writes a PNG: a line per image, a column per layer, with a legend.
 
-    Circles are taps without offsets, arrows lead to where they sample; dots are as large as their
-    mask. Of each layer a few output pixels are shown, those that see the strongest edges.
+    Of each layer a few output pixels are shown: see :func:`telling_sites`. Circles are taps without
+    offsets, arrows lead to where they sample, thin lines join the taps of one output pixel, and
+    dots are as large as their mask.
 
     Args:
         rows: Images, ``(H, W)`` or ``(3, H, W)`` in [0, 1], with what :func:`capture_grids` found.
         path: File to write.
-        sites: Output pixels per layer.
+        sites: Output pixels per layer, 1 to 4.
+        group: Offset group; layers with fewer groups show their last one.
 
     Raises:
         ImportError: matplotlib is missing.
+        ValueError: ``rows`` is empty, ``group`` is negative, or ``sites`` is not 1 to 4.
     """
-    pyplot = require("matplotlib.pyplot", "viz")
+    if not rows:
+        raise ValueError("render_grids: rows is empty")
+    _checks.count("render_grids", "sites", sites, most=len(SITES))
+    _checks.count("render_grids", "group", group, least=0)
+    require("matplotlib", "viz")
+    from matplotlib.figure import Figure
+
     columns = max(len(grids) for _, grids in rows)
-    figure, every = pyplot.subplots(
-        len(rows), columns, figsize=(3 * columns, 3 * len(rows)), squeeze=False
-    )
-    for line, (image, grids) in zip(every, rows, strict=True):
-        for axes, grid in zip(line, grids, strict=False):
-            draw_grid(axes, image, grid, strongest_edges(image, grid, sites))
-            axes.set_title(grid.name, fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=100)
-    pyplot.close(figure)
+    side, head, legend = 3.2, 0.35, 0.75  # inches
+    height = len(rows) * (side + head) + legend
+    figure = Figure(figsize=(columns * side, height), dpi=100, facecolor=_GROUND)
+    for line, (image, grids) in enumerate(rows):
+        for column, grid in enumerate(grids):
+            shown = min(group, grid.deformed.shape[2] - 1)
+            bottom = height - (line + 1) * (side + head)
+            box = (column / columns + 0.01, bottom / height, 1 / columns - 0.02, side / height)
+            axes = figure.add_axes(box)
+            chosen = list(telling_sites(image, grid, sites, shown).values())
+            draw_grid(axes, image, grid, chosen, shown)
+            title = f"layer {grid.name}"
+            if grid.deformed.shape[2] > 1:
+                title += f", offset group {shown + 1} of {grid.deformed.shape[2]}"
+            axes.set_title(title, fontsize=9, color=_INK, loc="left", pad=5)
+    names = list(telling_sites(*_first(rows), sites))
+    _legend(figure, names)
+    with replacing(Path(path)) as partial:
+        figure.savefig(partial, format="png", facecolor=_GROUND)
 
 
-def strongest_edges(image: Tensor, grid: GridDeformation, count: int) -> list[tuple[int, int]]:
-    """Output pixels whose middle lies on strong edges of the image, apart from each other."""
-    grey = (image if image.dim() == 2 else image.mean(0)).detach().cpu()
-    steps = [torch.diff(grey, dim=d, prepend=grey.narrow(d, 0, 1)) for d in (0, 1)]
-    edges = steps[0].abs() + steps[1].abs()
-    middle = grid.rigid.mean(2)  # (oh, ow, 2)
-    size = torch.tensor([grey.shape[1], grey.shape[0]])
-    x, y = (middle.round().clamp_min(0).long().minimum(size - 1)).unbind(-1)
-    strength = edges[y, x]
-    apart = torch.linalg.vector_norm(size.float()) / (2 * count)
-    chosen: list[tuple[int, int]] = []
-    for index in strength.flatten().argsort(descending=True).tolist():
-        site = divmod(index, strength.shape[1])
-        near = [torch.dist(middle[site], middle[other]) < apart for other in chosen]
-        if not any(near):
-            chosen.append(site)
-        if len(chosen) == count:
-            break
-    return chosen
+def _first(
+    rows: Sequence[tuple[Tensor, Sequence[GridDeformation]]],
+) -> tuple[Tensor, GridDeformation]:
+    return next((image, grids[0]) for image, grids in rows if grids)
+
+
+def _lattice(points: NDArray[np.float32], kernel_size: tuple[int, int]) -> list[NDArray[Any]]:
+    """The rows and the columns of taps, as lines."""
+    taps = points.reshape(*kernel_size, 2)
+    return [*taps, *taps.swapaxes(0, 1)]
+
+
+def _legend(figure: Any, names: Sequence[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    def mark(label: str, **style: Any) -> Any:
+        return Line2D([], [], label=label, **{"color": _INK, "linestyle": "", **style})
+
+    handles = [mark(name, marker="s", color=SITES[i]) for i, name in enumerate(names)]
+    handles += [
+        mark("tap without offset", marker="o", markerfacecolor="none", markersize=4),
+        mark("offset", linestyle="-", linewidth=0.9, marker=">", markevery=[-1], markersize=4),
+        mark("where it samples; size: mask", marker="o", markersize=6),
+        mark("taps of one output pixel", linestyle="-", linewidth=0.7, alpha=0.7),
+    ]
+    figure.legend(
+        handles=handles, loc="lower center", ncols=4, fontsize=8, frameon=False, labelcolor=_INK,
+        columnspacing=1.4, handlelength=1.6,
+    )  # fmt: skip

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kpdeform.viz.camera import Camera
-from kpdeform.viz.geometry import SYSTEM_PACKAGES, geometries, open3d
-from kpdeform.viz.scene import KernelScene
+from kpdeform.viz.geometry import QUERY, QUERY_SIZE, SYSTEM_PACKAGES, geometries, open3d
+from kpdeform.viz.scene_data import SceneData
 
 if TYPE_CHECKING:
     import open3d as o3d
@@ -26,7 +26,7 @@ _OVERSAMPLING = 2  # EGL contexts have no antialiasing of their own
 _OPACITY_WHEN_HIDDEN = 0.4  # kernel points inside or behind a surface shine through it
 
 
-def image(scene: KernelScene, size: tuple[int, int] = (960, 720)) -> Image:
+def image(scene: SceneData, size: tuple[int, int] = (960, 720)) -> Image:
     """Draws a scene.
 
     Args:
@@ -41,44 +41,93 @@ def image(scene: KernelScene, size: tuple[int, int] = (960, 720)) -> Image:
         RuntimeError: There is neither a display nor EGL.
         ValueError: ``size`` is not two positive numbers.
     """
+    with drawing_window(size) as window:
+        return draw(window, scene, *meshes(scene))
+
+
+@contextmanager
+def drawing_window(size: tuple[int, int]) -> Iterator[o3d.visualization.Visualizer]:
+    """Opens a hidden window in which :func:`draw` makes pictures of this size.
+
+    Raises:
+        ValueError: ``size`` is not two positive numbers.
+    """
     width, height = size
     if width < 1 or height < 1:
         raise ValueError(f"image: size is {size}; width and height must be positive")
-    items = geometries(scene)
-    cloud = items.pop("cloud", None)
-    kernel = reduce(add, items.values())  # apart, Open3D would draw them in any order
     with hidden_window(_OVERSAMPLING * width, _OVERSAMPLING * height) as window:
-        behind, behind_depth = _capture(window, scene, cloud)
-        front, front_depth = _capture(window, scene, kernel)
+        yield window
+
+
+def meshes(
+    scene: SceneData,
+) -> tuple[o3d.geometry.TriangleMesh | None, o3d.geometry.TriangleMesh]:
+    """The cloud and all of the kernel but the query point, which :func:`draw` puts on top."""
+    items = geometries(scene)
+    cloud, _ = items.pop("cloud", None), items.pop("query")
+    return cloud, reduce(add, items.values())  # apart, Open3D would draw them in any order
+
+
+def draw(
+    window: o3d.visualization.Visualizer,
+    scene: SceneData,
+    cloud: o3d.geometry.TriangleMesh | None,
+    kernel: o3d.geometry.TriangleMesh,
+) -> Image:
+    """Draws the meshes of a scene, seen by its camera, in a :func:`drawing_window`.
+
+    Returns:
+        ``(height, width, 3)`` uint8.
+    """
+    behind, behind_depth = _capture(window, scene, cloud)
+    front, front_depth = _capture(window, scene, kernel)
     behind = _fade(behind, behind_depth, scene)
     hidden = (behind_depth > 0) & (behind_depth < front_depth)
     opacity = np.where(front_depth == 0, 0, np.where(hidden, _OPACITY_WHEN_HIDDEN, 1))[..., None]
     colors = opacity * front + (1 - opacity) * behind
+    _mark_query(colors, scene)
+    height, width = (length // _OVERSAMPLING for length in colors.shape[:2])
     small = colors.reshape(height, _OVERSAMPLING, width, _OVERSAMPLING, 3).mean(axis=(1, 3))
     return (255 * small + 0.5).astype(np.uint8)
 
 
 def _capture(
-    window: o3d.visualization.Visualizer, scene: KernelScene, mesh: o3d.geometry.TriangleMesh | None
+    window: o3d.visualization.Visualizer, scene: SceneData, mesh: o3d.geometry.TriangleMesh | None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Colours and depths of one of the scene's meshes."""
     window.clear_geometries()
     if mesh is not None:
         window.add_geometry(mesh)
     prepare(window, scene)
+    # A camera that was turned has other points before the kernel than those that were left out.
+    near = max(scene.camera.near, 0.02 * _distance(scene))
+    window.get_view_control().set_constant_z_near(near)
     colors = np.array(window.capture_screen_float_buffer(do_render=True))
     depth = np.array(window.capture_depth_float_buffer(do_render=True))
     return colors * eye_dome_shading(depth)[..., None], depth
 
 
-def _fade(colors: Image, depth: NDArray[np.float32], scene: KernelScene) -> NDArray[np.float32]:
+def _mark_query(colors: NDArray[np.float32], scene: SceneData) -> None:
+    """Puts a black dot with a white rim where the query point is, whatever stands before it."""
+    height, width = colors.shape[:2]
+    x, y, depth = scene.camera.project([scene.query], (width, height))[0]
+    if depth <= 0:
+        return
+    radius = scene.camera.focal_length(height) * QUERY_SIZE * scene.kernel_radius / depth
+    down, right = np.ogrid[:height, :width]
+    distance = np.hypot(right - x, down - y)
+    colors[distance < 1.4 * radius] = 1
+    colors[distance < radius] = QUERY
+
+
+def _fade(colors: Image, depth: NDArray[np.float32], scene: SceneData) -> NDArray[np.float32]:
     """Lets what lies behind the kernel turn pale with distance."""
-    start = np.linalg.norm(scene.camera.eye - scene.camera.target)
+    start = _distance(scene)
     haze = np.clip((depth - start) / start, 0, 0.7)[..., None]
     return colors + haze * (1 - colors)
 
 
-def eye_dome_shading(depth: NDArray[np.float32], strength: float = 3.0) -> NDArray[np.float32]:
+def eye_dome_shading(depth: NDArray[np.float32], strength: float = 2.0) -> NDArray[np.float32]:
     """Darkens what lies behind its surroundings, so that a cloud of one colour shows its shape.
 
     Args:
@@ -135,7 +184,7 @@ def hidden_window(width: int, height: int) -> Iterator[o3d.visualization.Visuali
         window.destroy_window()
 
 
-def prepare(window: o3d.visualization.Visualizer, scene: KernelScene) -> None:
+def prepare(window: o3d.visualization.Visualizer, scene: SceneData) -> None:
     """Sets background and camera of an open window.
 
     Args:
@@ -150,9 +199,14 @@ def prepare(window: o3d.visualization.Visualizer, scene: KernelScene) -> None:
     options.mesh_show_back_face = True
     parameters = pinhole(scene.camera, (present.width, present.height))
     view.convert_from_pinhole_camera_parameters(parameters, allow_arbitrary=True)
-    distance = float(np.linalg.norm(scene.camera.eye - scene.camera.target))
+    distance = _distance(scene)
     view.set_constant_z_near(0.02 * distance)  # else they follow the bounding box, and depths too
     view.set_constant_z_far(20 * distance)
+
+
+def _distance(scene: SceneData) -> float:
+    """From the eye to what it looks at."""
+    return float(np.linalg.norm(scene.camera.eye - scene.camera.target))
 
 
 def pinhole(camera: Camera, size: tuple[int, int]) -> o3d.camera.PinholeCameraParameters:

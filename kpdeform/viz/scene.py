@@ -1,59 +1,82 @@
-"""What a picture of a kernel shows, as plain data; nothing here needs Open3D."""
+"""Pictures of one kernel in its cloud."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from kpdeform.viz.camera import Camera, look_at_kernel
-from kpdeform.viz.colors import RGB, by_height
+from kpdeform.viz import sheet, web
+from kpdeform.viz.camera import look_at_kernel
+from kpdeform.viz.colors import RGB, ColorScale, height_scale
+from kpdeform.viz.files import write_mesh, write_turntable
+from kpdeform.viz.scene_data import Array, SceneData, influence_sums, length_text
 
-Array = NDArray[np.float64]
 
-ITEMS = ("cloud", "neighbors", "rigid", "deformed", "offsets", "reach", "query")
-
-
-@dataclass(frozen=True)
-class KernelScene:
+class KernelScene(SceneData):
     """One query point and its kernel in a cloud. Made by :func:`kernel_scene`.
 
-    Attributes:
-        points: ``(N, 3)`` float64, the part of the cloud around the kernel.
-        colors: ``(N, 3)`` float32 in [0, 1].
-        query: ``(3,)``.
-        rigid: ``(K, 3)`` relative to ``query``.
-        deformed: ``(K, 3)`` relative to ``query``.
-        weights: ``(K,)``, not negative.
-        neighbors: ``(H, 3)``, the points that the kernel reads.
-        sigma: Reach of a kernel point.
-        camera: Where it is seen from.
-        title: One line above the picture, for example the class of the query point.
-        caption: One line below it.
-        layer: Name of the layer; scenes of one layer belong together in :func:`kpdeform.viz.show`.
-        legend: Names and colours of what the cloud's colours mean.
+    A notebook shows it as a picture.
     """
 
-    points: Array
-    colors: NDArray[np.float32]
-    query: Array
-    rigid: Array
-    deformed: Array
-    weights: Array
-    neighbors: Array
-    sigma: float
-    camera: Camera
-    title: str = ""
-    caption: str = ""
-    layer: str = ""
-    legend: tuple[tuple[str, RGB], ...] = ()
+    def save(self, path: str | Path) -> Path:
+        """Writes a picture, a page or a mesh, as the suffix says.
 
-    @property
-    def kernel_radius(self) -> float:
-        """Distance from the query to the farthest rigid kernel point."""
-        return float(np.linalg.norm(self.rigid, axis=1).max())
+        Args:
+            path: ``.png`` or ``.svg`` for what :func:`kpdeform.viz.render` draws, ``.html`` for a
+                page on which the scene can be turned, ``.glb`` for a mesh that other programs open.
+                Its folder is made when it is missing.
+
+        Returns:
+            The path.
+
+        Raises:
+            ImportError: Open3D, matplotlib, plotly or a system library is missing.
+            RuntimeError: There is neither a display nor EGL, for a picture.
+            ValueError: The suffix is another one.
+        """
+        path = Path(path)
+        suffix = path.suffix.lower()
+        if suffix == ".html":
+            return web.write_kernel(self, path)
+        if suffix == ".glb":
+            return write_mesh(self, path)
+        if suffix not in (".png", ".svg"):
+            raise ValueError(f"save: path is {path}; it must end in .png, .svg, .html or .glb")
+        sheet.render(self, path)
+        return path
+
+    def turntable(
+        self,
+        path: str | Path,
+        *,
+        frames: int = 60,
+        degrees: float = 90.0,
+        size: tuple[int, int] = (480, 360),
+    ) -> Path:
+        """Writes a film of five seconds in which the camera turns around the query point.
+
+        Args:
+            path: ``.gif``; its folder is made when it is missing.
+            frames: Pictures of the film, >= 1.
+            degrees: 360 for a whole turn; less for one to and fro, from which a kernel beside a
+                wall is seen all the time.
+            size: Width and height in pixels.
+
+        Returns:
+            The path.
+
+        Raises:
+            ImportError: Open3D, pillow or a system library is missing.
+            RuntimeError: There is neither a display nor EGL.
+            ValueError: The suffix is another one, or ``frames`` or ``size`` is not positive.
+        """
+        return write_turntable(self, Path(path), frames, degrees, size)
+
+    def _repr_png_(self) -> bytes:
+        return sheet.png(sheet.render(self, size=(640, 480)))
 
 
 def kernel_scene(
@@ -67,8 +90,10 @@ def kernel_scene(
     weights: ArrayLike | Tensor | None = None,
     colors: ArrayLike | Tensor | None = None,
     title: str = "",
+    reason: str = "",
     layer: str = "",
     legend: tuple[tuple[str, RGB], ...] = (),
+    scale: ColorScale | None = None,
     context: float = 3.0,
 ) -> KernelScene:
     """Describes a picture of one kernel in its cloud, seen from the open side.
@@ -85,8 +110,10 @@ def kernel_scene(
             from idle ones.
         colors: Cloud colours, ``(N, 3)`` in [0, 1]; by default the height.
         title: Shown above the picture.
+        reason: Shown below the picture: why this query was chosen.
         layer: Name of the layer.
         legend: Names and colours of what ``colors`` mean; those that are not seen are left out.
+        scale: What ``colors`` mean where they are numbers.
         context: How far the cloud is shown, in multiples of the kernel's extent.
 
     Returns:
@@ -106,7 +133,10 @@ def kernel_scene(
     rigid = _positions("rigid", rigid, (None, 3))
     deformed = _positions("deformed", deformed, (len(rigid), 3))
     near = _positions("neighbors", np.zeros((0, 3)) if neighbors is None else neighbors, (None, 3))
-    colors = by_height(points) if colors is None else _positions("colors", colors, points.shape)
+    if colors is None:
+        scale = height_scale(points[:, -1])
+        colors = scale.colors(points[:, -1])
+    colors = _positions("colors", colors, points.shape)
     if not len(rigid):
         raise ValueError("kernel_scene: rigid has no kernel point")
     for name, value in [("sigma", sigma), ("context", context)]:
@@ -135,67 +165,15 @@ def kernel_scene(
         camera=camera,
         title=title,
         caption=_describe(deformed - rigid, influence if len(near) else None),
+        reason=reason,
         layer=layer,
         legend=tuple((name, color) for name, color in legend if _occurs(color, colors)),
+        scale=scale,
     )
 
 
 def _occurs(color: RGB, colors: NDArray[np.float32]) -> bool:
     return bool((np.abs(colors - color) < 1e-3).all(axis=1).any())
-
-
-def influence_sums(neighbors: Array, kernel_points: Array, sigma: float) -> Array:
-    """How much each kernel point reaches: the sum of max(0, 1 - d / sigma) over neighbours.
-
-    Args:
-        neighbors: ``(H, 3)`` relative to the query.
-        kernel_points: ``(K, 3)`` relative to the query.
-        sigma: Reach of a kernel point.
-
-    Returns:
-        ``(K,)``.
-
-    Source: Thomas et al. 2019, arXiv:1904.08889, Eq. 3.
-
-    Example:
-        >>> influence_sums(np.zeros((1, 3)), np.array([[0.0, 0, 0], [0.5, 0, 0], [2, 0, 0]]), 1.0)
-        array([1. , 0.5, 0. ])
-    """
-    distance = np.linalg.norm(neighbors[None] - kernel_points[:, None], axis=-1)  # (K, H)
-    return np.maximum(0, 1 - distance / sigma).sum(axis=1)
-
-
-def reached(neighbors: Array, kernel_points: Array, sigma: float) -> NDArray[np.bool_]:
-    """Which neighbours lie within ``sigma`` of some kernel point.
-
-    Args:
-        neighbors: ``(H, 3)``.
-        kernel_points: ``(K, 3)`` in the same frame.
-        sigma: Reach of a kernel point.
-
-    Returns:
-        ``(H,)`` bool.
-    """
-    distance = np.linalg.norm(neighbors[:, None] - kernel_points[None], axis=-1)  # (H, K)
-    return (distance < sigma).any(axis=1)
-
-
-def length_text(length: float) -> str:
-    """A length in metres for people.
-
-    Args:
-        length: In metres.
-
-    Returns:
-        Millimetres, centimetres or metres.
-
-    Example:
-        >>> [length_text(x) for x in (0.0042, 0.25, 1.5)]
-        ['4.2 mm', '25 cm', '1.50 m']
-    """
-    if length < 0.01:
-        return f"{1000 * length:.1f} mm"
-    return f"{100 * length:.0f} cm" if length < 1 else f"{length:.2f} m"
 
 
 def _describe(offsets: Array, influence: Array | None) -> str:

@@ -11,12 +11,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from kpdeform.viz.clouds import CloudScene
 from kpdeform.viz.geometry import geometries, open3d
 from kpdeform.viz.offscreen import prepare
-from kpdeform.viz.scene import ITEMS, KernelScene
+from kpdeform.viz.scene_data import ITEMS, SceneData
 
 if TYPE_CHECKING:
     import open3d as o3d
+
+    Visualizer = o3d.visualization.Visualizer
 
 KEYS = "NBLR" + "".join(str(i) for i in range(1, len(ITEMS) + 1))
 
@@ -53,7 +58,7 @@ class Browser:
         [0.0, 0.0, 5.0]
     """
 
-    scenes: Sequence[KernelScene]
+    scenes: Sequence[SceneData]
     layer: int = 0
     point: int = 0
     hidden: set[str] = field(default_factory=set)
@@ -68,12 +73,12 @@ class Browser:
         return list(dict.fromkeys(scene.layer for scene in self.scenes))
 
     @property
-    def scenes_of_layer(self) -> list[KernelScene]:
+    def scenes_of_layer(self) -> list[SceneData]:
         """Scenes of the layer shown."""
         return [scene for scene in self.scenes if scene.layer == self.layers[self.layer]]
 
     @property
-    def scene(self) -> KernelScene:
+    def scene(self) -> SceneData:
         """The scene shown."""
         return self.scenes_of_layer[self.point]
 
@@ -116,7 +121,7 @@ class Browser:
         return not key.isdigit()
 
 
-def show(scenes: Sequence[KernelScene]) -> None:
+def show(scenes: Sequence[SceneData]) -> None:
     """Opens a window and returns when it is closed; the keys are printed on the terminal.
 
     Args:
@@ -128,13 +133,7 @@ def show(scenes: Sequence[KernelScene]) -> None:
         ValueError: ``scenes`` is empty.
     """
     browser = Browser(scenes)
-    if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
-        raise RuntimeError(
-            "there is no display to open a window on; write a picture instead (--output)"
-        )
-    window = open3d().visualization.VisualizerWithKeyCallback()
-    if not window.create_window("kpdeform: deformed kernels", width=1280, height=960):
-        raise RuntimeError("show: Open3D could not open a window with OpenGL")
+    window = open_window(open3d().visualization.VisualizerWithKeyCallback, "deformed kernels")
     for key in KEYS:
         window.register_key_callback(ord(key), partial(_on_key, browser, key))
     window.register_key_callback(ord("S"), partial(_save, browser))
@@ -142,6 +141,45 @@ def show(scenes: Sequence[KernelScene]) -> None:
     draw(window, browser, reset_camera=True)
     window.run()
     window.destroy_window()
+
+
+def show_cloud(scene: CloudScene) -> None:
+    """Opens a window with a whole cloud and returns when it is closed.
+
+    Args:
+        scene: From :func:`kpdeform.viz.cloud_scene`.
+
+    Raises:
+        ImportError: Open3D or a system library is missing; the message says what to install.
+        RuntimeError: There is no display.
+    """
+    o3d = open3d()
+    window = open_window(o3d.visualization.Visualizer, scene.title or "cloud")
+    cloud = o3d.geometry.PointCloud(o3d.utility.Vector3dVector(scene.points))
+    cloud.colors = o3d.utility.Vector3dVector(scene.colors.astype(np.float64))
+    window.add_geometry(cloud)
+    window.get_render_option().point_size = 2.0
+    print(f"{scene.title}: {scene.caption}")
+    for name, color in scene.legend:
+        print(f"  {name}: rgb {tuple(round(255 * value) for value in color)}")
+    window.run()
+    window.destroy_window()
+
+
+def open_window(kind: type[Visualizer], title: str) -> Visualizer:
+    """Opens an empty window.
+
+    Raises:
+        RuntimeError: There is no display, or no OpenGL.
+    """
+    if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
+        raise RuntimeError(
+            "there is no display to open a window on; write a picture instead (--output)"
+        )
+    window = kind()
+    if not window.create_window(f"kpdeform: {title}", width=1280, height=960):
+        raise RuntimeError("show: Open3D could not open a window with OpenGL")
+    return window
 
 
 def draw(window: o3d.visualization.Visualizer, browser: Browser, reset_camera: bool) -> None:

@@ -60,6 +60,8 @@ def test_evaluate_scores_at_full_resolution(trained, toy, tmp_path, capsys):
     run_script("evaluate.py", *options, "--votes", 2, "--predictions", "ply")
     result = json.loads((tmp_path / "scores.json").read_text())
     assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "report.html").read_text()
+    assert f"mean IoU<b>{result['mean_iou']:.3f}</b>" in page and "scene9" in page
     cloud = read_cloud(tmp_path / "scene9.ply")
     points, labels, _ = toy_scene(9)
     np.testing.assert_allclose(cloud.points, points, atol=1e-3)

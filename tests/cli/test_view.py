@@ -80,12 +80,13 @@ def drawn(monkeypatch) -> list[KernelScene]:
 def test_four_points_of_a_data_set(files, drawn, color_by):
     view.view(files / "last.ckpt", files / "data", files / "k.png", color_by=color_by)
     titles = [scene.title for scene in drawn]
-    assert titles[1] in ("edge: floor", "edge: wall")
-    assert [titles[0], *titles[2:]] == ["floor", "object: chair", "clutter"]
+    assert titles == ["floor", "edge", "object: chair", "clutter"]
+    assert len({scene.reason for scene in drawn}) == 4
     assert len({scene.layer for scene in drawn}) == 1
     assert all(len(scene.neighbors) > 0 for scene in drawn)
     has_classes = color_by in ("prediction", "label")
     assert all(bool(scene.legend) == has_classes for scene in drawn)
+    assert all(bool(scene.scale) == (color_by == "height") for scene in drawn)
 
 
 def test_the_file_gives_the_kernels_of_the_data_set(files, drawn):
@@ -169,3 +170,22 @@ def test_it_writes_a_picture(files, tmp_path, capsys):
     view.view(files / "last.ckpt", files / "data", tmp_path / "k.png", points="floor")
     assert (tmp_path / "k.png").read_bytes().startswith(b"\x89PNG")
     assert "layer encoder.blocks" in capsys.readouterr().out
+
+
+def test_a_strip_shows_the_first_point_at_every_checkpoint(files, tmp_path, monkeypatch):
+    checkpoint = torch.load(files / "last.ckpt", weights_only=True)
+    for name, value in checkpoint["state_dict"].items():
+        if "offset" in name:
+            value.zero_()
+    torch.save(checkpoint, tmp_path / "start.ckpt")
+    strips = []
+    monkeypatch.setattr(view, "growth_strip", lambda scenes, path, title: strips.append(scenes))
+    options = {"points": "object floor", "earlier": [str(tmp_path / "start.ckpt")]}
+    view.view(files / "last.ckpt", files / "data", tmp_path / "s.png", **options)
+    ((start, end),) = strips
+    assert (start.title, end.title) == ("start", "at the end")
+    np.testing.assert_array_equal(start.query, end.query)
+    np.testing.assert_allclose(start.deformed, start.rigid, atol=1e-6)
+    assert abs(end.deformed - end.rigid).max() > 0.01
+    with pytest.raises(SystemExit, match="--earlier needs --output"):
+        view.view(files / "last.ckpt", files / "data", **options)

@@ -137,14 +137,31 @@ def test_without_labels_the_shape_decides(room):
     assert NAMES[labels[rows["clutter"]]] == "clutter"
 
 
-def test_the_largest_offset_wins_among_equals(room):
+def test_the_floor_that_moved_least_and_the_object_that_moved_most_are_shown(room):
     layer, labels = room
     seen = layer.is_neighbor.sum(dim=1)
-    middle = int((layer.queries - torch.tensor([1.0, 3.0, 0.0])).norm(dim=1).argmin())
-    assert NAMES[labels[middle]] == "floor" and seen[middle] >= seen[labels == 0].median()
-    layer.deformation.kernel_points[middle] += torch.tensor([[0.0, 0, 0], [0, 0, 0.3], [0, 0, 0]])
-    choices = choose_queries(layer, cloud=layer.queries, labels=labels, class_names=NAMES)
-    assert choices[0].row == middle
+    rows = (labels == NAMES.index("floor")).nonzero()[:, 0]
+    middle = int(rows[(layer.queries[rows] - 1.8).norm(dim=1).argmin()])
+    assert seen[middle] >= seen[labels == 0].median()
+    layer.deformation.kernel_points[middle] = layer.rigid
+    clouds = {"cloud": layer.queries, "labels": labels, "class_names": NAMES}
+    chair = choose_queries(layer, **clouds)[2].row
+    layer.deformation.kernel_points[chair] = layer.rigid
+    assert choose_queries(layer, **clouds)[2].row != chair
+    layer.deformation.kernel_points[chair] += 0.3
+    choices = choose_queries(layer, **clouds)
+    assert (choices[0].row, choices[2].row) == (middle, chair)
+    assert "moved least" in choices[0].reason and "moved most" in choices[2].reason
+
+
+def test_a_class_that_was_shown_is_not_shown_again(room):
+    layer, labels = room
+    names = ("floor", "chair", "table", "wall")
+    labels = torch.where(
+        labels == 3, 2, torch.where(labels == 2, 1, torch.where(labels == 1, 3, 0))
+    )
+    choices = choose_queries(layer, cloud=layer.queries, labels=labels, class_names=names)
+    assert len({names[labels[choices[i].row]] for i in (0, 2, 3)}) == 3
 
 
 def test_a_cloud_with_few_queries_gives_fewer_choices(room):

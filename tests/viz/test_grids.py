@@ -5,7 +5,13 @@ import torch
 
 from kpdeform import nn
 from kpdeform.models import ImageUNet
-from kpdeform.viz import capture_grids, render_grids, sampled_positions
+from kpdeform.viz import (
+    capture_grids,
+    draw_grid,
+    render_grids,
+    sampled_positions,
+    telling_sites,
+)
 
 
 def test_positions_are_those_of_the_operator():
@@ -43,9 +49,82 @@ def test_capture_scales_to_the_image():
         capture_grids(torch.nn.Identity(), torch.rand(3, 8, 8))
 
 
+def grid_of(offset, size=12, groups=1):
+    """A layer of 3 x 3 taps over a whole image, all moved by one offset (x, y)."""
+    layer = nn.DeformConv2d(groups, 1, 3, padding=1, offset_groups=groups, bias=False)
+    moved = torch.tensor(offset).flip(-1).repeat(9).view(-1, 1, 1).expand(-1, size, size)
+    return sampled_positions(layer, moved.repeat(groups, 1, 1), None, (1, 1), "conv")
+
+
+def axes_of():
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    return figure.add_subplot()
+
+
+def test_marks_stay_inside_the_picture():
+    """It is as large as the image, or twice as large if a position lies outside."""
+    image = torch.rand(12, 12)
+    near, far = axes_of(), axes_of()
+    draw_grid(near, image, grid_of((1.0, 0.0)), [(6, 6)])
+    assert near.get_xlim() == (-0.5, 11.5) and near.get_ylim() == (11.5, -0.5)
+    draw_grid(far, image, grid_of((9.0, 0.0)), [(6, 6)])
+    assert far.get_xlim() == (-6.5, 17.5)
+
+
+def test_taps_are_joined_and_arrows_lead_to_where_they_sample():
+    axes = axes_of()
+    draw_grid(axes, torch.rand(12, 12), grid_of((2.0, -1.0)), [(6, 6)])
+    assert len(axes.lines) == 2 * 6  # rows and columns, without and with offsets
+    rigid, deformed = axes.lines[0].get_xydata(), axes.lines[6].get_xydata()
+    assert rigid.tolist() == [[5, 5], [6, 5], [7, 5]]
+    assert deformed.tolist() == [[7, 4], [8, 4], [9, 4]]
+
+
+def test_any_offset_group_is_drawn():
+    grid = grid_of((1.0, 0.0), groups=2)
+    grid.deformed[:, :, 1] += 2
+    axes = axes_of()
+    draw_grid(axes, torch.rand(12, 12), grid, [(6, 6)], group=1)
+    assert axes.lines[6].get_xydata()[0].tolist() == [8, 7]
+    with pytest.raises(ValueError, match="group is 2, but conv has 2 offset groups"):
+        draw_grid(axes, torch.rand(12, 12), grid, [(6, 6)], group=2)
+
+
+def test_sites_tell_what_they_say():
+    image = torch.zeros(24, 24)
+    image[4:20, 4:20] = 0.8
+    image[4:20, 4] = 1.0
+    grid = grid_of((1.0, 0.0), size=24)
+    grid.deformed[10, 16] += 5
+    grid.deformed[16, 12] = grid.rigid[16, 12][None]
+    grid.deformed[0, 23] += 9  # where nothing is
+    sites = telling_sites(image, grid)
+    assert sites["strongest edge"][1] in (4, 5)
+    assert sites["largest offsets"] == (10, 16)
+    assert sites["smallest offsets"] == (16, 12)
+    row, column = sites["flattest bright place"]
+    assert 5 <= row < 20 and 5 <= column < 20
+    assert list(telling_sites(image, grid, 1)) == ["strongest edge"]
+
+
 def test_picture(tmp_path):
-    pytest.importorskip("matplotlib")
+    image_file = pytest.importorskip("matplotlib.image")
     model = ImageUNet(3, 2, width=4, levels=2).eval()
     image = torch.rand(3, 24, 24)
-    render_grids([(image, capture_grids(model, image))], tmp_path / "offsets.png")
-    assert (tmp_path / "offsets.png").read_bytes().startswith(b"\x89PNG")
+    path = tmp_path / "offsets.png"
+    render_grids([(image, capture_grids(model, image))], path)
+    picture = image_file.imread(path)[..., :3]
+    assert picture[0, 0].max() < 0.2  # light on dark
+    assert picture.shape[0] > 300
+    with pytest.raises(ValueError, match="rows is empty"):
+        render_grids([], path)
+    with pytest.raises(ValueError, match="sites must be at most 4"):
+        render_grids([(image, [])], path, sites=5)
+
+
+def test_an_untrained_layer_and_a_flat_image_are_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    model = ImageUNet(1, 2, width=4, levels=2).eval()
+    image = torch.ones(1, 16, 16)
+    render_grids([(image[0], capture_grids(model, image))], tmp_path / "flat.png")
+    assert (tmp_path / "flat.png").exists()

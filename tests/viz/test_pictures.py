@@ -6,9 +6,9 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from kpdeform.viz import contact_sheet, render
-from kpdeform.viz.colors import by_weight
+from kpdeform.viz import contact_sheet, geometry, render
 from kpdeform.viz.offscreen import eye_dome_shading, image
+from kpdeform.viz.sheet import _scale_bar
 
 SIZE = (320, 240)
 
@@ -42,9 +42,10 @@ def alone(scene):
 
 def test_every_deformed_kernel_point_is_where_it_projects_in_its_colour(scene):
     scene = replace(alone(scene), weights=np.arange(7.0))
+    colors = scene.weight_scale.colors(scene.weights)
     picture = image(scene, SIZE)
     # the first one sits on the query point, which is drawn too
-    for position, color in list(zip(scene.deformed, by_weight(scene.weights), strict=True))[1:]:
+    for position, color in list(zip(scene.deformed, colors, strict=True))[1:]:
         x, y = project(scene, scene.query + position)
         pixel = picture[y, x] / 255
         assert pixel.min() < 0.9, "background"
@@ -80,7 +81,46 @@ def test_a_kernel_point_behind_the_surface_shines_through(scene):
     x, y = project(scene, scene.query + below[3])
     picture = image(scene, SIZE).astype(int)
     without = image(replace(scene, deformed=scene.rigid), SIZE).astype(int)
-    assert picture[y, x, 0] - picture[y, x, 2] > without[y, x, 0] - without[y, x, 2] + 15
+
+    def purple(pixel):
+        return pixel[0] + pixel[2] - 2 * pixel[1]
+
+    assert purple(picture[y, x]) > purple(without[y, x]) + 15
+
+
+def test_the_query_point_is_seen_behind_everything(scene):
+    """A wall between the camera and the query hides all but the query's dot and its white rim."""
+    x, y = project(scene, scene.query)
+    forward = scene.camera.target - scene.camera.eye
+    screen = scene.points + scene.query - 0.3 * forward
+    hidden = replace(scene, points=np.vstack([scene.points, screen]),
+                     colors=np.full((2 * len(screen), 3), 0.5, np.float32))  # fmt: skip
+    picture = image(hidden, SIZE)
+    assert picture[y, x].max() < 40
+    assert (picture[y, x - 12 : x + 12].min(axis=1) > 240).any()
+
+
+def test_leaves_are_small_discs_and_planes_are_closed(corner):
+    rng = np.random.default_rng(0)
+    leaves = 5 + rng.random((1000, 3))
+    _, radii = geometry._surface(np.vstack([corner, leaves]))
+    plane, leaf = radii[: len(corner)], radii[len(corner) :]
+    spacing = 0.05
+    assert np.median(plane) > 0.5 * spacing
+    # the gaps between leaves are larger than those of the plane, their discs are smaller
+    assert np.median(leaf) < 0.5 * np.median(plane)
+
+
+def test_the_scale_bar_is_as_long_as_it_says(scene):
+    from matplotlib.figure import Figure
+
+    axes = Figure().add_axes((0, 0, 1, 1))
+    _scale_bar(axes, scene, SIZE)
+    (left, right), _ = axes.lines[-1].get_data()
+    length = float(axes.texts[0].get_text().split(" cm")[0]) / 100
+    sideways = scene.camera.rotation[0] * length
+    start, end = (project(scene, scene.query + part) for part in (0 * sideways, sideways))
+    assert right - left == pytest.approx(end[0] - start[0], abs=1.5)
 
 
 def test_the_same_scene_gives_the_same_bytes(scene):
@@ -94,8 +134,10 @@ def test_sizes_are_kept_and_checked(scene):
 
 
 def test_render_writes_a_whole_file_or_none(scene, tmp_path, monkeypatch):
-    path = render(scene, tmp_path / "new" / "kernel.png", size=SIZE)
-    picture = matplotlib.image.imread(path)
+    path = tmp_path / "new" / "kernel.png"
+    picture = render(scene, path, size=SIZE)
+    written = matplotlib.image.imread(path)[..., :3]
+    np.testing.assert_array_equal(picture, (255 * written).round())
     assert picture.shape[0] > SIZE[1] and picture.shape[1] > SIZE[0]
     assert [file.name for file in path.parent.iterdir()] == ["kernel.png"]
     before = path.read_bytes()
@@ -117,8 +159,10 @@ def test_contact_sheet_holds_every_picture_unscaled(scene, tmp_path):
     other = replace(scene, deformed=1.5 * scene.deformed, title="edge")
     path = contact_sheet([scene, other, scene], tmp_path / "sheet.png", size=SIZE)
     sheet = (255 * matplotlib.image.imread(path)[..., :3]).round().astype(np.uint8)
-    for picture in (image(scene, SIZE), image(other, SIZE)):
-        inside = picture[5:-5, 5:-5]
+    highest = max(scene.weights.max(), other.weights.max())  # one colour scale for all
+    for drawn in (scene, other):
+        picture = image(replace(drawn, highest_weight=highest), SIZE)
+        inside = picture[5:-40, 5:-5]  # below is the scale bar
         windows = np.lib.stride_tricks.sliding_window_view(sheet, inside.shape)[..., 0, :, :, :]
         first = (windows[:, :, 0, 0] == inside[0, 0]).all(axis=-1)
         places = [at for at in np.argwhere(first) if (windows[tuple(at)] == inside).all()]
@@ -126,7 +170,7 @@ def test_contact_sheet_holds_every_picture_unscaled(scene, tmp_path):
 
 
 def test_wrong_paths_and_no_scenes_are_refused(scene, tmp_path):
-    with pytest.raises(ValueError, match=r"must end in \.png"):
+    with pytest.raises(ValueError, match=r"must end in \.png or \.svg"):
         render(scene, tmp_path / "kernel.jpg")
     with pytest.raises(ValueError, match="scenes is empty"):
         contact_sheet([], tmp_path / "kernel.png")

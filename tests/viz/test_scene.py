@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from kpdeform.viz import by_height, by_label, kernel_scene
-from kpdeform.viz.scene import influence_sums, reached
+from kpdeform.viz.scene_data import influence_sums, reached
 
 
 def test_weights_default_to_the_influence_of_the_neighbours(scene):

@@ -1,0 +1,93 @@
+"""Shows a point cloud file; ``kpdeform view`` calls it where no model is named."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from kpdeform.data import Cloud, read_cloud
+from kpdeform.data.palette import palette
+from kpdeform.viz import CloudScene, cloud_scene, show_cloud
+from kpdeform.viz.colors import RIGHT, WRONG, by_error, by_label, confidence_scale, height_scale
+
+By = Literal["label", "confidence", "error", "height", "color"]
+
+# Source: LAS 1.4 R15, table 17.
+LAS_CLASSES = {
+    0: "never classified", 1: "unclassified", 2: "ground", 3: "low vegetation",
+    4: "medium vegetation", 5: "high vegetation", 6: "building", 7: "low noise", 9: "water",
+    10: "rail", 11: "road", 13: "wire guard", 14: "wire conductor", 15: "transmission tower",
+    16: "wire connector", 17: "bridge deck", 18: "high noise",
+}  # fmt: skip
+COLUMNS = {
+    "label": ("classification",),
+    "confidence": ("confidence",),
+    "error": ("classification", "label"),
+    "height": (),
+    "color": ("red", "green", "blue"),
+}
+SUFFIXES = (".png", ".svg", ".html")
+
+
+def view_file(file: Path, by: By | None = None, output: Path | None = None) -> None:
+    """Shows a point cloud file; with --model, the kernels of a network (--model M --help).
+
+    Args:
+        file: Point cloud file of any format that can be read, such as LAZ, PLY, E57 or text.
+        by: What the colours show: "label" (the classification), "confidence" (a column that
+            kpdeform label --confidence writes), "error" (where the classification differs from the
+            column label that kpdeform evaluate --predictions writes), "height" or "color". By
+            default the classification where the file has one, else the height.
+        output: File to write: .png or .svg for the cloud from above and in perspective, .html for a
+            page on which it can be turned. Without it a window opens.
+    """
+    if output is not None and output.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"--output {output}: must end in {', '.join(SUFFIXES)}")
+    scene = colored(file, read_cloud(file), by)
+    if output is None:
+        show_cloud(scene)
+    else:
+        print(f"  {scene.save(output)}: {scene.title}, {scene.caption}")
+
+
+def colored(file: Path, cloud: Cloud, by: By | None) -> CloudScene:
+    """The scene of a file; points without finite coordinates are left out."""
+    if by is None:
+        by = "label" if "classification" in cloud.attributes else "height"
+    needed = COLUMNS[by]
+    missing = [name for name in needed if name not in cloud.attributes]
+    if missing:
+        there = ", ".join(sorted(cloud.attributes)) or "none"
+        raise SystemExit(
+            f"error: --by {by}: {file} has no {' and no '.join(missing)}, only {there}"
+        )
+    finite = np.isfinite(cloud.points).all(axis=1)
+    if not finite.any():
+        raise ValueError(f"{file}: there is no point to show")
+    if not finite.all():
+        print(f"{file}: left out {(~finite).sum():,} points whose coordinates are not finite")
+    points = cloud.points[finite]
+    values = [cloud.attributes[name][finite] for name in needed]
+    title = f"{file.name} by {by}"
+    if by == "height":
+        scale = height_scale(points[:, 2])
+        return cloud_scene(points, scale.colors(points[:, 2]), title=title, scale=scale)
+    if by == "confidence":
+        scale = confidence_scale()
+        return cloud_scene(points, scale.colors(values[0]), title=title, scale=scale)
+    if by == "color":
+        colors = np.nan_to_num(np.stack(values, axis=1) / 255)
+        return cloud_scene(points, colors, title=title)
+    if by == "error":
+        labels, predictions = values[1].astype(np.int64), values[0]
+        known = labels >= 0
+        wrong = (labels != predictions)[known].mean() if known.any() else 0.0
+        title = f"{title}: {100 * wrong:.1f} % wrong"
+        legend = [("right", RIGHT), ("wrong", WRONG)]
+        return cloud_scene(points, by_error(labels, predictions), title=title, legend=legend)
+    ids, row = np.unique(values[0], return_inverse=True)
+    known = LAS_CLASSES if file.suffix.lower() in (".las", ".laz") else {}
+    names = ["no label" if i < 0 else known.get(int(i), f"class {i}") for i in ids]
+    colors = np.array(palette(names)).reshape(-1, 3) / 255
+    legend = [(name, (r, g, b)) for name, (r, g, b) in zip(names, colors.tolist(), strict=True)]
+    return cloud_scene(points, by_label(row, colors), title=title, legend=legend)
