@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 import torch
@@ -16,7 +16,7 @@ from kpdeform.inference.metrics import scores
 from kpdeform.nn import deformation_loss
 from kpdeform.train.loading import LabelledBatch
 from kpdeform.train.losses import lovasz_softmax
-from kpdeform.train.optimizers import AdamWSetup, OptimizerSetup
+from kpdeform.train.optimizers import AdamWSetup, OptimizerSetup, scale_learning_rate
 
 lightning = require("lightning.pytorch", "train")
 torchmetrics = require("torchmetrics", "train")
@@ -26,9 +26,17 @@ _SCORES = ("mean_iou", "overall_accuracy", "mean_accuracy")
 
 
 class _Task(lightning.LightningModule):
-    """Base of the tasks: the losses, and scores computed from a confusion matrix."""
+    """Base of the tasks: the losses, and scores computed from a confusion matrix.
 
-    shown_score: str  # the score that says which checkpoint is best
+    Attributes:
+        shown_score: The score that says which checkpoint is best.
+        loaded: Names of the model's parameters that come from a trained model.
+        loaded_lr_factor: Factor on the learning rate of ``loaded``.
+    """
+
+    shown_score: str
+    loaded: Collection[str] = ()
+    loaded_lr_factor: float = 1.0
 
     def __init__(
         self,
@@ -121,6 +129,9 @@ class _Task(lightning.LightningModule):
         # With mixed precision, Lightning cannot clip the gradients of a fused optimizer.
         fused = self.trainer.precision == "32-true"
         optimizer, factor, interval = self.optimizer_setup.build(self.model, int(steps), fused)
+        if self.loaded_lr_factor != 1:
+            loaded = (p for name, p in self.model.named_parameters() if name in self.loaded)
+            scale_learning_rate(optimizer, loaded, self.loaded_lr_factor)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {
             "optimizer": optimizer,

@@ -191,9 +191,10 @@ def _accelerator(name: str) -> str:
 
 
 def _quieten() -> None:
-    """Hides Lightning's messages on hardware, its tips and a deprecation warning of torch."""
+    """Hides Lightning's messages on hardware and frozen parts, its tips and a warning of torch."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated")
+    warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")  # frozen parts
 
 
 def checkpoint_to_resume(folder: Path, resume: bool) -> Path | None:
