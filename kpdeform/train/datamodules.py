@@ -205,6 +205,7 @@ class _DataModule(lightning.LightningDataModule):
             sampler=share,
             num_workers=self.num_workers,
             worker_init_fn=ignore_stop_signals,
+            generator=torch.Generator(),  # validating changes nothing for the training
         )
 
     def record(self) -> dict[str, Any]:

@@ -203,6 +203,7 @@ class ImageFolderDataModule(lightning.LightningDataModule):
             collate_fn=stack,
             num_workers=self.num_workers,
             worker_init_fn=ignore_stop_signals,
+            generator=torch.Generator(),  # validating changes nothing for the training
         )
 
     def state_dict(self) -> dict[str, Any]:

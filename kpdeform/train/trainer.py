@@ -37,6 +37,7 @@ class TrainerConfig:
         validate_every: Steps between two validations, >= 0; 0 never validates.
         log_every: Steps between two rows of metrics, >= 1.
         checkpoint_every: Steps between two writes of last.ckpt, >= 1.
+        checkpoint_minutes: Most minutes between two writes of last.ckpt, > 0.
         deterministic: Ask PyTorch for deterministic kernels.
         sync_batchnorm: Compute batch normalisation statistics over all GPUs.
         progress_bar: Show a progress bar.
@@ -54,6 +55,7 @@ class TrainerConfig:
     validate_every: int = 0
     log_every: int = 20
     checkpoint_every: int = 500
+    checkpoint_minutes: float = 10.0
     deterministic: bool = False
     sync_batchnorm: bool = False
     progress_bar: bool = True
@@ -68,6 +70,7 @@ class TrainerConfig:
         _checks.one_of(owner, "gradient_clip_by", self.gradient_clip_by, ("norm", "value"))
         for name in ("accumulate", "log_every", "checkpoint_every"):
             _checks.count(owner, name, getattr(self, name))
+        _checks.positive(owner, "checkpoint_minutes", self.checkpoint_minutes)
         _checks.count(owner, "validate_every", self.validate_every, least=0)
 
 
@@ -149,7 +152,7 @@ def make_trainer(
         A ``lightning.pytorch.Trainer``.
     """
     _quieten()
-    record = RunRecord(folder, config, model, options.checkpoint_every)
+    record = RunRecord(folder, config, model, options.checkpoint_every, options.checkpoint_minutes)
     chosen = [
         record,
         StopOnSignal(record),
@@ -167,7 +170,7 @@ def make_trainer(
         gradient_clip_algorithm=options.gradient_clip_by,
         accumulate_grad_batches=options.accumulate,
         check_val_every_n_epoch=None,
-        val_check_interval=options.validate_every or None,
+        val_check_interval=options.validate_every * options.accumulate or None,  # in batches
         limit_val_batches=None if options.validate_every > 0 else 0,
         num_sanity_val_steps=0,
         log_every_n_steps=options.log_every,
