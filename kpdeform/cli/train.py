@@ -21,7 +21,6 @@ from typing import Any
 from torch import nn
 
 from kpdeform import _checks
-from kpdeform._device import describe_device
 from kpdeform._locks import lock
 from kpdeform._optional import require
 from kpdeform.cli.options import imported_factory, instantiate, make_parser, read_options
@@ -41,12 +40,10 @@ from kpdeform.train import (
     checkpoint_to_resume,
     make_trainer,
 )
+from kpdeform.train.report import conclusion, summary
 from kpdeform.train.runs import StoppedError
 from kpdeform.train.transfer import freeze, take_over
 from kpdeform.viz import capture_grids, render_grids
-
-# What a run leaves for --model and --resume.
-_RESULTS = ("best.ckpt", "last.ckpt", "model")
 
 # The options that --help shows; --help all shows every option.
 _USUAL = (
@@ -273,7 +270,7 @@ def _train(
         quiet = checkpoint is not None or not trainer.is_global_zero
         _fine_tune(learner, config, made.data, options, quiet)
     if trainer.is_global_zero:
-        print(describe_device(trainer.strategy.root_device))
+        print(summary(options.run, trainer, learner, made.data))
     with _alone_in(options.run) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:
             # Once more, under the lock: another training may have ended here in the meantime.
@@ -291,9 +288,21 @@ def _train(
                 "--init-lr-factor; give the options of that run"
             ) from error
     if trainer.is_global_zero:
-        left = [name for name in _RESULTS if (options.run / name).exists()]
-        print(f"  {options.run}: {', '.join(left)}")
+        print(conclusion(options.run, trainer, learner, _next(options, task)))
     return options.run if trainer.is_global_zero else None, made.data, model
+
+
+def _next(options: Any, task: type) -> list[str]:
+    """Commands that follow a training."""
+    commands = [f"tensorboard --logdir {options.run}"]
+    if task is SegmentationTask:
+        evaluate = f"kpdeform evaluate --model {options.run} --data {options.data.root}"
+        commands = [
+            f"{evaluate} --out {options.run / 'val'}",
+            f"kpdeform label FILE --model {options.run} --out {options.run / 'labelled'}",
+            *commands,
+        ]
+    return commands
 
 
 @contextmanager

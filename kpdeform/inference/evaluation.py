@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -141,7 +142,7 @@ def write_scores(folder: Path, confusion: Tensor, class_names: Sequence[str]) ->
     folder.mkdir(parents=True, exist_ok=True)
     content = {**result.as_dict(class_names), "confusion": confusion.tolist()}
     (folder / "scores.json").write_text(json.dumps(content, indent=1))
-    _plot(folder / "confusion.png", confusion, class_names)
+    confusion_figure(confusion, class_names).savefig(folder / "confusion.png", dpi=120)
     return result
 
 
@@ -225,14 +226,21 @@ def _las_scales(points: np.ndarray) -> np.ndarray:
     return np.maximum(1e-4, 10.0 ** np.ceil(np.log10(np.maximum(extent, 1e-9) / 2**31)))
 
 
-def _plot(path: Path, confusion: Tensor, class_names: Sequence[str]) -> None:
-    """Draws the confusion matrix, each row in per cent of the points with this label."""
-    require("matplotlib", "viz").use("Agg")
-    pyplot = require("matplotlib.pyplot", "viz")
+def confusion_figure(confusion: Tensor, class_names: Sequence[str]) -> Any:
+    """Draws a confusion matrix, each row in per cent of the points with this label.
+
+    Args:
+        confusion: Counts, ``(classes, classes)``; row = label, column = prediction.
+        class_names: Names of the classes.
+
+    Returns:
+        A ``matplotlib.figure.Figure``.
+    """
     counts = confusion.double()
     percent = 100 * counts / counts.sum(1, keepdim=True).clamp(min=1)
     side = 2 + 0.6 * len(class_names)
-    figure, axes = pyplot.subplots(figsize=(side, side), layout="constrained")
+    figure = require("matplotlib.figure", "viz").Figure((side, side), layout="constrained")
+    axes = figure.subplots()
     axes.imshow(percent.numpy(), cmap="Blues", vmin=0, vmax=100)
     axes.set_xticks(range(len(class_names)), class_names, rotation=60, ha="right")
     axes.set_yticks(range(len(class_names)), class_names)
@@ -242,5 +250,4 @@ def _plot(path: Path, confusion: Tensor, class_names: Sequence[str]) -> None:
             color = "white" if value > 50 else "black"
             text = f"{value:.1f}"
             axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    return figure

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kpdeform import _checks
 from kpdeform._optional import require
+from kpdeform.data import DatasetInfo
 from kpdeform.train.loading import PlannedLoader, ignore_stop_signals
 from kpdeform.train.tasks import SegmentationTask
 
@@ -168,6 +169,21 @@ class ImageFolderDataModule(lightning.LightningDataModule):
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes."""
         return tuple(self.classes)
+
+    validates = True  # there is always an image to validate on
+
+    @property
+    def class_colors(self) -> tuple[tuple[int, int, int], ...]:
+        """RGB triple of each class, 0 to 255."""
+        return DatasetInfo("images", self.class_names).class_colors
+
+    def describe(self) -> list[tuple[str, str]]:
+        """What is learned from, as rows of names and texts for the start of a training."""
+        return [
+            ("data", f"images train {len(self.train_set)}, val {len(self.val_set)}"),
+            ("classes", ", ".join(self.class_names)),
+            ("batches", f"{self.batch_size} images"),
+        ]
 
     def record(self) -> dict[str, Any]:
         """The description of the data that is stored in checkpoints."""

@@ -79,7 +79,8 @@ class _StepCallback(lightning.Callback):
             return
         self._step = trainer.global_step
         batches = trainer.fit_loop.total_batch_idx + 1
-        self._validates = trainer.enable_validation and batches % trainer.val_check_batch == 0
+        validates = trainer.enable_validation and sum(trainer.num_val_batches) > 0
+        self._validates = validates and batches % trainer.val_check_batch == 0
         if not self._validates:
             self.step_end(trainer)
 
@@ -101,6 +102,10 @@ class RunRecord(_StepCallback):
 
     The model folder ``model`` holds the model of the best checkpoint or, without validation, that
     of the end of the training.
+
+    Attributes:
+        best_scores: Scores of the best validation, by name; empty before the first one.
+        best_step: The step after which it was.
 
     Args:
         folder: Folder of the run, to which ``config.yaml`` and ``git_hash.txt`` are written too.
@@ -126,6 +131,8 @@ class RunRecord(_StepCallback):
         self.git_hash = git_hash()
         self._saved_step = -1
         self._saved_time = 0.0  # of time.monotonic
+        self.best_scores: dict[str, float] = {}
+        self.best_step = 0
         self._best = -math.inf
         self._scores: dict[str, float] = {}  # of the weights as they are now
         self._rng: dict[str, Any] | None = None
@@ -138,12 +145,13 @@ class RunRecord(_StepCallback):
             (self.folder / "git_hash.txt").write_text(self.git_hash + "\n")
 
     def state_dict(self) -> dict[str, Any]:
-        """The best score so far."""
-        return {"best": self._best}
+        """The best scores so far."""
+        return {"best": self._best, "scores": self.best_scores, "step": self.best_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the best score."""
+        """Restores the best scores."""
         self._best = state_dict["best"]
+        self.best_scores, self.best_step = state_dict["scores"], state_dict["step"]
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict) -> None:
         """Adds the record to the checkpoint."""
@@ -206,6 +214,7 @@ class RunRecord(_StepCallback):
         if score > self._best:
             _check_weights(trainer)
             self._best = score
+            self.best_scores, self.best_step = self._scores, trainer.global_step
             trainer.save_checkpoint(self.folder / "best.ckpt")
             self._save_model(trainer)
         super().on_validation_end(trainer, pl_module)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from kpdeform import _checks
 from kpdeform._optional import require
 from kpdeform.inference.metrics import scores
-from kpdeform.nn import deformation_loss
+from kpdeform.nn import Deformation, DeformKPConv, deformation_loss
 from kpdeform.train.loading import LabelledBatch
 from kpdeform.train.losses import lovasz_softmax
 from kpdeform.train.optimizers import AdamWSetup, OptimizerSetup, scale_learning_rate
@@ -30,11 +30,13 @@ class _Task(lightning.LightningModule):
 
     Attributes:
         shown_score: The score that says which checkpoint is best.
+        last_confusion: Confusion matrix of the last validation, ``(classes, classes)``.
         loaded: Names of the model's parameters that come from a trained model.
         loaded_lr_factor: Factor on the learning rate of ``loaded``.
     """
 
     shown_score: str
+    last_confusion: Tensor | None = None
     loaded: Collection[str] = ()
     loaded_lr_factor: float = 1.0
 
@@ -99,6 +101,7 @@ class _Task(lightning.LightningModule):
                 "cross_entropy": entropy.detach(),
                 "deformation": deformation.detach(),
                 "accuracy": right.float().mean(),
+                **_movement(self.model, deformations),
             }
             for name, value in values.items():
                 self.log(f"train/{name}", value, prog_bar=name == "loss", batch_size=1)
@@ -111,7 +114,8 @@ class _Task(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs IoU and accuracies of the whole validation epoch, over all ranks."""
-        result = scores(self.confusion.compute())
+        self.last_confusion = self.confusion.compute()
+        result = scores(self.last_confusion)
         self.confusion.reset()
         logged = {f"val/{name}": getattr(result, name) for name in _SCORES}
         logged |= {
@@ -156,6 +160,24 @@ class _Task(lightning.LightningModule):
             dist.all_reduce(weight)
             weight = weight / dist.get_world_size()
         return total / weight.clamp(min=1e-12)  # 0, not NaN, if no row is labelled
+
+
+def _movement(model: nn.Module, deformations: Sequence[Deformation]) -> dict[str, Tensor]:
+    """How far deformable layers have moved their kernel points, and how many of them reach a point.
+
+    Returns:
+        "shift", the mean length of the offsets in units of sigma, and "reach", the share of kernel
+        points with an input point within sigma; nothing for a model without deformable layers.
+    """
+    layers = [module for module in model.modules() if isinstance(module, DeformKPConv)]
+    if not layers or len(layers) != len(deformations):
+        return {}
+    shifts, reached = [], []
+    for layer, (kernel_points, distances, sigma) in zip(layers, deformations, strict=True):
+        offsets = kernel_points.detach() - layer.kernel_points
+        shifts.append(offsets.norm(dim=-1).flatten() / sigma)
+        reached.append((distances.detach() < sigma**2).flatten())
+    return {"shift": torch.cat(shifts).mean(), "reach": torch.cat(reached).float().mean()}
 
 
 def _scenes_of(batch: Any, datamodule: Any) -> str:
