@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kpdeform import _checks
@@ -15,7 +14,7 @@ from kpdeform._optional import require
 from kpdeform.inference.metrics import scores
 from kpdeform.nn import Deformation, DeformKPConv, deformation_loss
 from kpdeform.train.loading import LabelledBatch
-from kpdeform.train.losses import lovasz_softmax
+from kpdeform.train.losses import focal_loss, lovasz_softmax
 from kpdeform.train.optimizers import AdamWSetup, OptimizerSetup, scale_learning_rate
 
 lightning = require("lightning.pytorch", "train")
@@ -47,6 +46,7 @@ class _Task(lightning.LightningModule):
         optimizer: OptimizerSetup | None = None,
         class_weights: Literal["none", "sqrt_inverse"] = "none",
         label_smoothing: float = 0.0,
+        focal_gamma: float = 0.0,
         lovasz_weight: float = 0.0,
         deformation_weight: float = 1.0,
         class_counts: Tensor | None = None,
@@ -55,12 +55,14 @@ class _Task(lightning.LightningModule):
         if class_weights == "sqrt_inverse" and class_counts is None:
             raise ValueError("class_weights='sqrt_inverse' needs class_counts")
         _checks.share("task", "label_smoothing", label_smoothing)
+        _checks.number("task", "focal_gamma", focal_gamma, least=0)
         _checks.number("task", "lovasz_weight", lovasz_weight, least=0)
         _checks.number("task", "deformation_weight", deformation_weight, least=0)
         self.model = model
         self.class_names = list(class_names)
         self.optimizer_setup = optimizer or AdamWSetup()
         self.label_smoothing = label_smoothing
+        self.focal_gamma = focal_gamma
         self.lovasz_weight = lovasz_weight
         self.deformation_weight = deformation_weight
         weights = torch.ones(len(self.class_names))
@@ -143,23 +145,18 @@ class _Task(lightning.LightningModule):
         }
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The weighted mean over the labelled rows of all ranks.
+        """The weighted mean over the labelled rows of all ranks, or that of the focal loss.
 
         DDP's mean of the ranks' gradients is then the gradient of this mean.
         """
-        total = F.cross_entropy(
-            logits.float(),
-            labels,
-            self.class_weights,
-            ignore_index=-1,
-            reduction="sum",
-            label_smoothing=self.label_smoothing,
+        losses = focal_loss(
+            logits, labels, self.focal_gamma, self.class_weights, self.label_smoothing
         )
         weight = self.class_weights[labels.clamp(min=0)].masked_fill(labels < 0, 0).sum()
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(weight)
             weight = weight / dist.get_world_size()
-        return total / weight.clamp(min=1e-12)  # 0, not NaN, if no row is labelled
+        return losses.sum() / weight.clamp(min=1e-12)  # 0, not NaN, if no row is labelled
 
 
 def _movement(model: nn.Module, deformations: Sequence[Deformation]) -> dict[str, Tensor]:
@@ -203,6 +200,8 @@ class SegmentationTask(_Task):
         class_weights: "sqrt_inverse" weights the classes of the cross entropy by the square root of
             their inverse frequency in the training scenes.
         label_smoothing: Share of the target spread evenly over all classes, in [0, 1].
+        focal_gamma: Exponent of the focal loss, >= 0: with 2, points that are predicted well hardly
+            count in the cross entropy. 0 is the cross entropy itself.
         lovasz_weight: Factor on the Lovász-Softmax loss, >= 0.
         deformation_weight: Factor on the deformation loss, >= 0.
         class_counts: Points of each class, for their weights; ``class_counts()`` of a data module.
@@ -230,6 +229,8 @@ class ClassificationTask(_Task):
         class_weights: "sqrt_inverse" weights the classes of the cross entropy by the square root of
             their inverse frequency among the training clouds.
         label_smoothing: Share of the target spread evenly over all classes, in [0, 1].
+        focal_gamma: Exponent of the focal loss, >= 0: with 2, points that are predicted well hardly
+            count in the cross entropy. 0 is the cross entropy itself.
         lovasz_weight: Factor on the Lovász-Softmax loss, >= 0.
         deformation_weight: Factor on the deformation loss, >= 0.
         class_counts: Points of each class, for their weights; ``class_counts()`` of a data module.
