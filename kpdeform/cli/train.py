@@ -4,8 +4,9 @@
     kpdeform train classification --config modelnet40 --run runs/modelnet40
     kpdeform train images --config mosd --run runs/mosd_images
 
-The run's folder gets config.yaml, git_hash.txt, metrics.csv, TensorBoard files, last.ckpt and, with
-validation, best.ckpt. With --resume, a run that was stopped or killed continues from last.ckpt.
+The run's folder gets config.yaml, git_hash.txt, metrics.csv, curves.png, TensorBoard files,
+last.ckpt, the model folder model and, with validation, best.ckpt. With --resume, a run that was
+stopped or killed continues from last.ckpt.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ from kpdeform.viz import capture_grids, render_grids
 
 # The options that --help shows; --help all shows every option.
 _USUAL = (
-    "config", "run", "max_steps", "resume", "init", "freeze", "seed", "data.root",
+    "config", "run", "max_steps", "resume", "init", "seed", "data.root",
     "data.num_workers", "model.factory", "trainer.accelerator", "trainer.validate_every",
 )  # fmt: skip
 
@@ -115,7 +116,11 @@ def _parser(description: str, max_steps: int = 10_000) -> Any:
         action="config",
         help="YAML file with any of these options, or the name of a packaged one, such as ign.",
     )
-    parser.add_argument("--run", type=Path, required=True, help="Folder of this run.")
+    parser.add_argument(
+        "--run", type=Path | None, default=None,
+        help="Folder of this run. By default runs/NAME, with the name of the configuration or, "
+        "without one, of the data's folder.",
+    )  # fmt: skip
     parser.add_argument(
         "--max_steps", type=int, default=max_steps, help="Steps of the whole training, >= 1."
     )
@@ -204,6 +209,13 @@ def _network_of_points(data: Any, options: dict[str, Any]) -> tuple[nn.Module, M
     return model, config
 
 
+def _default_run(options: Any) -> Path:
+    """Folder of a run without --run."""
+    if options.config:
+        return Path("runs") / Path(str(options.config[-1])).stem
+    return Path("runs") / Path(options.data.root).resolve().name
+
+
 def _checkpoint(options: Any) -> Path | None:
     """The checkpoint to go on from; with --init, a run without one is a new run."""
     begins = options.get("init") is not None and not (options.run / "last.ckpt").exists()
@@ -252,6 +264,7 @@ def _train(
     if "init_lr_factor" in options:
         _checks.positive("--init-lr-factor", "the factor", options.init_lr_factor)
     _checks.count("--seed", "the seed", options.seed, least=0, most=2**32 - 1)
+    options.run = options.run or _default_run(options)
     checkpoint = _checkpoint(options)
     require("lightning", "train").seed_everything(options.seed, workers=True, verbose=False)
     made = instantiate(parser, options)

@@ -64,7 +64,7 @@ def _draw_loss(axes: Any, curves: Mapping[str, Curve]) -> None:
     axes.set_title("training loss", loc="left", fontsize=11)
     steps, values = _columns(curves.get("train/loss", []))
     axes.plot(steps, values, color=_FAINT, linewidth=1)
-    width = max(len(values) // 20, 1)
+    width = max(len(values) // 12, 1)
     if width > 1:
         mean = np.convolve(values, np.ones(width) / width, mode="valid")
         axes.plot(steps[width - 1 :], mean, color=_BLUE, linewidth=2)

@@ -126,6 +126,17 @@ def test_there_are_ten_validations_by_default(tmp_path, options, interval):
     assert make_trainer(tmp_path, 4, TrainerConfig(accelerator="cpu")).val_check_interval == 1
 
 
+def test_a_run_has_the_name_of_its_configuration_or_of_its_data(config, toy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_script("train_segmentation.py", "--config", config, "--max_steps", 1)
+    assert (tmp_path / "runs" / "toy" / "last.ckpt").exists()
+    with pytest.raises(SystemExit, match=r"runs/toy already holds a run; .* --resume"):
+        run_script("train_segmentation.py", "--config", config, "--max_steps", 1)
+    options = ["--data.root", toy, "--data.max_points", 1500, "--data.batches_per_epoch", 2]
+    run_script("train_segmentation.py", "--init", "runs/toy", "--max_steps", 1, *options)
+    assert (tmp_path / "runs" / toy.name / "config.yaml").read_text().startswith("run: runs/")
+
+
 def test_curves_of_classes_that_do_not_occur_can_be_drawn(tmp_path):
     rows = [(step, "train/loss", 100.0 if step == 0 else 1.0) for step in range(0, 60, 2)]
     rows += [(29, "val/mean_iou", "nan"), (59, "val/mean_iou", 0.5), (59, "val/iou/a", "nan")]

@@ -13,7 +13,7 @@ from kpdeform.inference.model_files import TrainedModel
 from kpdeform.inference.record import make_record
 from kpdeform.models import load_weights
 from kpdeform.train.transfer import freeze, take_over
-from tests.toy import TINY, run_script, toy_scene
+from tests.toy import TINY, run_python, run_script, toy_scene
 
 DATA = {
     "name": "toy", "licence": "", "source": "", "features": ["ones", "intensity", "height"],
@@ -197,6 +197,43 @@ def test_fine_tuning_is_better_than_starting_from_nothing(config, start, three, 
     assert score_of(tmp_path / "tuned") > score_of(tmp_path / "nothing") + 0.1
     predictor = Predictor.load(tmp_path / "tuned", "cpu")
     assert list(predictor.class_names) == ["upper half", "ground", "lower half"]
+
+
+@pytest.mark.slow
+def test_ign_classes_are_a_good_start_for_five_classes_of_one_s_own(shared, tmp_path):
+    """Two tiles with IGN's four classes, then one tile with five; the fourth is the judge."""
+    pytest.importorskip("laspy")
+    tiles = shared / "data" / "ign_lidarhd" / "tile50m"
+    scaled = ["intensity/2000", "number_of_returns/5"]
+
+    def run(*arguments):
+        done = run_python("-m", "kpdeform", *arguments)
+        assert done.returncode == 0, done.stderr[-2000:]
+
+    def prepare(name, classes, features, **splits):
+        given = [word for c in classes for word in ("--class", c)]
+        given += [word for s, part in splits.items() for word in ("--split", f"{s}=*{part}*.laz")]
+        run(
+            "prepare", "folder", tiles, *given, "--ignored", "rest", "--features", *features,
+            "--output", tmp_path / name,
+        )  # fmt: skip
+
+    def train(name, data, columns, steps, *more):
+        run(
+            "train", "--config", "ign", "--run", tmp_path / name, "--data.root", tmp_path / data,
+            "--data.features", f"[{columns}]", "--max_steps", steps, *more,
+        )  # fmt: skip
+
+    four = ["ground=2", "low_vegetation=3,4", "high_vegetation=5", "building=6"]
+    five = ["other=1,64", "ground=2", "shrub=3,4", "tree=5", "building=6"]
+    prepare("four", four, scaled, train="77055")
+    prepare("five", five, [*scaled, "return_number/5"], train="77060_627755", val="77060_627760")
+    columns = "ones,z,intensity,number_of_returns"
+    train("start", "four", columns, 300)
+    short = [f"{columns},return_number", 30, "--trainer.validate_every", 30]
+    train("nothing", "five", *short)
+    train("tuned", "five", *short, "--init", tmp_path / "start")
+    assert score_of(tmp_path / "tuned") > score_of(tmp_path / "nothing") + 0.04
 
 
 def test_frozen_parts_stay_as_they_are_over_a_whole_training(config, start, three, tmp_path):
