@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kpdeform._files import replace
+from kpdeform._files import replacing
 from kpdeform._optional import require
 
 Curve = list[tuple[int, float]]  # steps and values
@@ -54,9 +54,8 @@ def draw_curves(metrics: Path, picture: Path, colors: Mapping[str, Sequence[int]
         one.set_xlabel("step", color=_GREY)
         one.set_xlim(left=0)
         one.tick_params(colors=_GREY, labelsize=9)
-    partial = picture.with_name(picture.name + ".partial")
-    figure.savefig(partial, format="png", dpi=120)
-    replace(partial, picture)
+    with replacing(picture) as partial:
+        figure.savefig(partial, dpi=120)
 
 
 def _draw_loss(axes: Any, curves: Mapping[str, Curve]) -> None:
