@@ -62,7 +62,7 @@ data:
 model:
   factory: {TINY.factory}
   arguments: {{names: [{", ".join(NAMES)}], width: 8}}
-trainer: {{log_every: 1, checkpoint_every: 3, progress_bar: false}}
+trainer: {{log_every: 1, checkpoint_every: 3, validate_every: 0, progress_bar: false}}
 """
     )
     return path

@@ -4,14 +4,17 @@
     kpdeform train classification --config modelnet40 --run runs/modelnet40
     kpdeform train images --config mosd --run runs/mosd_images
 
-The run's folder gets config.yaml, git_hash.txt, metrics.csv, TensorBoard files, last.ckpt and, with
-validation, best.ckpt. With --resume, a run that was stopped or killed continues from last.ckpt.
+The run's folder gets config.yaml, git_hash.txt, metrics.csv, curves.png, TensorBoard files,
+last.ckpt, the model folder model and, with validation, best.ckpt. With --resume, a run that was
+stopped or killed continues from last.ckpt.
 """
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Callable, Iterator
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -19,11 +22,14 @@ from typing import Any
 from torch import nn
 
 from kpdeform import _checks
-from kpdeform._device import describe_device
 from kpdeform._locks import lock
 from kpdeform._optional import require
 from kpdeform.cli.options import imported_factory, instantiate, make_parser, read_options
+from kpdeform.inference.model_files import read_model
+from kpdeform.inference.record import check_record
+from kpdeform.inference.tiling import Tiles
 from kpdeform.models import ImageUNet, ModelConfig
+from kpdeform.models.config import Factory
 from kpdeform.train import (
     ClassificationTask,
     ImageFolderDataModule,
@@ -35,16 +41,15 @@ from kpdeform.train import (
     checkpoint_to_resume,
     make_trainer,
 )
+from kpdeform.train.report import conclusion, summary
 from kpdeform.train.runs import StoppedError
+from kpdeform.train.transfer import freeze, take_over
 from kpdeform.viz import capture_grids, render_grids
-
-# What a run leaves for --model and --resume.
-_RESULTS = ("best.ckpt", "last.ckpt", "model")
 
 # The options that --help shows; --help all shows every option.
 _USUAL = (
-    "config", "run", "max_steps", "resume", "seed", "data.root", "data.num_workers",
-    "model.factory", "trainer.accelerator", "trainer.validate_every",
+    "config", "run", "max_steps", "resume", "init", "seed", "data.root",
+    "data.num_workers", "model.factory", "trainer.accelerator", "trainer.validate_every",
 )  # fmt: skip
 
 
@@ -65,6 +70,7 @@ def segmentation() -> None:
     )
     parser.add_class_arguments(SceneDataModule, "data", help="crops to learn from")
     _add_network(parser, ModelConfig, SegmentationTask)
+    _add_fine_tuning(parser)
     _train(parser, SegmentationTask, _network_of_points)
 
 
@@ -74,6 +80,7 @@ def classification() -> None:
     parser.add_class_arguments(ShapeDataModule, "data", help="shapes to learn from")
     _add_network(parser, ModelConfig, ClassificationTask)
     parser.set_defaults({"model.factory": "kpcnn_small"})
+    _add_fine_tuning(parser)
     _train(parser, ClassificationTask, _network_of_points)
 
 
@@ -109,7 +116,11 @@ def _parser(description: str, max_steps: int = 10_000) -> Any:
         action="config",
         help="YAML file with any of these options, or the name of a packaged one, such as ign.",
     )
-    parser.add_argument("--run", type=Path, required=True, help="Folder of this run.")
+    parser.add_argument(
+        "--run", type=Path | None, default=None,
+        help="Folder of this run. By default runs/NAME, with the name of the configuration or, "
+        "without one, of the data's folder.",
+    )  # fmt: skip
     parser.add_argument(
         "--max_steps", type=int, default=max_steps, help="Steps of the whole training, >= 1."
     )
@@ -134,6 +145,53 @@ def _add_network(parser: Any, model: type, task: type, skip: set[str] = frozense
     parser.link_arguments("seed", "data.seed")
 
 
+def _add_fine_tuning(parser: Any) -> None:
+    """Adds the options of a training that starts from a trained model.
+
+    If the command line names such a model, the defaults of network, input and crops are its own.
+    """
+    parser.add_argument(
+        "--init", help="Start from this trained model: the folder of a run, a checkpoint, a model "
+        "folder or the name of a packaged model. With --resume, a checkpoint of the run goes first."
+    )  # fmt: skip
+    parser.add_argument(
+        "--init_lr_factor", type=float, default=1.0,
+        help="Learning rate of the weights that --init gives, as a share of that of the others, "
+        "> 0.",
+    )  # fmt: skip
+    parser.add_argument(
+        "--freeze", nargs="+", type=str, default=[],
+        help="Parts of the network that stay as they are, such as encoder; * stands for any text.",
+    )  # fmt: skip
+    early = ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--init")
+    model = early.parse_known_args(sys.argv[1:])[0].init
+    if model is not None:
+        known = parser.get_defaults().keys()
+        defaults = _defaults_of(check_record(read_model(model).record))
+        parser.set_defaults({name: value for name, value in defaults.items() if name in known})
+
+
+def _defaults_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that a model was trained with, as far as its record tells them."""
+    config, data = ModelConfig.from_record(record["model"]), record["data"]
+    tiles = Tiles.from_record(data["tiles"])
+    defaults = {
+        "data.cell_size": record["pyramid"]["cell_size"],
+        "data.features": list(data["features"]),
+        "data.crop": "cylinder" if tiles.dimensions == 2 else "sphere",
+    }
+    if math.isinf(tiles.size):
+        defaults["data.crop"] = "none"
+    else:
+        defaults["data.radius"] = tiles.size / 2
+    if config.own_factory is not None:  # no other function is imported because a file names it
+        given = ("in_channels", "num_classes", "cell_size")
+        defaults["model.factory"] = config.factory
+        defaults["model.arguments"] = {k: v for k, v in config.arguments.items() if k not in given}
+    return defaults
+
+
 def _network_of_points(data: Any, options: dict[str, Any]) -> tuple[nn.Module, ModelConfig]:
     """Builds the network for the data, and sets the data's pyramid to that of the network.
 
@@ -145,10 +203,48 @@ def _network_of_points(data: Any, options: dict[str, Any]) -> tuple[nn.Module, M
         num_classes=len(data.class_names),
         cell_size=data.cell_size,
     )
-    model = config.build(None if config.own_factory else imported_factory(config.factory))
+    model = config.build(_own_factory(config))
     data.pyramid_spec = model.pyramid_spec
     data.train_batches()  # refuses unusable scenes before any file is written
     return model, config
+
+
+def _default_run(options: Any) -> Path:
+    """Folder of a run without --run."""
+    if options.config:
+        return Path("runs") / Path(str(options.config[-1])).stem
+    return Path("runs") / Path(options.data.root).resolve().name
+
+
+def _checkpoint(options: Any) -> Path | None:
+    """The checkpoint to go on from; with --init, a run without one is a new run."""
+    begins = options.get("init") is not None and not (options.run / "last.ckpt").exists()
+    return checkpoint_to_resume(options.run, options.resume and not begins)
+
+
+def _own_factory(config: ModelConfig) -> Factory | None:
+    """The user's function that builds the network; None if it is one of kpdeform's own."""
+    return None if config.own_factory else imported_factory(config.factory)
+
+
+def _fine_tune(learner: Any, config: ModelConfig, data: Any, options: Any, quiet: bool) -> None:
+    """Sets the weights of a new network to those of a trained one, and freezes parts of it."""
+    if options.init is not None:
+        described = {
+            "features": data.features,
+            "class_names": data.class_names,
+            "feature_scales": data.feature_scales,
+            "unit": data.folder.info.unit,
+        }
+        transfer = take_over(
+            learner.model, config, read_model(options.init), described, _own_factory(config)
+        )
+        learner.loaded, learner.loaded_lr_factor = transfer.taken, options.init_lr_factor
+        if not quiet:
+            print(transfer.table())
+    frozen = freeze(learner.model, options.freeze)
+    if frozen and not quiet:
+        print(f"frozen: {len(frozen)} of {len(list(learner.model.parameters()))} parameters")
 
 
 def _train(
@@ -165,8 +261,11 @@ def _train(
     """
     options = read_options(parser, _USUAL, configs)
     _checks.count("--max_steps", "the number of steps", options.max_steps)
+    if "init_lr_factor" in options:
+        _checks.positive("--init-lr-factor", "the factor", options.init_lr_factor)
     _checks.count("--seed", "the seed", options.seed, least=0, most=2**32 - 1)
-    checkpoint = checkpoint_to_resume(options.run, options.resume)
+    options.run = options.run or _default_run(options)
+    checkpoint = _checkpoint(options)
     require("lightning", "train").seed_everything(options.seed, workers=True, verbose=False)
     made = instantiate(parser, options)
     model, config = build(made.data, made.model)
@@ -180,21 +279,43 @@ def _train(
     balanced = made.task["class_weights"] == "sqrt_inverse"
     counts = made.data.class_counts() if balanced else None
     learner = task(model, made.data.class_names, class_counts=counts, **made.task)
+    if "freeze" in options:
+        quiet = checkpoint is not None or not trainer.is_global_zero
+        _fine_tune(learner, config, made.data, options, quiet)
     if trainer.is_global_zero:
-        print(describe_device(trainer.strategy.root_device))
+        print(summary(options.run, trainer, learner, made.data))
     with _alone_in(options.run) if trainer.is_global_zero else nullcontext():
         if trainer.is_global_zero:
             # Once more, under the lock: another training may have ended here in the meantime.
-            checkpoint_to_resume(options.run, options.resume)
+            _checkpoint(options)
         try:
             trainer.fit(learner, made.data, ckpt_path=checkpoint, weights_only=True)
         except StoppedError as stopped:
             print(stopped, file=sys.stderr)
             raise SystemExit(stopped.exit_code) from None
+        except ValueError as error:
+            if "parameter group" not in str(error):
+                raise
+            raise ValueError(
+                f"--resume: {checkpoint} was trained with other parts frozen or with another "
+                "--init-lr-factor; give the options of that run"
+            ) from error
     if trainer.is_global_zero:
-        left = [name for name in _RESULTS if (options.run / name).exists()]
-        print(f"  {options.run}: {', '.join(left)}")
+        print(conclusion(options.run, trainer, learner, _next(options, task)))
     return options.run if trainer.is_global_zero else None, made.data, model
+
+
+def _next(options: Any, task: type) -> list[str]:
+    """Commands that follow a training."""
+    commands = [f"tensorboard --logdir {options.run}"]
+    if task is SegmentationTask:
+        evaluate = f"kpdeform evaluate --model {options.run} --data {options.data.root}"
+        commands = [
+            f"{evaluate} --out {options.run / 'val'}",
+            f"kpdeform label FILE --model {options.run} --out {options.run / 'labelled'}",
+            *commands,
+        ]
+    return commands
 
 
 @contextmanager

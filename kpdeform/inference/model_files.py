@@ -23,9 +23,9 @@ from kpdeform._optional import require
 from kpdeform.data.recipe import read_config
 from kpdeform.inference.record import check_pyramid, check_record
 from kpdeform.models.config import Factory, ModelConfig
-from kpdeform.models.files import read_checkpoint
+from kpdeform.models.files import WEIGHTS, parse_weights, read_checkpoint
 
-WEIGHTS, RECORD = "model.safetensors", "model.json"
+RECORD = "model.json"
 _HUB = "hf://"
 _LARGEST_RECORD = 1_000_000  # bytes
 
@@ -197,15 +197,7 @@ def _read_folder(folder: Path) -> TrainedModel:
             f"{folder / WEIGHTS} is not the file whose sha256 is in {RECORD}: it is damaged, or "
             "belongs to another model"
         )
-    from safetensors.torch import load
-
-    try:
-        return TrainedModel(folder / RECORD, record, load(content))
-    except Exception as error:  # A damaged file raises almost any exception.
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(
-            f"{folder / WEIGHTS} is damaged or no safetensors file: {reason}"
-        ) from error
+    return TrainedModel(folder / RECORD, record, parse_weights(content, folder / WEIGHTS))
 
 
 def _read_checkpoint(path: Path) -> TrainedModel:

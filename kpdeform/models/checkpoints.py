@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kpdeform.models.files import read_checkpoint
+from kpdeform.models.files import WEIGHTS, parse_weights, read_checkpoint
 from kpdeform.models.foreign_names import (
     LAYOUTS,
     idle_tensors,
@@ -103,10 +104,11 @@ def load_weights(
 
     Args:
         model: A model or a single layer; changed in place.
-        path_or_dict: Checkpoint file, read with ``weights_only=True``, or its content: a state
-            dict, or a dict that holds a state dict under "model_state_dict" (KPConv-PyTorch,
-            ml-kpconvx, Open3D-ML), "state_dict" (Lightning, including last.ckpt and best.ckpt of a
-            kpdeform run) or "model" (GeoTransformer).
+        path_or_dict: Model folder of kpdeform, or checkpoint file, which is read with
+            ``weights_only=True``, or its content: a state dict, or a dict that holds a state dict
+            under "model_state_dict" (KPConv-PyTorch, ml-kpconvx, Open3D-ML), "state_dict"
+            (Lightning, including last.ckpt and best.ckpt of a kpdeform run) or "model"
+            (GeoTransformer).
         source: "kpconv-pytorch" (including old files with "blocs" in their keys), "kpconvx",
             "open3d-ml", "torch-points3d" (layers only), "easy-kpconv" and "geotransformer" (layers
             and blocks only), "kpdeform", or "auto" to recognise the project by the keys. Open3D-ML
@@ -196,13 +198,22 @@ def save_weights(model: nn.Module, path: str | PathLike[str], target: Target) ->
     torch.save(content, path)
 
 
+def _read(path: Path) -> Any:
+    """The content of a checkpoint, or of a model folder in the form of a run's checkpoint."""
+    weights = path / WEIGHTS
+    if not weights.is_file():
+        return read_checkpoint(path)
+    state = parse_weights(weights.read_bytes(), weights)
+    return {"kpdeform": {}, "state_dict": {f"model.{name}": v for name, v in state.items()}}
+
+
 def _state_dict(
     path_or_dict: str | PathLike[str] | Mapping[str, Any],
 ) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     content: Any = path_or_dict
     if isinstance(content, (str, PathLike)):
         try:
-            content = read_checkpoint(content)
+            content = _read(Path(content))
         except ValueError as error:
             raise ValueError(f"load_weights: {error}") from error
     if not isinstance(content, Mapping):

@@ -1,4 +1,4 @@
-"""Safe reading of checkpoint files: only tensors and plain values are read, never code."""
+"""Safe reading of files of weights: only tensors and plain values are read, never code."""
 
 from __future__ import annotations
 
@@ -8,6 +8,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+
+WEIGHTS = "model.safetensors"  # the weights in a model folder
+
+
+def parse_weights(content: bytes, path: Path) -> dict[str, Tensor]:
+    """Reads the content of the file ``WEIGHTS`` of a model folder.
+
+    Args:
+        content: Content of the file.
+        path: The file, for the message.
+
+    Raises:
+        ValueError: It is damaged.
+    """
+    from safetensors.torch import load  # imported late, for machines that only use checkpoints
+
+    try:
+        return load(content)
+    except Exception as error:  # A damaged file raises almost any exception.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} is damaged or no safetensors file: {reason}") from error
 
 
 def read_checkpoint(path: str | PathLike[str]) -> Any:

@@ -11,7 +11,7 @@ from kpdeform.train.images import (
     ImageFolderDataModule,
     ImageSegmentationTask,
 )
-from kpdeform.train.losses import lovasz_softmax
+from kpdeform.train.losses import focal_loss, lovasz_softmax
 from kpdeform.train.optimizers import AdamWSetup, AdamWStepSetup, OptimizerSetup, SGDSetup
 from kpdeform.train.tasks import ClassificationTask, SegmentationTask
 from kpdeform.train.trainer import TrainerConfig, checkpoint_to_resume, make_trainer
@@ -31,6 +31,7 @@ __all__ = [
     "ShapeDataModule",
     "TrainerConfig",
     "checkpoint_to_resume",
+    "focal_loss",
     "lovasz_softmax",
     "make_trainer",
 ]

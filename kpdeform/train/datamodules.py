@@ -111,6 +111,45 @@ class _DataModule(lightning.LightningDataModule):
         """Names of the classes."""
         return self.folder.info.class_names
 
+    @property
+    def validates(self) -> bool:
+        """Whether there are scenes to validate on."""
+        return bool(self.folder.info.splits.get(self.val_split))
+
+    @property
+    def class_colors(self) -> tuple[tuple[int, int, int], ...]:
+        """RGB triple of each class, 0 to 255."""
+        return self.folder.info.class_colors
+
+    def describe(self) -> list[tuple[str, str]]:
+        """What is learned from, as rows of names and texts for the start of a training."""
+        splits = self.folder.info.splits
+        scenes = [
+            f"{n} {len(splits[n])}" for n in (self.train_split, self.val_split) if n in splits
+        ]
+        source = self.train_batches()
+        source.set_epoch(0)
+        some = [source[index].lengths for index in range(min(len(source), 4))]
+        crops = sum(len(lengths) for lengths in some) / len(some)
+        points = sum(int(lengths.sum()) for lengths in some) / len(some)
+        return [
+            ("data", f"{self.folder.root}: scenes {', '.join(scenes)}"),
+            ("classes", _shares(self.class_counts(), self.class_names)),
+            ("features", _scaled(self.features, self.feature_scales)),
+            ("crops", self._shape()),
+            ("batches", f"about {crops:.3g} crops with {points:,.0f} points together"),
+        ]
+
+    def _shape(self) -> str:
+        """Shape and resolution of the crops, for people."""
+        unit = self.folder.info.unit
+        tiles = self.tiles()
+        shape = "cylinders" if tiles.dimensions == 2 else "spheres"
+        shape = f"{shape} of radius {tiles.size / 2:g} {unit}"
+        if math.isinf(tiles.size):
+            shape = "whole scenes"
+        return f"{shape}; one point per cell of {self.cell_size:g} {unit}"
+
     def tiles(self) -> Tiles:
         """Tiles for inference that have the shape and size of the training crops."""
         raise NotImplementedError
@@ -133,7 +172,7 @@ class _DataModule(lightning.LightningDataModule):
 
     def val_batches(self) -> PlannedBatches | None:
         """The validation batches, or None without a validation split."""
-        if not self.folder.info.splits.get(self.val_split):
+        if not self.validates:
             return None
         return self._once(self.val_split, train=False)
 
@@ -205,6 +244,7 @@ class _DataModule(lightning.LightningDataModule):
             sampler=share,
             num_workers=self.num_workers,
             worker_init_fn=ignore_stop_signals,
+            generator=torch.Generator(),  # validating changes nothing for the training
         )
 
     def record(self) -> dict[str, Any]:
@@ -276,6 +316,21 @@ def _check_features(scene: Scene, names: Sequence[str], used: Sequence[str]) -> 
                 f"scene {scene.name}: {name} is NaN or infinite at {bad} of {len(values)} points; "
                 "mend or drop these points and prepare the data again"
             )
+
+
+def _shares(counts: Tensor, names: Sequence[str]) -> str:
+    """Counts of classes as text, such as "ground 120 (60 %), tree 80 (40 %)"."""
+    total = max(int(counts.sum()), 1)
+    shares = [100 * count / total for count in counts.tolist()]
+    return ", ".join(
+        f"{name} {int(count):,} ({share:.{0 if share >= 1 else 2}f} %)"
+        for name, count, share in zip(names, counts.tolist(), shares, strict=True)
+    )
+
+
+def _scaled(names: Sequence[str], scales: dict[str, float]) -> str:
+    """Features with the divisors of their values, such as "ones, intensity / 2000"."""
+    return ", ".join(f"{n} / {scales[n]:g}" if scales.get(n, 1) != 1 else n for n in names)
 
 
 class SceneDataModule(_DataModule):

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kpdeform import _checks
 from kpdeform._optional import require
+from kpdeform.data import DatasetInfo
 from kpdeform.train.loading import PlannedLoader, ignore_stop_signals
 from kpdeform.train.tasks import SegmentationTask
 
@@ -169,6 +170,21 @@ class ImageFolderDataModule(lightning.LightningDataModule):
         """Names of the classes."""
         return tuple(self.classes)
 
+    validates = True  # there is always an image to validate on
+
+    @property
+    def class_colors(self) -> tuple[tuple[int, int, int], ...]:
+        """RGB triple of each class, 0 to 255."""
+        return DatasetInfo("images", self.class_names).class_colors
+
+    def describe(self) -> list[tuple[str, str]]:
+        """What is learned from, as rows of names and texts for the start of a training."""
+        return [
+            ("data", f"images train {len(self.train_set)}, val {len(self.val_set)}"),
+            ("classes", ", ".join(self.class_names)),
+            ("batches", f"{self.batch_size} images"),
+        ]
+
     def record(self) -> dict[str, Any]:
         """The description of the data that is stored in checkpoints."""
         return {"class_names": list(self.classes)}
@@ -203,6 +219,7 @@ class ImageFolderDataModule(lightning.LightningDataModule):
             collate_fn=stack,
             num_workers=self.num_workers,
             worker_init_fn=ignore_stop_signals,
+            generator=torch.Generator(),  # validating changes nothing for the training
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from torch import nn, optim
@@ -18,6 +18,25 @@ class Optimization(NamedTuple):
     optimizer: optim.Optimizer
     factor: Callable[[int], float]
     interval: str  # "step" or "epoch": what the argument of `factor` counts
+
+
+def scale_learning_rate(
+    optimizer: optim.Optimizer, parameters: Iterable[nn.Parameter], factor: float
+) -> None:
+    """Gives some parameters of an optimizer a learning rate of their own.
+
+    Every parameter group is split into two, of which the second has ``factor`` times its rate.
+
+    Args:
+        optimizer: The optimizer; changed in place.
+        parameters: The parameters.
+        factor: Factor on their learning rates.
+    """
+    chosen = {id(parameter) for parameter in parameters}
+    for group in list(optimizer.param_groups):
+        scaled = [p for p in group["params"] if id(p) in chosen]
+        group["params"] = [p for p in group["params"] if id(p) not in chosen]
+        optimizer.add_param_group({**group, "params": scaled, "lr": factor * group["lr"]})
 
 
 class OptimizerSetup:

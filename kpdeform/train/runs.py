@@ -7,6 +7,7 @@ import math
 import random
 import signal
 import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -51,33 +52,87 @@ class AtomicCheckpointIO(lightning.plugins.io.TorchCheckpointIO):
             torch.save(checkpoint, file)
 
 
-class RunRecord(lightning.Callback):
+class _StepCallback(lightning.Callback):
+    """Calls :meth:`step_end` once after each step, after its validation if there is one.
+
+    A checkpoint of this moment lacks nothing. One that is written between a step and its validation
+    would make Lightning skip that validation when the run is resumed, and one that is written
+    between the batches of an accumulated step would lose their gradients.
+    """
+
+    _step = -1
+    _validates = False  # the validation of the current step is to come
+
+    def step_end(self, trainer: Any) -> None:
+        """Called at the end of a step."""
+        raise NotImplementedError
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Notes the step that the run starts from."""
+        self._step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Ends a step that no validation follows."""
+        if trainer.global_step == self._step:  # gradients are still being accumulated
+            return
+        self._step = trainer.global_step
+        batches = trainer.fit_loop.total_batch_idx + 1
+        validates = trainer.enable_validation and sum(trainer.num_val_batches) > 0
+        self._validates = validates and batches % trainer.val_check_batch == 0
+        if not self._validates:
+            self.step_end(trainer)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """Ends a step that was validated."""
+        if self._validates:
+            self._validates = False
+            self.step_end(trainer)
+
+
+class RunRecord(_StepCallback):
     """Writes the checkpoints of a run, to resume it and to use its model later.
 
-    ``last.ckpt`` is written every ``every_n_steps`` steps and at the end, and ``best.ckpt`` after
-    each validation with a new best score. A checkpoint has an entry "kpdeform" with the version,
-    the git hash, the resolved configuration and the states of the random number generators. The
-    entry is also the model's record, which :class:`kpdeform.inference.Predictor` is made from.
+    ``last.ckpt`` is written every ``every_n_steps`` steps, after ``every_n_minutes`` minutes
+    without one and at the end, and ``best.ckpt`` after each validation with a new best score. A
+    checkpoint has an entry "kpdeform" with the version, the git hash, the resolved configuration
+    and the states of the random number generators. The entry is also the model's record, which
+    :class:`kpdeform.inference.Predictor` is made from.
 
     The model folder ``model`` holds the model of the best checkpoint or, without validation, that
     of the end of the training.
+
+    Attributes:
+        best_scores: Scores of the best validation, by name; empty before the first one.
+        best_step: The step after which it was.
 
     Args:
         folder: Folder of the run, to which ``config.yaml`` and ``git_hash.txt`` are written too.
         config: The resolved configuration as YAML text.
         model: Configuration that the task's model was built from, or None if it is unknown.
         every_n_steps: Number of steps between two writes of ``last.ckpt``.
+        every_n_minutes: Most minutes between two writes of ``last.ckpt``.
     """
 
     def __init__(
-        self, folder: Path, config: str, model: ModelConfig | None, every_n_steps: int = 500
+        self,
+        folder: Path,
+        config: str,
+        model: ModelConfig | None,
+        every_n_steps: int = 500,
+        every_n_minutes: float = 10.0,
     ) -> None:
         self.folder = Path(folder)
         self.config = config
         self.model = model
         self.every_n_steps = every_n_steps
+        self.every_n_minutes = every_n_minutes
         self.git_hash = git_hash()
         self._saved_step = -1
+        self._saved_time = 0.0  # of time.monotonic
+        self.best_scores: dict[str, float] = {}
+        self.best_step = 0
         self._best = -math.inf
         self._scores: dict[str, float] = {}  # of the weights as they are now
         self._rng: dict[str, Any] | None = None
@@ -90,12 +145,13 @@ class RunRecord(lightning.Callback):
             (self.folder / "git_hash.txt").write_text(self.git_hash + "\n")
 
     def state_dict(self) -> dict[str, Any]:
-        """The best score so far."""
-        return {"best": self._best}
+        """The best scores so far."""
+        return {"best": self._best, "scores": self.best_scores, "step": self.best_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the best score."""
+        """Restores the best scores."""
         self._best = state_dict["best"]
+        self.best_scores, self.best_step = state_dict["scores"], state_dict["step"]
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict) -> None:
         """Adds the record to the checkpoint."""
@@ -120,7 +176,9 @@ class RunRecord(lightning.Callback):
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Restores the random number generators, and removes metrics after the checkpoint."""
+        super().on_train_start(trainer, pl_module)
         self._saved_step = trainer.global_step
+        self._saved_time = time.monotonic()
         for logger in trainer.loggers:
             if isinstance(logger, CsvMetrics):
                 logger.continue_from(trainer.global_step)
@@ -128,14 +186,21 @@ class RunRecord(lightning.Callback):
             _set_rng_state(self._rng)
             self._rng = None
 
-    def on_train_batch_end(
-        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    def on_train_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves ``last.ckpt`` when it is due."""
-        step = trainer.global_step
+        """Forgets the scores of the weights that are about to change."""
         self._scores = {}
-        if step != self._saved_step and step % self.every_n_steps == 0:
+
+    def step_end(self, trainer: Any) -> None:
+        """Saves ``last.ckpt`` when it is due."""
+        if trainer.global_step % self.every_n_steps == 0 or self._is_time(trainer):
             self.save_last(trainer)
+
+    def _is_time(self, trainer: Any) -> bool:
+        """Whether the last write is too long ago for any rank, because all ranks write together."""
+        late = time.monotonic() - self._saved_time >= 60 * self.every_n_minutes
+        return trainer.strategy.reduce_boolean_decision(late, all=False)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Saves ``best.ckpt`` and the model folder when the score is the best so far."""
@@ -149,8 +214,10 @@ class RunRecord(lightning.Callback):
         if score > self._best:
             _check_weights(trainer)
             self._best = score
+            self.best_scores, self.best_step = self._scores, trainer.global_step
             trainer.save_checkpoint(self.folder / "best.ckpt")
             self._save_model(trainer)
+        super().on_validation_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Saves ``last.ckpt`` with the last step in it and, without validation, the model."""
@@ -174,6 +241,7 @@ class RunRecord(lightning.Callback):
         _check_weights(trainer)
         trainer.save_checkpoint(self.folder / "last.ckpt")
         self._saved_step = trainer.global_step
+        self._saved_time = time.monotonic()
 
 
 class StoppedError(Exception):
@@ -188,7 +256,7 @@ class StoppedError(Exception):
         self.exit_code = 128 + number
 
 
-class StopOnSignal(lightning.Callback):
+class StopOnSignal(_StepCallback):
     """On Ctrl-C or SIGTERM, finishes the current step, saves a checkpoint and ends the training.
 
     A second Ctrl-C ends it at once.
@@ -200,22 +268,16 @@ class StopOnSignal(lightning.Callback):
     def __init__(self, record: RunRecord) -> None:
         self.record = record
         self._signal = 0
-        self._step = 0
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Installs the signal handlers."""
-        self._step = trainer.global_step
+        super().on_train_start(trainer, pl_module)
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._heard)
 
-    def on_train_batch_end(
-        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def step_end(self, trainer: Any) -> None:
         """Saves and stops after a signal; all ranks do so after the same step."""
-        if trainer.global_step == self._step:  # gradients are still being accumulated
-            return
-        self._step = trainer.global_step
         if trainer.strategy.reduce_boolean_decision(self._signal > 0, all=False):
             self.record.save_last(trainer)
             raise StoppedError(self._signal or signal.SIGTERM, trainer.global_step)

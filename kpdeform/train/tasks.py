@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kpdeform import _checks
 from kpdeform._optional import require
 from kpdeform.inference.metrics import scores
-from kpdeform.nn import deformation_loss
+from kpdeform.nn import Deformation, DeformKPConv, deformation_loss
 from kpdeform.train.loading import LabelledBatch
-from kpdeform.train.losses import lovasz_softmax
-from kpdeform.train.optimizers import AdamWSetup, OptimizerSetup
+from kpdeform.train.losses import focal_loss, lovasz_softmax
+from kpdeform.train.optimizers import AdamWSetup, OptimizerSetup, scale_learning_rate
 
 lightning = require("lightning.pytorch", "train")
 torchmetrics = require("torchmetrics", "train")
@@ -26,9 +25,19 @@ _SCORES = ("mean_iou", "overall_accuracy", "mean_accuracy")
 
 
 class _Task(lightning.LightningModule):
-    """Base of the tasks: the losses, and scores computed from a confusion matrix."""
+    """Base of the tasks: the losses, and scores computed from a confusion matrix.
 
-    shown_score: str  # the score that says which checkpoint is best
+    Attributes:
+        shown_score: The score that says which checkpoint is best.
+        last_confusion: Confusion matrix of the last validation, ``(classes, classes)``.
+        loaded: Names of the model's parameters that come from a trained model.
+        loaded_lr_factor: Factor on the learning rate of ``loaded``.
+    """
+
+    shown_score: str
+    last_confusion: Tensor | None = None
+    loaded: Collection[str] = ()
+    loaded_lr_factor: float = 1.0
 
     def __init__(
         self,
@@ -37,6 +46,7 @@ class _Task(lightning.LightningModule):
         optimizer: OptimizerSetup | None = None,
         class_weights: Literal["none", "sqrt_inverse"] = "none",
         label_smoothing: float = 0.0,
+        focal_gamma: float = 0.0,
         lovasz_weight: float = 0.0,
         deformation_weight: float = 1.0,
         class_counts: Tensor | None = None,
@@ -45,12 +55,14 @@ class _Task(lightning.LightningModule):
         if class_weights == "sqrt_inverse" and class_counts is None:
             raise ValueError("class_weights='sqrt_inverse' needs class_counts")
         _checks.share("task", "label_smoothing", label_smoothing)
+        _checks.number("task", "focal_gamma", focal_gamma, least=0)
         _checks.number("task", "lovasz_weight", lovasz_weight, least=0)
         _checks.number("task", "deformation_weight", deformation_weight, least=0)
         self.model = model
         self.class_names = list(class_names)
         self.optimizer_setup = optimizer or AdamWSetup()
         self.label_smoothing = label_smoothing
+        self.focal_gamma = focal_gamma
         self.lovasz_weight = lovasz_weight
         self.deformation_weight = deformation_weight
         weights = torch.ones(len(self.class_names))
@@ -91,6 +103,7 @@ class _Task(lightning.LightningModule):
                 "cross_entropy": entropy.detach(),
                 "deformation": deformation.detach(),
                 "accuracy": right.float().mean(),
+                **_movement(self.model, deformations),
             }
             for name, value in values.items():
                 self.log(f"train/{name}", value, prog_bar=name == "loss", batch_size=1)
@@ -103,7 +116,8 @@ class _Task(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs IoU and accuracies of the whole validation epoch, over all ranks."""
-        result = scores(self.confusion.compute())
+        self.last_confusion = self.confusion.compute()
+        result = scores(self.last_confusion)
         self.confusion.reset()
         logged = {f"val/{name}": getattr(result, name) for name in _SCORES}
         logged |= {
@@ -121,6 +135,9 @@ class _Task(lightning.LightningModule):
         # With mixed precision, Lightning cannot clip the gradients of a fused optimizer.
         fused = self.trainer.precision == "32-true"
         optimizer, factor, interval = self.optimizer_setup.build(self.model, int(steps), fused)
+        if self.loaded_lr_factor != 1:
+            loaded = (p for name, p in self.model.named_parameters() if name in self.loaded)
+            scale_learning_rate(optimizer, loaded, self.loaded_lr_factor)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {
             "optimizer": optimizer,
@@ -128,23 +145,36 @@ class _Task(lightning.LightningModule):
         }
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The weighted mean over the labelled rows of all ranks.
+        """The weighted mean over the labelled rows of all ranks, or that of the focal loss.
 
         DDP's mean of the ranks' gradients is then the gradient of this mean.
         """
-        total = F.cross_entropy(
-            logits.float(),
-            labels,
-            self.class_weights,
-            ignore_index=-1,
-            reduction="sum",
-            label_smoothing=self.label_smoothing,
+        losses = focal_loss(
+            logits, labels, self.focal_gamma, self.class_weights, self.label_smoothing
         )
         weight = self.class_weights[labels.clamp(min=0)].masked_fill(labels < 0, 0).sum()
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(weight)
             weight = weight / dist.get_world_size()
-        return total / weight.clamp(min=1e-12)  # 0, not NaN, if no row is labelled
+        return losses.sum() / weight.clamp(min=1e-12)  # 0, not NaN, if no row is labelled
+
+
+def _movement(model: nn.Module, deformations: Sequence[Deformation]) -> dict[str, Tensor]:
+    """How far deformable layers have moved their kernel points, and how many of them reach a point.
+
+    Returns:
+        "shift", the mean length of the offsets in units of sigma, and "reach", the share of kernel
+        points with an input point within sigma; nothing for a model without deformable layers.
+    """
+    layers = [module for module in model.modules() if isinstance(module, DeformKPConv)]
+    if not layers or len(layers) != len(deformations):
+        return {}
+    shifts, reached = [], []
+    for layer, (kernel_points, distances, sigma) in zip(layers, deformations, strict=True):
+        offsets = kernel_points.detach() - layer.kernel_points
+        shifts.append(offsets.norm(dim=-1).flatten() / sigma)
+        reached.append((distances.detach() < sigma**2).flatten())
+    return {"shift": torch.cat(shifts).mean(), "reach": torch.cat(reached).float().mean()}
 
 
 def _scenes_of(batch: Any, datamodule: Any) -> str:
@@ -170,6 +200,8 @@ class SegmentationTask(_Task):
         class_weights: "sqrt_inverse" weights the classes of the cross entropy by the square root of
             their inverse frequency in the training scenes.
         label_smoothing: Share of the target spread evenly over all classes, in [0, 1].
+        focal_gamma: Exponent of the focal loss, >= 0: with 2, points that are predicted well hardly
+            count in the cross entropy. 0 is the cross entropy itself.
         lovasz_weight: Factor on the Lovász-Softmax loss, >= 0.
         deformation_weight: Factor on the deformation loss, >= 0.
         class_counts: Points of each class, for their weights; ``class_counts()`` of a data module.
@@ -197,6 +229,8 @@ class ClassificationTask(_Task):
         class_weights: "sqrt_inverse" weights the classes of the cross entropy by the square root of
             their inverse frequency among the training clouds.
         label_smoothing: Share of the target spread evenly over all classes, in [0, 1].
+        focal_gamma: Exponent of the focal loss, >= 0: with 2, points that are predicted well hardly
+            count in the cross entropy. 0 is the cross entropy itself.
         lovasz_weight: Factor on the Lovász-Softmax loss, >= 0.
         deformation_weight: Factor on the deformation loss, >= 0.
         class_counts: Points of each class, for their weights; ``class_counts()`` of a data module.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 import warnings
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from kpdeform._device import choose_device
 from kpdeform._optional import require
 from kpdeform.models.config import ModelConfig
 from kpdeform.models.files import read_checkpoint
+from kpdeform.train.report import Pictures, StepLines
 from kpdeform.train.runs import AtomicCheckpointIO, CsvMetrics, RunRecord, StopOnSignal
 
 lightning = require("lightning.pytorch", "train")
@@ -34,12 +36,15 @@ class TrainerConfig:
         gradient_clip: Bound on the gradients, > 0; null for no bound.
         gradient_clip_by: Whether the bound holds for each "value" or for the "norm" of all values.
         accumulate: Number of batches whose gradients are accumulated for one step, >= 1.
-        validate_every: Steps between two validations, >= 0; 0 never validates.
+        validate_every: Steps between two validations, >= 0; 0 never validates, and null validates
+            ten times. Without a validation split there is no validation.
         log_every: Steps between two rows of metrics, >= 1.
         checkpoint_every: Steps between two writes of last.ckpt, >= 1.
+        checkpoint_minutes: Most minutes between two writes of last.ckpt, > 0.
         deterministic: Ask PyTorch for deterministic kernels.
         sync_batchnorm: Compute batch normalisation statistics over all GPUs.
-        progress_bar: Show a progress bar.
+        progress_bar: Show a progress bar or, where the output is no terminal, print a line every
+            ``log_every`` steps.
 
     Raises:
         ValueError: A number is out of its bounds.
@@ -51,9 +56,10 @@ class TrainerConfig:
     gradient_clip: float | None = 10.0
     gradient_clip_by: str = "norm"
     accumulate: int = 1
-    validate_every: int = 0
+    validate_every: int | None = None
     log_every: int = 20
     checkpoint_every: int = 500
+    checkpoint_minutes: float = 10.0
     deterministic: bool = False
     sync_batchnorm: bool = False
     progress_bar: bool = True
@@ -68,7 +74,9 @@ class TrainerConfig:
         _checks.one_of(owner, "gradient_clip_by", self.gradient_clip_by, ("norm", "value"))
         for name in ("accumulate", "log_every", "checkpoint_every"):
             _checks.count(owner, name, getattr(self, name))
-        _checks.count(owner, "validate_every", self.validate_every, least=0)
+        _checks.positive(owner, "checkpoint_minutes", self.checkpoint_minutes)
+        if self.validate_every is not None:
+            _checks.count(owner, "validate_every", self.validate_every, least=0)
 
 
 class StepBar(lightning.Callback):
@@ -134,8 +142,9 @@ def make_trainer(
 ) -> Any:
     """Makes the Lightning trainer of a run.
 
-    The run's folder gets ``config.yaml``, ``git_hash.txt``, ``metrics.csv``, TensorBoard files,
-    ``last.ckpt``, the model folder ``model`` and, with validation, ``best.ckpt``.
+    The run's folder gets ``config.yaml``, ``git_hash.txt``, ``metrics.csv``, ``curves.png``,
+    TensorBoard files, ``last.ckpt``, the model folder ``model`` and, with validation,
+    ``best.ckpt``.
 
     Args:
         folder: Folder of the run.
@@ -149,14 +158,18 @@ def make_trainer(
         A ``lightning.pytorch.Trainer``.
     """
     _quieten()
-    record = RunRecord(folder, config, model, options.checkpoint_every)
+    record = RunRecord(folder, config, model, options.checkpoint_every, options.checkpoint_minutes)
+    validate_every = options.validate_every
+    if validate_every is None:
+        validate_every = max(max_steps // 10, 1)
     chosen = [
         record,
+        Pictures(folder),
         StopOnSignal(record),
         lightning.callbacks.LearningRateMonitor("step"),
     ]
     if options.progress_bar:
-        chosen.append(StepBar())
+        chosen.append(StepBar() if sys.stdout.isatty() else StepLines(options.log_every))
     return lightning.Trainer(
         max_steps=max_steps,
         accelerator=_accelerator(options.accelerator),
@@ -167,8 +180,8 @@ def make_trainer(
         gradient_clip_algorithm=options.gradient_clip_by,
         accumulate_grad_batches=options.accumulate,
         check_val_every_n_epoch=None,
-        val_check_interval=options.validate_every or None,
-        limit_val_batches=None if options.validate_every > 0 else 0,
+        val_check_interval=validate_every * options.accumulate or None,  # in batches
+        limit_val_batches=None if validate_every > 0 else 0,
         num_sanity_val_steps=0,
         log_every_n_steps=options.log_every,
         deterministic=options.deterministic,
@@ -191,9 +204,11 @@ def _accelerator(name: str) -> str:
 
 
 def _quieten() -> None:
-    """Hides Lightning's messages on hardware, its tips and a deprecation warning of torch."""
+    """Hides Lightning's messages on hardware and frozen parts, its tips and a warning of torch."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated")
+    warnings.filterwarnings("ignore", r"Total length of `list`")  # no scenes to validate on
+    warnings.filterwarnings("ignore", r"Found \d+ module\(s\) in eval mode")  # frozen parts
 
 
 def checkpoint_to_resume(folder: Path, resume: bool) -> Path | None:

@@ -12,6 +12,7 @@ SEGMENTATION = [
     ("data.radius", -1), ("data.radius", ".inf"), ("data.max_points", 0),
     ("data.batches_per_epoch", 0), ("data.neighbor_quantile", 0), ("data.neighbor_quantile", 1.5),
     ("data.num_workers", -1), ("task.label_smoothing", 2), ("task.lovasz_weight", -1),
+    ("task.focal_gamma", -1), ("trainer.checkpoint_minutes", 0),
     ("task.deformation_weight", ".nan"), ("trainer.devices", 0), ("trainer.precision", "8"),
     ("trainer.gradient_clip", 0), ("trainer.gradient_clip_by", "sum"), ("trainer.accumulate", 0),
     ("trainer.validate_every", -1), ("trainer.log_every", 0), ("trainer.checkpoint_every", 0),

@@ -126,7 +126,8 @@ def test_a_wheel_holds_recipes_and_configurations(monkeypatch, tmp_path):
 
 
 def test_missing_options_are_named_as_they_are_typed(command):
-    assert refused(command, "train", "--config", "rooms").endswith("required: --run")
+    line = refused(command, "train", "--run", "run")
+    assert line.endswith("required: --data.root, --data.cell_size")
     assert refused(command, "label", "a.ply").endswith("required: --model")
 
 
@@ -139,6 +140,13 @@ def test_configurations_have_names(command):
     assert "missing.yaml" in refused(command, "train", "--config", "missing.yaml", "--run", "run")
 
 
+NEXT = [
+    "kpdeform evaluate --model runs/rooms --data data/rooms --out runs/rooms/val",
+    "kpdeform label FILE --model runs/rooms --out runs/rooms/labelled",
+    "tensorboard --logdir runs/rooms",
+]
+
+
 def test_from_nothing_to_a_labelled_room(command, capsys):
     """Simulated rooms are prepared, learned from in two steps, scored and labelled."""
     pytest.importorskip("open3d")
@@ -147,7 +155,10 @@ def test_from_nothing_to_a_labelled_room(command, capsys):
     options = ["--max_steps", 2, "--data.max_points", 3000, "--trainer.progress_bar", "false"]
     capsys.readouterr()
     command("train", "--config", "rooms", "--run", "runs/rooms", *options)
-    assert capsys.readouterr().out.endswith("  runs/rooms: last.ckpt, model\n")
+    text = capsys.readouterr().out
+    assert text.startswith("training runs/rooms\n")
+    assert "files in runs/rooms: best.ckpt, last.ckpt, model, curves.png" in text
+    assert text.endswith("next:\n" + "".join(f"  {line}\n" for line in NEXT))
     scored = ["--data", "data/rooms", "--out", "val", "--predictions", "ply"]
     command("evaluate", "--model", "runs/rooms", *scored)
     assert "mean IoU" in capsys.readouterr().out

@@ -9,6 +9,7 @@ import torch
 
 from kpdeform._locks import lock
 from kpdeform.inference import Predictor
+from kpdeform.train import SegmentationTask
 from tests.toy import ROOT, run_python, run_script
 
 SCRIPT = ROOT / "scripts" / "train_segmentation.py"
@@ -67,6 +68,96 @@ def test_killed_run_continues_to_the_same_weights(config, whole, tmp_path, every
     lost = {killed - 1} if killed % every == 0 else set()
     assert steps_logged(tmp_path / "run") == [s for s in range(STEPS) if s not in lost]
     assert steps_logged(whole) == list(range(STEPS))
+
+
+class Killed(Exception):
+    """Ends a training in this process, with the files that a killed process would leave."""
+
+
+def kill_at(monkeypatch, hook, last_step):
+    """Ends the training in a hook of the task after a step."""
+    original = getattr(SegmentationTask, hook)
+
+    def die(task, *arguments):
+        if task.trainer.global_step == last_step:
+            raise Killed
+        return original(task, *arguments)
+
+    monkeypatch.setattr(SegmentationTask, hook, die)
+
+
+# A checkpoint every 3 steps, a validation every 4; a step has two batches, an epoch has 8.
+MIXED = [
+    "--trainer.checkpoint_every", 3, "--trainer.validate_every", 4, "--trainer.accumulate", 2,
+    "--data.batches_per_epoch", 8,
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def validated(config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("validated")
+    run_script("train_segmentation.py", *arguments(config, folder, *MIXED))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("hook", "killed"),
+    [
+        ("on_train_batch_end", 12),  # after a checkpoint, before a validation
+        ("on_validation_epoch_end", 8),
+        *[
+            pytest.param("on_train_batch_end", step, marks=pytest.mark.slow)
+            for step in range(1, STEPS)
+        ],
+    ],
+)
+def test_a_run_that_ends_at_any_step_continues_to_the_same_files(
+    config, validated, tmp_path, monkeypatch, hook, killed
+):
+    command = arguments(config, tmp_path / "run", *MIXED)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, hook, killed)
+        run_script("train_segmentation.py", *command)
+    resume = ["--resume"] if killed >= 3 else []  # there is a checkpoint
+    run_script("train_segmentation.py", *command, *resume)
+    for name in ("last.ckpt", "best.ckpt"):
+        found, expected = (
+            torch.load(folder / name, weights_only=True) for folder in (tmp_path / "run", validated)
+        )
+        for key in ("global_step", "state_dict", "optimizer_states", "lr_schedulers"):
+            assert_equal(found[key], expected[key])
+        assert_equal(found["kpdeform"]["rng"], expected["kpdeform"]["rng"])
+        assert found["kpdeform"]["scores"] == expected["kpdeform"]["scores"]
+    assert validations(tmp_path / "run") == validations(validated)
+
+
+def validations(folder):
+    with (folder / "metrics.csv").open() as file:
+        return [line for line in file if ",val/" in line]
+
+
+def assert_equal(found, expected):
+    """Compares nested containers with tensors, bit for bit."""
+    if isinstance(expected, torch.Tensor):
+        assert torch.equal(found, expected)
+    elif isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for name in expected:
+            assert_equal(found[name], expected[name])
+    elif isinstance(expected, (list, tuple)):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_equal(one, other)
+    else:
+        assert found == expected
+
+
+def test_a_timer_saves_too(config, tmp_path, monkeypatch):
+    options = ["--trainer.checkpoint_every", 100, "--trainer.checkpoint_minutes", 1e-9]
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, "on_train_batch_end", 2)
+        run_script("train_segmentation.py", *arguments(config, tmp_path, *options))
+    assert checkpoint_of(tmp_path)["global_step"] == 2
 
 
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])

@@ -15,6 +15,7 @@ from kpdeform.train import (
     ClassificationTask,
     SegmentationTask,
     SGDSetup,
+    focal_loss,
     lovasz_softmax,
 )
 from kpdeform.train.loading import LabelledBatch
@@ -105,6 +106,49 @@ def test_adamw_by_steps_rises_stays_and_falls():
     assert made.interval == "epoch"
     factors = [made.factor(epoch) for epoch in (0, 5, 10, 15, 35, 55)]
     assert factors == pytest.approx([0.01, 0.1, 1, 1, 0.1, 0.01])
+
+
+def test_focal_loss_follows_its_definition():
+    logits, labels = torch.randn(50, 4, requires_grad=True), torch.randint(-1, 4, (50,))
+    weights = torch.tensor([1.0, 2.0, 0.5, 3.0])
+    probabilities = logits.detach().double().softmax(1)
+    expected = torch.zeros(50, dtype=torch.float64)
+    for row, label in enumerate(labels.tolist()):
+        if label >= 0:
+            p = probabilities[row, label]
+            expected[row] = -weights[label] * (1 - p) ** 1.5 * p.log()
+    found = focal_loss(logits, labels, 1.5, weights)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-7)
+    found.sum().backward()
+    assert logits.grad.isfinite().all() and (logits.grad[labels < 0] == 0).all()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_focal_loss_without_gamma_is_the_cross_entropy(smoothing):
+    logits, labels = torch.randn(50, 4), torch.randint(-1, 4, (50,))
+    weights = torch.rand(4)
+    expected = F.cross_entropy(
+        logits, labels, weights, ignore_index=-1, reduction="none", label_smoothing=smoothing
+    )
+    assert torch.equal(focal_loss(logits, labels, 0.0, weights, smoothing), expected)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
+def test_focal_loss_has_finite_gradients_where_it_is_certain(gamma):
+    logits = torch.tensor([[200.0, 0.0], [-200.0, 0.0], [0.0, 0.0]], requires_grad=True)
+    loss = focal_loss(logits, torch.tensor([0, 0, -1]), gamma)
+    loss.sum().backward()
+    assert loss.tolist() == [0, 200, 0] and logits.grad.isfinite().all()
+    assert logits.grad[1].tolist() == [-1, 1] and not logits.grad[[0, 2]].any()
+
+
+def test_the_focal_loss_is_trained_when_asked_for():
+    model, labels = tiny_model().eval(), torch.randint(-1, 3, (300,))
+    batch = tiny_batch(model, labels)
+    _, logged = logged_step(SegmentationTask(model, "abc", focal_gamma=2.0).eval(), batch)
+    logits, _ = model(batch.pyramid, batch.batch.features)
+    expected = focal_loss(logits, labels).sum() / (labels >= 0).sum()
+    torch.testing.assert_close(logged["train/cross_entropy"], expected.detach())
 
 
 def jaccard_loss(predicted, labels, label):
