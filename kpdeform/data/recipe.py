@@ -403,9 +403,9 @@ def _as_json(content: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(content))
 
 
-def track(items: Iterable[T], what: str) -> Iterable[T]:
-    """Iterates over ``items`` and shows a progress bar."""
-    return require("rich.progress", "io").track(items, what)
+def track(items: Iterable[T], what: str, total: int | None = None) -> Iterable[T]:
+    """Iterates over ``items``, ``total`` if they have no length, and shows a progress bar."""
+    return require("rich.progress", "io").track(items, what, total)
 
 
 def warn(message: str) -> None:
