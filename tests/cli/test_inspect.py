@@ -1,9 +1,13 @@
 """The command ``kpdeform inspect``."""
 
+import json
+
+import numpy as np
 import pytest
 
+from kpdeform.cli.options import check_file
 from tests.cli.test_command import command, refused  # noqa: F401
-from tests.toy import write_toy_laz
+from tests.toy import toy_scene, write_toy_laz
 
 
 def test_the_report_in_the_terminal(command, tmp_path, capsys):  # noqa: F811
@@ -25,7 +29,62 @@ def test_a_damaged_file_is_named_after_the_report_on_the_others(command, tmp_pat
     assert "a.laz" in shown.out and "warning: left out: " in shown.err
 
 
-@pytest.mark.parametrize("arguments", [[], ["no_such_folder"], ["a.pdf"], ["x", "--lable", "y"]])
-def test_mistakes_take_one_line(command, tmp_path, arguments):  # noqa: F811
+MISTAKES = {
+    "no files": [],
+    "no folder": ["no_such_folder"],
+    "another format": ["a.pdf"],
+    "an unknown option": ["a.laz", "--lable", "y"],
+    "a class without labels": ["a.laz", "--class", "ground"],
+    "a class whose labels are words": ["a.laz", "--class", "ground=a"],
+    "a class that is not there": ["a.laz", "--class", "ground=9"],
+    "a split without files": ["a.laz", "--split", "val=b*"],
+    "no label of this name": ["a.laz", "--label", "part"],
+    "a negative scale": ["a.laz", "--scale", "-1"],
+    "a scale that is a word": ["a.laz", "--scale", "feet"],
+    "a file of another kind": ["a.laz", "--write", "mine.json"],
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_take_one_line(command, tmp_path, mistake):  # noqa: F811
     (tmp_path / "a.pdf").write_text("x")
-    refused(command, "inspect", *arguments)
+    write_toy_laz(tmp_path / "a.laz", classes=3)
+    refused(command, "inspect", *MISTAKES[mistake])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.laz", "a.pdf"]
+
+
+def write_scan(path, seed):
+    points, labels, features = toy_scene(seed)
+    np.savez(path, points=points, label=labels, intensity=1000 * features[:, 0])
+
+
+@pytest.fixture
+def following(command, tmp_path, capsys):  # noqa: F811
+    """The commands that inspect names at its end, without their first word."""
+    (tmp_path / "scans").mkdir()
+    for seed in range(3):
+        write_scan(tmp_path / "scans" / f"{seed}.npz", seed)
+    command("inspect", "scans", "--class", "ground=0", "--class", "ball=1", "--write", "mine.yaml")
+    lines = capsys.readouterr().out.partition("next:\n")[2].splitlines()
+    return [line.split()[1:] for line in lines]
+
+
+def test_prepare_takes_what_inspect_wrote(command, tmp_path, following):  # noqa: F811
+    command(*following[0])
+    info = json.loads((tmp_path / "data" / "mine" / "dataset.json").read_text())
+    assert info["class_names"] == ["ground", "ball"]
+    assert info["feature_names"] == ["intensity"] and info["feature_scales"]["intensity"] == 1000
+    check_file(tmp_path / "mine.yaml")
+    line = refused(command, "inspect", "scans", "--write", "mine.yaml")
+    assert "mine.yaml is there already" in line
+
+
+@pytest.mark.slow
+def test_all_commands_take_what_inspect_wrote(command, tmp_path, following):  # noqa: F811
+    prepare, train, evaluate, label = following
+    command(*prepare)
+    command(*train, "--max_steps", "2", "--data.max_points", "1500")
+    command(*evaluate)
+    assert (tmp_path / "results" / "mine" / "scores.json").is_file()
+    command(*[str(tmp_path / "scans" / "0.npz") if w == "FILES" else w for w in label])
+    assert (tmp_path / "labelled" / "0.npz").is_file()
