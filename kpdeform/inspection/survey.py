@@ -21,9 +21,10 @@ QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 _BINS = 24
 _SAMPLE = 500_000  # points of all files together that quantiles and histograms are made of
 _WHOLE = 1_000_000  # files with at most this many points are looked at as a whole
-_WINDOW = 100_000  # points of a window that is looked at in larger files, and kept for the trial
-_WINDOWS = 4
-_QUERIES = 4_000  # points of a window whose nearest neighbour is searched
+_WINDOWS = 8  # windows that are looked at in larger files
+_WINDOW = 50_000  # points of such a window
+_KEPT = 100_000  # points of a file that are kept for the trial
+_QUERIES = 8_000  # points of a file whose nearest neighbour is searched
 
 
 @dataclass
@@ -145,7 +146,7 @@ def survey_file(path: Path, reading: Reading, num_files: int = 1) -> Survey:
     """Reads a file and collects its statistics.
 
     Quantiles and histograms are those of a sample. Spacing and duplicates are measured on all
-    points of files with up to a million points, and on four windows of about 100,000 points of
+    points of files with up to a million points, and on eight windows of about 50,000 points of
     larger files, which are read a second time for them. All else counts every point.
 
     Args:
@@ -167,8 +168,8 @@ def survey_file(path: Path, reading: Reading, num_files: int = 1) -> Survey:
     area = _covered_area(sample)
     windows = _windows(cloud, sample, area, far)
     counts = [_duplicates(window) for window in windows]
-    spacings = [_spacing(window[first_rows]) for window, first_rows in counts]
-    spacings = [s for s in spacings if np.isfinite(s)]
+    distances = [_to_nearest(w[rows], _QUERIES // len(windows)) for w, rows in counts]
+    spacing = np.median(np.concatenate(distances)) if any(map(len, distances)) else np.nan
     version, name = _format(path)
     return Survey(
         path=path,
@@ -182,7 +183,7 @@ def survey_file(path: Path, reading: Reading, num_files: int = 1) -> Survey:
         num_far=far.count,
         num_seen=sum(len(window) for window in windows),
         num_duplicates=sum(len(window) - int(rows.sum()) for window, rows in counts),
-        spacing=float(np.median(spacings)) if spacings else float("nan"),
+        spacing=float(spacing),
         area=area,
         attributes=first.attributes,
         label_name=label_name,
@@ -412,23 +413,23 @@ def _duplicates(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return points, first
 
 
-def _spacing(points: np.ndarray) -> float:
-    """Median distance to the nearest neighbour, of different points ``(n, 3)`` float64."""
+def _to_nearest(points: np.ndarray, most: int) -> np.ndarray:
+    """Distances from at most ``most`` of some different points ``(n, 3)`` to their nearest one."""
     if len(points) < 2:
-        return float("nan")
+        return np.zeros(0)
     local = torch.from_numpy(points - np.median(points, axis=0)).float()
-    rows = np.random.default_rng(0).choice(len(local), min(len(local), _QUERIES), replace=False)
+    rows = np.random.default_rng(0).choice(len(local), min(len(local), most), replace=False)
     queries = local[torch.from_numpy(rows)]
     nearest = local[ops.knn_neighbors(queries, local, 2)[:, 1].long()]
-    return float((queries - nearest).norm(dim=1).median())
+    return (queries - nearest).norm(dim=1).numpy()
 
 
 def _cut(points: np.ndarray) -> np.ndarray:
-    """The part of a window that is kept: about ``_WINDOW`` points around its middle."""
-    if len(points) <= _WINDOW:
+    """The part of a window that is kept: about ``_KEPT`` points around its middle."""
+    if len(points) <= _KEPT:
         return points
     distance = np.abs(points[:, :2] - np.median(points[:, :2], axis=0)).max(axis=1)
-    return points[distance <= np.partition(distance, _WINDOW)[_WINDOW]]
+    return points[distance <= np.partition(distance, _KEPT)[_KEPT]]
 
 
 def survey_files(

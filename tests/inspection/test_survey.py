@@ -62,9 +62,10 @@ def test_a_large_file_is_looked_at_in_windows(laz, monkeypatch):
     whole = survey_file(laz, Reading())
     monkeypatch.setattr(survey, "_WHOLE", 1000)
     monkeypatch.setattr(survey, "_WINDOW", 600)
+    monkeypatch.setattr(survey, "_KEPT", 600)
     monkeypatch.setattr(survey, "_SAMPLE", 500)
     part = survey_file(laz, Reading())
-    assert 600 < part.num_seen < 4 * 1200 and len(part.window) <= 610
+    assert 600 < part.num_seen < 8 * 1200 and len(part.window) <= 610
     assert part.spacing == pytest.approx(whole.spacing, rel=0.3)
     assert part.num_points == whole.num_points and part.labels == whole.labels
     assert len(part.sample) <= 1000
