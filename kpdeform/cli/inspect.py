@@ -1,7 +1,7 @@
 r"""Says what point cloud files hold, and proposes how to train a network on them.
 
   kpdeform inspect tiles/
-  kpdeform inspect tiles/ --write mine.yaml
+  kpdeform inspect tiles/ --write mine.yaml --html tiles.html
   kpdeform inspect 'tiles/*.laz' --class ground=2 --class "low vegetation=3,4" --class building=6 \
       --split "val=*_12.laz" --write mine.yaml
 
@@ -32,6 +32,7 @@ from kpdeform.inspection import (
     trial_table,
     try_out,
     write_configuration,
+    write_page,
 )
 
 
@@ -41,6 +42,7 @@ def inspect(
     classes: dict[str, list[int]] | None = None,
     splits: dict[str, list[str]] | None = None,
     write: Path | None = None,
+    page: Path | None = None,
 ) -> None:
     """Reads the files, prints what they hold and how to train, and writes configurations.
 
@@ -50,6 +52,7 @@ def inspect(
         classes: Raw labels of every class to learn; by default they follow from the labels.
         splits: Patterns of the files of some splits.
         write: Training configuration to write; that of the preparation gets a name like it.
+        page: HTML page to write.
 
     Raises:
         ValueError: A file cannot be read, all others being shown first; or classes or splits do not
@@ -57,6 +60,11 @@ def inspect(
     """
     if write is not None:
         check_target(write)
+    if page is not None and page.suffix != ".html":
+        raise ValueError(f"--html {page}: must be the name of a file such as report.html")
+    for file in (write, page):
+        if file is not None and not file.parent.is_dir():
+            raise ValueError(f"{file}: there is no folder {file.parent}")
     paths = find_clouds(files)
     found = dict(track(survey_files(paths, reading), "reading files", len(paths)))
     surveys = [survey for survey in found.values() if isinstance(survey, Survey)]
@@ -64,18 +72,27 @@ def inspect(
     for path in failed.keys() - {Path(name) for name in files}:
         if path.suffix.lower() in TEXT_SUFFIXES:  # such as a readme in a folder
             warn(f"left out: {failed.pop(path)}")
-    total = merge(surveys) if surveys or not failed else None
-    if total is not None:
-        print_tables(tables_of(total), remarks(total))
+    if failed and not surveys:
+        raise _unreadable(failed, len(paths))
+    total = merge(surveys)
+    tables, sentences = tables_of(total), remarks(total)
+    print_tables(tables, sentences)
     if failed:
-        error = next(iter(failed.values()))
-        raise ValueError(f"{len(failed)} of {len(paths)} files cannot be read: {error}")
+        raise _unreadable(failed, len(paths))
     proposal = propose(total, reading, classes, splits)
-    trial = try_out(proposal, total.parts)
-    print_tables([proposal_table(proposal), trial_table(proposal, trial)])
+    proposed = [proposal_table(proposal), trial_table(proposal, try_out(proposal, total.parts))]
+    print_tables(proposed)
+    following = [] if write is None else commands(proposal, write)
+    if page is not None:
+        write_page(page, total, tables, sentences, proposed, following)
     if write is not None:
         write_configuration(proposal, write)
-        print("next:", *commands(proposal, write), sep="\n  ")
+        print("next:", *following, sep="\n  ")
+
+
+def _unreadable(failed: dict[Path, ValueError], num_files: int) -> ValueError:
+    error = next(iter(failed.values()))
+    return ValueError(f"{len(failed)} of {num_files} files cannot be read: {error}")
 
 
 def main() -> None:
@@ -113,6 +130,9 @@ def main() -> None:
         help="a split and its files, such as val=*_12.laz; another split gets the others",
     )
     parser.add_argument("--write", type=Path, metavar="FILE.yaml", help="configuration to write")
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE.html", help="page to write, with tables and pictures"
+    )
     args = parser.parse_args()
     if args.scale is not None:
         _checks.positive("inspect", "--scale", args.scale)
@@ -123,4 +143,5 @@ def main() -> None:
         {name: option_numbers("--class", labels) for name, labels in classes.items()},
         option_pairs("--split", args.splits or []),
         args.write,
+        args.html,
     )

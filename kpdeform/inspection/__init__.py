@@ -1,6 +1,7 @@
 """Says what point cloud files hold, and proposes how to train a network on them."""
 
 from kpdeform.inspection.configuration import check_target, commands, write_configuration
+from kpdeform.inspection.page import write_page
 from kpdeform.inspection.proposal import Proposal, proposal_table, propose
 from kpdeform.inspection.reading import Reading, find_clouds
 from kpdeform.inspection.survey import Attribute, Survey, merge, survey_file, survey_files
@@ -28,4 +29,5 @@ __all__ = [
     "trial_table",
     "try_out",
     "write_configuration",
+    "write_page",
 ]

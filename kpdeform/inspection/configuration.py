@@ -58,7 +58,6 @@ def write_configuration(proposal: Proposal, path: Path) -> None:
         lines = [f"# Proposed by kpdeform inspect: {what} of {path.stem}."]
         lines += [f"#   {command}" for command in commands(proposal, path)[:2]]
         dumped = require("yaml", "io").safe_dump(content, sort_keys=False, allow_unicode=True)
-        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("\n".join([*lines, dumped]), encoding="utf-8")
 
 

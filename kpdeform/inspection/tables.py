@@ -124,11 +124,16 @@ def _labels(total: Survey) -> Table:
     count = max(total.labels.total(), 1)
     las = is_las(total)
     for label, points in sorted(total.labels.items()):
-        name = "no label (NaN or -1)" if label == -1 else name_of(label) if las else ""
+        name = name_of_label(label, las)
         share = points / count
         width = math.ceil(30 * share)
         table.rows.append((str(label), name, f"{points:,}", f"{share:.1%}", "█" * width))
     return table
+
+
+def name_of_label(label: int, las: bool) -> str:
+    """The name of a label, which files of other formats than LAS do not have."""
+    return "no label (NaN or -1)" if label == -1 else name_of(label) if las else ""
 
 
 def is_las(total: Survey) -> bool:

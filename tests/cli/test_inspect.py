@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from kpdeform.cli.options import check_file
+from kpdeform.inspection import trial
 from tests.cli.test_command import command, refused  # noqa: F401
 from tests.toy import toy_scene, write_toy_laz
 
@@ -29,6 +30,11 @@ def test_a_damaged_file_is_named_after_the_report_on_the_others(command, tmp_pat
     assert "a.laz" in shown.out and "warning: left out: " in shown.err
 
 
+@pytest.fixture(autouse=True)
+def _short_trial(monkeypatch):
+    monkeypatch.setattr(trial, "_STEPS", 1)
+
+
 MISTAKES = {
     "no files": [],
     "no folder": ["no_such_folder"],
@@ -41,7 +47,10 @@ MISTAKES = {
     "no label of this name": ["a.laz", "--label", "part"],
     "a negative scale": ["a.laz", "--scale", "-1"],
     "a scale that is a word": ["a.laz", "--scale", "feet"],
-    "a file of another kind": ["a.laz", "--write", "mine.json"],
+    "a configuration of another kind": ["a.laz", "--write", "mine.json"],
+    "a page of another kind": ["a.laz", "--html", "mine.pdf"],
+    "a configuration in no folder": ["a.laz", "--write", "none/mine.yaml"],
+    "a page in no folder": ["a.laz", "--html", "none/mine.html"],
 }
 
 
@@ -64,7 +73,8 @@ def following(command, tmp_path, capsys):  # noqa: F811
     (tmp_path / "scans").mkdir()
     for seed in range(3):
         write_scan(tmp_path / "scans" / f"{seed}.npz", seed)
-    command("inspect", "scans", "--class", "ground=0", "--class", "ball=1", "--write", "mine.yaml")
+    classes = ["--class", "ground=0", "--class", "ball=1"]
+    command("inspect", "scans", *classes, "--write", "mine.yaml", "--html", "mine.html")
     lines = capsys.readouterr().out.partition("next:\n")[2].splitlines()
     return [line.split()[1:] for line in lines]
 
@@ -75,6 +85,8 @@ def test_prepare_takes_what_inspect_wrote(command, tmp_path, following):  # noqa
     assert info["class_names"] == ["ground", "ball"]
     assert info["feature_names"] == ["intensity"] and info["feature_scales"]["intensity"] == 1000
     check_file(tmp_path / "mine.yaml")
+    page = (tmp_path / "mine.html").read_text(encoding="utf-8")
+    assert "kpdeform train --config mine.yaml" in page and page.count("<img") == 5
     line = refused(command, "inspect", "scans", "--write", "mine.yaml")
     assert "mine.yaml is there already" in line
 
