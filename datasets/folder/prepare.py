@@ -27,6 +27,7 @@ from files import Layout, find_files, scene_names
 from kpdeform._files import check_free
 from kpdeform.data import Cloud, DatasetInfo, read_cloud, values
 from kpdeform.data.columns import FROM_POSITIONS
+from kpdeform.data.coordinate_systems import unlike_unit
 from kpdeform.data.fields import canonical_name
 from kpdeform.data.files import TABLE_SUFFIXES, TEXT_SUFFIXES
 from kpdeform.data.recipe import (
@@ -195,6 +196,8 @@ def read(path: Path, config: Config) -> Cloud:
         ValueError: The file cannot be read, or has coordinates that are NaN or infinite, or stray
             points far from all others.
     """
+    if text := unlike_unit(path, config.unit, config.scale):
+        warn(f"{path}: {text}, or name the unit with --unit")
     suffix = path.suffix.lower()
     names = (config.columns or None) if suffix in TABLE_SUFFIXES else None
     cloud = read_cloud(path, names, config.points if suffix == ".npz" else None)

@@ -72,6 +72,34 @@ def coordinate_system(path: str | Path) -> CoordinateSystem | None:
     return _from_geotiff(keys)
 
 
+def unlike_unit(path: str | Path, unit: str, scale: float) -> str | None:
+    """Compares the unit of a file's coordinate system with the one that its points are to have.
+
+    Args:
+        path: The file.
+        unit: Unit that the points are to have after scaling; only "metre" is compared.
+        scale: Factor that turns the coordinates into this unit.
+
+    Returns:
+        What differs, with the cure; None if nothing does, or if the file does not name its unit.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    system = coordinate_system(path)
+    if system is None or unit != "metre":
+        return None
+    if system.unit == "degree":
+        return "x and y are in degrees; project the file to metres"
+    if system.metres is None or abs(scale / system.metres - 1) < 1e-3:
+        return None
+    word = system.unit or f"length of {system.metres:g} m"
+    return (
+        f"the unit of its coordinate system is the {word}, and its "
+        f"coordinates are multiplied with {scale:g}; for metres give --scale {system.metres:.6g}"
+    )
+
+
 def _from_wkt(text: str) -> CoordinateSystem | None:
     """The system that a well-known text describes; None if it is none."""
     root = _tree(text)

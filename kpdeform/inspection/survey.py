@@ -160,7 +160,7 @@ def survey_file(path: Path, reading: Reading, num_files: int = 1) -> Survey:
     cloud = CloudParts(path, reading)
     label_name = _label_of(path, cloud.names, reading.label)
     most = max(1_000, _SAMPLE // num_files)
-    first = _FirstPass(cloud, label_name, step=max(1, -(-cloud.num_points // most)))
+    first = _FirstPass(path, cloud, label_name, step=max(1, -(-cloud.num_points // most)))
     center = np.median(first.sample, axis=0) if len(first.sample) else np.zeros(3)
     far = _Far(first.low, first.high, center)
     sample = first.sample[~far.of(first.sample)]
@@ -276,7 +276,7 @@ def _format(path: Path) -> tuple[str, str]:
 class _FirstPass:
     """Reads all points once, and keeps every ``step``-th one as a sample."""
 
-    def __init__(self, cloud: CloudParts, label_name: str | None, step: int) -> None:
+    def __init__(self, path: Path, cloud: CloudParts, label_name: str | None, step: int) -> None:
         names = [name for name in cloud.names if name != label_name]
         columns = {name: _Column(name) for name in names}
         self.low, self.high = np.full(3, np.nan), np.full(3, np.nan)
@@ -296,7 +296,10 @@ class _FirstPass:
             for name, column in columns.items():
                 column.add(part[name], rows)
             if label_name is not None:
-                labels = to_labels(part[label_name], label_name)
+                try:
+                    labels = to_labels(part[label_name], label_name)
+                except ValueError as error:
+                    raise ValueError(f"{path}: {error}") from error
                 found, counts = np.unique(labels, return_counts=True)
                 self.labels.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
                 sample_labels.append(labels[rows_good])
@@ -437,8 +440,9 @@ def survey_files(
 ) -> Iterator[tuple[Path, Survey | ValueError]]:
     """Surveys files one after another; a file that cannot be read gives its error instead.
 
-    Only eight of the surveys, evenly spread, keep their window.
+    Only eight of the surveys, evenly spread, keep their window, and the first one that has one.
     """
+    none_yet = True
     kept = set(np.linspace(0, len(paths) - 1, 8).round().astype(int).tolist())
     for number, path in enumerate(paths):
         try:
@@ -446,6 +450,7 @@ def survey_files(
         except ValueError as error:
             yield path, error
             continue
-        if number not in kept:
+        if number not in kept and not none_yet:
             survey.window = np.zeros((0, 3))
+        none_yet = none_yet and not len(survey.window)
         yield path, survey

@@ -4,7 +4,8 @@ import struct
 
 import pytest
 
-from kpdeform.data.coordinate_systems import _from_wkt, coordinate_system
+from kpdeform.cli.prepare import main
+from kpdeform.data.coordinate_systems import _from_wkt, coordinate_system, unlike_unit
 from tests.toy import write_toy_laz
 
 LAMBERT = (
@@ -64,6 +65,33 @@ def test_a_file_with_geotiff_keys(tmp_path, code, unit):
     path = with_record(write_toy_laz(tmp_path / "a.laz"), 34735, content)
     system = coordinate_system(path)
     assert (system.name, system.unit) == ("EPSG:2277", unit)
+
+
+@pytest.mark.parametrize(
+    ("unit", "scale", "differs"),
+    [("metre", 1.0, True), ("metre", 0.3048, False), ("foot", 1.0, False)],
+)
+def test_another_unit_is_found(tmp_path, unit, scale, differs):
+    path = with_record(write_toy_laz(tmp_path / "a.laz"), 2112, COMPOUND.encode())
+    text = unlike_unit(path, unit, scale)
+    assert (text is not None) == differs
+    if differs:
+        assert "is the US survey foot" in text and "--scale 0.304801" in text
+    degrees = with_record(
+        write_toy_laz(tmp_path / "b.laz"), 2112, b'GEOGCS["WGS 84",UNIT["degree",0.0174]]'
+    )
+    assert ("degrees" in (unlike_unit(degrees, unit, scale) or "")) == (unit == "metre")
+    assert unlike_unit(write_toy_laz(tmp_path / "c.laz"), unit, scale) is None
+
+
+@pytest.mark.parametrize("options", [[], ["--scale", "0.3048"]])
+def test_prepare_warns_of_feet(tmp_path, monkeypatch, capsys, options):
+    (tmp_path / "raw" / "train").mkdir(parents=True)
+    with_record(write_toy_laz(tmp_path / "raw" / "train" / "a.laz", 2), 2112, COMPOUND.encode())
+    given = ["--class", "a=0", "--class", "b=1", "--output", str(tmp_path / "out"), *options]
+    monkeypatch.setattr("sys.argv", ["prepare", "folder", str(tmp_path / "raw"), *given])
+    main()
+    assert ("the unit of its coordinate system" in capsys.readouterr().err) == (not options)
 
 
 def test_files_without_a_system(tmp_path):

@@ -7,7 +7,16 @@ import pytest
 from scipy.spatial import cKDTree
 
 from kpdeform.data import _chunked_file, read_cloud
-from kpdeform.inspection import Reading, find_clouds, merge, remarks, survey, survey_file, tables
+from kpdeform.inspection import (
+    Reading,
+    find_clouds,
+    merge,
+    remarks,
+    survey,
+    survey_file,
+    survey_files,
+    tables,
+)
 from tests.toy import write_toy_laz
 
 
@@ -127,6 +136,27 @@ def test_labels_of_another_name_and_arrays_without_names(tmp_path):
     )[0].replace("kind, sem", "sem, kind")
     with pytest.raises(ValueError, match=r"has no attribute 'part' with labels; it has .*'sem'"):
         survey_file(path, Reading(label="part", points="cells"))
+
+
+def test_labels_that_are_no_whole_numbers_are_refused(tmp_path):
+    points = np.random.default_rng(0).random((50, 3))
+    path = write_csv(tmp_path / "a.csv", points, label=points[:, 0])
+    with pytest.raises(ValueError, match=r"a\.csv: .* labels are no whole numbers"):
+        survey_file(path, Reading())
+
+
+def test_windows_are_kept_of_some_files_and_of_the_first_that_has_points(tmp_path):
+    rng = np.random.default_rng(0)
+    sizes = [0, 30, *[5] * 18]
+    paths = [
+        write_csv(tmp_path / f"{n:02}.csv", rng.random((size, 3))) if size else None
+        for n, size in enumerate(sizes)
+    ]
+    (tmp_path / "00.npz").touch()
+    np.savez(tmp_path / "00.npz", points=np.zeros((0, 3)))
+    paths[0] = tmp_path / "00.npz"
+    windows = [len(found.window) for _, found in survey_files(paths, Reading())]
+    assert windows[1] == 30 and np.count_nonzero(windows) == 8
 
 
 def test_a_file_without_points(tmp_path):
