@@ -57,7 +57,9 @@ def write_configuration(proposal: Proposal, path: Path) -> None:
     for file, (content, what) in files.items():
         lines = [f"# Proposed by kpdeform inspect: {what} of {path.stem}."]
         lines += [f"#   {command}" for command in commands(proposal, path)[:2]]
-        dumped = require("yaml", "io").safe_dump(content, sort_keys=False, allow_unicode=True)
+        dumped = require("yaml", "io").safe_dump(
+            content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100
+        )
         file.write_text("\n".join([*lines, dumped]), encoding="utf-8")
 
 
