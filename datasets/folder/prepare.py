@@ -42,7 +42,7 @@ from kpdeform.data.recipe import (
     run,
     warn,
 )
-from kpdeform.data.scenes import LARGEST_EXTENT, far_points
+from kpdeform.data.scenes import LARGEST_EXTENT, MOST_FAR, far_points
 from kpdeform.data.text_files import has_numbers
 
 COLORS = ("red", "green", "blue")
@@ -211,7 +211,7 @@ def read(path: Path, config: Config) -> Cloud:
     far = far_points(points)
     if not far.any():
         return Cloud(points, cloud.attributes)
-    if far.mean() > 0.01:
+    if far.mean() > MOST_FAR:
         raise ValueError(
             f"{path}: its points are too far apart for float32 to hold them to 0.001 (from "
             f"{points.min(axis=0).tolist()} to {points.max(axis=0).tolist()}, at most "

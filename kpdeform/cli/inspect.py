@@ -79,10 +79,13 @@ def inspect(
     print_tables(tables, sentences)
     if failed:
         raise _unreadable(failed, len(paths))
-    proposal = propose(total, reading, classes, splits)
-    proposed = [proposal_table(proposal), trial_table(proposal, try_out(proposal, total.parts))]
-    print_tables(proposed)
-    following = [] if write is None else commands(proposal, write)
+    proposed, following = [], []
+    if write is not None or total.spacing > 0:
+        proposal = propose(total, reading, classes, splits)
+        trial = try_out(proposal, total.parts)
+        proposed = [proposal_table(proposal), trial_table(proposal, trial)]
+        print_tables(proposed)
+        following = [] if write is None else commands(proposal, write)
     if page is not None:
         write_page(page, total, tables, sentences, proposed, following)
     if write is not None:

@@ -20,7 +20,7 @@ import torch
 from kpdeform import ops
 from kpdeform.data.crops import CropIndex, Shape
 from kpdeform.data.fields import COLORS, NORMALS
-from kpdeform.data.recipe import readable_scale
+from kpdeform.data.recipe import ClassMap, readable_scale
 from kpdeform.inspection.asprs import NAMES, NO_CLASS, name_of
 from kpdeform.inspection.reading import Reading
 from kpdeform.inspection.survey import Attribute, Survey
@@ -137,7 +137,7 @@ def propose(
         splits=found,
         reading=reading,
         scale=scale,
-        drop_far=total.num_far > 0,
+        drop_far=any(part.num_far for part in total.parts),
         file_features=file_features,
         features=("ones", *position, *file_features),
         cell_size=cell,
@@ -200,6 +200,7 @@ def _classes(
                     f"--class {name}: no point has the label {', '.join(map(str, labels))}; there "
                     f"are {listed}"
                 )
+        ClassMap.from_names(wanted, "rest")  # refuses a label of two classes
         return {name: list(labels) for name, labels in wanted.items()}, "as given"
     las = is_las(total)
     known = [code for code in NAMES if code not in NO_CLASS] if las else None

@@ -14,7 +14,7 @@ from kpdeform import ops
 from kpdeform.data._las_layout import read_layout
 from kpdeform.data.coordinate_systems import CoordinateSystem, coordinate_system
 from kpdeform.data.fields import canonical_name, to_labels
-from kpdeform.data.scenes import LARGEST_EXTENT
+from kpdeform.data.scenes import LARGEST_EXTENT, MOST_FAR
 from kpdeform.inspection.reading import CloudParts, Reading
 
 QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
@@ -135,6 +135,11 @@ class Survey:
     sample_labels: np.ndarray | None = field(repr=False)
     window: np.ndarray = field(repr=False)
     parts: list[Survey] = field(default_factory=list, repr=False)
+
+    @property
+    def too_wide(self) -> bool:
+        """Whether so many points are stray ones that the file must be cut into tiles."""
+        return self.num_far > MOST_FAR * self.num_points
 
     @property
     def density(self) -> float:

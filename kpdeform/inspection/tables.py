@@ -179,7 +179,10 @@ def remarks(total: Survey) -> list[str]:
     found += [f"{_some(files)} without {', '.join(n)}." for files, n in lacking.items() if files]
     if total.num_bad:
         found.append(f"{total.num_bad:,} points have NaN or infinite coordinates; remove them.")
-    if total.num_far:
+    wide = [part.path.name for part in total.parts if part.too_wide]
+    if wide:
+        found.append(f"{_some(wide)} too large for float32 coordinates; cut such files into tiles.")
+    elif total.num_far:
         found.append(
             f"{total.num_far:,} points lie far from all others; prepare leaves them out with "
             "--drop-far."

@@ -30,6 +30,14 @@ def test_a_damaged_file_is_named_after_the_report_on_the_others(command, tmp_pat
     assert "a.laz" in shown.out and "warning: left out: " in shown.err
 
 
+def test_files_without_points_get_a_report(command, tmp_path, capsys):  # noqa: F811
+    np.savez(tmp_path / "a.npz", points=np.zeros((0, 3)))
+    command("inspect", tmp_path, "--html", "mine.html")
+    assert "There are no points." in capsys.readouterr().out
+    assert "There are no points." in (tmp_path / "mine.html").read_text(encoding="utf-8")
+    assert "too few different points" in refused(command, "inspect", "a.npz", "--write", "a.yaml")
+
+
 @pytest.fixture(autouse=True)
 def _short_trial(monkeypatch):
     monkeypatch.setattr(trial, "_STEPS", 1)

@@ -85,6 +85,8 @@ def test_classes_are_the_given_ones_or_follow_from_the_labels(rooms):
     assert found.classes == {"flat": [0, 1], "wall": [2]} and found.ignored == []
     with pytest.raises(ValueError, match="--class door: no point has the label 7; there are 0, 1"):
         propose(total, Reading(), {"door": [7], "wall": [2]})
+    with pytest.raises(ValueError, match="raw label 2 is given twice"):
+        propose(total, Reading(), {"door": [1, 2], "wall": [2]})
 
 
 def test_splits_are_the_given_ones(rooms):

@@ -138,6 +138,12 @@ def test_labels_of_another_name_and_arrays_without_names(tmp_path):
         survey_file(path, Reading(label="part", points="cells"))
 
 
+def test_a_file_that_is_too_large_is_to_be_cut(tmp_path):
+    points = np.random.default_rng(0).random((500, 3)) * [80_000, 80_000, 1]
+    text = " ".join(remarks(merge([survey_file(write_csv(tmp_path / "a.csv", points), Reading())])))
+    assert "a.csv is too large for float32 coordinates" in text and "--drop-far" not in text
+
+
 def test_labels_that_are_no_whole_numbers_are_refused(tmp_path):
     points = np.random.default_rng(0).random((50, 3))
     path = write_csv(tmp_path / "a.csv", points, label=points[:, 0])
