@@ -10,8 +10,8 @@ from typing import Any
 from kpdeform._version import __version__
 
 _PARTS = (
-    "cli", "data", "inference", "kernel_points", "models", "nn", "onnx", "ops", "reference",
-    "train", "viz",
+    "cli", "data", "inference", "inspection", "kernel_points", "models", "nn", "onnx", "ops",
+    "reference", "train", "viz",
 )  # fmt: skip
 
 __all__ = ["__version__", "info", *_PARTS]

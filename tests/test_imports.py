@@ -19,6 +19,7 @@ LAYERS = [
     ["data", "nn", "onnx"],
     ["models", "viz"],
     ["inference"],
+    ["inspection"],
     ["train"],
     ["cli"],
     ["__main__"],

@@ -23,6 +23,7 @@ NAMES = {
     "kpdeform.data": "PointBatch Pyramid PyramidSpec build_pyramid SceneDataset transforms",
     "kpdeform.inference": "Labelled Predictor Rules Scores Tiles confusion_matrix predict_scene "
     "progress_bar scores segment_file segment_files write_prediction write_scores",
+    "kpdeform.inspection": "Reading Survey find_clouds merge survey_file survey_files",
     "kpdeform.viz": "kernel_scene show render capture_grids render_grids sampled_positions",
 }
 

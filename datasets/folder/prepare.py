@@ -14,8 +14,7 @@ Examples:
 """
 
 import argparse
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain
@@ -28,10 +27,22 @@ from files import Layout, find_files, scene_names
 from kpdeform._files import check_free
 from kpdeform.data import Cloud, DatasetInfo, read_cloud, values
 from kpdeform.data.columns import FROM_POSITIONS
+from kpdeform.data.coordinate_systems import unlike_unit
 from kpdeform.data.fields import canonical_name
 from kpdeform.data.files import TABLE_SUFFIXES, TEXT_SUFFIXES
-from kpdeform.data.recipe import ClassMap, Job, Parser, make_scenes, read_config, run, warn
-from kpdeform.data.scenes import LARGEST_EXTENT, far_points
+from kpdeform.data.recipe import (
+    ClassMap,
+    Job,
+    Parser,
+    make_scenes,
+    option_numbers,
+    option_pairs,
+    read_config,
+    readable_scale,
+    run,
+    warn,
+)
+from kpdeform.data.scenes import LARGEST_EXTENT, MOST_FAR, far_points
 from kpdeform.data.text_files import has_numbers
 
 COLORS = ("red", "green", "blue")
@@ -185,6 +196,8 @@ def read(path: Path, config: Config) -> Cloud:
         ValueError: The file cannot be read, or has coordinates that are NaN or infinite, or stray
             points far from all others.
     """
+    if text := unlike_unit(path, config.unit, config.scale):
+        warn(f"{path}: {text}, or name the unit with --unit")
     suffix = path.suffix.lower()
     names = (config.columns or None) if suffix in TABLE_SUFFIXES else None
     cloud = read_cloud(path, names, config.points if suffix == ".npz" else None)
@@ -198,7 +211,7 @@ def read(path: Path, config: Config) -> Cloud:
     far = far_points(points)
     if not far.any():
         return Cloud(points, cloud.attributes)
-    if far.mean() > 0.01:
+    if far.mean() > MOST_FAR:
         raise ValueError(
             f"{path}: its points are too far apart for float32 to hold them to 0.001 (from "
             f"{points.min(axis=0).tolist()} to {points.max(axis=0).tolist()}, at most "
@@ -292,14 +305,6 @@ def find_scales(paths: Sequence[Path], config: Config) -> dict[str, float]:
                 f"{high:.4g} (choose another with --features {name}/NUMBER)"
             )
     return scales
-
-
-def readable_scale(high: float) -> float:
-    """1 for values of order one, otherwise the next larger of 1, 2 and 5 times a power of ten."""
-    if high == 0 or 0.1 <= high <= 10:
-        return 1.0
-    power = 10.0 ** np.floor(np.log10(high))
-    return float(next(step * power for step in (1, 2, 5, 10) if step * power >= high * (1 - 1e-9)))
 
 
 def prepare(raw: Path, output: Path, config: Config, overwrite: bool = False) -> None:
@@ -405,27 +410,6 @@ def _least_size(path: Path, num_features: int) -> int:
     return path.stat().st_size // 200 * (14 + num_features)
 
 
-def _pairs(option: str, texts: Iterable[str]) -> dict[str, list[str]]:
-    """Splits options such as ``ground=2,3`` at the equals sign and the commas."""
-    pairs: dict[str, list[str]] = {}
-    for text in texts:
-        name, _, listed = (part.strip() for part in text.partition("="))
-        found = [value.strip() for value in listed.split(",")]
-        if not name or not all(found):
-            raise ValueError(f"{option} {text}: must be name=value or name=value,value")
-        if name in pairs:
-            raise ValueError(f"{option} {text}: {name} is given twice; join them with commas")
-        pairs[name] = found
-    return pairs
-
-
-def _numbers(option: str, texts: Iterable[str]) -> list[int]:
-    for text in texts:
-        if not re.fullmatch(r"[+-]?\d+", text.strip()):
-            raise ValueError(f"{option}: {text!r} is not a whole number")
-    return [int(text) for text in texts]
-
-
 def _options(args: argparse.Namespace, raw: Path) -> dict[str, Any]:
     """The options that were given, as the YAML file would have them."""
     simple = ("name", "label", "points", "scale", "unit", "fill_nan", "drop_far")
@@ -436,17 +420,17 @@ def _options(args: argparse.Namespace, raw: Path) -> dict[str, Any]:
         if given == []:
             options[key] = []
     if args.classes:
-        pairs = _pairs("--class", args.classes)
-        options["classes"] = {name: _numbers("--class", raw) for name, raw in pairs.items()}
+        pairs = option_pairs("--class", args.classes)
+        options["classes"] = {name: option_numbers("--class", raw) for name, raw in pairs.items()}
     if args.ignored is not None:
         parts = args.ignored.split(",") if args.ignored else []
-        options["ignored"] = "rest" if parts == ["rest"] else _numbers("--ignored", parts)
+        options["ignored"] = "rest" if parts == ["rest"] else option_numbers("--ignored", parts)
     if args.splits:
         options["splits"] = {}
         for text in args.splits:
             name, _, pattern = text.partition("=")
             whole = pattern and (raw / pattern).is_file()  # a file name that has a comma
-            found = {name: [pattern]} if whole else _pairs("--split", [text])
+            found = {name: [pattern]} if whole else option_pairs("--split", [text])
             for split, patterns in found.items():
                 options["splits"].setdefault(split, []).extend(patterns)
     return {key: value for key, value in options.items() if value is not None}

@@ -12,6 +12,7 @@ from importlib import import_module
 import kpdeform
 
 COMMANDS = {
+    "inspect": "say what files hold, and propose how to train on them",
     "prepare": "turn the files of a data set into scenes",
     "train": "train a network on scenes, shapes or images",
     "evaluate": "score a trained network on whole scenes",

@@ -403,9 +403,9 @@ def _as_json(content: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(content))
 
 
-def track(items: Iterable[T], what: str) -> Iterable[T]:
-    """Iterates over ``items`` and shows a progress bar."""
-    return require("rich.progress", "io").track(items, what)
+def track(items: Iterable[T], what: str, total: int | None = None) -> Iterable[T]:
+    """Iterates over ``items``, ``total`` if they have no length, and shows a progress bar."""
+    return require("rich.progress", "io").track(items, what, total)
 
 
 def warn(message: str) -> None:
@@ -432,6 +432,44 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Any:
         """Raises ValueError, which :func:`run` prints."""
         raise ValueError(f"{message} (see --help)")
+
+
+def option_pairs(option: str, texts: Iterable[str]) -> dict[str, list[str]]:
+    """Splits options such as ``ground=2,3`` at the equals sign and the commas.
+
+    Raises:
+        ValueError: A text has another form, or two have the same name.
+    """
+    pairs: dict[str, list[str]] = {}
+    for text in texts:
+        name, _, listed = (part.strip() for part in text.partition("="))
+        found = [value.strip() for value in listed.split(",")]
+        if not name or not all(found):
+            raise ValueError(f"{option} {text}: must be name=value or name=value,value")
+        if name in pairs:
+            raise ValueError(f"{option} {text}: {name} is given twice; join them with commas")
+        pairs[name] = found
+    return pairs
+
+
+def option_numbers(option: str, texts: Sequence[str]) -> list[int]:
+    """Whole numbers of an option, such as raw labels.
+
+    Raises:
+        ValueError: A text is no whole number.
+    """
+    for text in texts:
+        if not re.fullmatch(r"[+-]?\d+", text.strip()):
+            raise ValueError(f"{option}: {text!r} is not a whole number")
+    return [int(text) for text in texts]
+
+
+def readable_scale(high: float) -> float:
+    """1 for values of order one, otherwise the next larger of 1, 2 and 5 times a power of ten."""
+    if high == 0 or 0.1 <= high <= 10:
+        return 1.0
+    power = 10.0 ** np.floor(np.log10(high))
+    return float(next(step * power for step in (1, 2, 5, 10) if step * power >= high * (1 - 1e-9)))
 
 
 # Messages of PyTorch's RuntimeErrors when a GPU or the CPU has no memory left.

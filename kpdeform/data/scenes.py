@@ -119,6 +119,10 @@ def _check_features_finite(name: str, features: np.ndarray) -> None:
         )
 
 
+# Share of a file's points that may be stray ones; if more are, the file is really that large.
+MOST_FAR = 0.01
+
+
 def far_points(points: np.ndarray) -> np.ndarray:
     """Finds the outliers that make a cloud ``(N, 3)`` too large for float32 coordinates.
 

@@ -19,6 +19,7 @@ from kpdeform._files import check_free, reserve
 from kpdeform._locks import lock
 from kpdeform.data.cloud_files import ChunkedFile, Column, check_class_ids, open_cloud_file
 from kpdeform.data.columns import scaled
+from kpdeform.data.coordinate_systems import unlike_unit
 from kpdeform.inference.context import Context
 from kpdeform.inference.predictor import Predictor
 from kpdeform.inference.rules import Rules
@@ -150,7 +151,8 @@ def segment_file(
                 needed += context.num_points * each
                 check_free(output.parent, needed, f"labelling {source}")
             cloud = SortedCloud.write(work, chunks, tiles, file.num_points)
-            for text in check_looks(predictor, cloud, str(source), strict):
+            unit = unlike_unit(source, predictor.unit, predictor.scale)
+            for text in check_looks(predictor, cloud, str(source), strict, unit):
                 warn(text)
             predictor.predict_cloud(cloud, votes, progress)
             columns = _write_predictions(work, cloud, predictor, rules)
@@ -166,7 +168,9 @@ def segment_file(
     return labelled
 
 
-def check_looks(predictor: Predictor, cloud: SortedCloud, name: str, strict: bool) -> list[str]:
+def check_looks(
+    predictor: Predictor, cloud: SortedCloud, name: str, strict: bool, known: str | None = None
+) -> list[str]:
     """Compares a cloud with the training data; see :meth:`Predictor.check_cloud`.
 
     Args:
@@ -174,6 +178,7 @@ def check_looks(predictor: Predictor, cloud: SortedCloud, name: str, strict: boo
         cloud: The cloud.
         name: Name of the cloud, for the messages.
         strict: Whether a difference is an error.
+        known: A difference that is known already.
 
     Returns:
         Warnings, each with the name.
@@ -181,7 +186,8 @@ def check_looks(predictor: Predictor, cloud: SortedCloud, name: str, strict: boo
     Raises:
         ValueError: There is a difference, and ``strict`` is True.
     """
-    texts = [f"{name}: {text}" for text in predictor.check_cloud(cloud)]
+    found = [*filter(None, [known]), *predictor.check_cloud(cloud)]
+    texts = [f"{name}: {text}" for text in found]
     if texts and strict:
         raise ValueError(f"{'; '.join(texts)} (refused because of --strict)")
     return texts

@@ -11,7 +11,8 @@ from kpdeform.inference import Predictor, predict_scene, segment_file, segment_f
 from kpdeform.inference.record import check_record, make_record
 from kpdeform.inference.statistics import Statistics
 from kpdeform.train import SceneDataModule
-from tests.toy import TINY, toy_scene
+from tests.data.test_coordinate_systems import with_record
+from tests.toy import TINY, toy_scene, write_toy_laz
 
 plyfile = pytest.importorskip("plyfile")
 
@@ -122,6 +123,19 @@ def test_the_cures_work(predictor, tmp_path):
     assert label(feet, tmp_path, *in_feet(points, intensity[:, 0])) == []
     scaled = replace(predictor, feature_scales={"intensity": 255.0})
     assert label(scaled, tmp_path, *another_scale(points, intensity[:, 0])) == []
+
+
+def test_the_unit_of_the_coordinate_system_is_compared(predictor, tmp_path):
+    system = 'PROJCS["A",UNIT["foot",0.3048]]'
+    source = with_record(write_toy_laz(tmp_path / "a.laz"), 2112, system.encode())
+    warnings = []
+    segment_file(predictor, source, tmp_path / "b.laz", warn=warnings.append)
+    assert "is the foot, and its coordinates are multiplied with 1" in warnings[0]
+    with pytest.raises(ValueError, match=r"is the foot, .*refused because of --strict"):
+        segment_file(predictor, source, tmp_path / "c.laz", strict=True)
+    warnings.clear()
+    segment_file(replace(predictor, unit="foot"), source, tmp_path / "b.laz", warn=warnings.append)
+    assert not any("is the foot" in text for text in warnings)
 
 
 def test_scenes_are_compared_too(predictor):
