@@ -7,6 +7,7 @@ Examples:
   kpdeform prepare ign RAW
   kpdeform prepare ign RAW --features intensity number_of_returns red green blue nir
   kpdeform prepare ign RAW --split train=77055,627755 --split val=77060_627760
+  kpdeform prepare ign RAW --ahn ahn --features return_number number_of_returns --split train=.
 """
 
 import argparse
@@ -15,7 +16,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from kpdeform import ops
 from kpdeform.data import Cloud, DatasetInfo, read_cloud
 from kpdeform.data.recipe import ClassMap, Job, Parser, make_scenes, run
 
@@ -83,8 +86,9 @@ def prepare(
     splits: Mapping[str, Sequence[str]],
     features: Sequence[str],
     overwrite: bool = False,
+    ahn: str = "",
 ) -> None:
-    """Writes every tile as one scene."""
+    """Writes every tile as one scene; ``ahn`` is a part of the names of tiles of the Dutch AHN."""
     tiles = sorted(p for p in raw.rglob("*") if p.suffix.lower() in (".laz", ".las"))
     if not tiles:
         raise ValueError(f"{raw}: holds no .laz or .las file")
@@ -102,7 +106,12 @@ def prepare(
         source="IGN, Lidar HD",
     )
     jobs = [
-        Job(split, path.stem, [path], partial(read_tile, path, features))
+        Job(
+            split,
+            path.stem,
+            [path],
+            partial(read_tile, path, features, bool(ahn) and ahn in path.name),
+        )
         for path, split in chosen.items()
     ]
     make_scenes(
@@ -112,16 +121,40 @@ def prepare(
         raw=raw,
         class_map=class_map,
         overwrite=overwrite,
+        settings={"ahn": ahn} if ahn else {},
         what="preparing tiles",
     )
 
 
 def read_tile(
-    path: Path, features: Sequence[str]
+    path: Path, features: Sequence[str], ahn: bool = False
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
     """Reads points, raw labels and features of a tile."""
     cloud = read_cloud(path)
-    return cloud.points, cloud.attributes["classification"], columns(path, cloud, features)
+    labels = cloud.attributes["classification"]
+    if ahn:
+        labels = np.where(is_tree(cloud), 5, labels)
+    return cloud.points, labels, columns(path, cloud, features)
+
+
+def is_tree(cloud: Cloud) -> np.ndarray:
+    """Which points of an AHN tile are certainly high vegetation, (N,) bool.
+
+    AHN has no class for vegetation: its class 1 holds vegetation, cars and street furniture. Of
+    these points, those more than 2 m above the nearest ground point with several returns of one
+    pulse are trees, because cars are lower and masts are rare.
+    """
+    labels = cloud.attributes["classification"]
+    points = torch.from_numpy(cloud.points)
+    flat = points - points.mean(0)
+    flat[:, 2] = 0
+    ground = torch.from_numpy(labels == 2)
+    if not bool(ground.any()):
+        return np.zeros(len(labels), bool)
+    nearest = ops.knn_neighbors(flat, flat[ground], 1)[:, 0].long()
+    height = points[:, 2] - points[ground, 2][nearest]
+    several = cloud.attributes["number_of_returns"] > 1
+    return (labels == 1) & several & (height > 2).numpy()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -143,6 +176,12 @@ def main(arguments: list[str] | None = None) -> None:
         metavar="NAME=PART[,PART]",
         help="parts of the tiles' file names",
     )
+    parser.add_argument(
+        "--ahn",
+        default="",
+        metavar="PART",
+        help="part of the file names of tiles of the Dutch AHN, whose class 1 has the vegetation",
+    )
     parser.add_argument("--overwrite", action="store_true", help="start again instead of going on")
     args = parser.parse_args(arguments)
     splits = dict(SPLITS)
@@ -151,7 +190,7 @@ def main(arguments: list[str] | None = None) -> None:
         if bad := [a for a, equals, b in pairs if not (a and equals and b)]:
             parser.error(f"--split must be NAME=PART,PART, got {bad}")
         splits = {name: tuple(parts.split(",")) for name, _, parts in pairs}
-    prepare(args.raw, args.output, splits, args.features, args.overwrite)
+    prepare(args.raw, args.output, splits, args.features, args.overwrite, args.ahn)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ from kpdeform.data.recipe import read_config
 from kpdeform.models.config import FACTORIES, Factory, ModelConfig
 
 _TRANSFORMS = (
-    "AutoContrast", "ColorDrop", "Compose", "Jitter", "RandomFlip", "RandomRotation", "RandomScale",
+    "AutoContrast", "ColorDrop", "Compose", "FeatureDrop", "Jitter", "RandomDensity", "RandomFlip",
+    "RandomRotation", "RandomScale",
 )  # fmt: skip
 _OPTIMIZERS = ("AdamWSetup", "AdamWStepSetup", "SGDSetup")
 CLASSES = (

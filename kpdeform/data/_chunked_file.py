@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -89,28 +89,35 @@ class ChunkedFile(ABC):
         parts = list(self.parts(self.names))
         return {name: np.concatenate([part[name] for part in parts]) for name in self.names}
 
-    def chunks(self, names: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def chunks(
+        self, names: Sequence[str], optional: Collection[str] = ()
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields points ``(n, 3)`` float64 and the columns ``names``, ``(n, F)`` float32.
 
         Names are those of :func:`kpdeform.data.read_cloud`. Colours are scaled to 0 to 1. All other
         values, including coordinates, have the unit of the file.
 
+        Args:
+            names: Names of the columns.
+            optional: Names that the file may lack; these columns are then 0.
+
         Raises:
             ValueError: The file has no such column, is truncated or corrupt, or contains NaN or
                 infinite values, which the message counts.
         """
-        check_names(self.path, names, list(self._columns))
-        wanted = [self._columns[name] for name in (*"xyz", *names)]
+        present = [name for name in names if name in self._columns or name not in optional]
+        check_names(self.path, present, list(self._columns))
+        wanted = [self._columns[name] for name in (*"xyz", *present)]
         for part in self.parts(wanted):
             columns = [part[name] for name in wanted]
             if not all(np.isfinite(values).all() for values in columns):
-                raise self._not_finite((*"xyz", *names))
+                raise self._not_finite((*"xyz", *present))
             points = np.stack(columns[:3], 1).astype(np.float64)
-            features = np.empty((len(points), len(names)), np.float32)
-            for column, (name, values) in enumerate(zip(names, columns[3:], strict=True)):
+            features = np.zeros((len(points), len(names)), np.float32)
+            for name, values in zip(present, columns[3:], strict=True):
                 if name in COLORS:
                     values = np.clip(values / self._color_range, 0, 1)
-                features[:, column] = values
+                features[:, names.index(name)] = values
             yield points, features
 
     def bounds(self) -> np.ndarray | None:

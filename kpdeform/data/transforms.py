@@ -186,6 +186,76 @@ class AutoContrast:
         return replace(sample, features=features)
 
 
+class FeatureDrop:
+    """Sets some feature columns of the whole sample to 0 with probability ``p``, all at once.
+
+    The network learns to do without these features. A file that is labelled may therefore lack
+    them: their columns are then 0, as they are here. Features that a file may lack independently of
+    each other have a transform each.
+
+    Args:
+        names: Names of the columns, such as ``["return_number", "number_of_returns"]``.
+        p: Probability, in [0, 1].
+
+    Raises:
+        ValueError: There are no names, or ``p`` is not a probability.
+    """
+
+    def __init__(self, names: Sequence[str], p: float = 0.2) -> None:
+        if isinstance(names, str) or not names:
+            raise ValueError(f"FeatureDrop: names must be a list of columns, got {names!r}")
+        self.names, self.p = tuple(names), _probability("FeatureDrop", p)
+
+    def __call__(self, sample: Sample, generator: Generator) -> Sample:
+        """Returns the sample, with or without these features.
+
+        Raises:
+            ValueError: The sample has no such column.
+        """
+        drop = bool(torch.rand((), generator=generator) < self.p)
+        columns = sample.columns(*self.names)
+        if columns is None:
+            raise ValueError(
+                f"FeatureDrop: {', '.join(self.names)} must be features, which are "
+                f"{', '.join(sample.feature_names)}"
+            )
+        if not drop:
+            return sample
+        features = sample.features.clone()
+        features[:, columns] = 0
+        return replace(sample, features=features)
+
+
+class RandomDensity:
+    """Keeps a random share of the points with probability ``p``, as in a sparser scan.
+
+    The logarithm of the share is drawn uniformly, so that each doubling of the density is equally
+    likely. At least one point is kept.
+
+    Args:
+        minimum: Smallest share, in (0, 1].
+        p: Probability that points are dropped at all, in [0, 1].
+
+    Raises:
+        ValueError: ``minimum`` or ``p`` is out of range.
+    """
+
+    def __init__(self, minimum: float = 0.1, p: float = 0.5) -> None:
+        if not 0 < minimum <= 1:
+            raise ValueError(f"RandomDensity: minimum must be in (0, 1], got {minimum}")
+        self.minimum, self.p = minimum, _probability("RandomDensity", p)
+
+    def __call__(self, sample: Sample, generator: Generator) -> Sample:
+        """Returns the sample with all or some of its points."""
+        hit, drawn = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+        total = len(sample.points)
+        if hit >= self.p or total == 0:
+            return sample
+        kept = max(1, round(total * self.minimum**drawn))
+        rows = torch.randperm(total, generator=generator)[:kept].sort().values
+        return take_rows(sample, rows)
+
+
 def transform_linear(sample: Sample, matrix: Tensor) -> Sample:
     """Applies a linear map A to points and the corresponding map to normals.
 
@@ -217,6 +287,15 @@ def replace_points(sample: Sample, points: Tensor) -> Sample:
             features = features.clone() if features is sample.features else features
             features[:, sample.feature_names.index(name)] = points[:, axis]
     return replace(sample, points=points, features=features)
+
+
+def take_rows(sample: Sample, rows: Tensor) -> Sample:
+    """Returns the sample with some of its points, given by their ``rows`` (n,) int64."""
+    per_point = ("points", "features", "labels", "indices", "weights")
+    values = {name: getattr(sample, name) for name in per_point}
+    # The label of a whole cloud is 0-d.
+    kept = {k: v[rows] for k, v in values.items() if v is not None and v.ndim > 0}
+    return replace(sample, **kept)
 
 
 def _rotation(quaternion: Tensor) -> Tensor:

@@ -88,16 +88,21 @@ def predict_scene(
             look like the training data.
     """
     _checks.count("predict_scene", "votes", votes)
-    missing = [name for name in predictor.file_features if name not in feature_names]
+    names = predictor.file_features
+    present = [name for name in names if name in feature_names]
+    missing = [name for name in names if name not in (*present, *predictor.optional)]
     if missing:
         raise ValueError(f"the model needs {missing}, but the data set has {list(feature_names)}")
-    columns = [list(feature_names).index(name) for name in predictor.file_features]
+    sources = [list(feature_names).index(name) for name in present]
+    targets = [names.index(name) for name in present]
 
     def chunks() -> Iterable[tuple[np.ndarray, np.ndarray]]:
         for start in range(0, scene.num_points, 1_000_000):
             rows = slice(start, start + 1_000_000)
             points = scene.points[rows] + scene.origin
-            yield points, stored_features(scene.features[rows][:, columns])
+            features = np.zeros((len(points), len(names)), np.float32)
+            features[:, targets] = stored_features(scene.features[rows][:, sources])
+            yield points, features
 
     labels = np.empty(scene.num_points, np.int64)
     with TemporaryDirectory(prefix="kpdeform-") as folder:

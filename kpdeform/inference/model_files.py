@@ -1,4 +1,4 @@
-"""Reads and writes trained models: model folders, checkpoints, run folders and the hub's models.
+"""Reads and writes trained models: folders, checkpoints, runs, packaged models and the hub's.
 
 A model folder holds the weights, ``model.safetensors``, and the record, ``model.json``. Neither
 file can hold code. Both are replaced atomically; ``model.json`` has the SHA-256 of the weights, so
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from kpdeform import models
 from kpdeform._files import replacing
 from kpdeform._optional import require
 from kpdeform.data.recipe import read_config
@@ -65,21 +66,36 @@ class TrainedModel(NamedTuple):
         return model
 
 
+def packaged_models() -> dict[str, Path]:
+    """The folders of the models that travel with kpdeform, by name."""
+    folder = Path(models.__file__).parent / "starter"
+    return {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{RECORD}"))}
+
+
 def read_model(path: str | PathLike[str]) -> TrainedModel:
     """Reads a trained model.
 
     Args:
-        path: A model folder; a run's folder, which stands for its ``best.ckpt`` or else its
-            ``last.ckpt``; a checkpoint; or ``hf://OWNER/NAME`` on the Hugging Face hub.
+        path: The name of a packaged model; a model folder; a run's folder, which stands for its
+            ``best.ckpt`` or else its ``last.ckpt``; a checkpoint; or ``hf://OWNER/NAME`` on the
+            Hugging Face hub. A file or folder takes precedence over a packaged model.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: There is no such file and no packaged model of this name.
         ValueError: A file is damaged, contains code, or is none of these.
         OSError: The hub cannot be reached or has no such model.
     """
     if str(path).startswith(_HUB):
         return _read_folder(_download(str(path)))
     path = Path(path)
+    if not path.exists():
+        packaged = packaged_models()
+        if str(path) not in packaged:
+            raise FileNotFoundError(
+                f"model {path} is not there; name a model folder, the folder of a run, a "
+                f"checkpoint, or a packaged model: {', '.join(packaged)}"
+            )
+        path = packaged[str(path)]
     if not path.is_dir():
         return _read_checkpoint(path)
     if (path / RECORD).exists():
@@ -94,13 +110,19 @@ def read_model(path: str | PathLike[str]) -> TrainedModel:
     )
 
 
-def write_model(folder: str | PathLike[str], model: nn.Module, record: Mapping[str, Any]) -> None:
+def write_model(
+    folder: str | PathLike[str],
+    model: nn.Module,
+    record: Mapping[str, Any],
+    half: bool = False,
+) -> None:
     """Writes a model folder, which is created if needed; other files in it stay.
 
     Args:
         folder: Folder to write.
         model: The model; it is not changed.
         record: The model's record.
+        half: Whether to store the parameters as float16.
 
     Raises:
         ValueError: The record is wrong, a weight is NaN or infinite, or the model is not the one
@@ -111,6 +133,9 @@ def write_model(folder: str | PathLike[str], model: nn.Module, record: Mapping[s
     config = ModelConfig.from_record(check_record(record)["model"])
     weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
     check_weights(build_without_memory(config) if config.own_factory else model, weights)
+    if half:
+        weights |= {name: weights[name].half() for name, _ in model.named_parameters()}
+        check_finite_weights(weights)
     content = save({name: value.contiguous().clone() for name, value in weights.items()})
     record = {**record, "sha256": hashlib.sha256(content).hexdigest()}
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -156,6 +181,15 @@ def check_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise ValueError(f"the weights do not fit the model: {'; '.join(problems[:3])}{more}")
+    check_finite_weights(weights)
+
+
+def check_finite_weights(weights: Mapping[str, Tensor]) -> None:
+    """Checks that no weight is NaN or infinite.
+
+    Raises:
+        ValueError: One is.
+    """
     for name, value in weights.items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise ValueError(f"the weights {name} hold NaN or infinite numbers")
@@ -197,7 +231,9 @@ def _read_folder(folder: Path) -> TrainedModel:
             f"{folder / WEIGHTS} is not the file whose sha256 is in {RECORD}: it is damaged, or "
             "belongs to another model"
         )
-    return TrainedModel(folder / RECORD, record, parse_weights(content, folder / WEIGHTS))
+    weights = parse_weights(content, folder / WEIGHTS)
+    full = {n: w.float() if w.dtype == torch.float16 else w for n, w in weights.items()}
+    return TrainedModel(folder / RECORD, record, full)
 
 
 def _read_checkpoint(path: Path) -> TrainedModel:

@@ -37,6 +37,8 @@ class Predictor:
         class_ids: Number that is written to files for each class. The training takes them from the
             data set's ``dataset.json``, unless it was given others.
         feature_scales: Divisor that turns a file's values into features, by name of the feature.
+        optional: The ``features`` that a file may lack; their columns are then 0. The training must
+            have set them to 0 at times, see :class:`kpdeform.data.transforms.FeatureDrop`.
         tiles: Tiles of the same size as the crops of the training.
         scale: Factor that turns a file's coordinates into the model's unit.
         unit: The model's unit.
@@ -64,6 +66,7 @@ class Predictor:
     licence: str = ""
     source: str = ""
     statistics: Statistics | None = None
+    optional: Sequence[str] = ()
 
     @staticmethod
     def load(
@@ -74,9 +77,10 @@ class Predictor:
         """Loads a trained model. Nothing that a file contains is ever run.
 
         Args:
-            path: A model folder; the folder of a run, which stands for its ``best.ckpt`` or else
-                its ``last.ckpt``; a checkpoint; or ``hf://OWNER/NAME``, a model folder on the
-                Hugging Face hub.
+            path: The name of a packaged model, such as ``"aerial"``; a model folder; the folder of
+                a run, which stands for its ``best.ckpt`` or else its ``last.ckpt``; a checkpoint;
+                or ``hf://OWNER/NAME``, a model folder on the Hugging Face hub. A file or folder of
+                the same name takes precedence over a packaged model.
             device: Device of the model. "auto" is CUDA if kpdeform can use it, and the CPU
                 otherwise.
             factory: Function that makes the model, if it was trained with a function of your own.
@@ -86,7 +90,7 @@ class Predictor:
             The predictor, with the model in evaluation mode on the device.
 
         Raises:
-            FileNotFoundError: There is no such file.
+            FileNotFoundError: There is no such file and no packaged model of this name.
             ValueError: The file is damaged, contains code, or was not written by kpdeform; its
                 model needs ``factory``; or the device cannot be used.
             OSError: The hub cannot be reached, or has no such model.
@@ -136,14 +140,17 @@ class Predictor:
             licence=data["licence"],
             source=data["source"],
             statistics=statistics,
+            optional=tuple(data.get("optional_features", ())),
         )
 
-    def save(self, folder: str | PathLike[str]) -> None:
+    def save(self, folder: str | PathLike[str], *, half: bool = False) -> None:
         """Writes ``model.safetensors`` and ``model.json``, which :meth:`load` reads.
 
         Args:
             folder: Folder to write, created if needed. Both files are replaced atomically; other
                 files in the folder stay.
+            half: Whether to store the parameters as float16, in half the space. They are read and
+                used as float32.
 
         Raises:
             ValueError: ``config`` is None or does not describe the model, an attribute has a wrong
@@ -171,6 +178,7 @@ class Predictor:
             "class_colors": [list(color) for color in self.class_colors],
             "class_ids": list(self.class_ids),
             "feature_scales": dict(self.feature_scales),
+            "optional_features": list(self.optional),
             "scale": self.scale,
             "unit": self.unit,
             "max_neighbors": self.spec.max_neighbors and list(self.spec.max_neighbors),
@@ -178,7 +186,7 @@ class Predictor:
         }
         if self.statistics is not None:
             data["statistics"] = self.statistics.as_record()
-        write_model(folder, self.model, make_record(self.model, config, data, self.scores))
+        write_model(folder, self.model, make_record(self.model, config, data, self.scores), half)
 
     @property
     def device(self) -> torch.device:
@@ -260,7 +268,11 @@ class Predictor:
             return []
         if cloud.tiles.size > self.tiles.size:  # larger tiles may be higher
             found = replace(found, height_range=self.statistics.height_range)
-        scales = {name: self.feature_scales.get(name, 1.0) for name in self.file_features}
+        scales = {
+            name: self.feature_scales.get(name, 1.0)
+            for name in self.file_features
+            if name not in self.optional or found.columns[name][1] > 0
+        }
         return differences(self.statistics, found, scales, self.unit, self.scale)
 
     def _thinned(

@@ -62,8 +62,9 @@ def check_record(record: Any) -> Mapping[str, Any]:
     _check_entries("the record", record, _ENTRIES)
     data = record["data"]
     _check_entries("the record of the data", data, _DATA_ENTRIES)
-    if "statistics" in data:  # a record of an earlier version has none
-        _check_entries("the record of the data", data, _LATER_ENTRIES)
+    later = {name: entry for name, entry in _LATER_ENTRIES.items() if name in data}
+    _check_entries("the record of the data", data, later)
+    if "statistics" in data:
         measured = (data["statistics"] or {}).get("columns", data["features"])
         if set(measured) != set(data["features"]):
             raise ValueError(
@@ -224,10 +225,12 @@ _DATA_ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
         "a mapping with size > 0, overlap in (0, 0.5] and dimensions 2 or 3",
     ),
 }
+# A record of an earlier version lacks these.
 _LATER_ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "optional_features": (_list_of(_is_name), "a list of names"),
     "statistics": (
         _are_statistics,
-        "None or a mapping with points_per_cell, neighbors, columns and height_range",
+        "None or a mapping with points_per_cell, neighbors, columns, height_range and sparsest",
     ),
 }
 

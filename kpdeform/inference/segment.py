@@ -125,7 +125,7 @@ def segment_file(
 
     def chunks_of(path: Path) -> Iterator[Chunk]:
         opened = file if path == source else open_cloud_file(path)  # file knows its colour range
-        for points, features in opened.chunks(names):
+        for points, features in opened.chunks(names, predictor.optional):
             yield points * predictor.scale, scaled(features, names, predictor.feature_scales)
 
     def warn_of_source(text: str) -> None:

@@ -32,6 +32,8 @@ class Statistics:
         columns: Mean and standard deviation of every input column, by name, on level 0.
         height_range: Least and greatest extent in z of a crop or tile, between the 1 % and the 99 %
             quantile.
+        sparsest: Smallest share of these points that the training has kept in a crop, in (0, 1];
+            see :class:`kpdeform.data.transforms.RandomDensity`.
 
     Raises:
         ValueError: A number is impossible.
@@ -41,17 +43,23 @@ class Statistics:
     neighbors: tuple[float, ...]
     columns: Mapping[str, tuple[float, float]]
     height_range: tuple[float, float]
+    sparsest: float = 1.0
 
     def __post_init__(self) -> None:
         low, high = self.height_range
         spreads = [spread for _, spread in self.columns.values()]
         means = [mean for mean, _ in self.columns.values()]
         per_cell = 1.0 if self.points_per_cell is None else self.points_per_cell
-        positive = [*self.neighbors, per_cell]
+        positive = [*self.neighbors, per_cell, self.sparsest]
         for number in (*means, *spreads, low, high, *positive):
             if type(number) not in (int, float) or not math.isfinite(number):
                 raise ValueError(f"Statistics: {number!r} is no finite number")
-        if min(spreads, default=0) < 0 or not 0 <= low <= high or min(positive, default=1) <= 0:
+        if (
+            self.sparsest > 1
+            or min(spreads, default=0) < 0
+            or not 0 <= low <= high
+            or min(positive, default=1) <= 0
+        ):
             raise ValueError("Statistics: a number is out of range")
 
     @staticmethod
@@ -66,7 +74,11 @@ class Statistics:
         columns = {name: (mean, spread) for name, (mean, spread) in statistics.columns.items()}
         low, high = statistics.height_range
         return Statistics(
-            statistics.points_per_cell, tuple(statistics.neighbors), columns, (low, high)
+            statistics.points_per_cell,
+            tuple(statistics.neighbors),
+            columns,
+            (low, high),
+            statistics.sparsest,
         )
 
     def as_record(self) -> dict[str, Any]:
@@ -110,8 +122,13 @@ class Measurement:
                 low, high = z.kthvalue(rank).values, z.kthvalue(len(z) + 1 - rank).values
                 self._heights.append(float(high - low))
 
-    def result(self, points_per_cell: float | None) -> Statistics | None:
-        """The statistics, or None if there were no points."""
+    def result(self, points_per_cell: float | None, sparsest: float = 1.0) -> Statistics | None:
+        """The statistics, or None if there were no points.
+
+        Args:
+            points_per_cell: See :class:`Statistics`.
+            sparsest: See :class:`Statistics`.
+        """
         if self._count == 0:
             return None
         mean = self._sum / self._count
@@ -122,6 +139,7 @@ class Measurement:
             tuple(found / max(points, 1) for found, points in self._neighbors),
             dict(zip(self._names, pairs, strict=True)),
             (min(self._heights), max(self._heights)),
+            sparsest,
         )
 
 
@@ -167,7 +185,8 @@ def _about_density(trained: Statistics, found: Statistics, unit: str, scale: flo
         seen += (
             f", and a cell has {found.points_per_cell:.1f} points ({trained.points_per_cell:.1f})"
         )
-    if neighbors < 1 / _NEIGHBORS or points < 1 / _POINTS:
+    least = trained.sparsest
+    if neighbors < least / _NEIGHBORS or points < least / _POINTS:
         return [
             f"{seen}: the coordinates may have another unit than the {unit} of the model (for feet "
             f"and a model in metres, --scale 0.3048; now {scale:g}); otherwise the cloud is too "

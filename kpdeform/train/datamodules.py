@@ -26,7 +26,8 @@ from kpdeform.data import (
     neighbor_limits,
     open_dataset,
 )
-from kpdeform.data.transforms import Compose, Transform
+from kpdeform.data.columns import from_file
+from kpdeform.data.transforms import Compose, FeatureDrop, RandomDensity, Transform
 from kpdeform.inference.statistics import Measurement, Statistics
 from kpdeform.inference.tiling import Tiles
 from kpdeform.train.loading import (
@@ -97,6 +98,7 @@ class _DataModule(lightning.LightningDataModule):
         self.feature_scales = {**info.feature_scales, **(feature_scales or {})}
         self.train_split = train_split
         self.val_split = val_split
+        self.transforms: Sequence[Transform] = ()
         self.neighbor_quantile = neighbor_quantile
         self.num_workers = num_workers
         self.pyramid_spec: PyramidSpec | None = None
@@ -213,7 +215,7 @@ class _DataModule(lightning.LightningDataModule):
             for index in range(min(len(source), 8)):
                 batch = source[index]
                 measurement.add(build_pyramid(batch, spec), batch.features)
-            self._statistics = measurement.result(source.points_per_cell)
+            self._statistics = measurement.result(source.points_per_cell, self._sparsest())
         return self._statistics
 
     def train_dataloader(self) -> ResumableLoader:
@@ -259,12 +261,23 @@ class _DataModule(lightning.LightningDataModule):
             "class_colors": [list(color) for color in info.class_colors],
             "class_ids": self.class_ids,
             "feature_scales": self.feature_scales,
+            "optional_features": self._optional_features(),
             "scale": info.scale,
             "unit": info.unit,
             "max_neighbors": self._max_neighbors and list(self._max_neighbors),
             "tiles": self.tiles().as_record(),
             **({} if statistics is None else {"statistics": statistics.as_record()}),
         }
+
+    def _sparsest(self) -> float:
+        """The smallest share of the points of a crop that the transforms keep."""
+        shares = (t.minimum for t in self.transforms if isinstance(t, RandomDensity) and t.p > 0)
+        return math.prod(shares)
+
+    def _optional_features(self) -> list[str]:
+        """The features that the transforms set to 0 at times, so that files may lack them."""
+        drops = [t for t in self.transforms if isinstance(t, FeatureDrop) and t.p > 0]
+        return [name for name in from_file(self.features) if any(name in d.names for d in drops)]
 
     def state_dict(self) -> dict[str, Any]:
         """Neighbour limits and position in the epoch, which are stored in checkpoints."""

@@ -64,6 +64,44 @@ GEOMETRIC = [
 ]
 
 
+def test_features_are_dropped_together_or_not_at_all():
+    sample = sample_of(np.ones((5, 3)), np.ones((5, 3)))
+    before = sample.features.clone()
+    drop = transforms.FeatureDrop(["red", "z"], 0.3)
+    dropped = 0
+    for seed in range(500):
+        changed = drop(sample, generator(seed))
+        np.testing.assert_array_equal(column(changed, "nx", "green"), column(sample, "nx", "green"))
+        zero = (column(changed, "red", "z") == 0).all(0)
+        assert zero[0] == zero[1]
+        dropped += zero[0]
+    assert 0.24 < dropped / 500 < 0.36
+    assert torch.equal(sample.features, before)
+    with pytest.raises(ValueError, match="FeatureDrop: red, intensity must be features"):
+        transforms.FeatureDrop(["red", "intensity"])(sample, generator())
+
+
+def test_random_density_keeps_rows_whole_and_every_doubling_is_equally_likely():
+    points = np.random.default_rng(0).normal(size=(640, 3))
+    sample = sample_of(points, points)
+    sample.indices, sample.weights = torch.arange(640), torch.arange(640.0)
+    thin = transforms.RandomDensity(1 / 16, p=0.8)
+    doublings = []
+    for seed in range(500):
+        kept = thin(sample, generator(seed))
+        rows = kept.indices
+        assert (rows.diff() > 0).all()
+        for name in ("points", "features", "labels", "weights"):
+            assert torch.equal(getattr(kept, name), getattr(sample, name)[rows])
+        doublings.append(np.log2(640 / len(rows)))
+    counts = np.histogram([d for d in doublings if d > 0], bins=4, range=(0, 4.001))[0]
+    assert counts.sum() == pytest.approx(400, abs=40) and (np.abs(counts - 100) < 35).all()
+    shape = Sample(sample.points, sample.features, NAMES, labels=torch.tensor(3))
+    assert thin(shape, generator(1)).labels == 3
+    one = Sample(torch.ones(1, 3), torch.ones(1, 1))
+    assert len(transforms.RandomDensity(0.01, 1.0)(one, generator()).points) == 1
+
+
 @pytest.mark.parametrize("transform", GEOMETRIC, ids=lambda t: type(t).__name__)
 @pytest.mark.parametrize("seed", range(4))
 def test_normals_are_those_of_the_moved_mesh(transform, seed):
@@ -197,7 +235,9 @@ def test_same_generator_same_sample_and_the_given_one_is_untouched(transform):
 
 def test_samples_without_colours_normals_or_points():
     colors = [transforms.ColorDrop(1.0), transforms.AutoContrast(1.0)]
-    augment = transforms.Compose([*GEOMETRIC, transforms.Jitter(0.1), *colors])
+    augment = transforms.Compose(
+        [*GEOMETRIC, transforms.Jitter(0.1), *colors, transforms.RandomDensity()]
+    )
     for n in (0, 1):
         sample = augment(Sample(torch.rand(n, 3), torch.ones(n, 1), ("ones",)), generator())
         assert sample.points.shape == (n, 3) and (sample.features == 1).all()
@@ -214,6 +254,12 @@ def test_samples_without_colours_normals_or_points():
         lambda: transforms.Jitter(-1.0),
         lambda: transforms.ColorDrop(-0.1),
         lambda: transforms.AutoContrast(1.1),
+        lambda: transforms.FeatureDrop([]),
+        lambda: transforms.FeatureDrop("red"),
+        lambda: transforms.FeatureDrop(["red"], 2.0),
+        lambda: transforms.RandomDensity(0.0),
+        lambda: transforms.RandomDensity(1.1),
+        lambda: transforms.RandomDensity(0.5, -1.0),
     ],
 )
 def test_bad_arguments_are_refused(make):

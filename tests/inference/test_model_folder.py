@@ -27,6 +27,7 @@ DATA = {
     "class_colors": [[0, 0, 0], [255, 0, 0]],
     "class_ids": [2, 6],
     "feature_scales": {"intensity": 65535.0},
+    "optional_features": ["intensity"],
     "scale": 0.001,
     "unit": "metre",
     "max_neighbors": None,
@@ -94,6 +95,29 @@ def test_the_record_says_what_the_model_is(folder):
     assert record["data"] == {**DATA, "max_neighbors": limits}
 
 
+def test_half_the_space_and_the_arithmetic_of_float32(tmp_path):
+    before = predictor_of()
+    before.save(tmp_path / "whole")
+    before.save(tmp_path / "half", half=True)
+    sizes = [(tmp_path / name / WEIGHTS).stat().st_size for name in ("half", "whole")]
+    assert sizes[0] < 0.7 * sizes[1]
+    after = Predictor.load(tmp_path / "half", "cpu")
+    parameters = dict(before.model.named_parameters())
+    for name, value in before.model.state_dict().items():
+        other = after.model.state_dict()[name]
+        wanted = value.half().float() if name in parameters else value  # buffers stay as they are
+        assert value.dtype == other.dtype and torch.equal(wanted, other)
+
+
+def test_weights_beyond_float16_are_not_stored_as_such(tmp_path):
+    predictor = predictor_of()
+    with torch.no_grad():
+        next(predictor.model.parameters()).fill_(1e5)
+    with pytest.raises(ValueError, match="hold NaN or infinite numbers"):
+        predictor.save(tmp_path / "half", half=True)
+    assert not (tmp_path / "half").exists()
+
+
 def test_a_folder_of_a_run_is_its_best_checkpoint_or_else_its_last(tmp_path):
     for name, licence in (("last", "a"), ("best", "b")):
         model = CONFIG.build()
@@ -159,8 +183,8 @@ def rename(state):
     state["head.1.linear.wait"] = state.pop("head.1.linear.weight")
 
 
-def half(state):
-    state["head.1.linear.weight"] = state["head.1.linear.weight"].half()
+def double(state):
+    state["head.1.linear.weight"] = state["head.1.linear.weight"].double()
 
 
 def whole_numbers(state):
@@ -183,7 +207,7 @@ def nothing(state):
     state.clear()
 
 
-@pytest.mark.parametrize("edit", [rename, half, whole_numbers, longer, nan, more, nothing])
+@pytest.mark.parametrize("edit", [rename, double, whole_numbers, longer, nan, more, nothing])
 def test_weights_of_another_model(edit, folder):
     state = safetensors.torch.load_file(folder / WEIGHTS)
     edit(state)
@@ -268,7 +292,7 @@ ENTRIES = [
 # Entries for which one of these values is right, or that may be missing.
 LOOSE = {
     "name", "licence", "source", "unit", "version", "scale", "scores", "iou", "size",
-    "dimensions", "overlap", "feature_scales", "max_neighbors",
+    "dimensions", "overlap", "feature_scales", "optional_features", "max_neighbors",
 }  # fmt: skip
 
 

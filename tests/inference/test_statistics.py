@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from kpdeform.data import Scene, open_dataset
+from kpdeform.data import Scene, open_dataset, read_cloud
+from kpdeform.data.transforms import FeatureDrop, RandomDensity
 from kpdeform.inference import Predictor, predict_scene, segment_file, segment_files
 from kpdeform.inference.record import check_record, make_record
 from kpdeform.inference.statistics import Statistics
@@ -57,7 +58,7 @@ def label(predictor, tmp_path, points, intensity, **options):
 def test_statistics_are_those_of_the_training_scenes(toy, record):
     scenes = open_dataset(toy).scenes("train")
     found = record["data"]["statistics"]
-    assert set(found) == {"points_per_cell", "neighbors", "columns", "height_range"}
+    assert set(found) == {"points_per_cell", "neighbors", "columns", "height_range", "sparsest"}
     cells = sum(
         len(np.unique(np.floor(np.asarray(s.points, np.float64) / 0.25), axis=0)) for s in scenes
     )
@@ -115,6 +116,54 @@ def test_another_file_gets_a_warning_that_names_the_cure(change, predictor, tmp_
     with pytest.raises(ValueError, match="refused because of --strict"):
         label(predictor, tmp_path, *changed, strict=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.ply"]
+
+
+def test_a_training_on_sparser_crops_is_content_with_sparser_files(toy, tmp_path):
+    config = TINY.complete(in_channels=3, num_classes=2, cell_size=0.25)
+    thinned = [RandomDensity(0.1), FeatureDrop(["intensity"])]
+    points, _, intensity = toy_scene(9)
+    rows = np.random.default_rng(0).permutation(len(points))[: len(points) // 8]
+    for transforms, warnings in ((thinned, []), ([], [r"a point has", r"intensity is 0"])):
+        data = SceneDataModule(toy, 0.25, FEATURES, radius=2.0, transforms=transforms)
+        model = config.build()
+        data.pyramid_spec = model.pyramid_spec
+        predictor = Predictor.from_record(model, make_record(model, config, data.record(), {}))
+        found = label(predictor, tmp_path, points[rows], 0 * intensity[rows, 0])
+        assert len(found) == len(warnings), found
+        assert all(re.search(*pair) for pair in zip(warnings, found, strict=True))
+
+
+def test_a_file_may_lack_an_optional_feature(predictor, tmp_path):
+    points, _, _ = toy_scene(9)
+    source = write_without_intensity(tmp_path / "in.ply", points)
+    with pytest.raises(ValueError, match="the model needs"):
+        segment_file(predictor, source, tmp_path / "out.ply")
+    predictor.optional = ("intensity",)
+    segment_file(predictor, source, tmp_path / "out.ply", warn=pytest.fail)
+    zero = write(tmp_path / "zero.ply", points, np.zeros(len(points)))
+    segment_file(predictor, zero, tmp_path / "zero_out.ply", warn=pytest.fail)
+    labels = [read_cloud(tmp_path / name).attributes["classification"] for name in OUTPUTS]
+    np.testing.assert_array_equal(*labels)
+
+
+OUTPUTS = ("out.ply", "zero_out.ply")
+
+
+def write_without_intensity(path, points):
+    vertices = np.array([tuple(p) for p in points], [(axis, "f8") for axis in "xyz"])
+    plyfile.PlyData([plyfile.PlyElement.describe(vertices, "vertex")]).write(path)
+    return path
+
+
+def test_a_scene_may_lack_an_optional_feature(predictor, toy):
+    scene = open_dataset(toy).scenes("val")[0]
+    with pytest.raises(ValueError, match="the model needs"):
+        predict_scene(predictor, scene, ())
+    predictor.optional = ("intensity",)
+    bare = Scene(scene.name, scene.points, scene.features[:, :0], scene.labels, scene.origin)
+    dark = Scene(scene.name, scene.points, 0 * scene.features, scene.labels, scene.origin)
+    found = predict_scene(predictor, bare, ())
+    np.testing.assert_array_equal(found, predict_scene(predictor, dark, ("intensity",)))
 
 
 def test_the_cures_work(predictor, tmp_path):
