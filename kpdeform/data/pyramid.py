@@ -134,7 +134,9 @@ class Pyramid(NamedTuple):
         return Pyramid(*([change(tensor) for tensor in level] for level in self))
 
 
-def build_pyramid(batch: PointBatch, spec: PyramidSpec) -> Pyramid:
+def build_pyramid(
+    batch: PointBatch, spec: PyramidSpec, grid_rotations: Tensor | None = None
+) -> Pyramid:
     """Builds the points and neighbour tables of every level of a batch.
 
     Level 0 is the batch itself. Level l+1 is the grid subsampling of level l, where every point is
@@ -143,12 +145,15 @@ def build_pyramid(batch: PointBatch, spec: PyramidSpec) -> Pyramid:
     Args:
         batch: Points ``(N, D)``, float32 or float64, and lengths; clouds of size 0 are legal.
         spec: Grid steps, radii and limits, usually ``model.pyramid_spec``.
+        grid_rotations: Orientation of the grids of each cloud, ``(B, D, D)`` rotation matrices.
+            Random ones are an augmentation: the points stay, but those of the coarse levels differ
+            each time. None aligns the grids with the axes.
 
     Returns:
         A :class:`Pyramid` on the device of ``batch.points``; nothing in it is differentiable.
 
     Raises:
-        ValueError: A coordinate is NaN or infinite.
+        ValueError: A coordinate is NaN or infinite, or ``grid_rotations`` has another shape.
 
     Source: Thomas et al. 2019, arXiv:1904.08889, section 3.3.
     Deviation: upsampling takes the nearest coarse point at any distance. The authors' code searches
@@ -161,12 +166,18 @@ def build_pyramid(batch: PointBatch, spec: PyramidSpec) -> Pyramid:
         (100, [60, 40])
     """
     _checks.finite("build_pyramid: points", batch.points)
+    rotations = _check_rotations(grid_rotations, batch)
     levels = [(batch.points, batch.lengths)]
     partitions = []
     for level in range(1, spec.num_levels):
         points, lengths = levels[-1]
+        if rotations is not None:
+            points = _turned(points, lengths, rotations)
         thinned = ops.grid_subsample(points, spec.step(level), lengths=lengths)
-        levels.append((thinned.points, thinned.lengths))
+        coarse_points = thinned.points
+        if rotations is not None:
+            coarse_points = _turned(coarse_points, thinned.lengths, rotations.mT)
+        levels.append((coarse_points, thinned.lengths))
         partitions.append((thinned.inverse, thinned.counts))
     pyramid = Pyramid([], [], [], [], [])
     tables = _tables_apart if spec.knn or spec.upsample_neighbors > 1 else _tables_together
@@ -187,6 +198,25 @@ def build_pyramid(batch: PointBatch, spec: PyramidSpec) -> Pyramid:
         pyramid.pools.append(pool)
         pyramid.upsamples.append(upsample)
     return pyramid
+
+
+def _check_rotations(rotations: Tensor | None, batch: PointBatch) -> Tensor | None:
+    if rotations is None:
+        return None
+    dimension = batch.points.shape[1]
+    shape = (batch.batch_size, dimension, dimension)
+    if tuple(rotations.shape) != shape:
+        raise ValueError(
+            f"build_pyramid: grid_rotations must have one matrix per cloud, {shape}, got "
+            f"{tuple(rotations.shape)}"
+        )
+    return rotations.to(batch.points)
+
+
+def _turned(points: Tensor, lengths: Tensor, rotations: Tensor) -> Tensor:
+    """Applies the matrix of its cloud to every point."""
+    clouds = zip(points.split(lengths.tolist()), rotations, strict=True)
+    return torch.cat([points[:0], *(cloud @ matrix.mT for cloud, matrix in clouds)])
 
 
 _Clouds = tuple[Tensor, Tensor]  # points and lengths of a level

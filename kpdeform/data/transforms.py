@@ -58,10 +58,9 @@ class RandomRotation:
     def __call__(self, sample: Sample, generator: Generator) -> Sample:
         """Returns the rotated sample."""
         if self.axis == "all":
-            quaternion = torch.randn(4, generator=generator, dtype=torch.float64)
-        else:
-            half = math.pi * torch.rand((), generator=generator, dtype=torch.float64)
-            quaternion = torch.stack([half.cos(), half * 0, half * 0, half.sin()])
+            return transform_linear(sample, random_rotation(generator))
+        half = math.pi * torch.rand((), generator=generator, dtype=torch.float64)
+        quaternion = torch.stack([half.cos(), half * 0, half * 0, half.sin()])
         return transform_linear(sample, _rotation(quaternion))
 
 
@@ -254,6 +253,11 @@ class RandomDensity:
         kept = max(1, round(total * self.minimum**drawn))
         rows = torch.randperm(total, generator=generator)[:kept].sort().values
         return take_rows(sample, rows)
+
+
+def random_rotation(generator: Generator) -> Tensor:
+    """A rotation matrix, ``(3, 3)`` float64, drawn uniformly from all rotations."""
+    return _rotation(torch.randn(4, generator=generator, dtype=torch.float64))
 
 
 def transform_linear(sample: Sample, matrix: Tensor) -> Sample:

@@ -61,6 +61,7 @@ class _DataModule(lightning.LightningDataModule):
         num_workers: int,
         max_points: int,
         batches_per_epoch: int,
+        random_grids: bool,
         seed: int,
     ) -> None:
         super().__init__()
@@ -77,6 +78,7 @@ class _DataModule(lightning.LightningDataModule):
             _checks.count(owner, name, value)
         self.max_points = max_points
         self.batches_per_epoch = batches_per_epoch
+        self.random_grids = random_grids
         self.seed = seed
         self.folder = _labelled(open_dataset(root), train_split, val_split)
         self.cell_size = cell_size
@@ -223,6 +225,7 @@ class _DataModule(lightning.LightningDataModule):
         self._train_loader = ResumableLoader(
             self.train_batches(),
             self.spec(),
+            grid_seed=self.seed if self.random_grids else None,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
             num_workers=self.num_workers,
@@ -371,6 +374,8 @@ class SceneDataModule(_DataModule):
         neighbor_quantile: Share of the points that keep all their neighbours on every level, in
             (0, 1].
         num_workers: Processes that build batches, >= 0; 0 builds them in the training process.
+        random_grids: Whether the grids of the coarse levels have a random orientation in each
+            batch, an augmentation of KPConv-PyTorch.
         seed: Seed of the crops and transforms, >= 0.
     """
 
@@ -391,11 +396,12 @@ class SceneDataModule(_DataModule):
         feature_scales: dict[str, float] | None = None,
         neighbor_quantile: float = 0.9,
         num_workers: int = 0,
+        random_grids: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(
             root, cell_size, features, class_ids, feature_scales, train_split, val_split,
-            neighbor_quantile, num_workers, max_points, batches_per_epoch, seed,
+            neighbor_quantile, num_workers, max_points, batches_per_epoch, random_grids, seed,
         )  # fmt: skip
         _checks.positive("data", "radius", radius)
         self.crop = crop
@@ -453,6 +459,8 @@ class ShapeDataModule(_DataModule):
         neighbor_quantile: Share of the points that keep all their neighbours on every level, in
             (0, 1].
         num_workers: Processes that build batches, >= 0; 0 builds them in the training process.
+        random_grids: Whether the grids of the coarse levels have a random orientation in each
+            batch, an augmentation of KPConv-PyTorch.
         seed: Seed of the order and the transforms, >= 0.
     """
 
@@ -468,11 +476,12 @@ class ShapeDataModule(_DataModule):
         val_split: str = "val",
         neighbor_quantile: float = 0.9,
         num_workers: int = 0,
+        random_grids: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(
             root, cell_size, features, None, None, train_split, val_split, neighbor_quantile,
-            num_workers, max_points, batches_per_epoch, seed,
+            num_workers, max_points, batches_per_epoch, random_grids, seed,
         )  # fmt: skip
         self.transforms = transforms
 

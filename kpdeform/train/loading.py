@@ -6,10 +6,15 @@ import signal
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
+from torch import Generator
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from kpdeform.data import PointBatch, Pyramid, PyramidSpec, build_pyramid
+from kpdeform.data.transforms import random_rotation
+
+_GRIDS = 1  # keeps the random orientations of grids apart from other uses of a seed
 
 
 class LabelledBatch(NamedTuple):
@@ -50,11 +55,16 @@ class PyramidBatches(Dataset):
     Args:
         source: The planned data set.
         spec: Levels and radii of the model.
+        grid_seed: Seed of the random orientation of the pyramid's grids, or None to align them
+            with the axes; see :func:`kpdeform.data.build_pyramid`.
     """
 
-    def __init__(self, source: PlannedBatches, spec: PyramidSpec) -> None:
+    def __init__(
+        self, source: PlannedBatches, spec: PyramidSpec, grid_seed: int | None = None
+    ) -> None:
         self.source = source
         self.spec = spec
+        self.grid_seed = grid_seed
         self._epoch: int | None = None
 
     def __getitem__(self, key: tuple[int, int]) -> LabelledBatch:
@@ -63,7 +73,12 @@ class PyramidBatches(Dataset):
             self.source.set_epoch(epoch)
             self._epoch = epoch
         batch = self.source[index]
-        return LabelledBatch(batch, build_pyramid(batch, self.spec))
+        rotations = None
+        if self.grid_seed is not None:
+            entropy = np.random.SeedSequence((self.grid_seed, epoch, index, _GRIDS))
+            generator = Generator().manual_seed(int(entropy.generate_state(1)[0]))
+            rotations = torch.stack([random_rotation(generator) for _ in range(batch.batch_size)])
+        return LabelledBatch(batch, build_pyramid(batch, self.spec, rotations))
 
 
 def ignore_stop_signals(worker: int) -> None:
@@ -157,8 +172,16 @@ class ResumableLoader(PlannedLoader):
     Args:
         source: The planned data set.
         spec: Levels and radii of the model.
+        grid_seed: See :class:`PyramidBatches`.
         options: Further arguments of :class:`PlannedLoader`.
     """
 
-    def __init__(self, source: PlannedBatches, spec: PyramidSpec, **options: Any) -> None:
-        super().__init__(PyramidBatches(source, spec), len(source), **options)
+    def __init__(
+        self,
+        source: PlannedBatches,
+        spec: PyramidSpec,
+        *,
+        grid_seed: int | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(PyramidBatches(source, spec, grid_seed), len(source), **options)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from kpdeform import ops
 from kpdeform.data import PointBatch, Pyramid, PyramidSpec, build_pyramid, neighbor_limits
+from kpdeform.data.transforms import random_rotation
 
 SPEC = PyramidSpec(
     0.1, 3, deform_radius=4.0, deformable=(False, False, True), deformable_pools=(False, True)
@@ -228,6 +229,31 @@ def test_a_partition_pools_cells_and_goes_back_to_them(lengths):
         for c, rows in enumerate(members):
             assert set(cell[rows, 0].tolist()) == {c}
             torch.testing.assert_close(fine[rows].mean(0), coarse[c])
+
+
+def test_grids_of_any_orientation_are_those_of_turned_clouds():
+    batch = make_batch(150, 0, 90, 1, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    rotations = torch.stack([random_rotation(generator) for _ in range(4)])
+    pyramid = build_pyramid(batch, SPEC, rotations)
+    clouds = batch.points.split(batch.lengths.tolist())
+    turned = torch.cat([c @ r.T for c, r in zip(clouds, rotations, strict=True)])
+    expected = build_pyramid(replace(batch, points=turned), SPEC)
+    assert torch.equal(pyramid.points[0], batch.points)
+    for level in range(3):
+        lengths = pyramid.lengths[level].tolist()
+        assert lengths == expected.lengths[level].tolist()
+        clouds = pyramid.points[level].split(lengths)
+        back = torch.cat([c @ r.T for c, r in zip(clouds, rotations, strict=True)])
+        torch.testing.assert_close(back, expected.points[level])
+        empty = len(back)
+        found, wanted = (as_sets(p.neighbors[level].numpy(), empty) for p in (pyramid, expected))
+        assert found == wanted
+    assert not torch.equal(pyramid.points[1], build_pyramid(batch, SPEC).points[1])
+    empty = build_pyramid(make_batch(), SPEC, torch.zeros(0, 3, 3))
+    assert [len(points) for points in empty.points] == [0, 0, 0]
+    with pytest.raises(ValueError, match=r"one matrix per cloud, \(4, 3, 3\), got \(3, 3\)"):
+        build_pyramid(batch, SPEC, torch.eye(3))
 
 
 def test_steps_follow_the_scaling():

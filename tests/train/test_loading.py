@@ -45,6 +45,17 @@ def test_continues_where_the_state_was_taken(toy, stop, num_workers):
     assert len(rest) >= 5
 
 
+def test_grids_of_random_orientation_differ_between_batches_and_repeat(toy):
+    def coarse(grid_seed):
+        loader = ResumableLoader(dataset(toy, 2), SPEC, grid_seed=grid_seed)
+        return [item.pyramid.points[1].sum().item() for _ in range(2) for item in loader]
+
+    assert coarse(0) == coarse(0) != coarse(1)
+    assert all(a != b for a, b in zip(coarse(0), coarse(None), strict=True))
+    rotated = ResumableLoader(dataset(toy, 2), SPEC, grid_seed=0)
+    assert points_of(rotated) == points_of(ResumableLoader(dataset(toy, 2), SPEC))
+
+
 def test_ranks_share_an_epoch_evenly(toy):
     whole = points_of(ResumableLoader(dataset(toy), SPEC))
     shares = [
