@@ -61,6 +61,7 @@ OUTSIDE = [
     ROOT / "CONTRIBUTING.md",
     ROOT / "csrc" / "README.md",
     *sorted(ROOT.glob("datasets/*/README.md")),
+    *sorted(ROOT.glob("kpdeform/models/starter/*/README.md")),
     *sorted(ROOT.glob("benchmarks/results/*.md")),
 ]
 COPIES = DOCS / "repository"

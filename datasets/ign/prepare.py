@@ -102,8 +102,8 @@ def prepare(
         feature_names=tuple(features),
         # Colours need no divisor, because the readers scale them to 0 to 1.
         feature_scales={n: DIVISORS[n] for n in features if n not in ("red", "green", "blue")},
-        licence="etalab-2.0",
-        source="IGN, Lidar HD",
+        licence="etalab-2.0; AHN: open data" if ahn else "etalab-2.0",
+        source="IGN - Lidar HD; AHN (Netherlands)" if ahn else "IGN, Lidar HD",
     )
     jobs = [
         Job(

@@ -1,6 +1,6 @@
 """Labels point cloud files with a trained network, and writes copies with the classification.
 
-    kpdeform label cloud.laz labelled.laz --model runs/ign
+    kpdeform label city.laz labelled.laz --model aerial
     kpdeform label tiles/ --out labelled/ --model runs/ign
     torchrun --nproc_per_node 4 -m kpdeform label tiles/ --out labelled/ --model runs/ign
 
@@ -63,8 +63,8 @@ def label(
     Args:
         files: A file to label and the file to write, with the same suffix; or, with --out, any
             number of files, folders and quoted patterns such as 'tiles/*.laz'.
-        model: Model folder, folder of a run, checkpoint, or hf://OWNER/NAME for one on the Hugging
-            Face hub.
+        model: Name of a packaged model, such as aerial; model folder; folder of a run; checkpoint;
+            or hf://OWNER/NAME for one on the Hugging Face hub.
         out: Folder for the labelled files, which get the names of their sources. Files that an
             earlier command has finished are skipped.
         votes: Predictions to average for each tile, each with the cloud rotated about z by another

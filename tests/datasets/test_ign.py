@@ -45,6 +45,28 @@ def test_four_classes_and_exact_coordinates(ign, tmp_path):
     assert data.info.splits == {"train": ("a_1",), "val": ("a_2",)}
 
 
+def test_trees_of_ahn_are_its_high_points_with_several_returns(ign, tmp_path):
+    """Six points: ground below three of class 1 (a tree, a car, a mast), a roof, water."""
+    header = laspy.LasHeader(point_format=6, version="1.4")
+    header.offsets, header.scales = [85000, 447000, 0], [0.01, 0.01, 0.01]
+    las = laspy.LasData(header)
+    las.x = 85000 + np.array([0, 0, 0.2, 0.4, 0.6, 0.8])
+    las.y = np.full(6, 447000.0)
+    las.z = np.array([-1.0, 4, 0.5, 4, 5, -2])
+    las.classification = np.array([2, 1, 1, 1, 6, 9], np.uint8)
+    las.number_of_returns = np.array([1, 2, 2, 1, 2, 1])
+    las.return_number = np.ones(6, np.uint8)
+    for name in ("ahn_1.laz", "other.laz"):
+        las.write(tmp_path / name)
+    options = ["--ahn", "ahn", "--features", "number_of_returns", "--split", "train=."]
+    ign.main([str(tmp_path), *options, "--output", str(tmp_path / "out")])
+    with pytest.raises(ValueError, match="no tile"):
+        ign.main([str(tmp_path), *options, "--split", "val=x", "--output", str(tmp_path / "b")])
+    ahn, other = open_dataset(tmp_path / "out").scenes("train")
+    assert ahn.labels.tolist() == [0, 2, -1, -1, 3, -1]
+    assert other.labels.tolist() == [0, -1, -1, -1, 3, -1]
+
+
 def test_tiles_that_fit_no_split_and_splits_without_tiles(ign, tmp_path):
     write_tile(tmp_path / "other.laz")
     with pytest.raises(ValueError, match=r"other\.laz: no split names"):
