@@ -58,6 +58,7 @@ def try_label(points: torch.Tensor, predictor: Predictor, folder: Path) -> None:
     labelled = [line.split() for line in output.read_text().splitlines()[-len(points) :]]
     assert [" ".join(values[:3]) for values in labelled] == rows
     assert {values[3] for values in labelled} <= {"2", "5", "6"}
+    print(command("label", str(source), str(output), "--model", "aerial"), end="")
 
 
 def main() -> None:

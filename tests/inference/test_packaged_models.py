@@ -29,16 +29,16 @@ def test_every_model_has_a_card_and_all_are_small():
         assert sorted(path.name for path in folder.iterdir()) == ["README.md", RECORD, WEIGHTS]
         card = (folder / "README.md").read_text()
         predictor = Predictor.load(name, "cpu")
-        for text in (f"--model {name}", predictor.licence, "fails", "kpdeform train"):
+        for text in (f"--model {name}", "Source: IGN - Lidar HD", "fails", "kpdeform train"):
             assert text in card, text
         total += sum(path.stat().st_size for path in folder.iterdir())
-        assert set(predictor.scores) and all(0 < s < 1 for s in predictor.scores.values())
+        assert predictor.scores and all(0 < s < 1 for s in predictor.scores.values())
         assert {w.dtype for w in predictor.model.parameters()} == {torch.float32}
     assert total < 4_000_000
 
 
 def test_a_name_that_is_none_is_answered_with_those_that_are():
-    with pytest.raises(FileNotFoundError, match="model areal is not there; .*: aerial$"):
+    with pytest.raises(FileNotFoundError, match=r"model areal is not there; .*: aerial$"):
         Predictor.load("areal")
 
 
@@ -73,12 +73,12 @@ def test_a_tile_of_lidar_hd_and_the_same_without_returns(aerial, shared, tmp_pat
     truth = cloud.attributes["classification"]
     segment_file(aerial, tile, tmp_path / "out.laz", warn=pytest.fail)
     found = read_cloud(tmp_path / "out.laz").attributes["classification"]
-    assert np.mean(list(iou(truth, found).values())) > TILE
+    assert np.mean(list(iou(truth, found).values())) > 0.82
 
     np.savez(tmp_path / "bare.npz", points=cloud.points)
     segment_file(aerial, tmp_path / "bare.npz", tmp_path / "bare_out.npz", warn=pytest.fail)
     found = read_cloud(tmp_path / "bare_out.npz").attributes["classification"]
-    assert np.mean(list(iou(truth, found).values())) > BARE
+    assert np.mean(list(iou(truth, found).values())) > 0.70
 
 
 @pytest.mark.parametrize("density", [1.0, 4.0])
@@ -91,4 +91,4 @@ def test_sparse_clouds_get_no_warning(aerial, shared, tmp_path, density):
     segment_file(aerial, tmp_path / "in.npz", tmp_path / "out.npz", warn=pytest.fail)
     truth = cloud.attributes["classification"][rows]
     found = iou(truth, read_cloud(tmp_path / "out.npz").attributes["classification"])
-    assert found["ground"] > SPARSE and found["building"] > SPARSE
+    assert found["ground"] > 0.80 and found["building"] > 0.75
