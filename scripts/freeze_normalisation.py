@@ -2,7 +2,8 @@
 
 In training, batch normalisation uses the statistics of the batch, and in labelling those of the
 whole training. Where batches differ much, as with crops of many densities, a network can come to
-rely on the former. With frozen statistics it learns to do without.
+rely on the former. With frozen statistics it learns to do without. The loss is the
+cross entropy, so that this is for rigid networks.
 
     python scripts/freeze_normalisation.py --run runs/aerial --steps 250 --out aerial
 """
