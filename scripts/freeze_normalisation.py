@@ -56,6 +56,8 @@ def main() -> None:
     """Reads the options."""
     options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     options.add_argument("--run", type=Path, required=True, help="folder of a finished training")
+    options.add_argument("--model", help="model to start from; by default the run's")
+    options.add_argument("--root", help="data set to learn from; by default the run's")
     options.add_argument("--out", type=Path, required=True, help="model folder to write, float16")
     options.add_argument("--steps", type=int, default=250, help="number of steps")
     options.add_argument("--lr", type=float, default=1e-3, help="highest learning rate")
@@ -64,9 +66,10 @@ def main() -> None:
     parser = make_parser("the data of the run")
     parser.add_class_arguments(SceneDataModule, "data")
     settings = read_config(given.run / "config.yaml")["data"]
-    parsed = parser.parse_object({"data": {**settings, "seed": given.seed}})
+    settings |= {"seed": given.seed, **({"root": given.root} if given.root else {})}
+    parsed = parser.parse_object({"data": settings})
     data = instantiate(parser, parsed).data
-    predictor = Predictor.load(given.run)
+    predictor = Predictor.load(given.model or given.run)
     continue_frozen(predictor, data, given.steps, given.lr)
     predictor.save(given.out, half=True)
 

@@ -3,7 +3,7 @@
 # only compiled but run. Debian and Ubuntu only. Python and its libraries come from the distribution's
 # arm64 packages (once: dpkg --add-architecture arm64 && apt-get update), torch from its arm64 wheel;
 # nothing of them is installed. PYTHON is the Python that runs pip and cmake; TESTS are the arguments
-# for pytest. Everything is kept in build/aarch64.
+# for pytest (all tests of ops take hours). Everything is kept in build/aarch64.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=$(realpath -s "${PYTHON:-.venv/bin/python}")
