@@ -105,7 +105,8 @@ def _report_rest(raw: Path, everything: Mapping[Path, object], used: set[Path]) 
     if clouds:
         shown = ", ".join(path.relative_to(raw).as_posix() for path in clouds[:3])
         more = f" and {len(clouds) - 3} more" if len(clouds) > 3 else ""
-        warn(f"{raw}: in no split, so not prepared: {shown}{more}")
+        cure = "--split train=PATTERN adds files"
+        warn(f"{raw}: in no split, so not prepared: {shown}{more}; {cure}")
     others = Counter(path.suffix.lower() or path.name for path in rest if path not in clouds)
     if others:
         shown = ", ".join(f"{suffix} ({count})" for suffix, count in sorted(others.items()))

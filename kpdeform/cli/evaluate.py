@@ -47,8 +47,8 @@ def evaluate(
     Scenes without labels do not enter the scores.
 
     Args:
-        model: Model folder, folder of a run, checkpoint, or hf://OWNER/NAME for one on the Hugging
-            Face hub.
+        model: Name of a packaged model, such as aerial; model folder; folder of a run; checkpoint;
+            or hf://OWNER/NAME for one on the Hugging Face hub.
         data: Folder of the prepared data set.
         out: Folder for scores.json, confusion.png, report.html and the predictions.
         split: Split of the data set.

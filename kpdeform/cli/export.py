@@ -17,8 +17,8 @@ def export(model: str, out: Path, factory: str | None = None) -> None:
     """Writes a trained network as a model folder or, if --out ends in .pt2, compiled for C++.
 
     Args:
-        model: Model folder, folder of a run, checkpoint, or hf://OWNER/NAME for one on the Hugging
-            Face hub.
+        model: Name of a packaged model, such as aerial; model folder; folder of a run; checkpoint;
+            or hf://OWNER/NAME for one on the Hugging Face hub.
         out: Folder to write, for --model of the other commands and for the Hugging Face hub; or
             a file .pt2, which a C++ program loads without Python. Compiling takes minutes and needs
             a C++ compiler.

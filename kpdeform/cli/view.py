@@ -90,8 +90,8 @@ def view(
     """Shows the deformed kernels of a trained network on a scene, in a window or as a PNG.
 
     Args:
-        model: Model folder, folder of a run, checkpoint, or hf://OWNER/NAME for one on the Hugging
-            Face hub.
+        model: Name of a packaged model, such as aerial; model folder; folder of a run; checkpoint;
+            or hf://OWNER/NAME for one on the Hugging Face hub.
         data: Folder of a prepared data set, or one point cloud file.
         output: PNG file to write; without it a window opens.
         split: Split of the data set.

@@ -73,7 +73,7 @@ def commands(proposal: Proposal, path: Path) -> list[str]:
         f"kpdeform train --config {quoted(str(path))} --run {run}",
     ]
     if "val" in proposal.splits:
-        out = quoted(f"results/{name}")
+        out = quoted(f"runs/{name}/val")
         steps.append(f"kpdeform evaluate --model {run} --data {data} --out {out}")
     return [*steps, f"kpdeform label FILES --out labelled --model {run}"]
 

@@ -122,9 +122,9 @@ def take_over(
             none of them has a place in the new network.
     """
     old = check_record(trained.record)["data"]
-    classes, columns = (
-        Names(tuple(data[name]), tuple(old[name])) for name in ("class_names", "features")
-    )
+    names = tuple(data["class_names"])
+    classes = Names(names, _respelled(old["class_names"], names))
+    columns = Names(tuple(data["features"]), tuple(old["features"]))
     by_class = {} if classes.equal else _axes(config, factory, "num_classes")
     by_column = {} if columns.equal else _axes(config, factory, "in_channels")
     scale = model.pyramid_spec.cell_size / trained.record["pyramid"]["cell_size"]
@@ -218,10 +218,23 @@ def _differences(
     for counted in ("in_channels", "num_classes"):  # they have rows of their own
         pairs.pop(counted, None)
     pairs["unit"] = (old["unit"], data["unit"])
-    for name in set(old["features"]) & set(data["features"]):
-        scales = (old["feature_scales"].get(name, 1.0), data["feature_scales"].get(name, 1.0))
-        pairs[f"scale of {name}"] = scales
-    return [f"{n}: {a} there, {b} here" for n, (a, b) in pairs.items() if repr(a) != repr(b)]
+    notes = [f"{n}: {a} there, {b} here" for n, (a, b) in pairs.items() if repr(a) != repr(b)]
+    for name in (n for n in data["features"] if n in old["features"]):
+        there, here = (float(d["feature_scales"].get(name, 1.0)) for d in (old, data))
+        if there != here:
+            cure = f"prepare the data with the feature {name}/{there:.12g}"
+            notes.append(f"scale of {name}: {there} there, {here} here; {cure}")
+    return notes
+
+
+def _respelled(names: Sequence[str], known: Collection[str]) -> tuple[str, ...]:
+    """Names, spelled as in ``known`` where only case, blanks, "_" or "-" differ."""
+    spelling = {_plain(name): name for name in known}
+    return tuple(n if n in known else spelling.get(_plain(n), n) for n in names)
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.lower().replace("_", " ").replace("-", " ").split())
 
 
 def _correspondence(names: Names, fate: str, tensors: Sequence[str]) -> str:

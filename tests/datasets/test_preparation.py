@@ -308,7 +308,7 @@ def test_stray_files_are_left_out_with_a_warning(prepare, raw, capsys):
     captured = capsys.readouterr()
     assert "readme.txt: left out, it holds no row of numbers" in captured.err
     assert "empty.csv: left out" in captured.err
-    assert "in no split, so not prepared: c.csv" in captured.err
+    assert "in no split, so not prepared: c.csv; --split train=PATTERN adds files" in captured.err
     assert ".dwg (1)" in captured.out
 
 

@@ -101,8 +101,19 @@ def test_another_scale_or_unit_is_said(tmp_path):
     data = {**DATA, "feature_scales": {"intensity": 65535.0}, "unit": "foot"}
     assert take_over(new, config, source, data).notes == (
         "unit: metre there, foot here",
-        "scale of intensity: 2000.0 there, 65535.0 here",
+        "scale of intensity: 2000.0 there, 65535.0 here; "
+        "prepare the data with the feature intensity/2000",
     )
+
+
+def test_classes_whose_names_differ_in_spelling_only_keep_their_weights(tmp_path):
+    old, source = trained(tmp_path)
+    data = {**DATA, "class_names": [f"{name.upper()}-x" for name in DATA["class_names"]]}
+    source.record["data"]["class_names"] = [f"{name}_X" for name in DATA["class_names"]]
+    new, config = network(data)
+    assert take_over(new, config, source, data).classes.equal
+    for name, tensor in new.state_dict().items():
+        assert torch.equal(tensor, old.state_dict()[name])
 
 
 def test_what_does_not_fit_starts_anew(tmp_path):
