@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import select
 import signal
 import sys
 import threading
@@ -486,6 +487,12 @@ def run(main: Callable[[], None]) -> None:
             signal.signal(signal.SIGTERM, _terminate)
     try:
         main()
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        if not _nobody_reads():
+            raise SystemExit(_one_line(f"error: {error}")) from None
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's last flush
+        raise SystemExit(1) from None
     except (ImportError, OSError, ValueError, RecursionError) as error:
         raise SystemExit(_one_line(f"error: {error}")) from None
     except (MemoryError, RuntimeError) as error:
@@ -500,6 +507,15 @@ def run(main: Callable[[], None]) -> None:
             file=sys.stderr,
         )
         raise SystemExit(130) from None
+
+
+def _nobody_reads() -> bool:
+    """Whether a program such as head, which read the output, has ended."""
+    if not hasattr(select, "poll"):  # Windows
+        return False
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _terminate(*arguments: object) -> None:

@@ -1,6 +1,7 @@
 """The command ``kpdeform``: its help, its commands in a row on simulated rooms, its mistakes."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -88,6 +89,19 @@ def test_info(command, capsys):
     command("info")
     assert "CPU library" in capsys.readouterr().out
     assert "unrecognized" in refused(command, "info", "all")
+
+
+def test_a_reader_that_has_ended_is_no_error():
+    """As in ``kpdeform info | head -n 1``."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kpdeform", "info"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 1
 
 
 def test_labelling_needs_no_package_of_the_training():
