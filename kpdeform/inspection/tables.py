@@ -256,11 +256,11 @@ def bars(shares: np.ndarray) -> str:
 
 
 def number(value: float, digits: int = 4) -> str:
-    """A number with some significant digits and, if it is large, with commas.
+    """A number with some digits and, if it is large, with commas.
 
     Example:
         >>> number(0.13408793), number(6277500.0, 12), number(float("nan"))
-        ('0.1341', '6,277,500', '-')
+        ('0.134', '6,277,500', '-')
     """
     if not math.isfinite(value):
         return "-"

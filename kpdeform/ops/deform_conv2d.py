@@ -444,6 +444,10 @@ def _fake(
     input: Tensor, offset: Tensor, weight: Tensor, mask: Tensor | None,
     stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int],
 ) -> Tensor:  # fmt: skip
+    torch._check(
+        input.dim() == 4 and offset.dim() == 6 and weight.dim() in (3, 4),
+        lambda: "input must have 4 dimensions, offset 6, and weight 4 or, depthwise, 3",
+    )
     kernel = (weight.shape[0], weight.shape[1])
     size = _image_sizes.output_size(input.shape[1:3], kernel, stride, padding, dilation)
     torch._check(offset.shape[0] == input.shape[0])

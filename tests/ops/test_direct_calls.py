@@ -304,3 +304,12 @@ def test_refused(name):
     call, word = calls()[name]
     with pytest.raises(RuntimeError, match=word):
         call()
+
+
+@pytest.mark.parametrize("name", ["deform_conv2d", "deform_conv2d_depthwise"])
+def test_wrong_dimensions_of_meta_tensors(name):
+    image, offset, weight = (
+        torch.empty(shape, device="meta") for shape in [(1, 5, 5, 4), (1, 5, 5, 1, 9, 2), (9,)]
+    )
+    with pytest.raises(RuntimeError, match="weight 4 or, depthwise, 3"):
+        getattr(torch.ops.kpdeform, name)(image, offset, weight, None, [1, 1], [1, 1], [1, 1])
