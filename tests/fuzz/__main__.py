@@ -25,7 +25,8 @@ BAD_ANSWER = 3  # exit status of a batch that was finished
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("targets", nargs="*", default=TARGETS, choices=[*TARGETS, []])
+    # Without a default: argparse of Python 3.11 would compare the whole list with the choices.
+    parser.add_argument("targets", nargs="*", choices=[*TARGETS, []], help="by default all")
     parser.add_argument("--minutes", type=float, default=1.0, help="for all targets together")
     parser.add_argument("--seed", type=int, default=0, help="number of the first input")
     parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
@@ -33,8 +34,9 @@ def main() -> int:
     if options.batch:
         return run_batch(options.targets[0], options.seed, options.batch)
     failures = 0
-    for target in options.targets:
-        seconds = 60 * options.minutes / len(options.targets)
+    targets = options.targets or TARGETS
+    for target in targets:
+        seconds = 60 * options.minutes / len(targets)
         tried, found = fuzz(target, options.seed, seconds=seconds)
         print(f"{target}: {tried} inputs, {len(found)} findings")
         print("\n".join(found))
