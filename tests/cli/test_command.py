@@ -112,7 +112,7 @@ def test_labelling_needs_no_package_of_the_training():
         "import kpdeform.cli; kpdeform.cli.main()"
     )
     done = run_python("-c", code)
-    assert done.stderr == "error: checkpoint missing is not there\n" and done.returncode == 1
+    assert done.stderr.startswith("error: model missing is not there; ") and done.returncode == 1
 
 
 def test_recipes_have_names(command, capsys):
