@@ -38,6 +38,15 @@ def test_a_model_folder_holds_the_same_model(export, model, tmp_path, capsys):
         assert torch.equal(value, after.model.state_dict()[name])
 
 
+def test_weights_in_half_the_space(export, model, tmp_path):
+    export(f"--out={tmp_path / 'half'}", "--half")
+    before, after = Predictor.load(model, "cpu"), Predictor.load(tmp_path / "half", "cpu")
+    for name, value in before.model.named_parameters():
+        assert torch.equal(after.model.get_parameter(name), value.half().float())
+    with pytest.raises(SystemExit, match="error: --half is for model folders"):
+        export(f"--out={tmp_path / 'net.pt2'}", "--half")
+
+
 def test_other_suffixes_are_refused(export, tmp_path):
     with pytest.raises(SystemExit, match=r"error: --out is .*net\.onnx; name a folder"):
         export(f"--out={tmp_path / 'net.onnx'}")
