@@ -10,8 +10,8 @@
 
 namespace kpdeform {
 
-// What a call learns about its input on the device. It can be reported when the call waits for the
-// device.
+// What kernels find out about the input of a call. It stays in device memory until read_findings
+// waits for the device and copies it to the host; only then can an error be reported.
 struct Findings {
   int64_t most_neighbors;
   int64_t bad_points, bad_queries;  // rows with NaN or infinite coordinates

@@ -197,8 +197,9 @@ std::tuple<Tensor, Tensor> neighbor_pool(Tensor features, Tensor neighbors, int6
   return {pooled, argmax};
 }
 
-// Adds the gradients of rows to those of points. Each task owns a range of points and a range of
-// channels, and scans the whole table in order.
+// Adds the gradient of every output row to the gradients of the points that were pooled into it.
+// Each task owns a range of points and a range of channels, so no two tasks write to the same
+// element, and goes through all rows of the neighbour table in order.
 template <typename F, typename Index>
 class Backward {
  public:

@@ -30,7 +30,7 @@ SUFFIXES = (".png", ".svg", ".html")
 
 
 def view_file(file: Path, by: By | None = None, output: Path | None = None) -> None:
-    """Shows a point cloud file; with --model, the kernels of a network (--model M --help).
+    """Shows a point cloud file, or with --model the kernels of a network (see --model M --help).
 
     Args:
         file: Point cloud file of any format that can be read, such as LAZ, PLY, E57 or text.

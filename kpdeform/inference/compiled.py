@@ -38,7 +38,9 @@ def compile_network(network: nn.Module, in_channels: int, path: str | PathLike[s
     if not any(shutil.which(name) for name in ("g++", "clang++", "c++")):
         raise FileNotFoundError("no C++ compiler was found; install g++ or clang++")
     inputs = random_inputs(network, in_channels, 300)
-    # Every table may have another number of rows and slots; lengths are vectors of one cloud.
+    # Matrices have free sizes where the network allows it: the number of points, and the number of
+    # neighbours in a row of a table. The lengths are vectors with one entry, since there is one
+    # cloud; their size is fixed.
     auto = torch.export.Dim.AUTO
     free = tree_map(lambda tensor: {0: auto, 1: auto} if tensor.dim() == 2 else {}, inputs)
     with torch.no_grad():

@@ -35,8 +35,9 @@ class TrainedModel(NamedTuple):
     """The content of a model folder or of a checkpoint.
 
     Attributes:
-        path: The file with the record.
-        record: The record, which is not checked yet; see :mod:`kpdeform.inference.record`.
+        path: The file that holds the record: ``model.json`` of the folder, or the checkpoint.
+        record: All that labelling needs besides the weights, such as the configuration of the
+            model; not checked yet. :mod:`kpdeform.inference.record` describes it.
         weights: State dict of the model.
     """
 

@@ -24,7 +24,8 @@ def check_target(path: Path) -> None:
     """Checks that configurations can be written as ``NAME.yaml`` and ``NAME.prepare.yaml``.
 
     Raises:
-        ValueError: The files are there already, or the name is none for a data set.
+        ValueError: ``path`` does not end in ``.yaml``, one of the files exists already, or ``NAME``
+            cannot be the name of a data set, which is the name of a folder.
     """
     if path.suffix != ".yaml":
         raise ValueError(f"--write {path}: must be the name of a file such as mine.yaml")
@@ -40,8 +41,7 @@ def write_configuration(proposal: Proposal, path: Path) -> None:
     """Writes ``NAME.yaml``, which ``kpdeform train`` takes, and ``NAME.prepare.yaml``.
 
     Raises:
-        ValueError: The files are there already, the name is none for a data set, or there are fewer
-            than two classes.
+        ValueError: :func:`check_target` refuses ``path``, or there are fewer than two classes.
     """
     check_target(path)
     if len(proposal.classes) < 2:

@@ -117,7 +117,15 @@ class CloudParts:
             self.names = list(numbers)
 
     def parts(self, names: Sequence[str]) -> Iterator[tuple[np.ndarray, Fields]]:
-        """Yields coordinates ``(n, 3)`` float64 and the attributes ``names``, by name."""
+        """Yields the cloud in parts of consecutive points.
+
+        Args:
+            names: Attributes to read, out of the object's ``names``.
+
+        Yields:
+            The coordinates of the points of a part, ``(n, 3)`` float64, and a mapping from each of
+            ``names`` to the values ``(n,)`` of these points.
+        """
         if self._file is None:
             for start in range(0, self.num_points, CHUNK):
                 rows = slice(start, start + CHUNK)

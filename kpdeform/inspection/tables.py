@@ -291,7 +291,7 @@ def print_tables(tables: Sequence[Table], sentences: Sequence[str] = ()) -> None
 
 
 def make_console() -> Any:
-    """A console of rich; text that is piped has lines of up to 160 characters."""
+    """Makes a console of the library rich; it has 160 columns where output is not a terminal."""
     console = require("rich.console", "io").Console(highlight=False)
     if not console.is_terminal:
         console.width = 160

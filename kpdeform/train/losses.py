@@ -48,7 +48,8 @@ def focal_loss(
     if gamma == 0:
         return entropy
     right = logits.log_softmax(1).gather(1, labels.clamp(min=0)[:, None])[:, 0]
-    # -expm1 is 1 - p without cancellation; its least value keeps the gradient of the power finite.
+    # right is log p, so -expm1(right) is 1 - p without the rounding error of the subtraction. The
+    # clamp keeps the gradient of the power finite at p = 1.
     return entropy * (-right.expm1()).clamp(min=1e-12) ** gamma
 
 

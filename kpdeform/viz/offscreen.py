@@ -99,7 +99,8 @@ def _capture(
     if mesh is not None:
         window.add_geometry(mesh)
     prepare(window, scene)
-    # A camera that was turned has other points before the kernel than those that were left out.
+    # kernel_scene has left out the points nearer than camera.near, which could hide the kernel. If
+    # the camera was moved since, others stand there, and the near plane cuts them away.
     near = max(scene.camera.near, 0.02 * _distance(scene))
     window.get_view_control().set_constant_z_near(near)
     colors = np.array(window.capture_screen_float_buffer(do_render=True))

@@ -113,11 +113,11 @@ def pixels(figure: Figure) -> NDArray[np.uint8]:
 
 
 def png(picture: Image, colors: int = 256) -> bytes:
-    """A PNG with a palette, a third of the size of one without.
+    """Encodes a picture as a PNG with a palette, a third of the size of one without.
 
     Args:
         picture: ``(height, width, 3)`` uint8.
-        colors: Of the palette, at most 256.
+        colors: Number of colours in the palette, at most 256.
     """
     pillow = require("PIL.Image", "viz")
     file = BytesIO()
