@@ -448,6 +448,10 @@ def _fake(
         input.dim() == 4 and offset.dim() == 6 and weight.dim() in (3, 4),
         lambda: "input must have 4 dimensions, offset 6, and weight 4 or, depthwise, 3",
     )
+    torch._check(
+        len(stride) == len(dilation) == 2 and len(padding) == 4 and min(*stride, *dilation) > 0,
+        lambda: "stride and dilation must be 2 positive numbers, and padding 4 numbers",
+    )
     kernel = (weight.shape[0], weight.shape[1])
     size = _image_sizes.output_size(input.shape[1:3], kernel, stride, padding, dilation)
     torch._check(offset.shape[0] == input.shape[0])

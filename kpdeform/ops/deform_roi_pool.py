@@ -90,7 +90,7 @@ def deform_roi_pool(
         raise ShapeError(
             f"{op}: offset must be {(rois.shape[0], 2, *bins)}, got {tuple(offset.shape)}"
         )
-    check_options(op, spatial_scale, gamma, sampling_ratio)
+    spatial_scale, gamma = check_options(op, spatial_scale, gamma, sampling_ratio)
     _check_dtypes(op, input, rois, offset, mask)
     image, edges = _split(input, rois)
     first, last = (e * spatial_scale - 0.5 for e in edges)  # (R, 2), y then x
@@ -178,7 +178,7 @@ def deform_ps_roi_pool(
             f"{op}: input must have a multiple of group_size**2 = {group**2} channels, "
             f"got {input.shape[1]}"
         )
-    check_options(op, spatial_scale, gamma)
+    spatial_scale, gamma = check_options(op, spatial_scale, gamma)
     samples = _checks.count(op, "samples_per_part", samples_per_part, most=MOST_SAMPLES)
     if offset is not None:
         classes = _num_classes(op, offset, rois, outputs)
@@ -241,11 +241,19 @@ def check_bins(owner: str, output_size: int | Sequence[int]) -> tuple[int, int]:
     return bins
 
 
-def check_options(owner: str, spatial_scale: float, gamma: float, sampling_ratio: int = 0) -> None:
-    """Checks that numbers are finite and that ``sampling_ratio`` is from 0 to ``MOST_SAMPLES``."""
-    _checks.number(owner, "spatial_scale", spatial_scale)
-    _checks.number(owner, "gamma", gamma)
+def check_options(
+    owner: str, spatial_scale: float, gamma: float, sampling_ratio: int = 0
+) -> tuple[float, float]:
+    """Checks that numbers are finite and that ``sampling_ratio`` is from 0 to ``MOST_SAMPLES``.
+
+    Returns:
+        ``spatial_scale`` and ``gamma`` as floats, because tensors refuse integers above 2**63.
+    """
     _checks.count(owner, "sampling_ratio", sampling_ratio, least=0, most=MOST_SAMPLES)
+    return (
+        _checks.number(owner, "spatial_scale", spatial_scale),
+        _checks.number(owner, "gamma", gamma),
+    )
 
 
 def _check(

@@ -348,3 +348,12 @@ def test_native_code_guards_itself():
             torch.ops.kpdeform.deform_roi_pool_backward(grad, *bad, True, True)
     with pytest.raises(RuntimeError, match="kpdeform:"):
         torch.ops.kpdeform.deform_roi_pool_backward(grad[:1], *args, True, True)
+
+
+@pytest.mark.parametrize("op", [ops.deform_roi_pool, ops.deform_ps_roi_pool])
+@pytest.mark.parametrize("name", ["spatial_scale", "gamma"])
+def test_numbers_too_large_for_an_int64(op, name):
+    box = torch.tensor([[0.0, 0, 0, 3, 3]])
+    offset = torch.zeros(1, 2, 2, 2)
+    pooled = op(torch.rand(1, 4, 8, 8), box, offset, output_size=2, **{name: 10**30})
+    assert pooled.shape[0] == 1

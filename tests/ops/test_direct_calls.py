@@ -306,10 +306,14 @@ def test_refused(name):
         call()
 
 
-@pytest.mark.parametrize("name", ["deform_conv2d", "deform_conv2d_depthwise"])
-def test_wrong_dimensions_of_meta_tensors(name):
+@pytest.mark.parametrize(
+    ("dims", "stride", "word"),
+    [(1, [1, 1], "weight 4 or, depthwise, 3"), (4, [1], "stride and"), (4, [0, 1], "stride and")],
+)
+def test_meta_tensors_that_do_not_fit(dims, stride, word):
     image, offset, weight = (
-        torch.empty(shape, device="meta") for shape in [(1, 5, 5, 4), (1, 5, 5, 1, 9, 2), (9,)]
+        torch.empty(shape, device="meta")
+        for shape in [(1, 5, 5, 4), (1, 5, 5, 1, 9, 2), (3, 3, 4, 2)[:dims]]
     )
-    with pytest.raises(RuntimeError, match="weight 4 or, depthwise, 3"):
-        getattr(torch.ops.kpdeform, name)(image, offset, weight, None, [1, 1], [1, 1], [1, 1])
+    with pytest.raises(RuntimeError, match=word):
+        torch.ops.kpdeform.deform_conv2d(image, offset, weight, None, stride, [1] * 4, [1, 1])
