@@ -125,9 +125,10 @@ sanitize: $(VENV)/.everything ## csrc with AddressSanitizer and UndefinedBehavio
 test-aarch64: $(VENV)/.build ## the tests of ops and layers on 64-bit ARM, emulated (Debian); TESTS names others
 	@PYTHON=$(RUN) TESTS="$(TESTS)" scripts/test_aarch64.sh
 
+# -E reads every page anew: otherwise Sphinx makes no pages for the names of a new page.
 docs: $(VENV)/.package $(VENV)/.docs system ## the documentation site, build/docs/html/index.html; a warning is an error
 	$(SAY) "building the site: API pages from docstrings, executed notebooks"
-	@$(RUN) -m sphinx -q -W --keep-going -d build/docs/doctrees docs build/docs/html
+	@$(RUN) -m sphinx -E -q -W --keep-going -d build/docs/doctrees docs build/docs/html
 	@echo build/docs/html/index.html
 
 lint: $(VENV)/.lint ## ruff, mypy, clang-format: what pre-commit runs
