@@ -6,19 +6,13 @@ from typing import Literal
 import numpy as np
 
 from kpdeform.data import Cloud, read_cloud
+from kpdeform.data.asprs import NAMES
 from kpdeform.data.palette import palette
 from kpdeform.viz import CloudScene, cloud_scene, show_cloud
 from kpdeform.viz.colors import RIGHT, WRONG, by_error, by_label, confidence_scale, height_scale
 
 By = Literal["label", "confidence", "error", "height", "color"]
 
-# Source: LAS 1.4 R15, table 17.
-LAS_CLASSES = {
-    0: "never classified", 1: "unclassified", 2: "ground", 3: "low vegetation",
-    4: "medium vegetation", 5: "high vegetation", 6: "building", 7: "low noise", 9: "water",
-    10: "rail", 11: "road", 13: "wire guard", 14: "wire conductor", 15: "transmission tower",
-    16: "wire connector", 17: "bridge deck", 18: "high noise",
-}  # fmt: skip
 COLUMNS = {
     "label": ("classification",),
     "confidence": ("confidence",),
@@ -86,7 +80,7 @@ def colored(file: Path, cloud: Cloud, by: By | None) -> CloudScene:
         legend = [("right", RIGHT), ("wrong", WRONG)]
         return cloud_scene(points, by_error(labels, predictions), title=title, legend=legend)
     ids, row = np.unique(values[0], return_inverse=True)
-    known = LAS_CLASSES if file.suffix.lower() in (".las", ".laz") else {}
+    known = NAMES if file.suffix.lower() in (".las", ".laz") else {}
     names = ["no label" if i < 0 else known.get(int(i), f"class {i}") for i in ids]
     colors = np.array(palette(names)).reshape(-1, 3) / 255
     legend = [(name, (r, g, b)) for name, (r, g, b) in zip(names, colors.tolist(), strict=True)]

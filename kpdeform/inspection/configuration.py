@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from kpdeform._files import replacing
 from kpdeform._optional import require
 from kpdeform.data import values
 from kpdeform.data.fields import COLORS
@@ -60,7 +61,8 @@ def write_configuration(proposal: Proposal, path: Path) -> None:
         dumped = require("yaml", "io").safe_dump(
             content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100
         )
-        file.write_text("\n".join([*lines, dumped]), encoding="utf-8")
+        with replacing(file) as partial:
+            partial.write_text("\n".join([*lines, dumped]), encoding="utf-8")
 
 
 def commands(proposal: Proposal, path: Path) -> list[str]:

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from kpdeform._files import replacing
 from kpdeform._optional import require
-from kpdeform.data.info import DatasetInfo
+from kpdeform.data.palette import palette
 from kpdeform.inspection.survey import Survey
 from kpdeform.inspection.tables import Table, is_las, name_of_label
 
@@ -64,7 +65,8 @@ def write_page(
     parts += [_table(table) for table in tables]
     head = f'<meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
     page = f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>"
-    path.write_text(page, encoding="utf-8")
+    with replacing(path) as partial:
+        partial.write_text(page, encoding="utf-8")
 
 
 def _table(table: Table) -> str:
@@ -171,9 +173,9 @@ def _maps(views: Sequence[_View], what: str, unit: str) -> Any:
 
 def _colors(total: Survey) -> dict[int, tuple[float, float, float]]:
     labels = sorted(total.labels)
-    palette = DatasetInfo("", tuple(map(str, labels))).class_colors
+    colors = palette([str(label) for label in labels])
     return {
-        label: (r / 255, g / 255, b / 255) for label, (r, g, b) in zip(labels, palette, strict=True)
+        label: (r / 255, g / 255, b / 255) for label, (r, g, b) in zip(labels, colors, strict=True)
     }
 
 

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from kpdeform import ops
+from kpdeform.data.asprs import NAMES, NO_CLASS, name_of
 from kpdeform.data.crops import CropIndex, Shape
 from kpdeform.data.fields import COLORS, NORMALS
 from kpdeform.data.recipe import ClassMap, readable_scale
-from kpdeform.inspection.asprs import NAMES, NO_CLASS, name_of
 from kpdeform.inspection.reading import Reading
 from kpdeform.inspection.survey import Attribute, Survey
 from kpdeform.inspection.tables import Table, is_las, number

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from kpdeform._optional import require
+from kpdeform.data.asprs import name_of
 from kpdeform.data.fields import COLORS
-from kpdeform.inspection.asprs import name_of
 from kpdeform.inspection.survey import Attribute, Survey
 
 _BARS = " ▁▂▃▄▅▆▇█"

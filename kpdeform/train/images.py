@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from kpdeform import _checks
 from kpdeform._optional import require
-from kpdeform.data import DatasetInfo
+from kpdeform.data.palette import palette
 from kpdeform.train.loading import PlannedLoader, ignore_stop_signals
 from kpdeform.train.tasks import SegmentationTask
 
@@ -175,7 +175,7 @@ class ImageFolderDataModule(lightning.LightningDataModule):
     @property
     def class_colors(self) -> tuple[tuple[int, int, int], ...]:
         """RGB triple of each class, 0 to 255."""
-        return DatasetInfo("images", self.class_names).class_colors
+        return palette(self.class_names)
 
     def describe(self) -> list[tuple[str, str]]:
         """What is learned from, as rows of names and texts for the start of a training."""
