@@ -49,6 +49,7 @@ class _Task(lightning.LightningModule):
         focal_gamma: float = 0.0,
         lovasz_weight: float = 0.0,
         deformation_weight: float = 1.0,
+        measure_statistics: float = 1.0,
         class_counts: Tensor | None = None,
     ) -> None:
         super().__init__()
@@ -58,6 +59,7 @@ class _Task(lightning.LightningModule):
         _checks.number("task", "focal_gamma", focal_gamma, least=0)
         _checks.number("task", "lovasz_weight", lovasz_weight, least=0)
         _checks.number("task", "deformation_weight", deformation_weight, least=0)
+        _checks.share("task", "measure_statistics", measure_statistics)
         self.model = model
         self.class_names = list(class_names)
         self.optimizer_setup = optimizer or AdamWSetup()
@@ -65,6 +67,7 @@ class _Task(lightning.LightningModule):
         self.focal_gamma = focal_gamma
         self.lovasz_weight = lovasz_weight
         self.deformation_weight = deformation_weight
+        self.measure_statistics = measure_statistics
         weights = torch.ones(len(self.class_names))
         if class_weights == "sqrt_inverse":
             weights.copy_(sqrt_inverse_weights(class_counts.to(weights)))
@@ -80,6 +83,14 @@ class _Task(lightning.LightningModule):
     def labels(self, batch: LabelledBatch) -> Tensor:
         """One label per row of the logits; -1 marks rows without a label."""
         return batch.batch.labels
+
+    def on_train_batch_start(self, batch: LabelledBatch, batch_idx: int) -> None:
+        """Lets batch normalisation use its running statistics after the share of the steps."""
+        if self.trainer.global_step < self.measure_statistics * self.trainer.max_steps:
+            return
+        for module in self.model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
 
     def training_step(self, batch: LabelledBatch, batch_idx: int) -> Tensor:
         """Loss of one batch."""
@@ -204,6 +215,9 @@ class SegmentationTask(_Task):
             count in the cross entropy. 0 is the cross entropy itself.
         lovasz_weight: Factor on the Lovász-Softmax loss, >= 0.
         deformation_weight: Factor on the deformation loss, >= 0.
+        measure_statistics: Share of the steps, in [0, 1], in which batch normalisation measures the
+            statistics of each batch. Later steps use the running statistics, as labelling does.
+            Less than 1 helps where batches differ much, as with many densities.
         class_counts: Points of each class, for their weights; ``class_counts()`` of a data module.
 
     Under DDP the cross entropy is averaged over the points of all ranks, so its gradient equals
@@ -233,6 +247,9 @@ class ClassificationTask(_Task):
             count in the cross entropy. 0 is the cross entropy itself.
         lovasz_weight: Factor on the Lovász-Softmax loss, >= 0.
         deformation_weight: Factor on the deformation loss, >= 0.
+        measure_statistics: Share of the steps, in [0, 1], in which batch normalisation measures the
+            statistics of each batch. Later steps use the running statistics, as labelling does.
+            Less than 1 helps where batches differ much, as with many densities.
         class_counts: Points of each class, for their weights; ``class_counts()`` of a data module.
     """
 

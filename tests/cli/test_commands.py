@@ -55,19 +55,6 @@ def test_the_model_folder_of_a_run_is_its_best_checkpoint(trained):
         assert torch.equal(value, best[f"model.{name}"])
 
 
-def test_freezing_keeps_the_statistics_and_trains_the_rest(trained, tmp_path):
-    run_script(
-        "freeze_normalisation.py", "--run", trained, "--out", tmp_path / "model", "--steps", 2
-    )
-    before, after = (Predictor.load(path, "cpu") for path in (trained, tmp_path / "model"))
-    state, parameters = after.model.state_dict(), dict(before.model.named_parameters())
-    for name, value in before.model.state_dict().items():
-        if name not in parameters:
-            assert torch.equal(state[name], value), name
-    weight = "head.1.linear.weight"
-    assert not torch.equal(state[weight], parameters[weight].half().float())
-
-
 def test_evaluate_scores_at_full_resolution(trained, toy, tmp_path, capsys):
     options = ["--model", trained / "last.ckpt", "--data", toy, "--out", tmp_path]
     run_script("evaluate.py", *options, "--votes", 2, "--predictions", "ply")

@@ -247,3 +247,17 @@ def test_balanced_classes_need_their_counts():
     counts = torch.tensor([900, 100, 0])
     task = SegmentationTask(tiny_model(), "abc", class_weights="sqrt_inverse", class_counts=counts)
     torch.testing.assert_close(task.class_weights, torch.tensor([0.5, 1.5, 1.0]))
+
+
+@pytest.mark.parametrize("share, measuring", [(1.0, 4), (0.5, 2), (0.0, 0)])
+def test_statistics_are_measured_in_the_given_share_of_the_steps(share, measuring):
+    task = SegmentationTask(tiny_model(), "abc", measure_statistics=share)
+    trained = []
+    norms = [module for module in task.modules() if isinstance(module, nn.BatchNorm1d)]
+    for step in range(4):
+        task.train()  # as after every validation
+        task.trainer = SimpleNamespace(global_step=step, max_steps=4)
+        task.on_train_batch_start(None, 0)
+        trained.append({norm.training for norm in norms})
+    assert norms
+    assert trained == [{True}] * measuring + [{False}] * (4 - measuring)
