@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 
 from kpdeform._device import describe_device
+from kpdeform._words import counted
 from kpdeform.cli.options import call, imported_factory
 from kpdeform.data import open_dataset
 from kpdeform.data.recipe import warn
@@ -76,7 +77,7 @@ def evaluate(
     report = Report(names, predictor.class_colors)
     confusion = torch.zeros(len(names), len(names), dtype=torch.int64)
     for scene in dataset.scenes(split):
-        print(f"{scene.name}: {scene.num_points:,} points")
+        print(f"{scene.name}: {counted(scene.num_points, 'point')}")
         found = predict_scene(
             predictor,
             scene,

@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 
 from kpdeform import _checks
+from kpdeform._words import counted
 from kpdeform.data.files import TEXT_SUFFIXES
 from kpdeform.data.recipe import Parser, option_numbers, option_pairs, track, warn
 from kpdeform.inspection import (
@@ -85,7 +86,10 @@ def inspect(
         trial = try_out(proposal, total.parts)
         proposed = [proposal_table(proposal), trial_table(proposal, trial)]
         print_tables(proposed)
-        following = [] if write is None else commands(proposal, write)
+        if write is None:
+            print("next: the same command with --write mine.yaml writes this as a configuration")
+        else:
+            following = commands(proposal, write)
     if page is not None:
         write_page(page, total, tables, sentences, proposed, following)
     if write is not None:
@@ -95,7 +99,7 @@ def inspect(
 
 def _unreadable(failed: dict[Path, ValueError], num_files: int) -> ValueError:
     error = next(iter(failed.values()))
-    return ValueError(f"{len(failed)} of {num_files} files cannot be read: {error}")
+    return ValueError(f"{len(failed)} of {counted(num_files, 'file')} cannot be read: {error}")
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from typing import Any
 
 from kpdeform import _checks
 from kpdeform._device import describe_device
+from kpdeform._words import counted
 from kpdeform.cli.options import call, imported_factory
 from kpdeform.data.recipe import warn
 from kpdeform.inference import (
@@ -134,7 +135,7 @@ def _label_one(predictor: Predictor, source: str, output: str, options: dict[str
     points = segment_file(predictor, source, output, warn=warn, **options)
     _print_classes(predictor, points)
     seconds = time.monotonic() - start
-    print(f"  {output}: {points.total:,} points labelled in {seconds:.1f} s")
+    print(f"  {output}: {counted(points.total, 'point')} labelled in {seconds:.1f} s")
 
 
 def _label_many(predictor: Predictor, files: list[str], out: Path, options: dict[str, Any]) -> None:
@@ -144,14 +145,16 @@ def _label_many(predictor: Predictor, files: list[str], out: Path, options: dict
     _print_classes(predictor, summary.points)
     labelled, finished, failed = map(len, (summary.labelled, summary.finished, summary.failed))
     print(
-        f"  {out}: {labelled} files labelled, {finished} finished before, {failed} failed; "
-        f"{summary.points.total:,} points in {summary.seconds:.1f} s; "
-        f"{len(summary.warnings)} warnings"
+        f"  {out}: {counted(labelled, 'file')} labelled, {finished} finished before, "
+        f"{failed} failed; "
+        f"{counted(summary.points.total, 'point')} in {summary.seconds:.1f} s; "
+        f"{counted(len(summary.warnings), 'warning')}"
     )
     if failed:
         reason = next(iter(summary.failed.values()))
         raise ValueError(
-            f"{failed} of {labelled + finished + failed} files could not be labelled: {reason}"
+            f"{failed} of {counted(labelled + finished + failed, 'file')} could not be labelled: "
+            f"{reason}"
         )
 
 

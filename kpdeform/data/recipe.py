@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from kpdeform._optional import require
+from kpdeform._words import counted
 from kpdeform.data import values
 from kpdeform.data.info import DatasetInfo
 from kpdeform.data.scenes import SceneWriter, open_dataset
@@ -359,8 +360,13 @@ def _report(info: DatasetInfo, output: Path, num_points: Mapping[tuple[str, int]
         counts = [num_points.get((split, number), 0) for number in range(info.num_classes)]
         ignored = num_points.get((split, info.ignored_label), 0)
         shown = ", ".join(f"{n} {c:,}" for n, c in zip(info.class_names, counts, strict=True))
-        print(f"{split}: {len(scenes)} scenes; points: {shown}; ignored {ignored:,}")
+        print(f"{split}: {counted(len(scenes), 'scene')}; points: {shown}; ignored {ignored:,}")
         empty = [n for n, c in zip(info.class_names, counts, strict=True) if not c]
+        if split == "train" and not any(counts):
+            raise ValueError(
+                f"{output}: no point of the split train has a label that can be learned; look at "
+                "the classes, the ignored labels and the files of this split"
+            )
         if split == "train" and empty:
             warn(f"no point of {', '.join(empty)} in the split train: it cannot be learned")
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from kpdeform._files import replacing
 from kpdeform._optional import require
+from kpdeform._words import counted
 from kpdeform.data.palette import palette
 from kpdeform.inspection.survey import Survey
 from kpdeform.inspection.tables import Table, is_las, name_of_label
@@ -53,7 +54,7 @@ def write_page(
         ImportError: matplotlib is missing.
         OSError: The file cannot be written.
     """
-    title = f"{total.num_points:,} points in {len(total.parts)} files"
+    title = f"{counted(total.num_points, 'point')} in {counted(len(total.parts), 'file')}"
     parts = [f"<h1>{title}</h1>"]
     if sentences:
         items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences)

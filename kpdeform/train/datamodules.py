@@ -142,7 +142,13 @@ class _DataModule(lightning.LightningDataModule):
             ("features", _scaled(self.features, self.feature_scales)),
             ("crops", self._shape()),
             ("batches", f"about {crops:.3g} crops with {points:,.0f} points together"),
+            ("augmentation", self._augmentation()),
         ]
+
+    def _augmentation(self) -> str:
+        """Names of the transforms, for people."""
+        names = dict.fromkeys(type(transform).__name__ for transform in self.transforms)
+        return ", ".join(names) or "none; packaged configurations have some, such as --config ign"
 
     def _shape(self) -> str:
         """Shape and resolution of the crops, for people."""

@@ -16,7 +16,15 @@ def test_the_report_in_the_terminal(command, tmp_path, capsys):  # noqa: F811
     write_toy_laz(tmp_path / "b.laz", classes=3)
     command("inspect", tmp_path)
     shown = capsys.readouterr().out
-    for part in ("a.laz", "LAZ 1.4, point format 6", "all 2", "intensity", "ground", "no colour"):
+    for part in (
+        "a.laz",
+        "LAZ 1.4, point format 6",
+        "all 2",
+        "intensity",
+        "ground",
+        "no colour",
+        "--write mine.yaml",
+    ):
         assert part in shown
 
 
@@ -105,6 +113,6 @@ def test_all_commands_take_what_inspect_wrote(command, tmp_path, following):  # 
     command(*prepare)
     command(*train, "--max_steps", "2", "--data.max_points", "1500")
     command(*evaluate)
-    assert (tmp_path / "results" / "mine" / "scores.json").is_file()
+    assert (tmp_path / "runs" / "mine" / "val" / "scores.json").is_file()
     command(*[str(tmp_path / "scans" / "0.npz") if w == "FILES" else w for w in label])
     assert (tmp_path / "labelled" / "0.npz").is_file()

@@ -46,6 +46,13 @@ def test_label_missing_from_the_map_is_named_with_its_count(folder, tmp_path):
     assert open_dataset(tmp_path / "out").scenes("train")[0].labels.tolist() == [0, -1, -1, -1, -1]
 
 
+def test_a_training_split_without_a_label_to_learn_is_refused(folder, tmp_path):
+    write_csv(tmp_path / "train" / "a.csv", ROWS[3:])
+    options = [str(tmp_path), "--class", "ground=2", "--ignored", "7"]
+    with pytest.raises(ValueError, match="no point of the split train has a label"):
+        folder.main([*options, "--output", str(tmp_path / "out")])
+
+
 @pytest.mark.parametrize("suffix", ["yaml", "json"])
 def test_configuration_file_with_patterns_features_and_scale(folder, tmp_path, suffix):
     xyz = np.array([[10_000, -20_000, 30_001], [0, 0, 5]], np.int16)

@@ -39,7 +39,7 @@ def test_the_summary_says_what_learns_what(told, toy):
         labels = torch.from_numpy(np.array(scene.labels, np.int64))
         counts += labels[labels >= 0].bincount(minlength=2)
     shares = [f"{100 * c / counts.sum():.0f} %" for c in counts]
-    lines = [line.split(None, 1) for line in text.splitlines()[:9]]
+    lines = [line.split(None, 1) for line in text.splitlines()[:10]]
     assert text.startswith(f"training {folder}\n")
     rows = {name: rest.strip() for name, rest in lines[1:]}
     assert rows["device"].startswith("cpu, 1 threads")
@@ -50,6 +50,7 @@ def test_the_summary_says_what_learns_what(told, toy):
     assert rows["features"] == "ones, height, intensity"
     assert rows["crops"] == "cylinders of radius 2 metre; one point per cell of 0.25 metre"
     assert rows["batches"].startswith("about ") and "points together" in rows["batches"]
+    assert rows["augmentation"].startswith("Random")
     assert rows["network"].startswith("KPFCNN, ") and rows["network"].endswith(" parameters")
     assert rows["steps"] == "6, a validation every 3"
 
