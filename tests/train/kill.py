@@ -14,7 +14,8 @@ from kpdeform.train import SegmentationTask
 
 
 def main() -> None:
-    os.setpgid(0, 0)  # a group of its own, without the tests
+    if os.getpgid(0) != os.getpid():
+        os.setpgid(0, 0)  # a group of its own, without the tests
     number, last_step = signal.Signals[sys.argv[1]], int(sys.argv[2])
 
     def die(task, outputs, batch, batch_idx):
