@@ -21,6 +21,7 @@ from kpdeform.train.report import Pictures, StepLines
 from kpdeform.train.runs import AtomicCheckpointIO, CsvMetrics, RunRecord, StopOnSignal
 
 lightning = require("lightning.pytorch", "train")
+Logger = lightning.loggers.Logger
 
 
 @dataclass
@@ -43,6 +44,8 @@ class TrainerConfig:
         checkpoint_minutes: Most minutes between two writes of last.ckpt, > 0.
         deterministic: Ask PyTorch for deterministic kernels.
         sync_batchnorm: Compute batch normalisation statistics over all GPUs.
+        logger: A further logger, of ``lightning.pytorch.loggers``, such as WandbLogger. metrics.csv
+            and TensorBoard files are always written.
         progress_bar: Show a progress bar or, where the output is no terminal, print a line every
             ``log_every`` steps.
 
@@ -62,6 +65,7 @@ class TrainerConfig:
     checkpoint_minutes: float = 10.0
     deterministic: bool = False
     sync_batchnorm: bool = False
+    logger: Logger | None = None
     progress_bar: bool = True
 
     def __post_init__(self) -> None:
@@ -170,6 +174,9 @@ def make_trainer(
     ]
     if options.progress_bar:
         chosen.append(StepBar() if sys.stdout.isatty() else StepLines(options.log_every))
+    loggers = [CsvMetrics(folder), lightning.loggers.TensorBoardLogger(folder, "", "")]
+    if options.logger is not None:
+        loggers.append(options.logger)
     return lightning.Trainer(
         max_steps=max_steps,
         accelerator=_accelerator(options.accelerator),
@@ -188,7 +195,7 @@ def make_trainer(
         sync_batchnorm=options.sync_batchnorm,
         use_distributed_sampler=False,  # the loaders distribute batches to the ranks themselves
         callbacks=chosen,
-        logger=[CsvMetrics(folder), lightning.loggers.TensorBoardLogger(folder, "", "")],
+        logger=loggers,
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=False,  # RunRecord writes the checkpoints
         enable_progress_bar=False,  # StepBar counts steps; Lightning's bar counts epochs

@@ -32,6 +32,19 @@ def told(config, tmp_path_factory):
     return folder, output.getvalue()
 
 
+def test_a_further_logger_is_named_in_the_configuration(config, tmp_path):
+    options = {"class_path": "lightning.pytorch.loggers.CSVLogger"}
+    options["init_args"] = {"save_dir": str(tmp_path), "name": "more", "version": 0}
+    own = tmp_path / "own.yaml"
+    own.write_text(json.dumps({"trainer": {"logger": options}}))
+    train(config, tmp_path / "run", "--config", own, "--max_steps", 2, "--trainer.log_every", 1)
+    assert "train/loss" in (tmp_path / "more" / "version_0" / "metrics.csv").read_text()
+    assert "train/loss" in (tmp_path / "run" / "metrics.csv").read_text()
+    own.write_text(json.dumps({"trainer": {"logger": {"class_path": "subprocess.Popen"}}}))
+    with pytest.raises(SystemExit, match=r"trainer\.logger.*'subprocess\.Popen' is none of"):
+        train(config, tmp_path / "again", "--config", own)
+
+
 def test_the_summary_says_what_learns_what(told, toy):
     folder, text = told
     counts = torch.zeros(2, dtype=torch.int64)

@@ -1,0 +1,97 @@
+"""Mixing of the crops of a batch."""
+
+import math
+
+import pytest
+import torch
+
+from kpdeform.data import Sample
+from kpdeform.data.mixing import Mix3D, PolarMix
+
+
+def crop(number, size, seed):
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.randn(size, 3, generator=generator)
+    return Sample(
+        points=points,
+        features=torch.cat([torch.full((size, 1), float(number)), points[:, 2:]], 1),
+        feature_names=("number", "z"),
+        labels=torch.randint(-1, 3, (size,), generator=generator),
+        origin=torch.full((3,), 10.0 * number, dtype=torch.float64),
+        indices=torch.arange(size),
+        scene=number,
+        weights=torch.ones(size),
+    )
+
+
+@pytest.fixture
+def crops():
+    return [crop(number, 40 + 10 * number, number) for number in range(3)]
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(3)
+
+
+def test_mix3d_lays_pairs_into_one_another(crops, generator):
+    both, alone = Mix3D()(crops, generator)
+    assert torch.equal(both.points, torch.cat([crops[0].points, crops[1].points]))
+    assert torch.equal(both.features, torch.cat([crops[0].features, crops[1].features]))
+    assert torch.equal(both.labels, torch.cat([crops[0].labels, crops[1].labels]))
+    assert both.scene == 0 and torch.equal(both.origin, crops[0].origin)
+    assert both.indices is None and both.weights is None
+    assert alone is crops[2]
+
+
+@pytest.mark.parametrize("mixing", [Mix3D, PolarMix])
+def test_pairs_are_mixed_with_the_given_probability(mixing, crops, generator):
+    assert mixing(p=0.0)(crops, generator) == crops
+    mixed = [mixing(p=0.3)(crops[:2], generator)[0] is not crops[0] for _ in range(400)]
+    assert 0.2 < sum(mixed) / 400 < 0.4
+
+
+def test_polarmix_exchanges_one_sector(crops, generator):
+    first, second = PolarMix(p=1.0)(crops[:2], generator)
+    assert len(first.points) + len(second.points) == 40 + 50
+    came = torch.cat(
+        [first.points[first.features[:, 0] == 1], second.points[second.features[:, 0] == 0]]
+    )
+    stayed = torch.cat(
+        [first.points[first.features[:, 0] == 0], second.points[second.features[:, 0] == 1]]
+    )
+    angles = [torch.atan2(p[:, 1], p[:, 0]) for p in (came, stayed)]
+    assert len(came) > 0
+    # All that were exchanged lie in one sector without any that stayed.
+    order = torch.cat(angles).argsort()
+    exchanged = (order < len(came)).long()
+    assert (exchanged.roll(1) != exchanged).sum() == 2
+    for sample in (first, second):
+        assert torch.equal(sample.features[:, 1], sample.points[:, 2])
+        assert len(sample.labels) == len(sample.points)
+
+
+def test_polarmix_copies_the_objects_of_the_other_crop(crops, generator):
+    first, _ = PolarMix(p=1.0, classes=[2])(crops[:2], generator)
+    chosen = crops[1].points[crops[1].labels == 2]
+    pasted = first.points[-3 * len(chosen) :]
+    assert (first.labels[-3 * len(chosen) :] == 2).all()
+    for copy in pasted.chunk(3):
+        torch.testing.assert_close(copy[:, 2], chosen[:, 2])
+        torch.testing.assert_close(copy[:, :2].norm(dim=1), chosen[:, :2].norm(dim=1))
+        turned = torch.atan2(copy[:, 1], copy[:, 0]) - torch.atan2(chosen[:, 1], chosen[:, 0])
+        assert (turned - turned[0]).div(2 * math.pi).round(decimals=4).remainder(1).max() < 1e-4
+    assert not torch.allclose(pasted.chunk(3)[0], pasted.chunk(3)[1])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Mix3D(p=1.5), "p must be"),
+        (lambda: PolarMix(p=-1), "p must be"),
+        (lambda: PolarMix(classes=[-1]), "classes"),
+    ],
+)
+def test_values_out_of_range_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
