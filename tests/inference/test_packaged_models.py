@@ -23,13 +23,13 @@ def aerial():
 
 def test_every_model_has_a_card_and_all_are_small():
     folders = packaged_models()
-    assert list(folders) == ["aerial"]
+    assert list(folders) == ["aerial", "rooms"]
     total = 0
     for name, folder in folders.items():
         assert sorted(path.name for path in folder.iterdir()) == ["README.md", RECORD, WEIGHTS]
         card = (folder / "README.md").read_text()
         predictor = Predictor.load(name, "cpu")
-        for text in (f"--model {name}", "Source: IGN - Lidar HD", "fails", "kpdeform train"):
+        for text in (f"--model {name}", "icence", "fails", "kpdeform train"):
             assert text in card, text
         total += sum(path.stat().st_size for path in folder.iterdir())
         assert predictor.scores and all(0 < s < 1 for s in predictor.scores.values())
@@ -38,7 +38,7 @@ def test_every_model_has_a_card_and_all_are_small():
 
 
 def test_a_name_that_is_none_is_answered_with_those_that_are():
-    with pytest.raises(FileNotFoundError, match=r"model areal is not there; .*: aerial$"):
+    with pytest.raises(FileNotFoundError, match=r"model areal is not there; .*: aerial, rooms$"):
         Predictor.load("areal")
 
 
@@ -58,6 +58,19 @@ def test_the_first_command_of_the_readme(tmp_path, capsys):
     np.testing.assert_array_equal(before.points, after.points)
     assert set(after.attributes["classification"]) <= {2, 3, 5, 6}
     assert "points labelled in" in capsys.readouterr().out
+
+
+def test_rooms_of_another_simulation_without_colours(shared, tmp_path):
+    rooms = Predictor.load("rooms", "cpu")
+    with np.load(shared / "data/sh3d_rooms/room100.npz") as room:
+        np.savez(tmp_path / "room.npz", points=room["xyz_i16"] / 4000)
+        label = room["label"]
+    segment_file(rooms, tmp_path / "room.npz", tmp_path / "out.npz", warn=pytest.fail)
+    found = read_cloud(tmp_path / "out.npz").attributes["classification"]
+    for name in ("ceiling", "floor", "chair"):  # their numbers there: 0, 1 and 4
+        truth = label == {"ceiling": 0, "floor": 1, "chair": 4}[name]
+        right = found == rooms.class_names.index(name)
+        assert (truth & right).sum() / (truth | right).sum() > 0.6, name
 
 
 def iou(truth, found):
