@@ -28,15 +28,18 @@ _TRANSFORMS = (
     "AutoContrast", "ColorDrop", "Compose", "FeatureDrop", "Jitter", "RandomDensity", "RandomFlip",
     "RandomRotation", "RandomScale",
 )  # fmt: skip
+_MIXINGS = ("Mix3D", "PolarMix")
 _OPTIMIZERS = ("AdamWSetup", "AdamWStepSetup", "SGDSetup")
 _LOGGERS = (
     "CSVLogger", "CometLogger", "MLFlowLogger", "NeptuneLogger", "TensorBoardLogger", "WandbLogger",
 )  # fmt: skip
 CLASSES = (
     *(f"kpdeform.data.transforms.{name}" for name in _TRANSFORMS),
+    *(f"kpdeform.data.mixing.{name}" for name in _MIXINGS),
     *(f"kpdeform.train.{name}" for name in _OPTIMIZERS),
     *(f"lightning.pytorch.loggers.{name}" for name in _LOGGERS),
 )
+_NAMES_OF_CLASSES = ("class_path", "logger", "mixing", "optimizer", "transforms")  # keys
 _GROUPS = ("data", "model", "task", "trainer")
 
 
@@ -222,7 +225,10 @@ def check_file(path: Path, place: tuple[str, ...] = ()) -> None:
                 "a function of your own is given on the command line, with --model.factory, and "
                 "not in a file"
             )
-        if keys[-1] in ("class_path", "logger", "optimizer", "transforms") and value not in CLASSES:
+        if (
+            keys[-1] in ("class_path", "logger", "mixing", "optimizer", "transforms")
+            and value not in CLASSES
+        ):
             raise ValueError(
                 f"{where}: {value!r} is none of the classes {', '.join(CLASSES)}; a "
                 "class of your own is given on the command line, and not in a file"

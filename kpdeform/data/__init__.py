@@ -4,7 +4,7 @@ This package reads point cloud files, defines the scene format of prepared data 
 into crops, augments crops, and builds the multi-level pyramids that networks take as input.
 """
 
-from kpdeform.data import transforms
+from kpdeform.data import mixing, transforms
 from kpdeform.data.batch import PointBatch, Sample
 from kpdeform.data.dataset import SceneDataset
 from kpdeform.data.files import Cloud, check_finite, read_cloud
@@ -32,6 +32,7 @@ __all__ = [
     "SceneWriter",
     "build_pyramid",
     "check_finite",
+    "mixing",
     "neighbor_limits",
     "open_dataset",
     "read_cloud",

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from kpdeform import _checks, ops
 from kpdeform.data import columns, crops
 from kpdeform.data.batch import PointBatch, Sample
+from kpdeform.data.mixing import Mixing
 from kpdeform.data.scenes import DatasetInfo, MemoryScenes, Scene, SceneFolder, open_dataset
 from kpdeform.data.transforms import Transform, replace_points
 
@@ -69,6 +70,8 @@ class SceneDataset(Dataset[PointBatch]):
         batches_per_epoch: Number of batches of an epoch; ignored with ``"coverage"``, whose number
             of batches follows from the scenes.
         transform: Applied to every crop, see :mod:`kpdeform.data.transforms`.
+        mixing: Applied to the crops of a batch after that, in this order; see
+            :mod:`kpdeform.data.mixing`.
         seed: Seed of the plan and of the transforms.
         reach: With ``"coverage"``, every point is within ``reach * radius`` of a centre.
 
@@ -93,6 +96,7 @@ class SceneDataset(Dataset[PointBatch]):
         max_points: int = 20_000,
         batches_per_epoch: int = 100,
         transform: Transform | None = None,
+        mixing: Sequence[Mixing] = (),
         seed: int = 0,
         reach: float = 0.7,
     ) -> None:
@@ -108,6 +112,7 @@ class SceneDataset(Dataset[PointBatch]):
         self.feature_names = _check_features(features, info)
         self.cell_size, self.crop, self.radius, self.sampling = cell_size, crop, radius, sampling
         self.max_points, self.seed, self.reach, self.transform = max_points, seed, reach, transform
+        self.mixing = mixing
         self._raw_scenes: Sequence[Scene] | None = scenes
         thinned = [(scene.name, scene.num_points, self._thin(scene)[0]) for scene in scenes]
         self.scene_names = tuple(name for name, _, _ in thinned)
@@ -134,7 +139,7 @@ class SceneDataset(Dataset[PointBatch]):
     def without_transform(self) -> SceneDataset:
         """The same crops without the transform; the scenes are shared."""
         plain = copy(self)
-        plain.transform = None
+        plain.transform, plain.mixing = None, ()
         return plain
 
     def set_epoch(self, epoch: int) -> None:
@@ -147,10 +152,12 @@ class SceneDataset(Dataset[PointBatch]):
 
     def __getitem__(self, item: int) -> PointBatch:
         samples = [self._sample(scene, center) for scene, center in self._plan[item]]
+        entropy = np.random.SeedSequence((self.seed, self._epoch, item + 1))
+        generator = Generator().manual_seed(int(entropy.generate_state(1)[0]))
         if self.transform is not None:
-            entropy = np.random.SeedSequence((self.seed, self._epoch, item + 1))
-            generator = Generator().manual_seed(int(entropy.generate_state(1)[0]))
             samples = [self.transform(sample, generator) for sample in samples]
+        for mix in self.mixing:
+            samples = mix(samples, generator)
         return PointBatch.collate(samples)
 
     def full_resolution(self, scene: int) -> tuple[Tensor, Tensor | None]:

@@ -27,6 +27,7 @@ from kpdeform.data import (
     open_dataset,
 )
 from kpdeform.data.columns import from_file
+from kpdeform.data.mixing import Mixing
 from kpdeform.data.transforms import Compose, FeatureDrop, RandomDensity, Transform
 from kpdeform.inference.statistics import Measurement, Statistics
 from kpdeform.inference.tiling import Tiles
@@ -101,6 +102,7 @@ class _DataModule(lightning.LightningDataModule):
         self.train_split = train_split
         self.val_split = val_split
         self.transforms: Sequence[Transform] = ()
+        self.mixing: Sequence[Mixing] = ()
         self.neighbor_quantile = neighbor_quantile
         self.num_workers = num_workers
         self.pyramid_spec: PyramidSpec | None = None
@@ -147,7 +149,8 @@ class _DataModule(lightning.LightningDataModule):
 
     def _augmentation(self) -> str:
         """Names of the transforms, for people."""
-        names = dict.fromkeys(type(transform).__name__ for transform in self.transforms)
+        changes = [*self.transforms, *self.mixing]
+        names = dict.fromkeys(type(change).__name__ for change in changes)
         return ", ".join(names) or "none; packaged configurations have some, such as --config ign"
 
     def _shape(self) -> str:
@@ -370,6 +373,7 @@ class SceneDataModule(_DataModule):
         max_points: Largest number of points of a batch, >= 1; crops are added up to it.
         batches_per_epoch: Batches of an epoch, over all processes, >= 1.
         transforms: Augmentations of the training crops, applied in this order.
+        mixing: Augmentations that mix the crops of a batch, applied in this order after these.
         train_split: Split to train on.
         val_split: Split to validate on; without such a split there is no validation.
         class_ids: Number that labelled files get for each class, such as its LAS code. By default
@@ -396,6 +400,7 @@ class SceneDataModule(_DataModule):
         max_points: int = 20_000,
         batches_per_epoch: int = 500,
         transforms: Sequence[Transform] = (),
+        mixing: Sequence[Mixing] = (),
         train_split: str = "train",
         val_split: str = "val",
         class_ids: Sequence[int] | None = None,
@@ -414,6 +419,7 @@ class SceneDataModule(_DataModule):
         self.radius = radius
         self.sampling = sampling
         self.transforms = transforms
+        self.mixing = mixing
 
     def tiles(self) -> Tiles:
         """Tiles as wide as the crops; see :class:`kpdeform.inference.tiling.Tiles`."""
@@ -433,6 +439,7 @@ class SceneDataModule(_DataModule):
             max_points=self.max_points,
             batches_per_epoch=self.batches_per_epoch,
             transform=Compose(self.transforms) if train else None,
+            mixing=self.mixing if train else (),
             seed=self.seed,
         )
 

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from kpdeform.data import Sample
+from kpdeform.data import Sample, SceneDataset
 from kpdeform.data.mixing import Mix3D, PolarMix
+from tests.toy import toy  # noqa: F401
 
 
 def crop(number, size, seed):
@@ -95,3 +96,13 @@ def test_polarmix_copies_the_objects_of_the_other_crop(crops, generator):
 def test_values_out_of_range_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_data_set_mixes_the_crops_of_its_batches(toy):  # noqa: F811
+    options = {"cell_size": 0.25, "radius": 2.0, "max_points": 4000, "batches_per_epoch": 3}
+    plain = SceneDataset(toy, "train", **options)
+    mixed = SceneDataset(toy, "train", mixing=[Mix3D()], **options)
+    for before, after in zip(plain, mixed, strict=True):
+        assert before.batch_size > 1 and after.batch_size == (before.batch_size + 1) // 2
+        assert torch.equal(before.points, after.points)
+    assert mixed.without_transform()[0].batch_size == plain[0].batch_size
