@@ -113,11 +113,14 @@ def _report_rest(raw: Path, everything: Mapping[Path, object], used: set[Path]) 
         print(f"{raw}: files of other kinds are left out: {shown}")
 
 
-def scene_names(raw: Path, layout: Layout) -> dict[Path, str]:
+def scene_names(
+    raw: Path, layout: Layout, chosen: Mapping[str, str] | None = None
+) -> dict[Path, str]:
     """Names the scene of every file by its path below the folder of its split, without suffix.
 
     If several files of a split would have the same name, the names of all of them are their whole
-    paths with suffix, with folders joined by ``--``.
+    paths with suffix, with folders joined by ``--``. ``chosen`` names the scenes of some files, by
+    the name of the file without its folders.
 
     Raises:
         ValueError: Two files of a split would still have the same name.
@@ -129,7 +132,7 @@ def scene_names(raw: Path, layout: Layout) -> dict[Path, str]:
         for path, name in short.items():
             long = "--".join(path.relative_to(raw).parts)
             names[path] = _shortened(name if count[name.casefold()] == 1 else long)
-    return names
+    return {path: (chosen or {}).get(path.name, name) for path, name in names.items()}
 
 
 def _short_name(path: Path) -> str:

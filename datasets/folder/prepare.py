@@ -52,15 +52,17 @@ UNLABELLED = -1  # the label of a point whose label is NaN
 
 @dataclass
 class Config:
-    """How the files are interpreted; every field is a key of the YAML file and an option."""
+    """How the files are interpreted; every field is a key of the YAML file."""
 
     name: str = "own"
     classes: dict[str, list[int]] = field(default_factory=dict)  # name -> raw labels
     ignored: list[int] | str = field(default_factory=list)  # raw labels, or "rest"
     colors: dict[str, tuple[int, int, int]] = field(default_factory=dict)  # by class
     label: str = "classification"  # the attribute that holds the raw label
+    label_files: str = ""  # ending of the file beside each cloud that has its labels, one per line
     features: dict[str, float | None] = field(default_factory=dict)  # attribute -> scale
     splits: dict[str, tuple[str, ...]] = field(default_factory=dict)  # files or patterns
+    scene_names: dict[str, str] = field(default_factory=dict)  # name of a scene by its file's name
     points: str | None = None  # NPZ: name of the array with the coordinates, if it is unusual
     columns: tuple[str, ...] = ()  # names of the columns of text and of arrays
     scale: float = 1.0  # factor on the coordinates
@@ -111,6 +113,11 @@ class Config:
         values.known(f"{origin}colors", self.colors, self.classes)
         if self.colors and len(self.colors) < len(self.classes):
             raise ValueError(f"{origin}colors must name every class, got {sorted(self.colors)}")
+        if self.label_files and self.drop_far:
+            raise ValueError(
+                f"{origin}drop_far leaves out points, to which label_files still has labels; give "
+                "one of them"
+            )
         if self.columns and not {"x", "y", "z"} <= {name.lower() for name in self.columns}:
             raise ValueError(f"{origin}columns must name x, y and z, got {' '.join(self.columns)}")
 
@@ -168,14 +175,24 @@ def _splits(where: str, value: object) -> dict[str, tuple[str, ...]]:
     return checked
 
 
+def _scene_names(where: str, value: object) -> dict[str, str]:
+    found = values.mapping(where, value, "{tile_reduced.txt: tile}")
+    return {
+        values.text(where, name): values.folder_name(f"{where}: {name}", scene)
+        for name, scene in found.items()
+    }
+
+
 _CHECKS = {
     "name": values.folder_name,
     "classes": _classes,
     "ignored": _ignored,
     "colors": _colors,
     "label": values.text,
+    "label_files": values.text,
     "features": _features,
     "splits": _splits,
+    "scene_names": _scene_names,
     "points": values.text,
     "columns": lambda where, value: values.names(
         where, value.split() if isinstance(value, str) else value
@@ -312,7 +329,7 @@ def prepare(raw: Path, output: Path, config: Config, overwrite: bool = False) ->
     class_map = ClassMap.from_names(config.classes, config.ignored)
     layout = find_files(raw, config.splits)
     layout = _without_stray_text(layout)
-    names = scene_names(raw, layout)
+    names = scene_names(raw, layout, config.scene_names)
     learned = layout.files.get("train") or next(iter(layout.files.values()))
     scales = find_scales(learned, config)
     info = DatasetInfo(
@@ -328,7 +345,12 @@ def prepare(raw: Path, output: Path, config: Config, overwrite: bool = False) ->
         source=config.source,
     )
     jobs = [
-        Job(split, names[path], [path], partial(_read_scene, path, split, config, scales))
+        Job(
+            split,
+            names[path],
+            [path, *_label_file(path, config)],
+            partial(_read_scene, path, split, config, scales),
+        )
         for split, paths in layout.files.items()
         for path in paths
     ]
@@ -347,7 +369,7 @@ def prepare(raw: Path, output: Path, config: Config, overwrite: bool = False) ->
 
 
 # Options that change the content of a scene, besides its features and their scales.
-_SHAPING = ("label", "points", "columns", "fill_nan", "drop_far")
+_SHAPING = ("label", "label_files", "points", "columns", "fill_nan", "drop_far")
 
 
 def _read_scene(
@@ -361,6 +383,13 @@ def _read_scene(
 def _labels(path: Path, cloud: Cloud, config: Config, split: str) -> np.ndarray | None:
     name = config.label
     labels = _find(cloud, name)
+    if config.label_files:
+        found = _label_file(path, config)
+        if not found and split != "test":
+            raise ValueError(
+                f"{path}: the file {_beside(path, config).name} with its labels is missing"
+            )
+        return _read_labels(found[0], len(cloud.points)) if found else None
     if labels is None and split == "test":
         return None
     if labels is None:
@@ -385,6 +414,33 @@ def _labels(path: Path, cloud: Cloud, config: Config, split: str) -> np.ndarray 
     if missing and UNLABELLED not in known:
         warn(f"{path}: {missing} points have no label ({name} is NaN or -1)")
     return labels.astype(np.int64)
+
+
+def _beside(path: Path, config: Config) -> Path:
+    return path.with_name(path.stem + config.label_files)
+
+
+def _label_file(path: Path, config: Config) -> list[Path]:
+    """The file with the labels of a cloud, or an empty list if there is none."""
+    return [_beside(path, config)] if config.label_files and _beside(path, config).is_file() else []
+
+
+def _read_labels(path: Path, num_points: int) -> np.ndarray:
+    """Reads a text file with one whole number per line, (N,) int64.
+
+    Raises:
+        ValueError: A line holds anything else, or there are not as many lines as points.
+    """
+    try:
+        labels = np.loadtxt(path, np.int64, comments=None, ndmin=1)
+    except ValueError as error:
+        raise ValueError(f"{path}: must have one whole number per line ({error})") from error
+    if labels.shape != (num_points,):
+        raise ValueError(
+            f"{path}: {labels.size} labels for the {num_points} points of its cloud; unpack both "
+            "files again"
+        )
+    return labels
 
 
 def _without_stray_text(layout: Layout) -> Layout:
