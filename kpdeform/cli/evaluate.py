@@ -4,7 +4,7 @@
 
 Prints the IoU of every class, the mean IoU, and the overall and mean accuracy. Writes scores.json
 (with the confusion matrix), confusion.png, report.html (scores and pictures of every scene in one
-file) and, with --predictions, one labelled cloud per scene.
+file) and, with --predictions, one labelled cloud or list of labels per scene.
 """
 
 from pathlib import Path
@@ -38,7 +38,7 @@ def evaluate(
     votes: int = 1,
     tile_size: float | None = None,
     overlap: float = 0.25,
-    predictions: Literal["none", "ply", "laz"] = "none",
+    predictions: Literal["none", "ply", "laz", "txt", "labels", "label"] = "none",
     strict: bool = False,
     device: str = "auto",
     factory: str | None = None,
@@ -58,7 +58,9 @@ def evaluate(
         tile_size: Side of a tile in the scenes' unit, > 0, or .inf for whole scenes at once; by
             default as wide as the training crops.
         overlap: Share of a tile's side by which it overlaps the next one, in (0, 0.5].
-        predictions: Format of the labelled clouds, "ply" or "laz"; "none" writes none.
+        predictions: Format of the predictions, one file per scene: "ply" or "laz" for labelled
+            clouds, "txt" or "labels" for one class id per line, "label" for one byte per point;
+            "none" writes none. Servers of benchmarks take the latter three.
         strict: Refuse scenes that do not look like the training data, instead of a warning.
         device: "cpu", "cuda" or the like; "auto" is CUDA if it can be used, else the CPU.
         factory: Import path of the function that made the model, if it was trained with your own.

@@ -154,26 +154,34 @@ def write_scores(folder: Path, confusion: Tensor, class_names: Sequence[str]) ->
 
 
 def write_prediction(path: Path, scene: Scene, labels: np.ndarray, predictor: Predictor) -> None:
-    """Writes a labelled scene as PLY or LAZ, as the suffix says.
+    """Writes a labelled scene in the format that the suffix says.
 
-    The field ``classification`` holds the ``class_ids`` of the predicted classes, and the colours
-    are those of the classes. If the scene has labels, the field ``label`` holds their ids, with -1
-    for ignored points.
+    Clouds (``.ply``, ``.laz``): the field ``classification`` holds the ``class_ids`` of the
+    predicted classes, and the colours are those of the classes. If the scene has labels, the field
+    ``label`` holds their ids, with -1 for ignored points.
+
+    Lists, as servers of benchmarks take them: the ``class_ids`` alone, in the order of the points;
+    ``.txt`` and ``.labels`` with one number per line, ``.label`` with one byte per point.
 
     Args:
-        path: ``.ply`` or ``.laz``; its folder is created if needed.
+        path: The file; its folder is created if needed.
         scene: The scene.
         labels: Predicted class numbers, ``(N,)``.
         predictor: Its ``class_ids`` and ``class_colors`` are used.
 
     Raises:
-        ValueError: A class id is not in 0 to 255.
+        ValueError: A class id is below 0, or too large for the format: above 255, or 65535 in PLY
+            and 2**31 - 1 in text.
     """
     ids = np.asarray(predictor.class_ids)
-    check_class_ids(ids, 255)
+    check_class_ids(ids, _HIGHEST_ID[path.suffix])
     path.parent.mkdir(parents=True, exist_ok=True)
+    classification = ids.astype(np.min_scalar_type(ids.max()))[labels]
+    if path.suffix in _LISTS:
+        with replacing(path) as partial:
+            _LISTS[path.suffix](partial, classification)
+        return
     points = scene.points + scene.origin
-    classification = ids[labels]
     colors = np.asarray(predictor.class_colors, np.uint8)[labels]
     truth = None
     if scene.labels is not None:
@@ -182,6 +190,18 @@ def write_prediction(path: Path, scene: Scene, labels: np.ndarray, predictor: Pr
     write = _write_ply if path.suffix == ".ply" else _write_laz
     with replacing(path) as partial:
         write(partial, points, classification, colors, truth)
+
+
+def _write_lines(path: Path, classification: np.ndarray) -> None:
+    np.savetxt(path, classification, fmt="%d")
+
+
+def _write_bytes(path: Path, classification: np.ndarray) -> None:
+    classification.astype(np.uint8).tofile(path)
+
+
+_LISTS = {".txt": _write_lines, ".labels": _write_lines, ".label": _write_bytes}
+_HIGHEST_ID = {".ply": 65535, ".laz": 255, ".label": 255, ".txt": 2**31 - 1, ".labels": 2**31 - 1}
 
 
 def _write_ply(
@@ -194,7 +214,7 @@ def _write_ply(
     ply = require("plyfile", "io")
     columns = dict(zip("xyz", points.T, strict=True))
     columns.update(zip(("red", "green", "blue"), colors.T, strict=True))
-    columns["classification"] = classification.astype(np.uint8)
+    columns["classification"] = classification
     if truth is not None:
         columns["label"] = truth
     vertices = np.empty(len(points), [(name, values.dtype) for name, values in columns.items()])

@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 
+from kpdeform.inference import Predictor
+from kpdeform.models import ModelConfig
 from tests import miniatures
 from tests.miniatures import NUM_POINTS, axes, class_labels, class_map, cloud, rgb, write_ply
+from tests.toy import run_script
 
 SEMANTIC3D_TRAIN = (
     *(f"bildstein_station{i}_xyz" for i in (1, 3, 5)),
@@ -262,3 +265,39 @@ def test_the_published_configuration_trains_on_the_miniature(config, prepare, tm
     losses = {int(step): float(value) for step, metric, value in rows if metric == "train/loss"}
     assert len(losses) == 20 and np.isfinite(list(losses.values())).all()
     assert (run / "model" / "model.json").is_file()
+
+
+SUBMISSIONS = {  # format, class ids, one of the names that the server expects
+    "paris_lille3d": ("txt", range(1, 10), "ajaccio_57.txt"),
+    "sensaturban": ("label", range(13), "birmingham_block_8.label"),
+    "semantic3d": ("labels", range(1, 9), "stgallencathedral6-reduced.labels"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(SUBMISSIONS))
+def test_a_submission_has_a_label_for_every_point(name, prepare, tmp_path):
+    data = prepare(name, MAKERS[name])
+    suffix, ids, example = SUBMISSIONS[name]
+    model = ModelConfig("kpfcnn_small", {"width": 8, "deformable": False})
+    model = model.complete(in_channels=1, num_classes=len(ids), cell_size=0.2)
+    network = model.build().eval()
+    info = data.info
+    predictor = Predictor(
+        network,
+        network.pyramid_spec,
+        ("ones",),
+        info.class_names,
+        info.class_colors,
+        info.class_ids,
+        config=model,
+    )
+    predictor.save(tmp_path / "model")
+    out = tmp_path / "submission"
+    options = ["--split", "test", "--tile_size", ".inf", "--predictions", suffix, "--out", out]
+    run_script("evaluate.py", "--model", tmp_path / "model", "--data", data.root, *options)
+    written = {path.name for path in out.glob(f"*.{suffix}")}
+    assert written == {f"{scene}.{suffix}" for scene in info.splits["test"]} and example in written
+    content = (out / example).read_bytes()
+    found = list(content) if suffix == "label" else [int(line) for line in content.split()]
+    assert len(found) == NUM_POINTS and set(found) <= set(ids)

@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kpdeform.data import DatasetInfo, Scene
+from kpdeform.data import DatasetInfo, Scene, read_cloud
 from kpdeform.inference import Predictor, write_prediction
 from kpdeform.inference.evaluation import check_preparation
 from tests.toy import TINY
@@ -15,13 +15,31 @@ def predictor_with(ids) -> Predictor:
     return Predictor(model, model.pyramid_spec, ("ones",), ("a", "b"), colors, ids)
 
 
-@pytest.mark.parametrize("suffix", [".ply", ".laz"])
-def test_class_ids_that_do_not_fit_are_refused(tmp_path, suffix):
-    predictor = predictor_with((1, 256))
+@pytest.mark.parametrize(
+    ("suffix", "highest"), [(".ply", 65535), (".laz", 255), (".label", 255), (".txt", 2**31 - 1)]
+)
+def test_class_ids_that_do_not_fit_are_refused(tmp_path, suffix, highest):
+    predictor = predictor_with((1, highest + 1))
     scene = Scene.from_cloud(np.zeros((2, 3)))
-    with pytest.raises(ValueError, match=r"classes 0 to 255, but class_ids are \[1, 256\]"):
+    with pytest.raises(ValueError, match=f"classes 0 to {highest}, but class_ids are"):
         write_prediction(tmp_path / f"a{suffix}", scene, np.array([0, 1]), predictor)
     assert not list(tmp_path.iterdir())
+
+
+def test_lists_hold_the_class_ids_in_the_order_of_the_points(tmp_path):
+    scene = Scene.from_cloud(np.zeros((3, 3)))
+    for suffix, ids in ((".txt", (3, 1191)), (".labels", (3, 1191)), (".label", (3, 255))):
+        write_prediction(tmp_path / f"a.b{suffix}", scene, np.array([1, 0, 1]), predictor_with(ids))
+    assert (tmp_path / "a.b.txt").read_text() == "1191\n3\n1191\n"
+    assert (tmp_path / "a.b.labels").read_text() == "1191\n3\n1191\n"
+    assert (tmp_path / "a.b.label").read_bytes() == bytes([255, 3, 255])
+
+
+def test_ply_holds_class_ids_above_255(tmp_path):
+    scene = Scene.from_cloud(np.zeros((3, 3)))
+    path = tmp_path / "a.ply"
+    write_prediction(path, scene, np.array([1, 0, 1]), predictor_with((10, 259)))
+    assert read_cloud(path).attributes["classification"].tolist() == [259, 10, 259]
 
 
 def test_a_stray_point_far_away_does_not_overflow_las(tmp_path):
