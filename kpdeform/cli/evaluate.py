@@ -96,11 +96,9 @@ def evaluate(
         if predictions != "none":
             write_prediction(out / f"{scene.name}.{predictions}", scene, found, predictor)
     result = write_scores(out, confusion, names)
-    for name, iou in zip(names, result.iou.tolist(), strict=True):
-        print(f"  {name:24s} IoU {iou:.4f}")
-    print(f"  mean IoU {result.mean_iou:.4f}, overall accuracy {result.overall_accuracy:.4f}")
+    print(result.as_text(names))
     facts = {"model": model, "data": f"{data}, split {split}", "votes": votes}
-    print(f"  mean accuracy {result.mean_accuracy:.4f}; all in {out / 'scores.json'}")
+    print(f"  all in {out / 'scores.json'}")
     print(f"  pictures in {report.write(out / 'report.html', confusion, facts)}")
 
 

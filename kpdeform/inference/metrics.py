@@ -42,6 +42,15 @@ class Scores(NamedTuple):
             },
         }
 
+    def as_text(self, class_names: Sequence[str]) -> str:
+        """The scores as lines of text: the IoU of each class, then the means."""
+        lines = [
+            f"  {name:24s} IoU {iou:.4f}"
+            for name, iou in zip(class_names, self.iou.tolist(), strict=True)
+        ]
+        means = f"  mean IoU {self.mean_iou:.4f}, overall accuracy {self.overall_accuracy:.4f}"
+        return "\n".join([*lines, f"{means}, mean accuracy {self.mean_accuracy:.4f}"])
+
 
 def scores(confusion: Tensor) -> Scores:
     """Scores of a confusion matrix.
