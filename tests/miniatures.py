@@ -28,14 +28,28 @@ def cloud(labels, origin=(0.0, 0.0, 0.0)) -> tuple[np.ndarray, np.ndarray, np.nd
     return points, rng.integers(0, 256, (NUM_POINTS, 3)), np.resize(labels, NUM_POINTS)
 
 
-def write_ply(path: Path, columns: Mapping[str, np.ndarray], element: str = "vertex") -> None:
-    """Writes columns by name; their dtypes become the types of the properties."""
+def write_ply(
+    path: Path, columns: Mapping[str, np.ndarray], element: str = "vertex", faces: bool = False
+) -> None:
+    """Writes columns by name; their dtypes become the types of the properties.
+
+    Args:
+        path: The file.
+        columns: Arrays of one length.
+        element: Name of the element of the points.
+        faces: Whether to add two triangles, as in the file of a mesh.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     size = len(next(iter(columns.values())))
     table = np.empty(size, [(name, values.dtype) for name, values in columns.items()])
     for name, values in columns.items():
         table[name] = values
-    PlyData([PlyElement.describe(table, element)]).write(path)
+    elements = [PlyElement.describe(table, element)]
+    if faces:
+        triangles = np.empty(2, [("vertex_indices", "O")])
+        triangles["vertex_indices"] = [np.arange(3, dtype=np.int32), np.arange(3, dtype=np.int32)]
+        elements.append(PlyElement.describe(triangles, "face"))
+    PlyData(elements).write(path)
 
 
 def axes(points: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
@@ -70,8 +84,12 @@ def class_labels(data: SceneFolder, scene) -> list[str | None]:
     return [names[label] for label in np.asarray(scene.labels)]
 
 
-def train(config: str, data: Path, run: Path, steps: int = 20) -> Path:
-    """Trains a narrow network by a packaged configuration, with crops of a few hundred points."""
+def train(config: str, data: Path, run: Path, steps: int = 20) -> list[float]:
+    """Trains a narrow network by a packaged configuration, with crops of a few hundred points.
+
+    Returns:
+        The loss of every step.
+    """
     import yaml
 
     content = read_config(packaged("configs") / f"{config}.yaml")
@@ -82,4 +100,5 @@ def train(config: str, data: Path, run: Path, steps: int = 20) -> Path:
     path = run.with_suffix(".yaml")
     path.write_text(yaml.safe_dump(content))
     run_script("train_segmentation.py", "--config", path, "--run", run, "--max_steps", steps)
-    return run
+    rows = [line.split(",") for line in (run / "metrics.csv").read_text().splitlines()[1:]]
+    return [float(value) for _, metric, value in rows if metric == "train/loss"]

@@ -260,11 +260,9 @@ MAKERS = {
 def test_the_published_configuration_trains_on_the_miniature(config, prepare, tmp_path):
     name = config.partition("_rigid")[0].partition("_deform")[0]
     data = prepare(name, MAKERS[name])
-    run = miniatures.train(config, data.root, tmp_path / "run")
-    rows = [line.split(",") for line in (run / "metrics.csv").read_text().splitlines()[1:]]
-    losses = {int(step): float(value) for step, metric, value in rows if metric == "train/loss"}
-    assert len(losses) == 20 and np.isfinite(list(losses.values())).all()
-    assert (run / "model" / "model.json").is_file()
+    losses = miniatures.train(config, data.root, tmp_path / "run")
+    assert len(losses) == 20 and np.isfinite(losses).all()
+    assert (tmp_path / "run" / "model" / "model.json").is_file()
 
 
 SUBMISSIONS = {  # format, class ids, one of the names that the server expects
