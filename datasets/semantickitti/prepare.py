@@ -5,11 +5,13 @@ RAW holds sequences/SS/velodyne/*.bin, labels/*.label and, for --frames, poses.t
 Examples:
   kpdeform prepare semantickitti RAW
   kpdeform prepare semantickitti RAW --frames 3 --output data/semantickitti_3
+  kpdeform prepare semantickitti_multi RAW --frames 5
   kpdeform prepare semantickitti RAW --config RAW/pandaset.yaml --output data/pandaset
 """
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,9 +19,11 @@ import numpy as np
 from schema import Schema
 
 from kpdeform.data import DatasetInfo
-from kpdeform.data.recipe import Job, Parser, make_scenes, run
+from kpdeform.data.recipe import IGNORED, Job, Parser, make_scenes, run
 
 CONFIG = Path(__file__).with_name("semantickitti.yaml")
+BENCHMARKS = (CONFIG.name, "semantickitti_multi.yaml")  # whose licence is known
+UNSCORED = -1  # raw label of the points of earlier scans where they must not be scored
 
 
 def read_scan(path: Path) -> np.ndarray:
@@ -88,9 +92,17 @@ def _read_calibration(path: Path) -> np.ndarray:
 
 
 def read_frames(
-    folder: Path, scan: str, frames: int, poses: np.ndarray
+    folder: Path, scan: str, frames: int, poses: np.ndarray, score_earlier: bool = True
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
     """Reads a scan and up to ``frames - 1`` scans before it, all in the frame of the scan.
+
+    Args:
+        folder: Folder of the sequence.
+        scan: Name of the scan.
+        frames: Number of scans, >= 1.
+        poses: Pose of the scanner at every scan, if there are several.
+        score_earlier: Whether points of earlier scans keep their labels. A benchmark scores every
+            point once, in its own scan.
 
     Returns:
         Points (N, 3), raw labels (N,) or None if there are none, and features (N, F). The points of
@@ -113,7 +125,8 @@ def read_frames(
         columns = [values[:, 3]] if frames == 1 else [values[:, 3], np.full(len(xyz), age / frames)]
         features.append(np.stack(columns, 1).astype(np.float32))
         if (folder / "labels").is_dir():
-            labels.append(read_labels(folder / "labels" / f"{name}.label", len(values)))
+            own = read_labels(folder / "labels" / f"{name}.label", len(values)).astype(np.int64)
+            labels.append(np.full_like(own, UNSCORED) if age and not score_earlier else own)
     known = np.concatenate(labels) if labels else None
     return np.concatenate(points), known, np.concatenate(features)
 
@@ -154,7 +167,7 @@ def prepare(
         class_colors=schema.colors,
         class_ids=schema.raw_ids,
         feature_names=("remission",) if frames == 1 else ("remission", "age"),
-        licence="CC-BY-NC-SA-4.0" if config == CONFIG else "",
+        licence="CC-BY-NC-SA-4.0" if config.name in BENCHMARKS else "",
         source=f"{config.name}, frames per scene: {frames}",
     )
     chosen = {
@@ -173,7 +186,9 @@ def prepare(
             split,
             f"{folder.name}_{scan}",
             sources_of(folder, scan, frames),
-            partial(read_frames, folder, scan, frames, poses.get(folder, no_poses)),
+            partial(
+                read_frames, folder, scan, frames, poses.get(folder, no_poses), split == "train"
+            ),
         )
         for split, folder, scan in scans
     ]
@@ -184,7 +199,9 @@ def prepare(
         jobs,
         raw=raw,
         settings={"frames": frames},
-        class_map=schema.class_map,
+        class_map=replace(
+            schema.class_map, numbers={**schema.class_map.numbers, UNSCORED: IGNORED}
+        ),
         overwrite=overwrite,
         what="preparing scans",
     )

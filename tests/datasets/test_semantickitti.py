@@ -92,6 +92,14 @@ def test_scans_are_aligned_by_poses(kitti, raw):
     np.testing.assert_allclose(scene.features[:, 1].reshape(3, 40)[:, 0], [0, 1 / 3, 2 / 3])
 
 
+def test_scores_count_every_point_once(kitti, raw):
+    """In val, only the scan itself keeps its labels; in train, all of them help to learn."""
+    data = prepare(kitti, raw, "--frames", "3")
+    train, val = (np.asarray(data.scenes(split)[2].labels) for split in ("train", "val"))
+    assert np.array_equal(train, np.tile(train[:40], 3)) and set(train) == {-1, 0, 1}
+    assert np.array_equal(val[:40], train[:40]) and set(val[40:]) == {-1}
+
+
 def test_some_scans_of_some_sequences(kitti, raw):
     data = prepare(kitti, raw, "--every", "2", "--sequences", "0", "1")
     assert data.info.splits == {
@@ -161,6 +169,15 @@ def test_the_configurations_are_complete(kitti):
     assert official.class_map(np.array([252, 60, 52]), "x").tolist() == [0, 8, -1]
     assert official.sequences["val"] == (8,) and len(official.sequences["train"]) == 10
     assert all(official.class_map.numbers[raw] == c for c, raw in enumerate(official.raw_ids))
+    moving = kitti.Schema.read(folder / "semantickitti_multi.yaml")
+    assert moving.class_map.names[:19] == official.class_map.names
+    assert moving.class_map.names[19:] == (
+        "moving-car", "moving-bicyclist", "moving-person", "moving-motorcyclist",
+        "moving-other-vehicle", "moving-truck",
+    )  # fmt: skip
+    assert moving.raw_ids[19:] == (252, 253, 254, 255, 259, 258)
+    assert moving.class_map(np.array([252, 256, 257, 60, 52]), "x").tolist() == [19, 23, 23, 8, -1]
+    assert moving.sequences == official.sequences
     merged = kitti.Schema.read(folder / "pandaset_6.yaml")
     assert merged.class_map.names == (
         "vegetation", "road", "sidewalk_ground", "vehicle", "building", "static_object",
