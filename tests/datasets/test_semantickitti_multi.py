@@ -13,7 +13,7 @@ RAW_LABELS = [0, 10, 252, 259, 257, 30, 254]
 
 
 @pytest.fixture
-def data(recipe, tmp_path):
+def raw(tmp_path):
     """Sequences 00 (train) and 08 (val) of a vehicle that stands still, three scans each."""
     raw = tmp_path / "dataset"
     for sequence in ("00", "08"):
@@ -27,6 +27,12 @@ def data(recipe, tmp_path):
             (labels + (7 << 16)).astype("<u4").tofile(folder / "labels" / f"{scan}.label")
         np.savetxt(folder / "poses.txt", np.tile(np.eye(4)[:3].ravel(), (3, 1)))
         (folder / "calib.txt").write_text("Tr: 1 0 0 0 0 1 0 0 0 0 1 0\n")
+    return raw
+
+
+@pytest.fixture
+def data(recipe, raw, tmp_path):
+    """Two scans per scene."""
     options = ["--frames", "2", "--sequences", "0", "8"]
     return miniatures.prepare(recipe, "semantickitti_multi", raw, tmp_path / "out", *options)
 
@@ -64,6 +70,9 @@ def test_ids_above_255_reach_the_submission(data, recipe, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_configuration_trains_on_the_miniature(data, tmp_path):
-    losses = miniatures.train("semantickitti_multi", data.root, tmp_path / "run")
+@pytest.mark.parametrize("name", ["semantickitti", "semantickitti_multi"])
+def test_the_configuration_trains_on_the_miniature(recipe, raw, tmp_path, name):
+    options = ["--sequences", "0", "8"] + (["--frames", "2"] if name.endswith("multi") else [])
+    data = miniatures.prepare(recipe, name, raw, tmp_path / "out", *options)
+    losses = miniatures.train(name, data.root, tmp_path / "run")
     assert len(losses) == 20 and np.isfinite(losses).all()
