@@ -5,7 +5,7 @@ RAW holds sequences/SS/velodyne/*.bin, labels/*.label and, for --frames, poses.t
 Examples:
   kpdeform prepare semantickitti RAW
   kpdeform prepare semantickitti RAW --frames 3 --output data/semantickitti_3
-  kpdeform prepare semantickitti_multi RAW --frames 5
+  kpdeform prepare semantickitti_multi RAW --frames 3
   kpdeform prepare semantickitti RAW --config RAW/pandaset.yaml --output data/pandaset
 """
 
