@@ -96,7 +96,7 @@ def evaluate(
         if predictions != "none":
             write_prediction(out / f"{scene.name}.{predictions}", scene, found, predictor)
     result = write_scores(out, confusion, names)
-    print(result.as_text(names))
+    print(result.as_text(names) if confusion.any() else "  no point has a label, so no scores")
     facts = {"model": model, "data": f"{data}, split {split}", "votes": votes}
     print(f"  all in {out / 'scores.json'}")
     print(f"  pictures in {report.write(out / 'report.html', confusion, facts)}")

@@ -274,7 +274,7 @@ SUBMISSIONS = {  # format, class ids, one of the names that the server expects
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(SUBMISSIONS))
-def test_a_submission_has_a_label_for_every_point(name, prepare, tmp_path):
+def test_a_submission_has_a_label_for_every_point(name, prepare, tmp_path, capsys):
     data = prepare(name, MAKERS[name])
     suffix, ids, example = SUBMISSIONS[name]
     model = ModelConfig("kpfcnn_small", {"width": 8, "deformable": False})
@@ -294,6 +294,7 @@ def test_a_submission_has_a_label_for_every_point(name, prepare, tmp_path):
     out = tmp_path / "submission"
     options = ["--split", "test", "--tile_size", ".inf", "--predictions", suffix, "--out", out]
     run_script("evaluate.py", "--model", tmp_path / "model", "--data", data.root, *options)
+    assert "no point has a label, so no scores" in capsys.readouterr().out
     written = {path.name for path in out.glob(f"*.{suffix}")}
     assert written == {f"{scene}.{suffix}" for scene in info.splits["test"]} and example in written
     content = (out / example).read_bytes()
