@@ -55,11 +55,12 @@ def find_recipes() -> dict[str, tuple[Path, list[str]]]:
 
 def _help(recipes: dict[str, tuple[Path, list[str]]]) -> str:
     lines = []
+    width = max(map(len, recipes)) + 1
     for name, (program, options) in recipes.items():
         what = (ast.get_docstring(ast.parse(program.read_text())) or "").partition("\n")[0]
         if options:
             what = f"{program.parent.name} with the class map {Path(options[1]).name}"
-        lines.append(f"  {name:15}{what}")
+        lines.append(f"  {name:{width}}{what}")
     return "\n".join(
         [
             f"usage: {Path(sys.argv[0]).name} NAME ...",
