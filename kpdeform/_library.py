@@ -113,8 +113,8 @@ def _release(version: int) -> str:
 
 
 def instruction_set() -> str:
-    """Returns the instruction set of the CPU kernels in use: "base", "avx2" or "avx512"."""
-    return ("base", "avx2", "avx512")[torch.ops.kpdeform.instruction_set()]
+    """Returns the instruction set of the CPU kernels in use: "base", "avx2", "avx512" or "amx"."""
+    return ("base", "avx2", "avx512", "amx")[torch.ops.kpdeform.instruction_set()]
 
 
 _TAKE_INTERRUPT = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.pythonapi.PyOS_InterruptOccurred)

@@ -10,6 +10,19 @@
 // Masked intrinsics are used because the plain ones cause spurious warnings in GCC 12.
 namespace kpdeform::KPDEFORM_ISA {
 
+inline float to_number(float value) {
+  return value;
+}
+inline double to_number(double value) {
+  return value;
+}
+inline void from_number(float number, float& value) {
+  value = number;
+}
+inline void from_number(double number, double& value) {
+  value = number;
+}
+
 inline float to_number(BFloat16 value) {
   return __builtin_bit_cast(float, uint32_t(value.bits) << 16);
 }
@@ -45,22 +58,35 @@ inline void from_number(float number, Half& value) {
   value.bits = uint16_t(sign | result);
 }
 
+#if defined(__AVX512F__)
+inline Vec<float> widen_bits(__m256i bits, BFloat16) {
+  return _mm512_castsi512_ps(
+      _mm512_maskz_slli_epi32(0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, bits), 16));
+}
+
+inline Vec<float> widen_bits(__m256i bits, Half) {
+  return _mm512_maskz_cvtph_ps(0xffff, bits);
+}
+#endif
+
 template <typename T, typename F>
 inline Vec<T> load_first_as(const F* source, int64_t count) {
   if constexpr (sizeof(F) == sizeof(T)) {
     return load_first(source, count);
   } else {
+#if defined(__AVX512F__)
+    return widen_bits(_mm256_maskz_loadu_epi16(__mmask16((1u << count) - 1), source), F());
+#else
     Vec<T> value = {};
     for (int64_t lane = 0; lane < count; ++lane) value[lane] = to_number(source[lane]);
     return value;
+#endif
   }
 }
 
 inline Vec<float> load_wide(const BFloat16* source) {
 #if defined(__AVX512F__)
-  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source));
-  return _mm512_castsi512_ps(
-      _mm512_maskz_slli_epi32(0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, bits), 16));
+  return widen_bits(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(source)), BFloat16());
 #elif defined(__AVX2__)
   const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(source));
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
@@ -71,8 +97,7 @@ inline Vec<float> load_wide(const BFloat16* source) {
 
 inline Vec<float> load_wide(const Half* source) {
 #if defined(__AVX512F__)
-  return _mm512_maskz_cvtph_ps(0xffff,
-                               _mm256_loadu_si256(reinterpret_cast<const __m256i*>(source)));
+  return widen_bits(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(source)), Half());
 #elif defined(__AVX2__)
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source)));
 #else

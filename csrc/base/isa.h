@@ -10,17 +10,21 @@
 
 namespace kpdeform {
 
-enum class Isa : int { base = 0, avx2 = 1, avx512 = 2 };
+enum class Isa : int { base = 0, avx2 = 1, avx512 = 2, amx = 3 };  // amx: avx512 with AMX tiles
 
 // The widest instruction set that the processor supports and that the environment variable
-// KPDEFORM_MAX_ISA=base|avx2|avx512, read once, allows.
+// KPDEFORM_MAX_ISA=base|avx2|avx512|amx, read once, allows.
 Isa best_isa();
+
+// Whether products of bfloat16 run on AMX tiles. The first call on such a processor asks the
+// operating system for them, which a process must do once before it uses any.
+bool has_tiles();
 
 }  // namespace kpdeform
 
 #ifdef KPDEFORM_X86
 #define KPDEFORM_DISPATCH(function, ...)                                             \
-  (::kpdeform::best_isa() == ::kpdeform::Isa::avx512 ? avx512::function(__VA_ARGS__) \
+  (::kpdeform::best_isa() >= ::kpdeform::Isa::avx512 ? avx512::function(__VA_ARGS__) \
    : ::kpdeform::best_isa() == ::kpdeform::Isa::avx2 ? avx2::function(__VA_ARGS__)   \
                                                      : base::function(__VA_ARGS__))
 #else

@@ -32,10 +32,7 @@ Tensor deform_conv2d(const Tensor& input, const Tensor& offset, const Tensor& we
     using T = decltype(number);
     using F = decltype(element);
     const GridView<T> view = in.view<T>();
-    const Tensor w = compute_copy(weight, dtype);
-    const Scratch<T> packed = pack_forward(shape, data<T>(w));
-    convolve(view, shape, data<F>(in.input), packed.get(), mutable_data<F>(out), 0,
-             view.num_sites());
+    convolve(view, shape, data<F>(in.input), weight, mutable_data<F>(out), view.num_sites());
   });
   return out;
 }

@@ -3,9 +3,11 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "base/common.h"
+#include "base/dispatch_cpu.h"
 #include "base/parallel.h"
 #include "base/scratch.h"
 #include "engine/engine.h"
@@ -16,9 +18,12 @@ constexpr int64_t kGrain = 32;                // the fewest sites that are worth
 constexpr int64_t kSuperTileBytes = 4 << 20;  // S of a super tile, shared by all threads
 
 // The fewest sites that are worth a task: kGrain, or as many as take about ten million operations
-// if that is fewer.
-inline int64_t site_grain(const DenseShape& shape) {
-  return std::clamp<int64_t>((8 << 20) / (shape.row() * shape.group_out()), 1, kGrain);
+// if that is fewer. Every task reads the whole weight, so that few sites are divided only as far as
+// the threads need it.
+inline int64_t site_grain(const DenseShape& shape, int64_t sites) {
+  const int64_t operations = (8 << 20) / (shape.row() * shape.group_out());
+  const int64_t share = num_pieces(sites, 2 * num_threads());
+  return std::clamp<int64_t>(std::max(operations, share), 1, kGrain);
 }
 
 // The layout of a weight to pack into one matrix per group. The matrix of group g has `blocks`
@@ -57,18 +62,65 @@ template <typename View, typename F, typename T>
 void convolve(const View& view, const DenseShape& shape, const F* features, const T* packed, F* out,
               int64_t first, int64_t last) {
   const int64_t bytes = KPDEFORM_DISPATCH(dense_bytes, view, shape);
-  parallel_chunks(last - first, site_grain(shape), [&](int64_t begin, int64_t end) {
+  parallel_chunks(last - first, site_grain(shape, last - first), [&](int64_t begin, int64_t end) {
     const Scratch<char> workspace(bytes);
     KPDEFORM_DISPATCH(sample_and_combine, view, shape, features, packed, out, first + begin,
                       first + end, workspace.get());
   });
 }
 
-// Packs weight (K, C/G, O) for the product of S with the weight.
-template <typename T>
-Scratch<T> pack_forward(const DenseShape& shape, const T* weight) {
-  return pack_groups(weight, {shape.groups, shape.group_out(), 1, 0, shape.terms(),
-                              shape.out_channels, shape.group_out(), 1});
+#ifdef KPDEFORM_X86
+// Packs weight (K, C/G, O) for the product of S with the weight on AMX tiles.
+inline Scratch<BFloat16> pack_forward_pairs(const DenseShape& shape, const BFloat16* weight) {
+  const int64_t tiles = num_pieces(shape.group_out(), kPairColumns);
+  const int64_t size = round_up(shape.terms(), kPairTerms) * kPairColumns;
+  Scratch<BFloat16> packed(shape.groups * tiles * size);
+  const int64_t grain = std::max<int64_t>(1, (1 << 14) / size);
+  parallel_chunks(shape.groups * tiles, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t g = i / tiles, column = i % tiles * kPairColumns;
+      avx512::pack_pairs(weight + g * shape.group_out() + column, shape.out_channels, shape.terms(),
+                         std::min(kPairColumns, shape.group_out() - column),
+                         packed.get() + i * size);
+    }
+  });
+  return packed;
+}
+
+// Computes out (sites, O) of bfloat16 features with the product on AMX tiles.
+template <typename View>
+void convolve_pairs(const View& view, const DenseShape& shape, const BFloat16* features,
+                    const BFloat16* weight, BFloat16* out, int64_t sites) {
+  const Scratch<BFloat16> packed = pack_forward_pairs(shape, weight);
+  const int64_t bytes = avx512::pairs_bytes(view, shape);
+  const int64_t grain = round_up(site_grain(shape, sites), kPairRows);
+  parallel_chunks(sites, grain, [&](int64_t begin, int64_t end) {
+    const Scratch<char> workspace(bytes);
+    avx512::sample_and_combine_pairs(view, shape, features, packed.get(), out, begin, end,
+                                     workspace.get());
+  });
+}
+#endif
+
+// Computes out (sites, O) of all sites; weight is (K, C/G, O).
+template <typename View, typename F>
+void convolve(const View& view, const DenseShape& shape, const F* features, const Tensor& weight,
+              F* out, int64_t sites) {
+  using T = typename View::Number;
+#ifdef KPDEFORM_X86
+  if constexpr (std::is_same_v<F, BFloat16>) {
+    if (has_tiles() && weight.scalar_type() == ScalarType::BFloat16) {
+      const Tensor w = torch::stable::contiguous(weight);
+      return convolve_pairs(view, shape, features, data<BFloat16>(w), out, sites);
+    }
+  }
+#endif
+  const Tensor w =
+      compute_copy(weight, std::is_same_v<T, double> ? ScalarType::Double : ScalarType::Float);
+  const Scratch<T> packed =
+      pack_groups(data<T>(w), {shape.groups, shape.group_out(), 1, 0, shape.terms(),
+                               shape.out_channels, shape.group_out(), 1});
+  convolve(view, shape, features, packed.get(), out, 0, sites);
 }
 
 // Packs weight (K, C/G, O), transposed, for the step from the gradient of the result to the
@@ -126,7 +178,7 @@ void sites_backward(const View& view, int64_t num_sites, const DenseShape& shape
                       end, sampled, workspace.get());
   };
   if (grad_weight == nullptr)
-    return parallel_chunks(num_sites, site_grain(shape),
+    return parallel_chunks(num_sites, site_grain(shape, num_sites),
                            [&](int64_t begin, int64_t end) { sample(begin, end, nullptr); });
 
   constexpr int64_t kRowsPerTask = 48;

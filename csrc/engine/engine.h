@@ -47,7 +47,22 @@ namespace avx2 {
 }
 namespace avx512 {
 #include "engine/functions.inc"
-}
+
+// sample_and_combine with the product on AMX tiles (has_tiles()): S is rounded to bfloat16, and its
+// products are summed in float32. `packed` holds one matrix per group, each padded to whole tiles
+// (engine/shapes.h) that pack_pairs has packed. Workspace: pairs_bytes.
+template <typename View>
+void sample_and_combine_pairs(const View& view, const DenseShape& shape, const BFloat16* features,
+                              const BFloat16* packed, BFloat16* out, int64_t begin, int64_t end,
+                              char* workspace);
+
+template <typename View>
+int64_t pairs_bytes(const View& view, const DenseShape& shape);
+
+// Packs up to kPairColumns contiguous columns of a matrix.
+void pack_pairs(const BFloat16* matrix, int64_t row_stride, int64_t terms, int64_t columns,
+                BFloat16* packed);
+}  // namespace avx512
 #endif
 
 }  // namespace kpdeform

@@ -4,6 +4,9 @@
 // compiled once per instruction set; the ops (*_cpu.cpp) provide memory and threads.
 #include "engine/engine.h"
 #include "engine/matrix.h"
+#ifdef __AVX512F__
+#include "engine/matrix_amx.h"
+#endif
 #include "engine/rows.h"
 #include "samplers/boxes_sampler.h"
 #include "samplers/grid_sampler.h"
@@ -164,6 +167,30 @@ struct DenseTile {
   T* sampled;  // (sites, G, K, C/G)
   T* rows;     // (sites, O)
 };
+
+#ifdef __AVX512F__
+// Working memory of sample_and_combine_pairs for one tile, besides that of the sampler. There are
+// rows for whole AMX tiles; what those beyond the last site hold does not matter.
+struct PairsTile {
+  PairsTile(const DenseShape& shape, Carver& carver)
+      : terms(round_up(shape.terms(), kPairTerms)),
+        columns(round_up(shape.group_out(), kPairColumns)),
+        sites(sites_within(shape.groups * terms * int64_t(sizeof(BFloat16)))),
+        row(carver.take<float>(shape.row())),
+        sampled(carver.take<BFloat16>(sites * shape.groups * terms)),
+        product(carver.take<float>(sites * columns)) {}
+
+  static int64_t sites_within(int64_t bytes_per_site) {
+    const int64_t fit = kTileBytes / bytes_per_site / kPairRows * kPairRows;
+    return fit < 2 * kPairRows ? 2 * kPairRows : fit > 4 * kPairRows ? 4 * kPairRows : fit;
+  }
+
+  int64_t terms, columns, sites;
+  float* row;         // S of one site
+  BFloat16* sampled;  // (sites, G, terms)
+  float* product;     // (sites, columns) of one group
+};
+#endif
 
 // ---- The depthwise combiner
 
@@ -414,6 +441,49 @@ void sample_and_combine(const View& view, const DenseShape& shape, const F* feat
     }
   });
 }
+
+#ifdef __AVX512F__
+template <typename View>
+int64_t pairs_bytes(const View& view, const DenseShape& shape) {
+  Carver carver(nullptr);
+  PairsTile(shape, carver);
+  return carver.used() + bytes_of_sampler(view);
+}
+
+void pack_pairs(const BFloat16* matrix, int64_t row_stride, int64_t terms, int64_t columns,
+                BFloat16* packed) {
+  pack_pair_tile(matrix, row_stride, terms, columns, packed);
+}
+
+template <typename View>
+void sample_and_combine_pairs(const View& view, const DenseShape& shape, const BFloat16* features,
+                              const BFloat16* packed, BFloat16* out, int64_t begin, int64_t end,
+                              char* workspace) {
+  Carver carver(workspace);
+  const PairsTile tile(shape, carver);
+  const int64_t size = shape.terms(), stride = shape.groups * tile.terms;
+  for (int64_t i = 0; i < tile.sites * shape.groups; ++i)
+    for (int64_t p = size; p < tile.terms; ++p) tile.sampled[i * tile.terms + p] = BFloat16{0};
+  with_sampler(view, false, workspace + carver.used(), [&](auto& sampler) {
+    for (int64_t first = begin; first < end; first += tile.sites) {
+      const int64_t sites = end - first < tile.sites ? end - first : tile.sites;
+      for (int64_t i = 0; i < sites; ++i) {
+        sample_site(view, sampler, first + i, shape, features, tile.row);
+        for (int64_t g = 0; g < shape.groups; ++g)
+          convert(tile.row + g * size, size, tile.sampled + i * stride + g * tile.terms);
+      }
+      for (int64_t g = 0; g < shape.groups; ++g) {
+        multiply_pairs(tile.sampled + g * tile.terms, stride, round_up(sites, kPairRows),
+                       tile.terms, packed + g * tile.columns * tile.terms, tile.columns,
+                       tile.product, tile.columns);
+        for (int64_t i = 0; i < sites; ++i)
+          convert(tile.product + i * tile.columns, shape.group_out(),
+                  out + (first + i) * shape.out_stride + g * shape.group_out());
+      }
+    }
+  });
+}
+#endif
 
 template <typename View, typename F>
 void sample_backward(const View& view, const DenseShape& shape, const F* features, const F* grad,
@@ -676,6 +746,14 @@ void min_squared_distances_backward(const PointsView<T>& view, const T* grad, in
   KPDEFORM_INSTANTIATE_BACKWARD(BoxesView<T>, F)                     \
   KPDEFORM_INSTANTIATE_FORWARD(TableView<T>, F)
 
+#ifdef __AVX512F__
+#define KPDEFORM_INSTANTIATE_PAIRS(View)                                                  \
+  template int64_t pairs_bytes(const View&, const DenseShape&);                           \
+  template void sample_and_combine_pairs(const View&, const DenseShape&, const BFloat16*, \
+                                         const BFloat16*, BFloat16*, int64_t, int64_t, char*);
+KPDEFORM_INSTANTIATE_PAIRS(PointsView<float>)
+KPDEFORM_INSTANTIATE_PAIRS(GridView<float>)
+#endif
 KPDEFORM_INSTANTIATE(float)
 KPDEFORM_INSTANTIATE(double)
 KPDEFORM_INSTANTIATE_ELEMENT(float, float)

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "base/simd.h"
+#include "engine/shapes.h"
 
 namespace kpdeform::KPDEFORM_ISA {
 
@@ -14,10 +15,6 @@ constexpr int kRows = KPDEFORM_VECTOR_BYTES == 16 ? 4 : 6;     // rows of a regi
 constexpr int64_t kDepth = 128;  // terms per pass: a panel of `packed` stays in L1
 template <typename T>
 constexpr int64_t kPanel = kVectors * kLanes<T>;  // columns of a register tile
-
-inline int64_t round_up(int64_t value, int64_t step) {
-  return (value + step - 1) / step * step;
-}
 
 // The number of lanes of vector v that lie within `columns`.
 template <typename T>
@@ -65,7 +62,21 @@ inline void register_tile(const T* left, int64_t row_stride, int64_t term_stride
   }
 }
 
-// Applies register_tile to `rows` rows: tiles of kRows rows, then single rows for the remainder.
+// Applies register_tile to the last rows, of which there are at most Rows.
+template <typename T, int Rows>
+inline void last_register_tile(const T* left, int64_t row_stride, int64_t term_stride, int64_t rows,
+                               const T* panel, int64_t panel_stride, int64_t depth, int64_t columns,
+                               bool add, T* out, int64_t out_stride) {
+  if (rows == Rows) {
+    register_tile<T, Rows>(left, row_stride, term_stride, panel, panel_stride, depth, columns, add,
+                           out, out_stride);
+  } else if constexpr (Rows > 1) {
+    last_register_tile<T, Rows - 1>(left, row_stride, term_stride, rows, panel, panel_stride, depth,
+                                    columns, add, out, out_stride);
+  }
+}
+
+// Applies register_tile to `rows` rows: tiles of kRows rows, then one tile for the remainder.
 template <typename T>
 inline void register_tiles(const T* left, int64_t row_stride, int64_t term_stride, int64_t rows,
                            const T* panel, int64_t panel_stride, int64_t depth, int64_t columns,
@@ -75,10 +86,9 @@ inline void register_tiles(const T* left, int64_t row_stride, int64_t term_strid
     register_tile<T, kRows>(left + i * row_stride, row_stride, term_stride, panel, panel_stride,
                             depth, columns, add, out + i * out_stride, out_stride);
   }
-  for (; i < rows; ++i) {
-    register_tile<T, 1>(left + i * row_stride, row_stride, term_stride, panel, panel_stride, depth,
-                        columns, add, out + i * out_stride, out_stride);
-  }
+  last_register_tile<T, kRows - 1>(left + i * row_stride, row_stride, term_stride, rows - i, panel,
+                                   panel_stride, depth, columns, add, out + i * out_stride,
+                                   out_stride);
 }
 
 // Packs `terms` rows of one panel. The first `columns` columns are copied, the others are set to 0.

@@ -38,8 +38,10 @@ inline void accumulate_pairs(Pairs<T> pairs, int64_t num_kernel_points, const F*
       accumulate_block<4>(pairs, begin, end, features + c, stride, first, target + c);
     for (; c + 2 * kLane <= channels; c += 2 * kLane)
       accumulate_block<2>(pairs, begin, end, features + c, stride, first, target + c);
-    for (; c < channels; c += kLane) {
-      const int64_t width = channels - c < kLane ? channels - c : kLane;
+    for (; c + kLane <= channels; c += kLane)
+      accumulate_block<1>(pairs, begin, end, features + c, stride, first, target + c);
+    if (c < channels) {
+      const int64_t width = channels - c;
       Vec<T> sum = first ? Vec<T>{} : load_first(target + c, width);
       for (int i = begin; i < end; ++i)
         sum += pairs.modulated[i] * load_first_as<T>(features + pairs.rows[i] * stride + c, width);

@@ -21,4 +21,13 @@ struct DenseShape {
   int64_t group_out() const { return out_channels / groups; }
 };
 
+// AMX tiles of bfloat16 matrices.
+constexpr int64_t kPairColumns = 16;  // columns of a tile of the right matrix
+constexpr int64_t kPairTerms = 32;    // terms of a tile
+constexpr int64_t kPairRows = 32;     // rows that are multiplied at once: two tiles
+
+inline int64_t round_up(int64_t value, int64_t step) {
+  return (value + step - 1) / step * step;
+}
+
 }  // namespace kpdeform

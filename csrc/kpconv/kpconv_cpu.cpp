@@ -29,9 +29,7 @@ Tensor forward(const PointsInputs& in, const Tensor& features, const Tensor& wei
     using F = decltype(element);
     PointsView<T> view = in.view<T>();
     if (distances.has_value()) view.distances = mutable_data<T>(*distances);
-    const Tensor w = compute_copy(weight, in.queries.scalar_type());
-    const Scratch<T> packed = pack_forward(shape, data<T>(w));
-    convolve(view, shape, data<F>(x), packed.get(), mutable_data<F>(out), 0, view.num_queries);
+    convolve(view, shape, data<F>(x), weight, mutable_data<F>(out), view.num_queries);
   });
   return out;
 }

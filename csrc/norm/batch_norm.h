@@ -21,6 +21,7 @@
 
 #include <cstdint>
 
+#include "base/half.h"
 #include "base/isa.h"
 
 namespace kpdeform {
@@ -32,18 +33,24 @@ struct NormColumns {
 };
 
 // Computes the sums over rows of x - mean, in sums[0, C), and of its square, in sums[C, 2C).
-KPDEFORM_DECLARE_ISA(void sum_deviations(const float* x, int64_t rows, int64_t channels,
-                                         const float* mean, double* sums))
-KPDEFORM_DECLARE_ISA(void sum_deviations(const double* x, int64_t rows, int64_t channels,
-                                         const double* mean, double* sums))
-
+#define KPDEFORM_DECLARE_SUM_DEVIATIONS(F, T)                                          \
+  KPDEFORM_DECLARE_ISA(void sum_deviations(const F* x, int64_t rows, int64_t channels, \
+                                           const T* mean, double* sums))
 // Computes out = act(scale (x - mean) + shift + residual); `residual` may be null.
-KPDEFORM_DECLARE_ISA(void normalize(const float* x, const float* residual, int64_t rows,
-                                    int64_t channels, const NormColumns<float>& columns,
-                                    float slope, float* out))
-KPDEFORM_DECLARE_ISA(void normalize(const double* x, const double* residual, int64_t rows,
-                                    int64_t channels, const NormColumns<double>& columns,
-                                    double slope, double* out))
+#define KPDEFORM_DECLARE_NORMALIZE(F, T)                                                        \
+  KPDEFORM_DECLARE_ISA(void normalize(const F* x, const F* residual, int64_t rows,              \
+                                      int64_t channels, const NormColumns<T>& columns, T slope, \
+                                      F* out))
+KPDEFORM_DECLARE_SUM_DEVIATIONS(float, float)
+KPDEFORM_DECLARE_SUM_DEVIATIONS(double, double)
+KPDEFORM_DECLARE_SUM_DEVIATIONS(Half, float)
+KPDEFORM_DECLARE_SUM_DEVIATIONS(BFloat16, float)
+KPDEFORM_DECLARE_NORMALIZE(float, float)
+KPDEFORM_DECLARE_NORMALIZE(double, double)
+KPDEFORM_DECLARE_NORMALIZE(Half, float)
+KPDEFORM_DECLARE_NORMALIZE(BFloat16, float)
+#undef KPDEFORM_DECLARE_SUM_DEVIATIONS
+#undef KPDEFORM_DECLARE_NORMALIZE
 
 // Computes result = act'(out) grad.
 KPDEFORM_DECLARE_ISA(void through_activation(const float* grad, const float* out, int64_t count,

@@ -4,6 +4,7 @@
 #include <tuple>
 #include <vector>
 
+#include "base/dispatch_cpu.h"
 #include "base/parallel.h"
 #include "norm/batch_norm.h"
 #include "norm/batch_norm_check.h"
@@ -57,18 +58,23 @@ struct Blocks {
 
 // Computes the mean and biased variance over the rows and channels of every group, and stores them
 // for each of its channels.
-template <typename F>
-void measure(const F* x, const Blocks& blocks, int64_t groups, F* mean, F* variance) {
+template <typename F, typename T>
+void measure(Tensor features, const Blocks& blocks, int64_t groups, const Tensor& mean,
+             const Tensor& variance) {
   const int64_t channels = blocks.channels, size = channels / groups;
+  const Tensor first_row = torch::stable::narrow(features, 0, 0, 1);
+  const Tensor origin_row = compute_copy(first_row, mean.scalar_type());
+  const F* x = data<F>(features);
+  const T* origin = data<T>(origin_row);
   // Sums deviations from the first row, so that large values do not suffer from cancellation.
   const std::vector<double> sums =
       blocks.sum(2 * channels, [&](int64_t first, int64_t rows, double* part) {
-        KPDEFORM_DISPATCH(sum_deviations, x + first * channels, rows, channels, x, part);
+        KPDEFORM_DISPATCH(sum_deviations, x + first * channels, rows, channels, origin, part);
       });
   std::vector<double> means(channels), squares(channels);
   for (int64_t c = 0; c < channels; ++c) {
     const double shift = sums[c] / blocks.rows;
-    means[c] = x[c] + shift;
+    means[c] = origin[c] + shift;
     squares[c] = sums[channels + c] / blocks.rows - shift * shift;
   }
   for (int64_t first = 0; first < channels; first += size) {
@@ -76,8 +82,9 @@ void measure(const F* x, const Blocks& blocks, int64_t groups, F* mean, F* varia
     for (int64_t c = first; c < first + size; ++c) middle += means[c] / size;
     for (int64_t c = first; c < first + size; ++c)
       square += (squares[c] + (means[c] - middle) * (means[c] - middle)) / size;
-    std::fill_n(mean + first, size, static_cast<F>(middle));
-    std::fill_n(variance + first, size, static_cast<F>(square < 0 ? 0.0 : square));  // keeps NaN
+    std::fill_n(mutable_data<T>(mean) + first, size, static_cast<T>(middle));
+    std::fill_n(mutable_data<T>(variance) + first, size,
+                static_cast<T>(square < 0 ? 0.0 : square));  // keeps NaN
   }
 }
 
@@ -105,37 +112,32 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm(Tensor features, Tensor weight, Te
                                               int64_t groups) {
   check_batch_norm(features, weight, bias, given_mean, given_variance, residual, eps, slope,
                    groups);
-  if (is_half(features)) {
-    if (residual) residual = widened(*residual);
-    const auto [out, mean, variance] = batch_norm(widened(features), weight, bias, given_mean,
-                                                  given_variance, residual, eps, slope, groups);
-    return {torch::stable::to(out, features.scalar_type()), mean, variance};
-  }
   const bool given = given_mean.has_value();
   const Blocks blocks{features.size(0), features.size(1)};
   const int64_t channels = blocks.channels;
   Tensor out = torch::stable::new_empty(features, {blocks.rows, channels});
-  Tensor mean = torch::stable::new_empty(features, {channels});
-  Tensor variance = torch::stable::new_empty(features, {channels});
-  with_float(features, [&](auto f) {
-    using F = decltype(f);
-    const F* x = features.const_data_ptr<F>();
-    F *m = mean.mutable_data_ptr<F>(), *v = variance.mutable_data_ptr<F>();
+  Tensor mean = torch::stable::new_empty(weight, {channels});
+  Tensor variance = torch::stable::new_empty(weight, {channels});
+  dispatch_elements(weight.scalar_type(), features.scalar_type(), [&](auto number, auto element) {
+    using T = decltype(number);
+    using F = decltype(element);
+    const F* x = data<F>(features);
+    T *m = mean.mutable_data_ptr<T>(), *v = variance.mutable_data_ptr<T>();
     if (given) {
-      std::copy_n(given_mean->const_data_ptr<F>(), channels, m);
-      std::copy_n(given_variance->const_data_ptr<F>(), channels, v);
+      std::copy_n(given_mean->const_data_ptr<T>(), channels, m);
+      std::copy_n(given_variance->const_data_ptr<T>(), channels, v);
     } else {
-      measure(x, blocks, groups, m, v);
+      measure<F, T>(features, blocks, groups, mean, variance);
     }
-    std::vector<F> scale = inverse_deviations(v, channels, eps);
-    for (int64_t c = 0; c < channels; ++c) scale[c] *= weight.const_data_ptr<F>()[c];
-    const NormColumns<F> columns{m, scale.data(), bias.const_data_ptr<F>()};
-    const F* added = residual ? residual->const_data_ptr<F>() : nullptr;
-    F* y = out.mutable_data_ptr<F>();
+    std::vector<T> scale = inverse_deviations(v, channels, eps);
+    for (int64_t c = 0; c < channels; ++c) scale[c] *= weight.const_data_ptr<T>()[c];
+    const NormColumns<T> columns{m, scale.data(), bias.const_data_ptr<T>()};
+    const F* added = data<F>(residual);
+    F* y = mutable_data<F>(out);
     blocks.each([&](int64_t, int64_t first, int64_t rows) {
       const int64_t at = first * channels;
       KPDEFORM_DISPATCH(normalize, x + at, added ? added + at : nullptr, rows, channels, columns,
-                        static_cast<F>(slope), y + at);
+                        static_cast<T>(slope), y + at);
     });
   });
   return {out, mean, variance};

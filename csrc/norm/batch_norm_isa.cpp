@@ -1,3 +1,4 @@
+#include "base/elements.h"
 #include "norm/batch_norm.h"
 
 // Loops over a few rows at once, in a form that compilers vectorise. The pointers of a loop never
@@ -35,10 +36,10 @@ inline void add_rows(int64_t rows, int64_t channels, double* sums, const Terms& 
   }
 }
 
-template <typename F>
-void sum_deviations_of(const F* x, int64_t rows, int64_t channels, const F* mean, double* sums) {
+template <typename F, typename T>
+void sum_deviations_of(const F* x, int64_t rows, int64_t channels, const T* mean, double* sums) {
   add_rows(rows, channels, sums, [=](int64_t i, int64_t c, double& one, double& two) {
-    one = double(x[i]) - double(mean[c]);
+    one = double(to_number(x[i])) - double(mean[c]);
     two = one * one;
   });
 }
@@ -52,16 +53,16 @@ void sum_gradients_of(const F* grad, const F* x, int64_t rows, int64_t channels,
   });
 }
 
-template <typename F, bool kResidual>
+template <bool kResidual, typename F, typename T>
 void normalize_rows(const F* __restrict x, const F* __restrict residual, int64_t rows,
-                    int64_t channels, const NormColumns<F>& columns, F slope, F* __restrict out) {
-  const F *__restrict mean = columns.mean, *__restrict scale = columns.scale,
+                    int64_t channels, const NormColumns<T>& columns, T slope, F* __restrict out) {
+  const T *__restrict mean = columns.mean, *__restrict scale = columns.scale,
                       *__restrict shift = columns.shift;
   for (int64_t row = 0; row < rows; ++row, x += channels, out += channels) {
     for (int64_t c = 0; c < channels; ++c) {
-      F z = scale[c] * (x[c] - mean[c]) + shift[c];
-      if constexpr (kResidual) z += residual[c];
-      out[c] = z > 0 ? z : slope * z;
+      T z = scale[c] * (to_number(x[c]) - mean[c]) + shift[c];
+      if constexpr (kResidual) z += to_number(residual[c]);
+      from_number(z > 0 ? z : slope * z, out[c]);
     }
     if constexpr (kResidual) residual += channels;
   }
@@ -87,30 +88,36 @@ void activate_backward(const F* __restrict grad, const F* __restrict out, int64_
 
 }  // namespace
 
-#define KPDEFORM_NORM(F)                                                                         \
-  void sum_deviations(const F* x, int64_t rows, int64_t channels, const F* mean, double* sums) { \
+#define KPDEFORM_FORWARD(F, T)                                                                   \
+  void sum_deviations(const F* x, int64_t rows, int64_t channels, const T* mean, double* sums) { \
     sum_deviations_of(x, rows, channels, mean, sums);                                            \
   }                                                                                              \
   void normalize(const F* x, const F* residual, int64_t rows, int64_t channels,                  \
-                 const NormColumns<F>& columns, F slope, F* out) {                               \
+                 const NormColumns<T>& columns, T slope, F* out) {                               \
     if (residual != nullptr)                                                                     \
-      normalize_rows<F, true>(x, residual, rows, channels, columns, slope, out);                 \
+      normalize_rows<true>(x, residual, rows, channels, columns, slope, out);                    \
     else                                                                                         \
-      normalize_rows<F, false>(x, residual, rows, channels, columns, slope, out);                \
-  }                                                                                              \
-  void through_activation(const F* grad, const F* out, int64_t count, F slope, F* result) {      \
-    activate_backward(grad, out, count, slope, result);                                          \
-  }                                                                                              \
-  void sum_gradients(const F* grad, const F* x, int64_t rows, int64_t channels, const F* mean,   \
-                     double* sums) {                                                             \
-    sum_gradients_of(grad, x, rows, channels, mean, sums);                                       \
-  }                                                                                              \
-  void combine_gradients(const F* grad, const F* x, int64_t rows, int64_t channels,              \
-                         const NormColumns<F>& columns, const F* tilt, F* result) {              \
-    combine(grad, x, rows, channels, columns, tilt, result);                                     \
+      normalize_rows<false>(x, residual, rows, channels, columns, slope, out);                   \
   }
-KPDEFORM_NORM(float)
-KPDEFORM_NORM(double)
-#undef KPDEFORM_NORM
+#define KPDEFORM_BACKWARD(F)                                                                   \
+  void through_activation(const F* grad, const F* out, int64_t count, F slope, F* result) {    \
+    activate_backward(grad, out, count, slope, result);                                        \
+  }                                                                                            \
+  void sum_gradients(const F* grad, const F* x, int64_t rows, int64_t channels, const F* mean, \
+                     double* sums) {                                                           \
+    sum_gradients_of(grad, x, rows, channels, mean, sums);                                     \
+  }                                                                                            \
+  void combine_gradients(const F* grad, const F* x, int64_t rows, int64_t channels,            \
+                         const NormColumns<F>& columns, const F* tilt, F* result) {            \
+    combine(grad, x, rows, channels, columns, tilt, result);                                   \
+  }
+KPDEFORM_FORWARD(float, float)
+KPDEFORM_FORWARD(double, double)
+KPDEFORM_FORWARD(Half, float)
+KPDEFORM_FORWARD(BFloat16, float)
+KPDEFORM_BACKWARD(float)
+KPDEFORM_BACKWARD(double)
+#undef KPDEFORM_FORWARD
+#undef KPDEFORM_BACKWARD
 
 }  // namespace kpdeform::KPDEFORM_ISA

@@ -19,6 +19,7 @@
 
 #include <cstdint>
 
+#include "base/half.h"
 #include "base/isa.h"
 
 namespace kpdeform {
@@ -28,6 +29,12 @@ enum Reduce : int64_t { kMax = 0, kMean = 1, kNearest = 2 };
 // Computes, for every channel c, best[c], the largest of features[rows[i] * channels + c] over i in
 // [0, count), and slot[c], the slots[i] that belongs to it. count must be positive.
 KPDEFORM_DECLARE_ISA(void max_of_rows(const float* features, const int64_t* rows,
+                                      const int32_t* slots, int64_t count, int64_t channels,
+                                      float* best, int32_t* slot))
+KPDEFORM_DECLARE_ISA(void max_of_rows(const Half* features, const int64_t* rows,
+                                      const int32_t* slots, int64_t count, int64_t channels,
+                                      float* best, int32_t* slot))
+KPDEFORM_DECLARE_ISA(void max_of_rows(const BFloat16* features, const int64_t* rows,
                                       const int32_t* slots, int64_t count, int64_t channels,
                                       float* best, int32_t* slot))
 

@@ -79,17 +79,14 @@ Table<Index> checked_table(const Tensor& neighbors, int64_t num_points) {
   return table;
 }
 
-// Portable max_of_rows for dtypes without a vector kernel.
-template <typename F>
-void max_of(const F* features, const int64_t* rows, const int32_t* slots, int64_t count,
-            int64_t channels, Sum<F>* best, int32_t* slot) {
-  for (int64_t c = 0; c < channels; ++c) {
-    best[c] = static_cast<Sum<F>>(features[rows[0] * channels + c]);
-    slot[c] = slots[0];
-  }
+// max_of_rows in portable code, for float64.
+void max_of(const double* features, const int64_t* rows, const int32_t* slots, int64_t count,
+            int64_t channels, double* best, int32_t* slot) {
+  std::copy_n(features + rows[0] * channels, channels, best);
+  std::fill_n(slot, channels, slots[0]);
   for (int64_t i = 1; i < count; ++i) {
     for (int64_t c = 0; c < channels; ++c) {
-      const Sum<F> value = static_cast<Sum<F>>(features[rows[i] * channels + c]);
+      const double value = features[rows[i] * channels + c];
       const bool larger = (value > best[c]) | (value != value);  // NaN wins
       best[c] = larger ? value : best[c];
       slot[c] = larger ? slots[i] : slot[c];
@@ -97,9 +94,25 @@ void max_of(const F* features, const int64_t* rows, const int32_t* slots, int64_
   }
 }
 
-void max_of(const float* features, const int64_t* rows, const int32_t* slots, int64_t count,
+// The type by which vector kernels know the elements of F.
+template <typename F>
+struct ElementOf {
+  using type = F;
+};
+template <>
+struct ElementOf<torch::headeronly::Half> {
+  using type = Half;
+};
+template <>
+struct ElementOf<torch::headeronly::BFloat16> {
+  using type = BFloat16;
+};
+
+template <typename F>
+void max_of(const F* features, const int64_t* rows, const int32_t* slots, int64_t count,
             int64_t channels, float* best, int32_t* slot) {
-  KPDEFORM_DISPATCH(max_of_rows, features, rows, slots, count, channels, best, slot);
+  const auto* elements = reinterpret_cast<const typename ElementOf<F>::type*>(features);
+  KPDEFORM_DISPATCH(max_of_rows, elements, rows, slots, count, channels, best, slot);
 }
 
 template <typename F, typename Index>

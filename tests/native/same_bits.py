@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-INSTRUCTION_SETS = ("base", "avx2", "avx512")
+INSTRUCTION_SETS = ("base", "avx2", "avx512", "amx")
 THREADS = (1, 2)
 PRECISIONS = {  # of features, of positions
     "float32": (torch.float32, torch.float32),
