@@ -27,6 +27,7 @@ from kpdeform.inference import (
     write_scores,
 )
 from kpdeform.inference.evaluation import check_preparation
+from kpdeform.inference.precision import Precision
 from kpdeform.inference.report import Report
 
 
@@ -41,6 +42,7 @@ def evaluate(
     predictions: Literal["none", "ply", "laz", "txt", "labels", "label"] = "none",
     strict: bool = False,
     device: str = "auto",
+    precision: Precision = "32-true",
     factory: str | None = None,
 ) -> None:
     """Scores a trained network on whole scenes at full resolution.
@@ -63,9 +65,11 @@ def evaluate(
             "none" writes none. Servers of benchmarks take the latter three.
         strict: Refuse scenes that do not look like the training data, instead of a warning.
         device: "cpu", "cuda" or the like; "auto" is CUDA if it can be used, else the CPU.
+        precision: "32-true", or "bf16-mixed" for products in bfloat16: faster on processors with
+            AMX and on GPUs.
         factory: Import path of the function that made the model, if it was trained with your own.
     """
-    predictor = Predictor.load(model, device, imported_factory(factory))
+    predictor = Predictor.load(model, device, imported_factory(factory), precision)
     print(describe_device(predictor.device))
     dataset = open_dataset(data)
     names = predictor.class_names

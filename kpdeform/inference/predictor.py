@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from os import PathLike
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from kpdeform.data import PointBatch, PyramidSpec, Sample, build_pyramid
 from kpdeform.data.columns import floor_of, floor_of_parts, from_file, input_columns
 from kpdeform.data.transforms import replace_points, transform_linear
 from kpdeform.inference.model_files import build_without_memory, read_model, write_model
+from kpdeform.inference.precision import Precision, in_bfloat16
 from kpdeform.inference.record import check_record, make_record
 from kpdeform.inference.statistics import Measurement, Statistics, differences
 from kpdeform.inference.tiling import Progress, SortedCloud, Tiles, predict_tiles
@@ -39,6 +41,8 @@ class Predictor:
         feature_scales: Divisor that turns a file's values into features, by name of the feature.
         optional: The ``features`` that a file may lack; their columns are then 0. The training must
             have set them to 0 at times, see :class:`kpdeform.data.transforms.FeatureDrop`.
+        precision: "32-true", or "bf16-mixed" for features and products in bfloat16. ``model`` stays
+            float32; a rounded copy of it, made at the first prediction, computes.
         tiles: Tiles of the same size as the crops of the training.
         scale: Factor that turns a file's coordinates into the model's unit.
         unit: The model's unit.
@@ -67,12 +71,17 @@ class Predictor:
     source: str = ""
     statistics: Statistics | None = None
     optional: Sequence[str] = ()
+    precision: Precision = "32-true"
+
+    def __post_init__(self) -> None:
+        _checks.one_of("Predictor", "precision", self.precision, get_args(Precision))
 
     @staticmethod
     def load(
         path: str | PathLike[str],
         device: torch.device | str = "auto",
         factory: Factory | None = None,
+        precision: Precision = "32-true",
     ) -> Predictor:
         """Loads a trained model. Nothing that a file contains is ever run.
 
@@ -85,6 +94,9 @@ class Predictor:
                 otherwise.
             factory: Function that makes the model, if it was trained with a function of your own.
                 It must be given here, because names in a file are never imported.
+            precision: Precision of predictions. "bf16-mixed" computes products in bfloat16, which
+                is faster where the processor has AMX or tensor cores, and slower where it has
+                neither.
 
         Returns:
             The predictor, with the model in evaluation mode on the device.
@@ -92,13 +104,15 @@ class Predictor:
         Raises:
             FileNotFoundError: There is no such file and no packaged model of this name.
             ValueError: The file is damaged, contains code, or was not written by kpdeform; its
-                model needs ``factory``; or the device cannot be used.
+                model needs ``factory``; the device cannot be used; or the precision is unknown.
             OSError: The hub cannot be reached, or has no such model.
         """
+        _checks.one_of("Predictor.load", "precision", precision, get_args(Precision))
         chosen, trained = choose_device(device), read_model(path)
         try:
             model = trained.build(factory)
-            return Predictor.from_record(model.to(chosen), trained.record)
+            predictor = Predictor.from_record(model.to(chosen), trained.record)
+            return replace(predictor, precision=precision)
         except ValueError as error:
             raise ValueError(f"{trained.path}: {error}") from error
 
@@ -297,8 +311,16 @@ class Predictor:
 
     def _forward(self, sample: Sample) -> Tensor:
         batch = self._batch(sample)
-        logits, _ = self.model(build_pyramid(batch, self.spec), batch.features)
+        pyramid, features = build_pyramid(batch, self.spec), batch.features
+        if self.precision == "32-true":
+            logits, _ = self.model(pyramid, features)
+        else:
+            logits, _ = self._rounded(pyramid, features.bfloat16())
         return logits.float().softmax(1).cpu()
+
+    @cached_property
+    def _rounded(self) -> nn.Module:
+        return in_bfloat16(self.model)
 
     def _sample(self, points: Tensor, features: Tensor, floor: float) -> Sample:
         """Makes the input of the model for a tile, as :class:`kpdeform.data.SceneDataset` does."""

@@ -218,6 +218,7 @@ def job_of(
         "feature_scales": dict(predictor.feature_scales),
         "scale": predictor.scale,
         "votes": votes,
+        "precision": predictor.precision,
         "tiles": asdict(tiles),
     }
     return json.dumps(job)
