@@ -6,6 +6,7 @@
 save themselves as pictures, pages, meshes and films. :func:`cloud_scene` is a whole cloud.
 """
 
+from kpdeform.viz.browser import Browser
 from kpdeform.viz.camera import Camera
 from kpdeform.viz.capture import LayerDeformation, capture_deformations
 from kpdeform.viz.choice import Choice, choose_queries
@@ -23,7 +24,7 @@ from kpdeform.viz.growth import growth_strip
 from kpdeform.viz.scene import KernelScene, kernel_scene
 from kpdeform.viz.scene_data import ITEMS
 from kpdeform.viz.sheet import contact_sheet, render
-from kpdeform.viz.window import Browser, show, show_cloud
+from kpdeform.viz.window import show, show_cloud
 
 __all__ = [
     "ITEMS",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[np.float64]
 
 _CUT = 1.5  # the cloud is cut away this many radii before the kernel, so that walls do not hide it
+_STEEPEST = np.radians(85)  # a camera that is turned rises and sinks no further
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,48 @@ class Camera:
         x, y, depth = ((np.asarray(points, np.float64) - self.eye) @ self.rotation.T).T
         scale = self.focal_length(height) / depth
         return np.stack([width / 2 + scale * x, height / 2 + scale * y, depth], axis=-1)
+
+    def turned(self, around: ArrayLike, turn: float, rise: float = 0.0) -> Camera:
+        """The camera turned about a point, at the same distance from it.
+
+        Args:
+            around: ``(3,)``.
+            turn: Angle about the vertical in radians, counterclockwise seen from above.
+            rise: Angle in radians by which the camera goes higher; it stops before it looks
+                straight down or up.
+
+        Example:
+            >>> camera = Camera(np.array([3.0, 0.0, 0.0]), np.zeros(3)).turned([0, 0, 0], np.pi / 2)
+            >>> camera.eye.round(6).tolist()
+            [0.0, 3.0, 0.0]
+        """
+        right, _, forward = self.rotation
+        height = -np.arcsin(forward[2].clip(-1, 1))
+        angle = height - np.clip(height + rise, min(height, -_STEEPEST), max(height, _STEEPEST))
+        matrix = _rotation(np.array([0.0, 0.0, 1.0]), turn) @ _rotation(right, angle)
+        center = np.asarray(around, np.float64)
+        eye, target = (center + matrix @ (place - center) for place in (self.eye, self.target))
+        return replace(self, eye=eye, target=target)
+
+    def moved(self, right: float, down: float) -> Camera:
+        """The camera shifted along the picture by two lengths in the cloud's unit."""
+        shift = right * self.rotation[0] + down * self.rotation[1]
+        return replace(self, eye=self.eye + shift, target=self.target + shift)
+
+    def approached(self, factor: float) -> Camera:
+        """The camera at ``factor`` times the distance from its target, > 0.
+
+        What is cut away before the target stays the same.
+        """
+        way = self.eye - self.target
+        near = self.near + (factor - 1) * float(np.linalg.norm(way))
+        return replace(self, eye=self.target + factor * way, near=max(near, 0.0))
+
+
+def _rotation(axis: Array, angle: float) -> Array:
+    """``(3, 3)``, by ``angle`` radians about ``axis`` ``(3,)`` of length 1."""
+    cross = np.cross(np.eye(3), axis)
+    return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
 
 
 def look_at_kernel(center: Array, rigid: Array, deformed: Array, cloud: Array) -> Camera:

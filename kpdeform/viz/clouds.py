@@ -13,15 +13,13 @@ from torch import Tensor
 
 from kpdeform._optional import require
 from kpdeform.viz import sheet, splat, web
+from kpdeform.viz.camera import Camera
 from kpdeform.viz.colors import RGB, ColorScale, height_scale
 from kpdeform.viz.offscreen import Image
 from kpdeform.viz.scene_data import Array, thinned
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-_SIZE = (640, 480)
 
 
 @dataclass(frozen=True)
@@ -117,23 +115,41 @@ def cloud_scene(
     return CloudScene(array[rows], colors[rows], title, caption, tuple(legend), scale)
 
 
-def cloud_figure(scenes: Sequence[CloudScene], title: str = "") -> Figure:
+def cloud_figure(
+    scenes: Sequence[CloudScene],
+    title: str = "",
+    *,
+    camera: Camera | None = None,
+    size: tuple[int, int] = (640, 480),
+) -> Figure:
     """Draws clouds side by side: from above in the first row, in perspective in the second.
 
     One cloud alone has both views beside each other. All clouds have the legend of the first one,
     and the views of the first one.
+
+    Args:
+        scenes: What to draw.
+        title: Above all drawings.
+        camera: Shows the first cloud alone, seen from there.
+        size: Width and height of one drawing in pixels.
     """
     require("matplotlib", "viz")
     from matplotlib.figure import Figure
 
     first = scenes[0]
     shown = splat.below_ceiling(first.points)
-    camera = splat.camera_above(first.points[shown])
-    rows, columns = (1, 2) if len(scenes) == 1 else (2, len(scenes))
-    width, height = _SIZE
+    if camera is None:
+        panels = [(scene, above) for above in (True, False) for scene in scenes]
+        columns = max(2, len(scenes))
+        camera = splat.camera_above(first.points[shown])
+    else:
+        panels, columns = [(first, False)], 1
+    rows = -(-len(panels) // columns)
+    width, height = size
     gap, above, below = 14, 30, 26
     head = 40 if title else 4
-    legend_height = (26 * -(-len(first.legend) // 8) + 8 if first.legend else 0) + (
+    per_row = columns * width // 160
+    legend_height = (26 * -(-len(first.legend) // per_row) + 8 if first.legend else 0) + (
         52 if first.scale else 0
     )
     total = (
@@ -144,23 +160,25 @@ def cloud_figure(scenes: Sequence[CloudScene], title: str = "") -> Figure:
     if title:
         at = (gap / total[0], 1 - head / 2 / total[1])
         figure.text(*at, title, va="center", size=15, weight="bold", color=sheet.INK)
-    for number in range(rows * columns):
-        scene = scenes[number % len(scenes)]
-        from_above = number < len(scenes)
+    for number, (scene, from_above) in enumerate(panels):
         points, colors = scene.points[shown], scene.colors[shown]
         left = gap + (number % columns) * (width + gap)
         bottom = total[1] - head - (number // columns + 1) * (height + above)
         box = (left / total[0], bottom / total[1], width / total[0], height / total[1])
         axes = figure.add_axes(box, xticks=[], yticks=[])
         if from_above:
-            picture, scale = splat.draw_from_above(points, colors, _SIZE)
+            picture, scale = splat.draw_from_above(points, colors, size)
+            axes.imshow(picture, interpolation="none")
+            sheet.draw_scale_bar(axes, scale, size, "")
         else:
-            picture, scale = splat.draw_in_perspective(points, colors, camera, _SIZE), None
-        _panel(axes, picture, scale)
-        if from_above:
-            size = 13 if len(scene.title) < 40 else 10
+            picture = splat.draw_in_perspective(points, colors, camera, size)
+            axes.imshow(picture, interpolation="none")
+        for spine in axes.spines.values():
+            spine.set_color("0.85")
+        if from_above or len(panels) == 1:
+            points_of_text = 13 if len(scene.title) < 40 else 10
             axes.set_title(
-                scene.title, size=size, weight="bold", loc="left", pad=6, color=sheet.INK
+                scene.title, size=points_of_text, weight="bold", loc="left", pad=6, color=sheet.INK
             )
         what = "from above" if from_above else "in perspective"
         what += "" if shown.all() else ", ceiling cut away"
@@ -171,19 +189,13 @@ def cloud_figure(scenes: Sequence[CloudScene], title: str = "") -> Figure:
         box = (gap / total[0], 22 / total[1], 300 / total[0], 12 / total[1])
         sheet.color_bar(figure.add_axes(box), first.scale)
     if first.legend:
-        _swatches(figure, first.legend, gap / total[0], legend_height / total[1])
+        _swatches(figure, first.legend, per_row, gap / total[0], legend_height / total[1])
     return figure
 
 
-def _panel(axes: Axes, picture: Image, pixels_per_unit: float | None) -> None:
-    axes.imshow(picture, interpolation="none")
-    if pixels_per_unit is not None:
-        sheet.draw_scale_bar(axes, pixels_per_unit, _SIZE, "")
-    for spine in axes.spines.values():
-        spine.set_color("0.85")
-
-
-def _swatches(figure: Figure, legend: Sequence[tuple[str, RGB]], left: float, top: float) -> None:
+def _swatches(
+    figure: Figure, legend: Sequence[tuple[str, RGB]], per_row: int, left: float, top: float
+) -> None:
     from matplotlib.lines import Line2D
 
     handles: list[Any] = [
@@ -191,6 +203,6 @@ def _swatches(figure: Figure, legend: Sequence[tuple[str, RGB]], left: float, to
     ]
     figure.legend(
         handles, [name for name, _ in legend], loc="upper left", bbox_to_anchor=(left, top),
-        ncols=min(8, len(legend)), frameon=False, fontsize=10, borderaxespad=0, borderpad=0,
+        ncols=min(per_row, len(legend)), frameon=False, fontsize=10, borderaxespad=0, borderpad=0,
         handlelength=1.2, labelcolor=sheet.INK, columnspacing=1.4,
     )  # fmt: skip

@@ -13,7 +13,6 @@ import numpy as np
 from kpdeform import _checks
 from kpdeform._files import replacing
 from kpdeform._optional import require
-from kpdeform.viz.camera import Camera
 from kpdeform.viz.geometry import geometries, open3d
 from kpdeform.viz.offscreen import Image, draw, drawing_window, meshes
 from kpdeform.viz.scene_data import SceneData
@@ -67,15 +66,8 @@ def _film(scene: SceneData, frames: int, degrees: float, size: tuple[int, int]) 
     """Turns the camera; meshes are made once, with the light of the first view."""
     turn = np.linspace(0, 2 * np.pi, frames, endpoint=False)
     angles = turn if degrees >= 360 else np.radians(degrees / 2) * np.sin(turn)
-    cloud, kernel = meshes(scene)
+    drawn = meshes(geometries(scene))
     with drawing_window(size) as window:
         for angle in angles:
-            turned = replace(scene, camera=_turned(scene.camera, scene.query, angle))
-            yield draw(window, turned, cloud, kernel)
-
-
-def _turned(camera: Camera, around: np.ndarray, angle: float) -> Camera:
-    c, s = np.cos(angle), np.sin(angle)
-    turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
-    eye, target = (around + turn @ (place - around) for place in (camera.eye, camera.target))
-    return replace(camera, eye=eye, target=target)
+            turned = replace(scene, camera=scene.camera.turned(scene.query, angle))
+            yield draw(window, turned, drawn)

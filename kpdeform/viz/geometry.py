@@ -85,7 +85,7 @@ def geometries(scene: SceneData) -> dict[str, o3d.geometry.TriangleMesh]:
     }
     lamp = _lamp(scene)
     items = {name: _mesh(part, lamp) for name, part in parts.items() if part}
-    cloud = {"cloud": _discs(scene, lamp)} if len(scene.points) > 2 else {}
+    cloud = {"cloud": cloud_discs(scene)} if len(scene.points) > 2 else {}
     return cloud | items
 
 
@@ -95,9 +95,17 @@ def _lamp(scene: SceneData) -> Array:
     return _unit(-forward - 0.5 * right - 0.7 * down)
 
 
-def _discs(scene: SceneData, lamp: Array, sides: int = 7) -> o3d.geometry.TriangleMesh:
-    """A disc in the surface at each cloud point; OpenGL's points ignore distance."""
-    rows = thinned(len(scene.points), MAX_DISCS)
+def cloud_discs(
+    scene: SceneData, limit: int = MAX_DISCS, sides: int = 7
+) -> o3d.geometry.TriangleMesh:
+    """A disc in the surface at each cloud point; OpenGL's points ignore distance.
+
+    Args:
+        scene: Has the cloud, of at least three points.
+        limit: Most discs; fewer are larger.
+        sides: Corners of a disc.
+    """
+    rows = thinned(len(scene.points), limit)
     points, colors = scene.points[rows], soften(scene.colors[rows], SOFTENING)
     normals, radii = _surface(points)
     radii = np.maximum(radii, 0.012 * scene.kernel_radius)
@@ -107,7 +115,7 @@ def _discs(scene: SceneData, lamp: Array, sides: int = 7) -> o3d.geometry.Triang
     corners = points[:, None] + radii[:, None, None] * rim  # (N, sides, 3)
     fan = np.array([[0, i, i + 1] for i in range(1, sides - 1)])
     faces = fan + sides * np.arange(len(points))[:, None, None]
-    light = 0.75 + 0.25 * np.abs(normals @ lamp)[:, None]
+    light = 0.75 + 0.25 * np.abs(normals @ _lamp(scene))[:, None]
     colors = np.repeat(light * colors, sides, axis=0)
     return _triangle_mesh(corners.reshape(-1, 3), faces.reshape(-1, 3), colors)
 

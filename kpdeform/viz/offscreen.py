@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import reduce
 from operator import add
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,7 @@ def image(scene: SceneData, size: tuple[int, int] = (960, 720)) -> Image:
         ValueError: ``size`` is not two positive numbers.
     """
     with drawing_window(size) as window:
-        return draw(window, scene, *meshes(scene))
+        return draw(window, scene, meshes(geometries(scene)))
 
 
 @contextmanager
@@ -59,36 +59,60 @@ def drawing_window(size: tuple[int, int]) -> Iterator[o3d.visualization.Visualiz
         yield window
 
 
-def meshes(
-    scene: SceneData,
-) -> tuple[o3d.geometry.TriangleMesh | None, o3d.geometry.TriangleMesh]:
-    """The cloud and all of the kernel but the query point, which :func:`draw` puts on top."""
-    items = geometries(scene)
-    cloud, _ = items.pop("cloud", None), items.pop("query")
-    return cloud, reduce(add, items.values())  # apart, Open3D would draw them in any order
+class Meshes(NamedTuple):
+    """What :func:`draw` draws: two meshes, either of which may be None, and maybe the query."""
+
+    cloud: o3d.geometry.TriangleMesh | None
+    kernel: o3d.geometry.TriangleMesh | None
+    query: bool
 
 
-def draw(
-    window: o3d.visualization.Visualizer,
-    scene: SceneData,
-    cloud: o3d.geometry.TriangleMesh | None,
-    kernel: o3d.geometry.TriangleMesh,
-) -> Image:
+def meshes(items: dict[str, o3d.geometry.TriangleMesh], hidden: Collection[str] = ()) -> Meshes:
+    """The cloud and all of the kernel but the query point, which :func:`draw` puts on top.
+
+    Args:
+        items: From :func:`kpdeform.viz.geometry.geometries`.
+        hidden: Names of items to leave out.
+    """
+    shown = {name: item for name, item in items.items() if name not in hidden}
+    cloud, query = shown.pop("cloud", None), shown.pop("query", None)
+    kernel = reduce(add, shown.values()) if shown else None  # apart, their order is not known
+    return Meshes(cloud, kernel, query is not None)
+
+
+def draw(window: o3d.visualization.Visualizer, scene: SceneData, drawn: Meshes) -> Image:
     """Draws the meshes of a scene, seen by its camera, in a :func:`drawing_window`.
 
     Returns:
         ``(height, width, 3)`` uint8.
     """
-    behind, behind_depth = _capture(window, scene, cloud)
-    front, front_depth = _capture(window, scene, kernel)
-    behind = _fade(behind, behind_depth, scene)
-    hidden = (behind_depth > 0) & (behind_depth < front_depth)
-    opacity = np.where(front_depth == 0, 0, np.where(hidden, _OPACITY_WHEN_HIDDEN, 1))[..., None]
-    colors = opacity * front + (1 - opacity) * behind
-    _mark_query(colors, scene)
-    height, width = (length // _OVERSAMPLING for length in colors.shape[:2])
-    small = colors.reshape(height, _OVERSAMPLING, width, _OVERSAMPLING, 3).mean(axis=(1, 3))
-    return (255 * small + 0.5).astype(np.uint8)
+    colors, depth = _capture(window, scene, drawn.cloud)
+    front, front_depth = _capture(window, scene, drawn.kernel)
+    _fade(colors, depth, scene)
+    rows = front_depth > 0
+    hidden = (depth[rows] > 0) & (depth[rows] < front_depth[rows])
+    opacity = np.where(hidden, np.float32(_OPACITY_WHEN_HIDDEN), np.float32(1))[:, None]
+    colors[rows] += opacity * (front[rows] - colors[rows])
+    if drawn.query:
+        _mark_query(colors, scene)
+    return reduced(colors, _OVERSAMPLING)
+
+
+def reduced(colors: NDArray[np.float32], factor: int) -> Image:
+    """Averages blocks of pixels.
+
+    Args:
+        colors: ``(factor * height, factor * width, 3)`` in [0, 1].
+        factor: Height and width of a block.
+
+    Returns:
+        ``(height, width, 3)`` uint8.
+    """
+    blocks = [colors[i::factor, j::factor] for i in range(factor) for j in range(factor)]
+    total = reduce(add, blocks)
+    total *= np.float32(255 / factor**2)
+    total += np.float32(0.5)
+    return total.astype(np.uint8)
 
 
 def _capture(
@@ -105,7 +129,8 @@ def _capture(
     window.get_view_control().set_constant_z_near(near)
     colors = np.array(window.capture_screen_float_buffer(do_render=True))
     depth = np.array(window.capture_depth_float_buffer(do_render=True))
-    return colors * eye_dome_shading(depth)[..., None], depth
+    colors *= eye_dome_shading(depth)[..., None]
+    return colors, depth
 
 
 def _mark_query(colors: NDArray[np.float32], scene: SceneData) -> None:
@@ -121,11 +146,12 @@ def _mark_query(colors: NDArray[np.float32], scene: SceneData) -> None:
     colors[distance < radius] = QUERY
 
 
-def _fade(colors: Image, depth: NDArray[np.float32], scene: SceneData) -> NDArray[np.float32]:
+def _fade(colors: NDArray[np.float32], depth: NDArray[np.float32], scene: SceneData) -> None:
     """Lets what lies behind the kernel turn pale with distance."""
     start = _distance(scene)
-    haze = np.clip((depth - start) / start, 0, 0.7)[..., None]
-    return colors + haze * (1 - colors)
+    far = depth > start
+    haze = np.minimum(depth[far] / np.float32(start) - 1, np.float32(0.7))[:, None]
+    colors[far] += haze * (1 - colors[far])
 
 
 def eye_dome_shading(depth: NDArray[np.float32], strength: float = 2.0) -> NDArray[np.float32]:
@@ -141,17 +167,21 @@ def eye_dome_shading(depth: NDArray[np.float32], strength: float = 2.0) -> NDArr
     Source: Boucheny 2009, the eye-dome lighting of his thesis, with eight neighbours at one
     distance.
     """
-    far = 4 * max(float(depth.max(initial=0)), 1e-6)
+    far = np.float32(4 * max(float(depth.max(initial=0)), 1e-6))
     log_depth = np.log2(np.where(depth > 0, depth, far))
     step = max(1, depth.shape[0] // 500)
     padded = np.pad(log_depth, step, mode="edge")
     height, width = depth.shape
-    obscurance = np.zeros_like(log_depth)
+    obscurance, difference = np.zeros_like(log_depth), np.empty_like(log_depth)
     for row in (0, step, 2 * step):
         for column in (0, step, 2 * step):
             around = padded[row : row + height, column : column + width]
-            obscurance += np.clip(log_depth - around, 0, 0.1) / 8
-    return np.where(depth > 0, np.exp2(-10 * strength * obscurance), 1).astype(np.float32)
+            np.subtract(log_depth, around, out=difference)
+            np.maximum(difference, 0, out=difference)
+            obscurance += np.minimum(difference, np.float32(0.1), out=difference)
+    shade = np.exp2(np.float32(-10 * strength / 8) * obscurance)
+    shade[depth <= 0] = 1
+    return shade
 
 
 @contextmanager

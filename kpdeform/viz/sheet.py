@@ -49,7 +49,7 @@ def render(
     """
     if path is not None:
         check_suffix("render", path)
-    figure = sheet([scene], 1, size, "")
+    figure = sheet([scene], [image(scene, size)], 1, "")
     if path is not None:
         write_figure(figure, Path(path))
     return pixels(figure)
@@ -86,7 +86,10 @@ def contact_sheet(
     if not scenes:
         raise ValueError("contact_sheet: scenes is empty")
     check_suffix("contact_sheet", path)
-    return write_figure(sheet(scenes, min(columns, len(scenes)), size, title), Path(path))
+    highest = float(max(scene.weights.max() for scene in scenes))
+    scenes = [replace(scene, highest_weight=highest) for scene in scenes]
+    pictures = [image(scene, size) for scene in scenes]
+    return write_figure(sheet(scenes, pictures, min(columns, len(scenes)), title), Path(path))
 
 
 def check_suffix(function: str, path: str | Path) -> None:
@@ -109,7 +112,7 @@ def pixels(figure: Figure) -> NDArray[np.uint8]:
 
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    return np.array(canvas.buffer_rgba())[..., :3]
+    return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
 def png(picture: Image, colors: int = 256) -> bytes:
@@ -144,14 +147,24 @@ def palette_of(pictures: Sequence[Image], colors: int = 256) -> Any:
     return pillow.fromarray(sample[None]).quantize(colors, method=pillow.Quantize.MEDIANCUT)
 
 
-def sheet(scenes: Sequence[SceneData], columns: int, size: tuple[int, int], title: str) -> Figure:
-    """Places every drawing at its own resolution, so that no pixel is resampled."""
+def sheet(
+    scenes: Sequence[SceneData], pictures: Sequence[Image], columns: int, title: str
+) -> Figure:
+    """Adds text and a legend to drawings; none of their pixels is resampled.
+
+    Args:
+        scenes: What the drawings show.
+        pictures: The drawings, of one size.
+        columns: Drawings in a row.
+        title: Above all drawings.
+
+    Returns:
+        The figure; its first axes hold the drawings.
+    """
     require("matplotlib", "viz")
     from matplotlib.figure import Figure
 
-    highest = max(scene.weights.max() for scene in scenes)
-    scenes = [replace(scene, highest_weight=float(highest)) for scene in scenes]
-    width, height = size
+    height, width = pictures[0].shape[:2]
     gap, above = 16, 34  # pixels: between pictures, for a title
     lines = [
         [(line, color) for text, color in ((scene.reason, INK), (scene.caption, FAINT))
@@ -162,10 +175,11 @@ def sheet(scenes: Sequence[SceneData], columns: int, size: tuple[int, int], titl
     handles, names, handlers = _legend(scenes)
     bars = _color_bars(scenes)
     inner = columns * (width + gap) - gap
-    per_row = max(1, (inner - 290 * (len(bars) if inner > 900 else 0)) // 250)
-    legend_rows = -(-len(names) // per_row)
-    beside = inner > 900
-    legend_height = 22 * legend_rows + 24 if beside else 22 * legend_rows + 20 + 56 * len(bars)
+    beside = inner > 1200  # the bars stand beside the legend, else below it
+    per_row = max(1, (inner - (290 * len(bars) if beside else 0)) // 250)
+    bars_per_row = len(bars) if beside else max(1, inner // 290)
+    bar_rows = -(-len(bars) // bars_per_row)
+    legend_height = 22 * -(-len(names) // per_row) + (24 if beside else 20 + 56 * bar_rows)
     legend_height = max(legend_height, 66)
     rows = -(-len(scenes) // columns)
     head = 44 if title else 6
@@ -182,7 +196,7 @@ def sheet(scenes: Sequence[SceneData], columns: int, size: tuple[int, int], titl
         bottom = total[1] - head - (i // columns + 1) * cell + below
         box = (left / total[0], bottom / total[1], width / total[0], height / total[1])
         axes = figure.add_axes(box, frame_on=True, xticks=[], yticks=[])
-        axes.imshow(image(scene, size), interpolation="none")
+        axes.imshow(pictures[i], interpolation="none")
         axes.set_title(scene.title, size=13, weight="bold", loc="left", pad=6, color=INK)
         axes.set_title(scene.layer, size=9, color=FAINT, loc="right", pad=6)
         for line, (text, color) in enumerate(lines[i]):
@@ -190,14 +204,15 @@ def sheet(scenes: Sequence[SceneData], columns: int, size: tuple[int, int], titl
                 text, (0, -(8 + 19 * line)), xycoords=("axes fraction", "axes pixels"),
                 va="top", size=10, color=color,
             )  # fmt: skip
-        _scale_bar(axes, scene, size)
+        _scale_bar(axes, scene, (width, height))
         for spine in axes.spines.values():
             spine.set_color("0.85")
     for i, bar in enumerate(bars):
+        row, column = divmod(i, bars_per_row)
         if beside:
             left, bottom = total[0] - gap - 280 * (len(bars) - i) + 20, legend_height - 46
         else:
-            left, bottom = gap, 56 * (len(bars) - i) - 30
+            left, bottom = gap + 290 * column, 56 * (bar_rows - row) - 30
         box = (left / total[0], bottom / total[1], 240 / total[0], 12 / total[1])
         color_bar(figure.add_axes(box), bar)
     figure.legend(

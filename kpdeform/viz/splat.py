@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kpdeform.viz.camera import Camera
-from kpdeform.viz.offscreen import Image, eye_dome_shading
+from kpdeform.viz.offscreen import Image, eye_dome_shading, reduced
 from kpdeform.viz.scene_data import Array
 
 MAX_POINTS = 1_500_000
@@ -144,9 +144,7 @@ def _draw(view: View, colors: Array, size: tuple[int, int]) -> Image:
     picture[row >= 0] = colors[row[row >= 0]]
     depths = np.where(row >= 0, nearest, 0).reshape(height, width)
     picture = picture.reshape(height, width, 3) * eye_dome_shading(depths, 1.2)[..., None]
-    k = _OVERSAMPLING
-    small = picture.reshape(height // k, k, width // k, k, 3).mean(axis=(1, 3))
-    return (255 * small + 0.5).astype(np.uint8)
+    return reduced(picture, _OVERSAMPLING)
 
 
 def _dot_radius(dots: NDArray[np.int64], scale: Array) -> Array:

@@ -8,8 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kpdeform.viz import Camera, growth_strip, kernel_scene, render
-from kpdeform.viz.files import _turned
+from kpdeform.viz import growth_strip, kernel_scene, render
 from kpdeform.viz.web import write_kernel
 
 
@@ -82,13 +81,6 @@ def test_a_film_turns_and_comes_back(scene, tmp_path):
         scene.turntable(tmp_path / "film.mp4")
     with pytest.raises(ValueError, match="frames must be at least 1"):
         scene.turntable(tmp_path / "film.gif", frames=0)
-
-
-def test_a_turned_camera_keeps_its_distance_and_height():
-    camera = Camera(np.array([3.0, 0, 1]), np.array([0.0, 0, 0.5]))
-    turned = _turned(camera, np.zeros(3), np.pi / 2)
-    np.testing.assert_allclose(turned.eye, [0, 3, 1], atol=1e-12)
-    np.testing.assert_allclose(turned.target, camera.target)
 
 
 @pytest.mark.usefixtures("offscreen")
