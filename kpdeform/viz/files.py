@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from fractions import Fraction
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -44,22 +45,44 @@ def write_turntable(
     scene: SceneData, path: Path, frames: int, degrees: float, size: tuple[int, int]
 ) -> Path:
     """Writes a film as :meth:`kpdeform.viz.KernelScene.turntable` says."""
-    if path.suffix.lower() != ".gif":
-        raise ValueError(f"turntable: path is {path}; it must end in .gif")
+    suffix = path.suffix.lower()
+    if suffix not in (".gif", ".mp4"):
+        raise ValueError(f"turntable: path is {path}; it must end in .gif or .mp4")
     _checks.count("turntable", "frames", frames)
-    pillow = require("PIL.Image", "viz")
+    if suffix == ".mp4":
+        if size[0] % 2 or size[1] % 2:
+            raise ValueError(f"turntable: size is {size}; width and height of .mp4 must be even")
+        require("av", "video")  # before a minute is spent on drawing
     pictures = list(_film(scene, frames, degrees, size))
-    palette = palette_of(pictures[:: max(1, frames // 8)])  # one for all, else colours flicker
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
+        (_write_gif if suffix == ".gif" else _write_mp4)(pictures, partial)
+    return path
+
+
+def _write_gif(pictures: list[Image], path: Path) -> None:
+    pillow = require("PIL.Image", "viz")
+    palette = palette_of(pictures[:: max(1, len(pictures) // 8)])  # one for all, else they flicker
     first, *others = (
         pillow.fromarray(picture).quantize(palette=palette, dither=0) for picture in pictures
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as partial:
-        first.save(
-            partial, format="gif", save_all=True, append_images=others, loop=0, optimize=True,
-            duration=round(1000 * _SECONDS / frames),
-        )  # fmt: skip
-    return path
+    first.save(
+        path, format="gif", save_all=True, append_images=others, loop=0, optimize=True,
+        duration=round(1000 * _SECONDS / len(pictures)),
+    )  # fmt: skip
+
+
+def _write_mp4(pictures: list[Image], path: Path) -> None:
+    av = require("av", "video")
+    height, width = pictures[0].shape[:2]
+    with av.open(str(path), "w", format="mp4") as film:
+        stream = film.add_stream("libx264", rate=Fraction(len(pictures)) / Fraction(_SECONDS))
+        # With these, every player and browser shows the film.
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.options = {"crf": "18", "movflags": "faststart"}
+        for picture in pictures:
+            film.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        film.mux(stream.encode())  # what the encoder still holds
 
 
 def _film(scene: SceneData, frames: int, degrees: float, size: tuple[int, int]) -> Iterator[Image]:

@@ -59,19 +59,21 @@ class KernelScene(SceneData):
         """Writes a film of five seconds in which the camera turns around the query point.
 
         Args:
-            path: ``.gif``; its folder is made when it is missing.
+            path: ``.gif``, which has 256 colours and no end, or ``.mp4``, which has all colours and
+                is about a third as large; its folder is made when it is missing.
             frames: Pictures of the film, >= 1.
             degrees: 360 for a whole turn; less for one to and fro, from which a kernel beside a
                 wall is seen all the time.
-            size: Width and height in pixels.
+            size: Width and height in pixels; even for ``.mp4``.
 
         Returns:
             The path.
 
         Raises:
-            ImportError: Open3D, pillow or a system library is missing.
+            ImportError: Open3D, pillow, PyAV (for ``.mp4``) or a system library is missing.
             RuntimeError: There is neither a display nor EGL.
-            ValueError: The suffix is another one, or ``frames`` or ``size`` is not positive.
+            ValueError: The suffix is another one, ``frames`` or ``size`` is not positive, or
+                ``size`` is odd for ``.mp4``.
         """
         return write_turntable(self, Path(path), frames, degrees, size)
 

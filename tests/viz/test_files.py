@@ -3,12 +3,14 @@
 import json
 import re
 import struct
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from kpdeform.viz import growth_strip, kernel_scene, render
+from kpdeform.viz.offscreen import image
 from kpdeform.viz.web import write_kernel
 
 
@@ -63,24 +65,54 @@ def test_a_mesh_holds_all_that_is_drawn_around_the_query(scene, tmp_path):
     assert box["min"][0] < 0 < box["max"][0] and box["count"] > len(scene.points)
 
 
-@pytest.mark.usefixtures("offscreen")
-def test_a_film_turns_and_comes_back(scene, tmp_path):
+@pytest.fixture(params=[".gif", ".mp4"])
+def suffix(request) -> str:
+    if request.param == ".mp4":
+        pytest.importorskip("av")
+    return request.param
+
+
+def pictures_of(path) -> tuple[list[np.ndarray], float]:
+    """Pictures (height, width, 3) and length in seconds of a film."""
+    if path.suffix == ".mp4":
+        with pytest.importorskip("av").open(str(path)) as film:
+            pictures = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
+            return pictures, film.duration / 1e6
     image = pytest.importorskip("PIL.Image")
-    path = scene.turntable(tmp_path / "new" / "film.gif", frames=4, size=(80, 60))
+    sequence = pytest.importorskip("PIL.ImageSequence")
     with image.open(path) as film:
-        assert (film.n_frames, film.size, film.info["loop"]) == (
-            3,
-            (80, 60),
-            0,
-        ) or film.n_frames == 4
-        first = np.asarray(film.convert("RGB")).astype(int)
-        film.seek(1)
-        second = np.asarray(film.convert("RGB")).astype(int)
-    assert abs(first - second).max() > 60
-    with pytest.raises(ValueError, match=r"film.mp4; it must end in \.gif"):
-        scene.turntable(tmp_path / "film.mp4")
+        frames = [(np.array(f.convert("RGB")), f.info["duration"]) for f in sequence.Iterator(film)]
+    return [picture for picture, _ in frames], sum(duration for _, duration in frames) / 1000
+
+
+@pytest.mark.usefixtures("offscreen")
+def test_a_film_turns_and_comes_back(scene, tmp_path, suffix):
+    path = scene.turntable(tmp_path / "new" / f"film{suffix}", frames=5, size=(80, 60))
+    pictures, seconds = pictures_of(path)
+    assert seconds == pytest.approx(5, abs=0.01)
+    assert [picture.shape for picture in pictures] == 5 * [(60, 80, 3)]
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    for picture, angle in zip(pictures, np.sin(2 * np.pi * np.arange(5) / 5), strict=True):
+        camera = scene.camera.turned(scene.query, np.radians(45) * angle)
+        expected = image(replace(scene, camera=camera), (80, 60)).astype(float)
+        assert abs(picture - expected).mean() < 6  # light is that of the first view
+    assert abs(pictures[0].astype(float) - pictures[1]).mean() > 9
+
+
+def test_other_films_are_refused(scene, tmp_path):
+    with pytest.raises(ValueError, match=r"film.avi; it must end in \.gif or \.mp4"):
+        scene.turntable(tmp_path / "film.avi")
     with pytest.raises(ValueError, match="frames must be at least 1"):
         scene.turntable(tmp_path / "film.gif", frames=0)
+    with pytest.raises(ValueError, match=r"size is \(81, 60\); .* must be even"):
+        scene.turntable(tmp_path / "film.mp4", size=(81, 60))
+
+
+def test_a_film_without_its_library_says_what_to_install(scene, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(ImportError, match=r"needs av.*pip install 'kpdeform\[video\]'"):
+        scene.turntable(tmp_path / "film.mp4")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.usefixtures("offscreen")
