@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -134,14 +133,16 @@ def look_at_kernel(center: Array, rigid: Array, deformed: Array, cloud: Array) -
     near = _thin(cloud[np.linalg.norm(cloud - target, axis=1) < 3 * radius])
     inwards = _inwards(target, cloud)
 
+    hidden_deformed = _Hiding(deformed - middle, near - target, radius)
+    hidden_rigid = _Hiding(rigid - middle, near - target, radius)
+
     def score(direction: Array) -> float:
-        hidden = partial(_hidden, direction=direction, cloud=near - target, radius=radius)
         offsets = deformed - rigid
         across = np.linalg.norm(np.cross(offsets, direction), axis=1).sum()
         length = np.linalg.norm(offsets, axis=1).sum()
         return (
-            -2 * hidden(deformed - middle)
-            - 0.5 * hidden(rigid - middle)
+            -2 * hidden_deformed.share(direction)
+            - 0.5 * hidden_rigid.share(direction)
             + across / max(length, 1e-12)
             - 0.5 * abs(direction[2] - 0.5)  # 30 degrees above the horizon reads best
             + 0.7 * direction @ inwards
@@ -175,12 +176,27 @@ def _directions() -> list[Array]:
     ]
 
 
-def _hidden(points: Array, direction: Array, cloud: Array, radius: float) -> float:
-    """Share of ``points`` with a cloud point in the tube from them towards the eye."""
-    width = 0.12 * radius
-    relative = cloud[None] - points[:, None]  # (K, N, 3)
-    along = relative @ direction
-    beside = np.einsum("knd,knd->kn", relative, relative) - along**2
-    shown = cloud @ direction < _CUT * radius
-    hides = shown & (along > 1.5 * width) & (beside < width**2)
-    return float(hides.any(axis=1).mean())
+class _Hiding:
+    """Which of some points a cloud hides; all positions are relative to the target.
+
+    Args:
+        points: ``(K, 3)``.
+        cloud: ``(N, 3)``, what may stand in the way.
+        radius: Of the kernel; a point is hidden by what stands in a tube of 0.12 times this radius.
+    """
+
+    def __init__(self, points: Array, cloud: Array, radius: float) -> None:
+        self._points, self._cloud = points.astype(np.float32), cloud.astype(np.float32)
+        self._radius, self._width = radius, 0.12 * radius
+        between = self._cloud[None] - self._points[:, None]  # (K, N, 3)
+        self._squared = np.einsum("knd,knd->kn", between, between)
+
+    def share(self, direction: Array) -> float:
+        """Share of the points with a cloud point in the tube from them towards the eye."""
+        direction = direction.astype(np.float32)
+        depth = self._cloud @ direction
+        shown = depth < _CUT * self._radius
+        along = depth[shown] - (self._points @ direction)[:, None]  # (K, shown)
+        beside = self._squared[:, shown] - along**2
+        hides = (along > 1.5 * self._width) & (beside < self._width**2)
+        return float(hides.any(axis=1).mean())

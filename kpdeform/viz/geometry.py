@@ -73,7 +73,7 @@ def geometries(scene: SceneData) -> dict[str, o3d.geometry.TriangleMesh]:
     near = scene.neighbors[reached(scene.neighbors, deformed, scene.sigma)]
     rods = zip(rigid, deformed, strict=True)
     parts = {
-        "neighbors": [_ball(point, 0.03 * size, NEIGHBOR) for point in near],
+        "neighbors": [_ball(point, 0.03 * size, NEIGHBOR, resolution=8) for point in near],
         "rigid": [_ball(point, 0.045 * size, RIGID) for point in rigid],
         "deformed": [
             _ball(point, 0.085 * size, color)
@@ -150,8 +150,8 @@ def _surface(points: Array) -> tuple[Array, Array]:
     return normals, 0.7 * share * np.minimum(gap, 1.4 * np.median(gap))
 
 
-def _ball(center: Array, radius: float, color: ArrayLike) -> _Part:
-    sphere = open3d().geometry.TriangleMesh.create_sphere(1.0, resolution=14)
+def _ball(center: Array, radius: float, color: ArrayLike, resolution: int = 14) -> _Part:
+    sphere = open3d().geometry.TriangleMesh.create_sphere(1.0, resolution=resolution)
     normals = np.asarray(sphere.vertices)
     return _Part(center + radius * normals, normals, np.asarray(sphere.triangles), color)
 

@@ -140,18 +140,20 @@ def _mark_query(colors: NDArray[np.float32], scene: SceneData) -> None:
     if depth <= 0:
         return
     radius = scene.camera.focal_length(height) * QUERY_SIZE * scene.kernel_radius / depth
-    down, right = np.ogrid[:height, :width]
+    left, top = (max(0, int(middle - 2 * radius)) for middle in (x, y))
+    around = colors[top : max(0, int(y + 2 * radius)), left : max(0, int(x + 2 * radius))]
+    down, right = np.ogrid[top : top + around.shape[0], left : left + around.shape[1]]
     distance = np.hypot(right - x, down - y)
-    colors[distance < 1.4 * radius] = 1
-    colors[distance < radius] = QUERY
+    around[distance < 1.4 * radius] = 1
+    around[distance < radius] = QUERY
 
 
 def _fade(colors: NDArray[np.float32], depth: NDArray[np.float32], scene: SceneData) -> None:
     """Lets what lies behind the kernel turn pale with distance."""
-    start = _distance(scene)
-    far = depth > start
-    haze = np.minimum(depth[far] / np.float32(start) - 1, np.float32(0.7))[:, None]
-    colors[far] += haze * (1 - colors[far])
+    haze = depth / np.float32(_distance(scene)) - 1
+    np.clip(haze, 0, np.float32(0.7), out=haze)
+    colors *= (1 - haze)[..., None]
+    colors += haze[..., None]
 
 
 def eye_dome_shading(depth: NDArray[np.float32], strength: float = 2.0) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ from kpdeform._files import replacing
 from kpdeform._optional import require
 from kpdeform.viz import geometry
 from kpdeform.viz.colors import ColorScale, gradient, soften
-from kpdeform.viz.offscreen import Image, image
+from kpdeform.viz.offscreen import Image, draw, drawing_window, image, meshes
 from kpdeform.viz.scene_data import SceneData, length_text
 
 if TYPE_CHECKING:
@@ -88,7 +88,8 @@ def contact_sheet(
     check_suffix("contact_sheet", path)
     highest = float(max(scene.weights.max() for scene in scenes))
     scenes = [replace(scene, highest_weight=highest) for scene in scenes]
-    pictures = [image(scene, size) for scene in scenes]
+    with drawing_window(size) as window:
+        pictures = [draw(window, scene, meshes(geometry.geometries(scene))) for scene in scenes]
     return write_figure(sheet(scenes, pictures, min(columns, len(scenes)), title), Path(path))
 
 
@@ -101,8 +102,10 @@ def check_suffix(function: str, path: str | Path) -> None:
 def write_figure(figure: Figure, path: Path) -> Path:
     """Writes a figure whole or not at all; the suffix of ``path`` says how."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    kind = path.suffix[1:].lower()
+    quick = {"pil_kwargs": {"compress_level": 3}} if kind == "png" else {}  # 5 % larger files
     with replacing(path) as partial:
-        figure.savefig(partial, format=path.suffix[1:].lower(), dpi=DPI, facecolor="white")
+        figure.savefig(partial, format=kind, dpi=DPI, facecolor="white", **quick)
     return path
 
 
