@@ -169,8 +169,8 @@ def draw_grid(
 ) -> None:
     """Draws where the taps of a few output pixels are without and with their offsets.
 
-    The picture has the size of the image, or twice it where positions lie outside; what lies
-    farther away is cut off.
+    Where positions lie outside the image, the picture is larger than it, at most twice as large;
+    what lies farther away is cut off.
 
     Args:
         axes: A matplotlib Axes.
@@ -192,9 +192,9 @@ def draw_grid(
     axes.imshow((0.62 * colored.movedim(0, -1)).clamp(0, 1).numpy())
     axes.set_facecolor(_GROUND)
     ends = [grid.deformed[row, column, group] for row, column in sites]
-    low, high = torch.tensor([-0.5, -0.5]), torch.tensor([width - 0.5, height - 0.5])
-    inside = all(((end >= low) & (end <= high)).all() for end in ends)
-    margin = 0 if inside else 0.5
+    size = torch.tensor([width, height])
+    beyond = (torch.cat(ends) - (size - 1) / 2).abs() + 1 - size / 2  # a pixel for the dot's size
+    margin = (beyond / size).max().clamp(0, 0.5).item()
     lines = max(1.0, 0.06 * max(height, width) ** 0.5)
     for number, (row, column) in enumerate(sites):
         rigid, deformed = grid.rigid[row, column].numpy(), ends[number].numpy()
@@ -204,10 +204,10 @@ def draw_grid(
             strength = grid.mask[row, column, group].numpy().clip(0, None)
         for points, style in ((rigid, (0, (2, 2))), (deformed, "-")):
             for line in _lattice(points, grid.kernel_size):
-                axes.plot(*line.T, color=color, linewidth=0.7 * lines, alpha=0.55, linestyle=style)
+                axes.plot(*line.T, color=color, linewidth=0.6 * lines, alpha=0.4, linestyle=style)
         axes.quiver(
             *rigid.T, *(deformed - rigid).T, color=color, angles="xy", scale_units="xy", scale=1,
-            width=0.0035, headwidth=4, headlength=5, headaxislength=4.5, alpha=0.9,
+            width=0.005, headwidth=3.5, headlength=4.5, headaxislength=4, zorder=2.5,
         )  # fmt: skip
         axes.scatter(*rigid.T, s=9, facecolors="none", edgecolors=color, linewidths=0.8)
         axes.scatter(*deformed.T, s=4 + 22 * strength, color=color, edgecolors="black",

@@ -62,12 +62,14 @@ def axes_of():
 
 
 def test_marks_stay_inside_the_picture():
-    """It is as large as the image, or twice as large if a position lies outside."""
+    """It is as large as the image; larger if positions lie outside, but at most twice as large."""
     image = torch.rand(12, 12)
-    near, far = axes_of(), axes_of()
+    near, beyond, far = axes_of(), axes_of(), axes_of()
     draw_grid(near, image, grid_of((1.0, 0.0)), [(6, 6)])
     assert near.get_xlim() == (-0.5, 11.5) and near.get_ylim() == (11.5, -0.5)
-    draw_grid(far, image, grid_of((9.0, 0.0)), [(6, 6)])
+    draw_grid(beyond, image, grid_of((6.0, 0.0)), [(6, 6)])  # the farthest is at 13
+    assert beyond.get_xlim() == pytest.approx((-3, 14))
+    draw_grid(far, image, grid_of((12.0, 0.0)), [(6, 6)])
     assert far.get_xlim() == (-6.5, 17.5)
 
 
