@@ -123,7 +123,7 @@ def png(picture: Image, colors: int = 256) -> bytes:
 
     Args:
         picture: ``(height, width, 3)`` uint8.
-        colors: Number of colours in the palette, at most 256.
+        colors: Number of colours in the palette, 16 to 256.
     """
     pillow = require("PIL.Image", "viz")
     file = BytesIO()
@@ -135,9 +135,11 @@ def png(picture: Image, colors: int = 256) -> bytes:
 def palette_of(pictures: Sequence[Image], colors: int = 256) -> Any:
     """A palette in which the few strong colours of a picture count as much as its many mild ones.
 
+    White and the greys of text are in it as they are.
+
     Args:
         pictures: ``(height, width, 3)`` uint8 each.
-        colors: At most 256.
+        colors: 16 to 256.
 
     Returns:
         A picture of pillow that has the palette.
@@ -147,7 +149,10 @@ def palette_of(pictures: Sequence[Image], colors: int = 256) -> Any:
     strong = known[np.ptp(known, axis=1) > 40]
     share = len(known) // (2 * max(len(strong), 1))
     sample = np.vstack([known, np.tile(strong, (min(max(share, 1), 50), 1))])
-    return pillow.fromarray(sample[None]).quantize(colors, method=pillow.Quantize.MEDIANCUT)
+    greys = np.linspace(float(INK), 1, 12)
+    mixed = pillow.fromarray(sample[None]).quantize(colors - 12, method=pillow.Quantize.MEDIANCUT)
+    mixed.putpalette([*mixed.getpalette(), *(255 * greys).round().astype(int).repeat(3).tolist()])
+    return mixed
 
 
 def sheet(
@@ -179,7 +184,7 @@ def sheet(
     bars = _color_bars(scenes)
     inner = columns * (width + gap) - gap
     beside = inner > 1200  # the bars stand beside the legend, else below it
-    per_row = max(1, (inner - (290 * len(bars) if beside else 0)) // 250)
+    per_row = max(1, (inner - (290 * len(bars) if beside else 0)) // 270)
     bars_per_row = len(bars) if beside else max(1, inner // 290)
     bar_rows = -(-len(bars) // bars_per_row)
     legend_height = 22 * -(-len(names) // per_row) + (24 if beside else 20 + 56 * bar_rows)
@@ -303,7 +308,10 @@ def _legend(scenes: Sequence[SceneData]) -> tuple[list[Any], list[str], dict[typ
         (weights, "kernel point after deformation"),
         (Line2D([], [], color=geometry.OFFSET, linewidth=2), "learned offset"),
         (dot(geometry.NEIGHBOR, 5), "input point within reach"),
-        (dot("none", 13, markeredgecolor=geometry.REACH), f"reach σ = {reach}"),
+        (
+            dot("none", 13, markeredgecolor=geometry.REACH),
+            f"reach of one kernel point, σ = {reach}",
+        ),
     ]
     classes = {name: color for scene in scenes for name, color in scene.legend}
     entries += [

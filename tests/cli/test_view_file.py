@@ -56,11 +56,11 @@ def test_colours_mean_what_was_asked_for(table, shown, by):
         )
         assert (scene.scale.low, scene.scale.high) == (0, 1)
     elif by == "error":
-        assert [name for name, _ in scene.legend] == ["right", "wrong"]
         wrong = (cloud.attributes["label"] != cloud.attributes["classification"])[:190]
         expected = np.where(wrong[:, None], WRONG, RIGHT)
         np.testing.assert_allclose(scene.colors[:190], expected, atol=1e-6)
         assert f"{100 * wrong.mean():.1f} % wrong" in scene.title
+        assert [name for name, _ in scene.legend] == ["right", "wrong", "no label"]
     elif by == "height":
         assert scene.scale.name == "height" and 30 <= scene.scale.low < scene.scale.high <= 35
     else:

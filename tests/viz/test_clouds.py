@@ -1,6 +1,7 @@
 """Pictures of whole clouds: what is nearest is seen, where and as large as it should be."""
 
 from dataclasses import replace
+from io import BytesIO
 
 import matplotlib.image
 import numpy as np
@@ -10,7 +11,7 @@ from kpdeform.viz import Camera, cloud_scene
 from kpdeform.viz.charts import bars_figure, confusion_figure
 from kpdeform.viz.clouds import cloud_figure
 from kpdeform.viz.colors import RIGHT, WRONG, by_error
-from kpdeform.viz.sheet import pixels, png
+from kpdeform.viz.sheet import INK, pixels, png
 from kpdeform.viz.splat import below_ceiling, camera_above, draw_from_above, draw_in_perspective
 
 RED, BLUE = [1.0, 0, 0], [0, 0, 1.0]
@@ -153,3 +154,14 @@ def test_bars_name_their_values():
 def test_a_palette_makes_pictures_small(square):
     picture = cloud_scene(square).render()
     assert len(png(picture)) < 0.25 * picture.size
+
+
+def test_a_palette_keeps_text_grey():
+    """The greys at the rims of letters are not mixed with the many dark colours of a picture."""
+    image = pytest.importorskip("PIL.Image")
+    picture = np.full((120, 160, 3), 255, np.uint8)
+    picture[20:] = np.random.default_rng(0).integers(0, [120, 40, 120], (100, 160, 3))
+    picture[4, 10:50] = np.linspace(255 * float(INK), 255, 40).round()[:, None]
+    small = np.asarray(image.open(BytesIO(png(picture))).convert("RGB")).astype(int)
+    assert np.ptp(small[4, 10:50], axis=1).max() <= 10
+    assert abs(small[4, 10:50] - picture[4, 10:50]).max() <= 16
