@@ -14,11 +14,13 @@ import argparse
 import json
 import statistics
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -26,6 +28,8 @@ from torch.nn.utils import parametrize
 from benchmarks import measure
 from kpdeform import ops
 from kpdeform._optional import require
+from kpdeform.cli import view
+from kpdeform.cli.evaluate import evaluate
 from kpdeform.data import SceneDataset, build_pyramid, open_dataset
 from kpdeform.inference import Predictor
 from kpdeform.models import ModelConfig
@@ -59,6 +63,8 @@ VARIANTS = {
     "all as published": Variant(random_offsets=True, fitting=1, repulsion=1),
     "no loss, random, x 1": Variant(random_offsets=True, fitting=0, repulsion=0, lr_factor=1),
 }
+
+SHOWN = ("default", "fitting loss alone", "repulsion loss alone", "no loss")  # their kernels
 
 
 class Scaled(nn.Module):
@@ -164,13 +170,12 @@ def run_folder(options: argparse.Namespace, name: str, seed: int) -> Path:
 
 def result(options: argparse.Namespace, name: str, seed: int) -> dict[str, float]:
     """Trains, scores and measures a variant with one seed, unless that was done before."""
-    from scripts.evaluate import evaluate
-
     run = run_folder(options, name, seed)
     file = run / "result.json"
     if not file.exists():
         train(options.config, options.data, run, VARIANTS[name], options.steps, seed)
-        evaluate(run / "last.ckpt", options.data, run / "val")
+        factory = f"{__spec__.name}.network"
+        evaluate(str(run / "last.ckpt"), options.data, run / "val", factory=factory)
         score = json.loads((run / "val" / "scores.json").read_text())["mean_iou"]
         seen = look(run / "last.ckpt", options.data)
         file.write_text(json.dumps({"mean_iou": score, **seen}))
@@ -218,20 +223,22 @@ def chart(results: dict[str, list[dict[str, float]]], title: str, path: Path) ->
 
 def kernels(options: argparse.Namespace, path: Path, point: str = "edge") -> None:
     """Draws the kernel of one query point for some variants, seed 0."""
-    from scripts import visualize_kernels as view
-
     scenes, place = [], None
-    for name in ("default", "fitting loss alone", "repulsion loss alone", "no loss"):
-        predictor = Predictor.load(run_folder(options, name, 0) / "last.ckpt")
-        source = view.open_scene(options.data, "val", None)
-        batch = view.choose_crop(source, predictor, [point], "label")
-        pyramid = build_pyramid(batch, predictor.spec)
-        logits, (layer, *_) = capture_deformations(predictor.model, pyramid, batch.features)
+    for name in SHOWN:
+        predictor = Predictor.load(run_folder(options, name, 0) / "last.ckpt", factory=network)
+        source = view.open_scene(options.data, "val", None, predictor)
+        batch = view.choose_crop(source, predictor, {}, "height")
+        logits, (layer, *_) = view.deformations(predictor, batch)
         if place is None:
-            _, place = view.find_places(layer, batch, [point], predictor.class_names)[0]
-        colors, legend = view.color_cloud(batch, logits, predictor, "label")
+            choices = view.find_places(layer, batch, {point: None}, predictor.class_names)
+            place = choices[0].position
+        colored = view.color_cloud(source, batch, logits, predictor, "height")
         row = int((layer.queries - place).norm(dim=1).argmin())
-        scenes.append(layer.scene(row, batch.points, colors=colors, title=name, legend=legend))
+        scenes.append(layer.scene(row, title=name, **colored._asdict()))
+    # All seen from the place from which the widest kernel is seen whole.
+    widest = max(scenes, key=lambda s: float(np.linalg.norm(s.camera.eye - s.camera.target)))
+    seen = {name: getattr(widest, name) for name in ("camera", "points", "colors")}
+    scenes = [replace(scene, **seen) for scene in scenes]
     contact_sheet(scenes, path, title=f"One query's kernel, trained on {options.out.name}")
 
 
@@ -251,14 +258,15 @@ def main() -> None:
     }
     text = table(results)
     print(text)
+    data = options.out.name
+    if options.pictures and set(SHOWN) <= set(results) and 0 in options.seeds:
+        kernels(options, options.pictures / f"stability-{data}-kernels.png")
     if len(results) < len(VARIANTS):
         return
-    data = options.out.name
     note = f"{options.steps} steps of {options.config.name}"
     measure.write(f"deformation-{data}", ["torch", "kpdeform"], [text + "\n"], note)
     if options.pictures:
         chart(results, f"{data}, {options.steps} steps", options.pictures / f"stability-{data}.png")
-        kernels(options, options.pictures / f"stability-{data}-kernels.png")
 
 
 if __name__ == "__main__":
