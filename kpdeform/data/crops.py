@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 
 Shape = Literal["sphere", "cylinder"]
 Center = tuple[int, np.ndarray]  # index of the cloud, position (3,) float32
+PlacesByClass = tuple[np.ndarray, np.ndarray]
 
 
 def num_axes(shape: Shape) -> int:
@@ -21,54 +22,114 @@ class CropIndex:
     """Finds the points of a cloud within a fixed radius of any centre, in well under a millisecond.
 
     Points are sorted by the cells of a grid over the ground plane, whose cells are a quarter of the
-    radius wide. A query therefore reads a few contiguous runs of points and tests each point.
+    radius wide. A query therefore reads a few contiguous runs of points and tests each point. The
+    place of a point is its row in this order.
 
     Args:
         points: ``(N, 3)`` float32.
         radius: Radius of the crops, > 0.
         shape: ``"sphere"``, or ``"cylinder"`` with a vertical axis.
+
+    Attributes:
+        arrays: What :meth:`stored` makes the index of again: ``points`` ``(N, 3)`` float32 and
+            their ``rows`` ``(N,)`` uint32, both by place; ``keys`` ``(U,)`` int64 of the cells that
+            hold points, and ``starts`` ``(U + 1,)`` int64, the first place of each; ``low``
+            ``(2,)`` float64, where the grid begins, and ``size`` ``(2,)`` int64, its cells.
     """
 
     def __init__(self, points: np.ndarray, radius: float, shape: Shape) -> None:
-        self.points, self.radius = points, radius
+        low = points[:, :2].min(axis=0, initial=np.inf).astype(np.float64)
+        cells = _cells(points[:, :2], low, radius)
+        size = cells.max(axis=0, initial=0) + 1
+        keys = cells[:, 0] * size[1] + cells[:, 1]
+        rows = np.argsort(keys, kind="stable")
+        keys, starts = np.unique(keys[rows], return_index=True)
+        arrays = {"points": points[rows], "rows": rows.astype(np.uint32), "low": low, "size": size}
+        self._set(arrays | {"keys": keys, "starts": np.append(starts, len(rows))}, radius, shape)
+
+    @staticmethod
+    def stored(arrays: Mapping[str, np.ndarray], radius: float, shape: Shape) -> CropIndex:
+        """The index that has these ``arrays``; they may be memory-mapped."""
+        index = CropIndex.__new__(CropIndex)
+        index._set(arrays, radius, shape)
+        return index
+
+    def _set(self, arrays: Mapping[str, np.ndarray], radius: float, shape: Shape) -> None:
+        self.arrays, self.radius = arrays, radius
         self._axes = num_axes(shape)
-        self._edge = radius / 4
-        self._low = points[:, :2].min(axis=0, initial=np.inf).astype(np.float64)
-        cells = self._cells(points[:, :2]) if len(points) else np.zeros((0, 2), np.int64)
-        self._size = cells.max(axis=0, initial=0) + 1
-        keys = cells[:, 0] * self._size[1] + cells[:, 1]
-        self._rows = np.argsort(keys, kind="stable")
-        self._keys = keys[self._rows]
-        self._points = np.ascontiguousarray(points[self._rows, : self._axes])
 
-    def _cells(self, xy: np.ndarray) -> np.ndarray:
-        return np.floor((xy - self._low) / self._edge).astype(np.int64)
+    def __len__(self) -> int:
+        return len(self.arrays["rows"])
 
-    def query(self, center: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the rows closer than the radius, ascending, and their squared distances.
+    def query(self, center: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Finds the points closer than the radius, in ascending order of their rows.
 
         Args:
             center: ``(3,)``; its z is ignored for a cylinder.
 
         Returns:
-            Rows ``(n,)`` int64 and squared distances ``(n,)`` float32. For a cylinder, distances
-            are measured in the ground plane.
+            Rows ``(n,)`` int64, squared distances ``(n,)`` float32, and places ``(n,)`` int64. For
+            a cylinder, distances are measured in the ground plane.
         """
-        if not len(self._keys):
-            return np.zeros(0, np.int64), np.zeros(0, np.float32)
-        first = np.clip(self._cells(center[:2] - self.radius), 0, self._size - 1)
-        last = np.clip(self._cells(center[:2] + self.radius), 0, self._size - 1)
-        lines = np.arange(first[0], last[0] + 1) * self._size[1]
-        starts = np.searchsorted(self._keys, lines + first[1], "left")
-        ends = np.searchsorted(self._keys, lines + last[1], "right")
-        runs = [slice(start, end) for start, end in zip(starts, ends, strict=True)]
-        offsets = np.concatenate([self._points[run] for run in runs])
+        runs = self._runs(center)
+        if not runs:
+            return np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0, np.int64)
+        points, rows = self.arrays["points"], self.arrays["rows"]
+        offsets = np.concatenate([points[start:end, : self._axes] for start, end in runs])
         offsets -= center[: self._axes].astype(np.float32)
         squared = np.einsum("nd,nd->n", offsets, offsets)
         inside = np.flatnonzero(squared < self.radius**2)
-        rows = np.concatenate([self._rows[run] for run in runs])[inside]
-        order = np.argsort(rows)
-        return rows[order], squared[inside[order]]
+        found = np.concatenate([rows[start:end] for start, end in runs])[inside]
+        places = np.concatenate([np.arange(start, end) for start, end in runs])[inside]
+        order = np.argsort(found)
+        return found[order].astype(np.int64), squared[inside[order]], places[order]
+
+    def point(self, row: int) -> np.ndarray:
+        """The point of a row, ``(3,)`` float32."""
+        return self.arrays["points"][(self.arrays["rows"] == row).argmax()]
+
+    def _runs(self, center: np.ndarray) -> list[tuple[int, int]]:
+        """First places and ends of the runs of points that may lie within the radius."""
+        keys, starts, size = (self.arrays[name] for name in ("keys", "starts", "size"))
+        if not len(keys):
+            return []
+        low = self.arrays["low"]
+        first = np.clip(_cells(center[:2] - self.radius, low, self.radius), 0, size - 1)
+        last = np.clip(_cells(center[:2] + self.radius, low, self.radius), 0, size - 1)
+        lines = np.arange(first[0], last[0] + 1) * size[1]
+        begin = starts[np.searchsorted(keys, lines + first[1], "left")]
+        end = starts[np.searchsorted(keys, lines + last[1], "right")]
+        return [(b, e) for b, e in zip(begin.tolist(), end.tolist(), strict=True) if b < e]
+
+
+def _cells(xy: np.ndarray, low: np.ndarray, radius: float) -> np.ndarray:
+    return np.floor((xy - low) / (radius / 4)).astype(np.int64)
+
+
+class CropIndices(Sequence[CropIndex]):
+    """The indices of many clouds, each made of its stored arrays when it is asked for.
+
+    Args:
+        clouds: ``CropIndex.arrays`` of every cloud.
+        sizes: Number of points of every cloud, ``(S,)``.
+        radius: Radius of the crops, > 0.
+        shape: ``"sphere"``, or ``"cylinder"`` with a vertical axis.
+    """
+
+    def __init__(
+        self,
+        clouds: Sequence[Mapping[str, np.ndarray]],
+        sizes: np.ndarray,
+        radius: float,
+        shape: Shape,
+    ) -> None:
+        self.clouds, self.sizes, self.radius, self.shape = clouds, sizes, radius, shape
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, cloud: int) -> CropIndex:  # type: ignore[override]
+        return CropIndex.stored(self.clouds[cloud], self.radius, self.shape)
 
 
 def blending_weights(squared: np.ndarray, radius: float) -> np.ndarray:
@@ -76,74 +137,116 @@ def blending_weights(squared: np.ndarray, radius: float) -> np.ndarray:
     return np.square(np.maximum(0, 1 - squared / np.float32(radius) ** 2))
 
 
-def random_centers(
-    clouds: Sequence[np.ndarray], radius: float, rng: np.random.Generator
-) -> Iterator[Center]:
+def random_centers(indices: CropIndices, rng: np.random.Generator) -> Iterator[Center]:
     """Endless centres at random points, every point equally likely."""
-    ends = np.cumsum([len(points) for points in clouds])
+    ends = np.cumsum(indices.sizes)
     while True:
-        yield _center_at(clouds, ends, int(rng.integers(ends[-1])), radius, rng)
+        row = int(rng.integers(ends[-1]))
+        cloud = int(np.searchsorted(ends, row, "right"))
+        point = indices[cloud].point(row - int(ends[cloud] - indices.sizes[cloud]))
+        yield cloud, point + _jitter(indices.radius, rng)
+
+
+def places_by_class(rows: np.ndarray, labels: np.ndarray, num_classes: int) -> PlacesByClass:
+    """Sorts the places of a cloud's points by class, and by row within a class.
+
+    Args:
+        rows: Row of the point at every place, ``(N,)``.
+        labels: Its class, ``(N,)`` integers, where -1 is ignored.
+        num_classes: Number of classes.
+
+    Returns:
+        The places of points with a class, ``(n,)`` uint32, and the number of points of each class,
+        ``(num_classes,)`` int64.
+    """
+    known = np.flatnonzero(labels >= 0)
+    order = known[np.lexsort((rows[known], labels[known]))]
+    return order.astype(np.uint32), np.bincount(labels[known], minlength=num_classes)
 
 
 def balanced_centers(
-    clouds: Sequence[np.ndarray],
-    rows_of_class: Sequence[np.ndarray],
-    radius: float,
+    indices: CropIndices,
+    places: Sequence[np.ndarray],
+    counts: np.ndarray,
     rng: np.random.Generator,
 ) -> Iterator[Center]:
     """Endless centres at random points of a random class, every class equally likely.
 
     Args:
-        clouds: ``(N_i, 3)`` points of each cloud.
-        rows_of_class: For each class that occurs, its rows in the concatenation of all clouds.
-        radius: Radius of the crops.
+        indices: Indices of the clouds.
+        places: For each cloud, its places by class; see :func:`places_by_class`.
+        counts: Number of points of each cloud in each class, ``(S, classes)``; not all 0.
         rng: Source of randomness.
     """
-    ends = np.cumsum([len(points) for points in clouds])
+    ends = counts.cumsum(axis=0)  # over the clouds
+    occurring = np.flatnonzero(ends[-1])
     while True:
-        rows = rows_of_class[rng.integers(len(rows_of_class))]
-        yield _center_at(clouds, ends, int(rows[rng.integers(len(rows))]), radius, rng)
+        label = occurring[rng.integers(len(occurring))]
+        number = int(rng.integers(ends[-1, label]))
+        cloud = int(np.searchsorted(ends[:, label], number, "right"))
+        number += int(counts[cloud, : label + 1].sum() - ends[cloud, label])
+        point = indices[cloud].arrays["points"][places[cloud][number]]
+        yield cloud, point + _jitter(indices.radius, rng)
 
 
-def potential_centers(coarse: Sequence[CropIndex], rng: np.random.Generator) -> Iterator[Center]:
+def potential_centers(coarse: CropIndices, rng: np.random.Generator) -> Iterator[Center]:
     """Endless centres that visit all places evenly.
 
     Every coarse point has a potential, which starts at a small random value. The point of lowest
     potential is the next centre. Each crop then adds Tukey's weight to the potentials of the coarse
     points within it, so that places with few crops so far come next.
 
+    Only the lowest potential of each cloud is kept, and all potentials of the clouds that have had
+    a crop: the first potentials of a cloud are drawn again when it gets its first crop.
+
     Args:
-        coarse: Index of the coarse points of each cloud.
+        coarse: Indices of the coarse points of the clouds.
         rng: Source of randomness.
 
     Source: Thomas et al. 2019, arXiv:1904.08889, section B of the supplementary, and its code.
     """
-    radius = coarse[0].radius
-    potentials = [rng.random(len(index.points), np.float32) * np.float32(1e-3) for index in coarse]
-    lowest = np.array([p.min(initial=np.inf) for p in potentials])
+    before, lowest = [], np.empty(len(coarse))  # ``before``: state of ``rng`` before each cloud
+    for cloud, size in enumerate(coarse.sizes):
+        before.append(rng.bit_generator.state)
+        lowest[cloud] = _first_potentials(size, rng).min(initial=np.inf)
+    potentials: dict[int, np.ndarray] = {}
+    again = np.random.default_rng()
     while True:
         cloud = int(lowest.argmin())
-        row = int(potentials[cloud].argmin())
-        center = coarse[cloud].points[row] + _jitter(radius, rng)
-        rows, squared = coarse[cloud].query(center)
-        potentials[cloud][rows] += blending_weights(squared, radius)
+        if cloud not in potentials:
+            again.bit_generator.state = before[cloud]
+            potentials[cloud] = _first_potentials(coarse.sizes[cloud], again)
+        index = coarse[cloud]
+        center = index.point(int(potentials[cloud].argmin())) + _jitter(coarse.radius, rng)
+        rows, squared, _ = index.query(center)
+        potentials[cloud][rows] += blending_weights(squared, coarse.radius)
         lowest[cloud] = potentials[cloud].min()
         yield cloud, center
 
 
-def covering_centers(
-    clouds: Sequence[np.ndarray], radius: float, shape: Shape, reach: float
-) -> Iterator[Center]:
-    """Centres on a regular grid, each point within ``reach * radius`` of one of them."""
+def _first_potentials(size: int, rng: np.random.Generator) -> np.ndarray:
+    return rng.random(size, np.float32) * np.float32(1e-3)
+
+
+def covering_centers(points: np.ndarray, radius: float, shape: Shape, reach: float) -> np.ndarray:
+    """Centres on a regular grid, each point within ``reach * radius`` of one of them.
+
+    Args:
+        points: ``(N, 3)`` float32, in any order.
+        radius: Radius of the crops, > 0.
+        shape: ``"sphere"``, or ``"cylinder"`` with a vertical axis.
+        reach: In (0, 1).
+
+    Returns:
+        ``(n, 3)`` float32.
+    """
     axes = num_axes(shape)
     step = 2 * reach * radius / math.sqrt(axes)
-    for cloud, points in enumerate(clouds):
-        low = points.min(axis=0, initial=np.inf)
-        cells = np.floor((points[:, :axes] - low[:axes]) / step).astype(np.int64)
-        for cell in _unique_rows(cells):
-            center = low.copy()
-            center[:axes] += ((cell + 0.5) * step).astype(np.float32)
-            yield cloud, center
+    low = points.min(axis=0, initial=np.inf)
+    cells = _unique_rows(np.floor((points[:, :axes] - low[:axes]) / step).astype(np.int64))
+    centers = np.tile(low, (len(cells), 1))
+    centers[:, :axes] += ((cells + 0.5) * step).astype(np.float32)
+    return centers
 
 
 def _unique_rows(cells: np.ndarray) -> np.ndarray:
@@ -153,17 +256,6 @@ def _unique_rows(cells: np.ndarray) -> np.ndarray:
         span = cells[:, axis].max(initial=0) + 1
         keys = np.unique(keys, return_inverse=True)[1] * span + cells[:, axis]
     return cells[np.unique(keys, return_index=True)[1]]
-
-
-def _center_at(
-    clouds: Sequence[np.ndarray],
-    ends: np.ndarray,
-    row: int,
-    radius: float,
-    rng: np.random.Generator,
-) -> Center:
-    cloud = int(np.searchsorted(ends, row, "right"))
-    return cloud, clouds[cloud][row - ends[cloud]] + _jitter(radius, rng)
 
 
 def _jitter(radius: float, rng: np.random.Generator) -> np.ndarray:

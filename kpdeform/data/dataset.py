@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from itertools import islice
@@ -15,9 +15,10 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
 from kpdeform import _checks, ops
-from kpdeform.data import columns, crops
+from kpdeform.data import columns, crops, scene_cache
 from kpdeform.data.batch import PointBatch, Sample
 from kpdeform.data.mixing import Mixing
+from kpdeform.data.scene_cache import Record, SceneArrays
 from kpdeform.data.scenes import DatasetInfo, MemoryScenes, Scene, SceneFolder, open_dataset
 from kpdeform.data.transforms import Transform, replace_points
 
@@ -49,6 +50,10 @@ class SceneDataset(Dataset[PointBatch]):
     The crops of an epoch and their packing into batches depend on ``(seed, epoch)`` only. All
     workers and processes therefore plan the same batches, of which each takes its share.
 
+    The scenes of a folder are thinned once. The result is stored in its ``.cache``, with an index
+    that finds the crops, and read memory-mapped from then on, so that it may be larger than memory;
+    see :mod:`kpdeform.data.scene_cache`. The scenes of :class:`MemoryScenes` stay in memory.
+
     Args:
         root: Folder of a prepared data set, an opened :class:`SceneFolder`, or
             :class:`MemoryScenes`.
@@ -76,7 +81,8 @@ class SceneDataset(Dataset[PointBatch]):
         reach: With ``"coverage"``, every point is within ``reach * radius`` of a centre.
 
     Raises:
-        ValueError: An argument is out of its range, or the split holds no points.
+        ValueError: An argument is out of its range, the split holds no points, or a feature that
+            is used is NaN or infinite.
         FileNotFoundError: The data set does not exist, or its preparation did not finish.
 
     Source: Thomas et al. 2019, arXiv:1904.08889, supplementary B (crops, potentials).
@@ -114,11 +120,16 @@ class SceneDataset(Dataset[PointBatch]):
         self.max_points, self.seed, self.reach, self.transform = max_points, seed, reach, transform
         self.mixing = mixing
         self._raw_scenes: Sequence[Scene] | None = scenes
-        thinned = [(scene.name, scene.num_points, self._thin(scene)[0]) for scene in scenes]
-        self.scene_names = tuple(name for name, _, _ in thinned)
-        self.scenes = [thin for _, _, thin in thinned]
-        self._num_raw_points = sum(count for _, count, _ in thinned)
-        if not any(len(scene.points) for scene in self.scenes):
+        self._folder = source if isinstance(source, SceneFolder) else None
+        self._split = split
+        if self._folder is not None:
+            self.scene_names = tuple(info.splits[split])
+            self._state = scene_cache.state_of(self._folder.files(split))
+        else:
+            self.scene_names = tuple(scene.name for scene in scenes)
+        self._thinned = self._stored("thinned", {}, self._thinned_records)
+        self._sizes = self._thinned.values.get("num_points", np.zeros(0, np.int64))
+        if not self._sizes.any():
             raise ValueError(
                 f"SceneDataset: the {len(scenes)} scenes of {info.name} hold no points"
             )
@@ -134,7 +145,17 @@ class SceneDataset(Dataset[PointBatch]):
         """Mean number of points in a grid cell, or None if the data set was thinned before."""
         if self.info.cell_size > 0:
             return None
-        return self._num_raw_points / sum(len(scene.points) for scene in self.scenes)
+        return int(self._thinned.values["num_raw_points"].sum()) / int(self._sizes.sum())
+
+    @property
+    def class_counts(self) -> Tensor:
+        """Number of points of each scene in each class before thinning, ``(S, classes)`` int64."""
+        return torch.from_numpy(self._thinned.values["class_counts"])
+
+    @property
+    def scenes(self) -> Sequence[ThinScene]:
+        """The thinned scenes; each is copied when it is asked for."""
+        return _ThinScenes(self._thinned)
 
     def without_transform(self) -> SceneDataset:
         """The same crops without the transform; the scenes are shared."""
@@ -176,14 +197,38 @@ class SceneDataset(Dataset[PointBatch]):
         """
         if self._raw_scenes is None:
             raise RuntimeError("full_resolution works in the process that made the SceneDataset")
-        raw = self._raw_scenes[scene]
-        return self._thin(raw)[1].long(), _labels_of(raw, self.info)
+        _, rows, labels = self._thin(self._raw_scenes[scene])
+        return rows.long(), labels
 
     def __getstate__(self) -> dict[str, Any]:
         """Workers receive only the thinned scenes: copies of the mapped files would be large."""
         return self.__dict__ | {"_raw_scenes": None}
 
-    def _thin(self, scene: Scene) -> tuple[ThinScene, Tensor]:
+    def _stored(
+        self, kind: str, settings: dict[str, Any], make: Callable[[], Iterable[Record]]
+    ) -> SceneArrays:
+        """Arrays of all scenes from the cache of the data set, or in memory."""
+
+        def records() -> Iterator[Record]:
+            return scene_cache.tracked(make(), len(self.scene_names), f"{kind} {self._split}")
+
+        if self._folder is None or (kind != "thinned" and self._thinned.in_memory):
+            return SceneArrays.of(records())
+        settings |= {
+            "split": self._split,
+            "scenes": self.scene_names,
+            "cell_size": float(self.cell_size),
+            "features": self.feature_names,
+            "available": self.info.feature_names,
+            "classes": self.info.num_classes,
+            "ignored_label": self.info.ignored_label,
+            "radius": None if self.crop == "none" else float(self.radius),
+        }
+        return scene_cache.cached(self._folder.root, kind, settings, self._state, records)
+
+    def _thin(self, scene: Scene) -> tuple[ThinScene, Tensor, Tensor | None]:
+        """The thinned scene, the row in it of every point, and the label of every point."""
+        _check_finite(scene, self.info.feature_names, self.feature_names)
         labels = _labels_of(scene, self.info)
         thinned = ops.grid_subsample(
             torch.from_numpy(np.array(scene.points)),
@@ -200,99 +245,206 @@ class SceneDataset(Dataset[PointBatch]):
             None if labels is None else thinned.labels.long() - 1,
             torch.from_numpy(np.array(scene.origin, np.float64)),
         )
-        return thin, thinned.inverse
+        return thin, thinned.inverse, labels
+
+    def _thinned_records(self) -> Iterator[Record]:
+        for scene in self._raw_scenes or ():
+            thin, _, labels = self._thin(scene)
+            points = thin.points.numpy()
+            arrays = {"points": points, "features": thin.features.numpy()}
+            arrays["labels"] = (
+                np.zeros(0, np.int32) if labels is None else thin.labels.int().numpy()
+            )
+            if self.crop != "none":
+                index = crops.CropIndex(points, self.radius, self.crop)
+                rows = index.arrays["rows"]
+                arrays = {name: a[rows] if len(a) else a for name, a in arrays.items()}
+                arrays |= index.arrays
+            known = np.zeros(0, np.int64) if labels is None else labels[labels >= 0].numpy()
+            values = {
+                "num_points": len(points),
+                "num_raw_points": scene.num_points,
+                "labelled": labels is not None,
+                "class_counts": np.bincount(known, minlength=self.info.num_classes),
+                "origin": thin.origin.numpy(),
+                "middle": _middle(points),
+            }
+            yield arrays, values
 
     def _prepare_crops(self) -> None:
-        """Builds the spatial indices that planning and cropping use."""
-        self._clouds = [scene.points.numpy() for scene in self.scenes]
+        """Opens or makes what planning needs besides the thinned scenes."""
         if self.crop == "none":
             return
-        self._indices = [crops.CropIndex(c, self.radius, self.crop) for c in self._clouds]
+        self._indices = crops.CropIndices(self._thinned.scenes, self._sizes, self.radius, self.crop)
         if self.sampling == "potential":
-            self._coarse = [crops.CropIndex(c, self.radius, self.crop) for c in self._coarsened()]
+            step = max(self.radius / 10, self.cell_size)
+            settings = {"step": float(step), "axes": crops.num_axes(self.crop)}
+            coarse = self._stored("coarse", settings, lambda: self._coarse_records(step))
+            sizes = coarse.values["num_points"]
+            self._coarse = crops.CropIndices(coarse.scenes, sizes, self.radius, self.crop)
         if self.sampling == "balanced":
-            self._rows_of_class = _rows_of_class(self.scenes, self.info.num_classes)
+            if not self._thinned.values["labelled"].all():
+                raise ValueError("SceneDataset: sampling='balanced' needs labels in every scene")
+            self._places = self._stored("classes", {}, self._places_by_class)
+            if not self._places.values["counts"].any():
+                raise ValueError("SceneDataset: sampling='balanced', but all points are ignored")
+        if self.sampling == "coverage":
+            settings = {"reach": float(self.reach), "axes": crops.num_axes(self.crop)}
+            self._covering = self._stored("coverage", settings, self._covering_records)
 
-    def _coarsened(self) -> Iterator[np.ndarray]:
+    def _coarse_records(self, step: float) -> Iterator[Record]:
         """The coarse points that carry potentials: one per cell of a tenth of the radius."""
-        step = max(self.radius / 10, self.cell_size)
         for scene in self.scenes:
-            points = scene.points.clone()
+            points = scene.points
             points[:, crops.num_axes(self.crop) :] = 0  # a cylinder ignores z
-            yield ops.grid_subsample(points, step).points.numpy()
+            coarse = ops.grid_subsample(points, step).points.numpy()
+            index = crops.CropIndex(coarse, self.radius, self.crop)
+            yield index.arrays, {"num_points": len(coarse)}
+
+    def _places_by_class(self) -> Iterator[Record]:
+        for arrays in self._thinned.scenes:
+            places, counts = crops.places_by_class(
+                arrays["rows"], arrays["labels"], self.info.num_classes
+            )
+            yield {"places": places}, {"counts": counts}
+
+    def _covering_records(self) -> Iterator[Record]:
+        """Centres that cover a scene, and the number of points of their crops."""
+        for arrays in self._thinned.scenes:
+            centers = crops.covering_centers(arrays["points"], self.radius, self.crop, self.reach)
+            counts = [len(self._find(arrays, center)[0]) for center in centers]
+            yield {"centers": centers, "counts": np.array(counts, np.int64)}, {}
 
     def _make_plan(self, epoch: int) -> list[list[crops.Center]]:
-        rng = np.random.default_rng((self.seed, epoch))
-        batches = _pack(self._centers(rng), self._count, self.max_points)
         if self.sampling == "coverage":
-            return list(batches)
-        return list(islice(batches, self._batches_per_epoch))
+            return list(_pack(self._covering_crops(), self.max_points))
+        rng = np.random.default_rng((self.seed, epoch))
+        sized = ((center, self._count(*center)) for center in self._centers(rng))
+        return list(islice(_pack(sized, self.max_points), self._batches_per_epoch))
+
+    def _covering_crops(self) -> Iterator[tuple[crops.Center, int]]:
+        """Every crop of the scenes with its number of points, in order."""
+        if self.crop == "none":
+            for scene in np.flatnonzero(self._sizes).tolist():
+                center = self._thinned.values["middle"][scene]
+                yield (scene, center), int(self._sizes[scene])
+            return
+        for scene, arrays in enumerate(self._covering.scenes):
+            centers = np.array(arrays["centers"])  # a copy, which can be written to
+            for center, count in zip(centers, arrays["counts"].tolist(), strict=True):
+                yield (scene, center), count
 
     def _centers(self, rng: np.random.Generator) -> Iterator[crops.Center]:
         if self.crop == "none":
-            return self._whole_scenes(rng)
-        if self.sampling == "coverage":
-            return crops.covering_centers(self._clouds, self.radius, self.crop, self.reach)
+            return self._shuffled_scenes(rng)
         if self.sampling == "potential":
             return crops.potential_centers(self._coarse, rng)
         if self.sampling == "balanced":
-            return crops.balanced_centers(self._clouds, self._rows_of_class, self.radius, rng)
-        return crops.random_centers(self._clouds, self.radius, rng)
+            places = _Column(self._places.scenes, "places")
+            return crops.balanced_centers(self._indices, places, self._places.values["counts"], rng)
+        return crops.random_centers(self._indices, rng)
 
-    def _whole_scenes(self, rng: np.random.Generator) -> Iterator[crops.Center]:
-        filled = [i for i, points in enumerate(self._clouds) if len(points)]
-        centers = {i: (self._clouds[i].min(0) + self._clouds[i].max(0)) / 2 for i in filled}
-        while self.sampling != "coverage":
-            yield from ((int(i), centers[i]) for i in rng.permutation(filled))
-        yield from centers.items()
+    def _shuffled_scenes(self, rng: np.random.Generator) -> Iterator[crops.Center]:
+        filled = np.flatnonzero(self._sizes)
+        while True:
+            for scene in rng.permutation(filled).tolist():
+                yield scene, self._thinned.values["middle"][scene]
 
-    def _count(self, center: crops.Center) -> int:
-        return len(self._rows(*center)[0])
+    def _count(self, scene: int, center: np.ndarray) -> int:
+        return len(self._find(self._thinned.scenes[scene], center)[0])
 
-    def _rows(self, scene: int, center: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of a crop and their blending weights."""
+    def _find(
+        self, arrays: scene_cache.Arrays, center: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows of a crop in the thinned scene, their places in its arrays, and blending weights."""
         if self.crop != "none":
-            rows, squared = self._indices[scene].query(center)
+            index = crops.CropIndex.stored(arrays, self.radius, self.crop)
+            rows, squared, places = index.query(center)
             weights = crops.blending_weights(squared, self.radius)
         else:
-            rows = np.arange(len(self._clouds[scene]))
+            rows = places = np.arange(len(arrays["points"]))
             weights = np.ones(len(rows), np.float32)
         if len(rows) <= self.max_points or self.sampling == "coverage":
-            return rows, weights
+            return rows, places, weights
         if self.crop == "none":
-            squared = np.square(self._clouds[scene] - center).sum(axis=1)
+            squared = np.square(arrays["points"] - center).sum(axis=1)
         nearest = np.sort(np.argpartition(squared, self.max_points)[: self.max_points])
-        return rows[nearest], weights[nearest]
+        return rows[nearest], places[nearest], weights[nearest]
 
     def _sample(self, number: int, center: np.ndarray) -> Sample:
-        scene = self.scenes[number]
-        numpy_rows, weights = self._rows(number, center)
-        rows = torch.from_numpy(numpy_rows)
-        points = scene.points[rows]
+        arrays, values = self._thinned.scenes[number], self._thinned.values
+        rows, places, weights = self._find(arrays, center)
+        points = torch.from_numpy(arrays["points"][places])
+        labelled = bool(values["labelled"][number])
         origin = torch.from_numpy(center).clone()
         if self.crop == "cylinder":
             origin[2] = columns.floor_of(points)
         sample = Sample(
             points=points - origin,
-            features=scene.features[rows],
+            features=torch.from_numpy(arrays["features"][places]),
             feature_names=self.feature_names,
-            labels=None if scene.labels is None else scene.labels[rows],
-            origin=scene.origin + origin,
-            indices=rows,
+            labels=torch.from_numpy(arrays["labels"][places]).long() if labelled else None,
+            origin=torch.from_numpy(values["origin"][number]) + origin,
+            indices=torch.from_numpy(rows),
             scene=number,
             weights=torch.from_numpy(weights),
         )
         return replace_points(sample, sample.points)
 
 
+class _ThinScenes(Sequence[ThinScene]):
+    """The thinned scenes, each put together from the stored arrays when it is asked for."""
+
+    def __init__(self, thinned: SceneArrays) -> None:
+        self._thinned = thinned
+
+    def __len__(self) -> int:
+        return len(self._thinned.scenes)
+
+    def __getitem__(self, scene: int) -> ThinScene:  # type: ignore[override]
+        arrays, values = self._thinned.scenes[scene], self._thinned.values
+        points, features, labels = (
+            _by_row(arrays[name], arrays.get("rows")) for name in ("points", "features", "labels")
+        )
+        labels = labels.long() if values["labelled"][scene] else None
+        origin = torch.from_numpy(values["origin"][scene])
+        return ThinScene(points, features, labels, origin)
+
+
+def _by_row(array: np.ndarray, rows: np.ndarray | None) -> Tensor:
+    """A copy of an array whose i-th entry belongs to row ``rows[i]``, in order of the rows."""
+    copied = np.array(array)
+    if rows is not None and len(array):
+        copied[rows] = array
+    return torch.from_numpy(copied)
+
+
+class _Column(Sequence[np.ndarray]):
+    """One of the arrays of every scene."""
+
+    def __init__(self, scenes: Sequence[scene_cache.Arrays], name: str) -> None:
+        self._scenes, self._name = scenes, name
+
+    def __len__(self) -> int:
+        return len(self._scenes)
+
+    def __getitem__(self, scene: int) -> np.ndarray:  # type: ignore[override]
+        return self._scenes[scene][self._name]
+
+
+def _middle(points: np.ndarray) -> np.ndarray:
+    if not len(points):
+        return np.zeros(3, np.float32)
+    return (points.min(0) + points.max(0)) / 2
+
+
 def _pack(
-    centers: Iterable[crops.Center], count: Any, max_points: int
+    sized: Iterable[tuple[crops.Center, int]], max_points: int
 ) -> Iterator[list[crops.Center]]:
     """Fills batches of at most ``max_points`` points with crops in order; drops empty crops."""
     batch: list[crops.Center] = []
     total = 0
-    for center in centers:
-        size = count(center)
+    for center, size in sized:
         if batch and total + size > max_points:
             yield batch
             batch, total = [], 0
@@ -301,6 +453,19 @@ def _pack(
             total += size
     if batch:
         yield batch
+
+
+def _check_finite(scene: Scene, names: Sequence[str], used: Sequence[str]) -> None:
+    for column, name in enumerate(names):
+        if name not in used:
+            continue
+        values = np.asarray(scene.features[:, column])
+        bad = 0 if values.dtype.kind in "iu" else int((~np.isfinite(values)).sum())
+        if bad:
+            raise ValueError(
+                f"scene {scene.name}: {name} is NaN or infinite at {bad} of {len(values)} points; "
+                "mend or drop these points and prepare the data again"
+            )
 
 
 def _labels_of(scene: Scene, info: DatasetInfo) -> Tensor | None:
@@ -315,17 +480,6 @@ def _labels_of(scene: Scene, info: DatasetInfo) -> Tensor | None:
             f"{int(labels[unknown][0])}; prepare the data set again"
         )
     return labels.masked_fill_(labels == info.ignored_label, -1)
-
-
-def _rows_of_class(scenes: Sequence[ThinScene], num_classes: int) -> list[np.ndarray]:
-    if any(scene.labels is None for scene in scenes):
-        raise ValueError("SceneDataset: sampling='balanced' needs labels in every scene")
-    labels = torch.cat([scene.labels for scene in scenes]).numpy()
-    rows = [np.flatnonzero(labels == label) for label in range(num_classes)]
-    rows = [r for r in rows if len(r)]
-    if not rows:
-        raise ValueError("SceneDataset: sampling='balanced', but all points are ignored")
-    return rows
 
 
 def _check_options(

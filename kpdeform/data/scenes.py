@@ -3,6 +3,7 @@
 .. code-block:: text
 
     dataset.json                        names, ids, colours, scales, splits, licence; written last
+    .cache/                             thinned scenes, made again if missing; see scene_cache
     scenes/<split>/<scene>/points.npy   (N, 3) float32, relative to the origin
                            features.npy (N, F) float32 or uint8
                            labels.npy   (N,) int16; absent where a scene has none
@@ -32,7 +33,7 @@ import torch
 from kpdeform import _checks
 from kpdeform._files import check_free, flush_folder, replacing
 from kpdeform._locks import lock
-from kpdeform.data import values
+from kpdeform.data import scene_cache, values
 from kpdeform.data.info import DatasetInfo
 
 _FINISHED = "dataset.json"
@@ -186,6 +187,13 @@ class SceneFolder:
         folder = self.root / "scenes" / split
         names = self.info.splits.get(split, ())
         return [name for name in names if not (folder / name / "labels.npy").exists()]
+
+    def files(self, split: str) -> Iterator[str]:
+        """Paths of the files of a split's scenes, of which ``labels.npy`` may be missing."""
+        folder = self.root / "scenes" / split
+        for name in self.info.splits[split]:
+            for file in ("scene.json", "points.npy", "features.npy", "labels.npy"):
+                yield f"{folder}/{name}/{file}"
 
     def without(self, split: str, names: Sequence[str]) -> SceneFolder:
         """The data set without some scenes of a split; a split with no scene left is removed."""
@@ -380,6 +388,7 @@ class SceneWriter:
             return False
         scene = Scene.from_cloud(points, features, labels, name)
         self._check_scene(scene)
+        scene_cache.clear(self.root)
         target = self._folder(split, name)
         partial, old = (target.with_name(f".{name}{end}") for end in _LEFTOVERS)
         with _clear_disk_errors(target):
@@ -436,6 +445,7 @@ class SceneWriter:
     def _discard(self) -> None:
         for name in (_FINISHED, _UNFINISHED):
             (self.root / name).unlink(missing_ok=True)
+        scene_cache.clear(self.root)
         shutil.rmtree(self.root / "scenes", ignore_errors=True)
 
     def _check_same_info(self) -> None:

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -19,7 +18,6 @@ from kpdeform._optional import require
 from kpdeform.data import (
     PointBatch,
     PyramidSpec,
-    Scene,
     SceneDataset,
     SceneFolder,
     build_pyramid,
@@ -181,7 +179,7 @@ class _DataModule(lightning.LightningDataModule):
 
     def scene_names(self) -> tuple[str, ...]:
         """Names of the training scenes; ``PointBatch.scenes`` holds indices into them."""
-        return tuple(scene.name for scene in self.folder.scenes(self.train_split))
+        return tuple(self.folder.info.splits[self.train_split])
 
     def val_batches(self) -> PlannedBatches | None:
         """The validation batches, or None without a validation split."""
@@ -191,8 +189,6 @@ class _DataModule(lightning.LightningDataModule):
 
     def _once(self, split: str, train: bool) -> PlannedBatches:
         if split not in self._batches:
-            for scene in self.folder.scenes(split):
-                _check_features(scene, self.folder.info.feature_names, self.features)
             self._batches[split] = self.batches(split, train)
         return self._batches[split]
 
@@ -330,19 +326,6 @@ def _labelled(folder: SceneFolder, train_split: str, val_split: str) -> SceneFol
     return folder
 
 
-def _check_features(scene: Scene, names: Sequence[str], used: Sequence[str]) -> None:
-    for column, name in enumerate(names):
-        if name not in used:
-            continue
-        values = np.asarray(scene.features[:, column])
-        bad = 0 if values.dtype.kind in "iu" else int((~np.isfinite(values)).sum())
-        if bad:
-            raise ValueError(
-                f"scene {scene.name}: {name} is NaN or infinite at {bad} of {len(values)} points; "
-                "mend or drop these points and prepare the data again"
-            )
-
-
 def _shares(counts: Tensor, names: Sequence[str]) -> str:
     """Counts of classes as text, such as "ground 120 (60 %), tree 80 (40 %)"."""
     total = max(int(counts.sum()), 1)
@@ -445,13 +428,7 @@ class SceneDataModule(_DataModule):
 
     def class_counts(self) -> Tensor:
         """Number of points of each class in the training scenes, ``(classes,)`` int64."""
-        counts = np.zeros(len(self.class_names), np.int64)
-        for scene in self.folder.scenes(self.train_split):
-            if scene.labels is not None:
-                labels = np.asarray(scene.labels)
-                labels = labels[(labels >= 0) & (labels < len(counts))]
-                counts += np.bincount(labels, minlength=len(counts))
-        return torch.from_numpy(counts)
+        return self.train_batches().class_counts.sum(dim=0)
 
 
 class ShapeDataModule(_DataModule):
@@ -521,10 +498,7 @@ class ShapeDataModule(_DataModule):
 
     def class_counts(self) -> Tensor:
         """Number of training shapes of each class, ``(classes,)`` int64."""
-        scenes = self.folder.scenes(self.train_split)
-        labels = torch.tensor([int(s.labels[0]) for s in scenes if s.labels is not None])
-        known = (labels >= 0) & (labels < len(self.class_names))
-        return labels[known].bincount(minlength=len(self.class_names))
+        return (self.train_batches().source.class_counts > 0).sum(dim=0)
 
 
 class _ShapeBatches:
