@@ -75,8 +75,8 @@ class CropIndex:
         if not runs:
             return np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0, np.int64)
         points, rows = self.arrays["points"], self.arrays["rows"]
-        offsets = np.concatenate([points[start:end, : self._axes] for start, end in runs])
-        offsets -= center[: self._axes].astype(np.float32)
+        near = np.concatenate([points[start:end] for start, end in runs])
+        offsets = near[:, : self._axes] - center[: self._axes].astype(np.float32)
         squared = np.einsum("nd,nd->n", offsets, offsets)
         inside = np.flatnonzero(squared < self.radius**2)
         found = np.concatenate([rows[start:end] for start, end in runs])[inside]

@@ -374,14 +374,17 @@ class SceneDataset(Dataset[PointBatch]):
     def _sample(self, number: int, center: np.ndarray) -> Sample:
         arrays, values = self._thinned.scenes[number], self._thinned.values
         rows, places, weights = self._find(arrays, center)
-        points = torch.from_numpy(arrays["points"][places])
+        # ``take`` is several times faster than indexing here.
+        points, features = (
+            torch.from_numpy(arrays[name].take(places, axis=0)) for name in ("points", "features")
+        )
         labelled = bool(values["labelled"][number])
         origin = torch.from_numpy(center).clone()
         if self.crop == "cylinder":
             origin[2] = columns.floor_of(points)
         sample = Sample(
             points=points - origin,
-            features=torch.from_numpy(arrays["features"][places]),
+            features=features,
             feature_names=self.feature_names,
             labels=torch.from_numpy(arrays["labels"][places]).long() if labelled else None,
             origin=torch.from_numpy(values["origin"][number]) + origin,

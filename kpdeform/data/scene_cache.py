@@ -40,7 +40,7 @@ _TRAILER = struct.Struct("<Q8s")  # position of the index, and the ending
 _ALIGNMENT = 64  # bytes
 # Mapped bytes that a process may have looked at before it lets go of them. They stay in the
 # system's memory as long as there is room, and count for the process only while it holds them.
-_HELD = 2**29
+_HELD = 2**30
 
 Arrays = Mapping[str, np.ndarray]
 Record = tuple[Arrays, Mapping[str, Any]]  # arrays of a scene, and its small values of fixed shape
