@@ -8,6 +8,8 @@ from typing import Literal
 
 import numpy as np
 
+from kpdeform.data.scene_cache import will_need
+
 Shape = Literal["sphere", "cylinder"]
 Center = tuple[int, np.ndarray]  # index of the cloud, position (3,) float32
 PlacesByClass = tuple[np.ndarray, np.ndarray]
@@ -74,7 +76,10 @@ class CropIndex:
         runs = self._runs(center)
         if not runs:
             return np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0, np.int64)
+        whole = slice(runs[0][0], runs[-1][1])
         points, rows = self.arrays["points"], self.arrays["rows"]
+        will_need(points[whole])
+        will_need(rows[whole])
         near = np.concatenate([points[start:end] for start, end in runs])
         offsets = near[:, : self._axes] - center[: self._axes].astype(np.float32)
         squared = np.einsum("nd,nd->n", offsets, offsets)
@@ -86,11 +91,15 @@ class CropIndex:
 
     def point(self, row: int) -> np.ndarray:
         """The point of a row, ``(3,)`` float32."""
-        return self.arrays["points"][(self.arrays["rows"] == row).argmax()]
+        rows = self.arrays["rows"]
+        will_need(rows)
+        return self.arrays["points"][(rows == row).argmax()]
 
     def _runs(self, center: np.ndarray) -> list[tuple[int, int]]:
         """First places and ends of the runs of points that may lie within the radius."""
         keys, starts, size = (self.arrays[name] for name in ("keys", "starts", "size"))
+        will_need(keys)
+        will_need(starts)
         if not len(keys):
             return []
         low = self.arrays["low"]

@@ -135,6 +135,7 @@ class SceneDataset(Dataset[PointBatch]):
             )
         self._prepare_crops()
         self._batches_per_epoch = batches_per_epoch
+        self._epoch: int | None = None
         self.set_epoch(0)
 
     def __len__(self) -> int:
@@ -169,7 +170,8 @@ class SceneDataset(Dataset[PointBatch]):
         Call this before each pass over the data set. The workers of a ``DataLoader`` copy the plan
         when they start, so persistent workers must call it themselves.
         """
-        self._epoch, self._plan = epoch, self._make_plan(epoch)
+        if epoch != self._epoch:
+            self._epoch, self._plan = epoch, self._make_plan(epoch)
 
     def __getitem__(self, item: int) -> PointBatch:
         samples = [self._sample(scene, center) for scene, center in self._plan[item]]
@@ -374,6 +376,8 @@ class SceneDataset(Dataset[PointBatch]):
     def _sample(self, number: int, center: np.ndarray) -> Sample:
         arrays, values = self._thinned.scenes[number], self._thinned.values
         rows, places, weights = self._find(arrays, center)
+        for name in ("features", "labels") if len(places) else ():
+            scene_cache.will_need(arrays[name][places.min() : places.max() + 1])
         # ``take`` is several times faster than indexing here.
         points, features = (
             torch.from_numpy(arrays[name].take(places, axis=0)) for name in ("points", "features")

@@ -38,8 +38,8 @@ _FORMAT = 1  # part of every digest; raise it when the files or what they hold c
 _ENDING = b"KPSCENES"
 _TRAILER = struct.Struct("<Q8s")  # position of the index, and the ending
 _ALIGNMENT = 64  # bytes
-# Mapped bytes that a process may have looked at before it lets go of them. They stay in the
-# system's memory as long as there is room, and count for the process only while it holds them.
+# Bytes of a larger file that a process may have looked at before it lets go of them. They stay in
+# the system's memory as long as there is room, but count for the process while it holds them.
 _HELD = 2**30
 
 Arrays = Mapping[str, np.ndarray]
@@ -138,6 +138,40 @@ def state_of(files: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
+def will_need(array: np.ndarray) -> None:
+    """Starts to read an array from the disk, all at once, if it lies in a large file."""
+    file: Any = array
+    while isinstance(file, np.ndarray):
+        file = file.base
+    if isinstance(file, _LargeFile) and array.size:
+        file.start_reading(array)
+
+
+class _LargeFile(mmap.mmap):
+    """A mapped file that may not fit into memory.
+
+    The system reads no more of it than it is asked for: otherwise it reads megabytes around every
+    page that is missing.
+    """
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        super().__init__()
+        self._address = np.frombuffer(self, np.uint8).__array_interface__["data"][0]
+        self._advise("MADV_RANDOM")
+
+    def start_reading(self, array: np.ndarray) -> None:
+        begin = array.__array_interface__["data"][0] - self._address
+        aligned = begin - begin % mmap.PAGESIZE
+        self._advise("MADV_WILLNEED", aligned, begin + array.nbytes - aligned)
+
+    def let_go(self) -> None:
+        self._advise("MADV_DONTNEED")
+
+    def _advise(self, name: str, *where: int) -> None:
+        if hasattr(mmap, name):  # not on Windows
+            self.madvise(getattr(mmap, name), *where)
+
+
 class _MappedScenes(Sequence[Arrays]):
     """The arrays of a file, sliced from its mapping.
 
@@ -175,13 +209,10 @@ class _MappedScenes(Sequence[Arrays]):
             arrays[name] = np.ndarray(shape, dtype, self._mapping, begin)
             self._seen += arrays[name].nbytes
         if self._seen > _HELD:
-            self._let_go()
+            self._seen = 0
+            if isinstance(self._mapping, _LargeFile):
+                self._mapping.let_go()
         return arrays
-
-    def _let_go(self) -> None:
-        self._seen = 0
-        if hasattr(mmap, "MADV_DONTNEED"):
-            self._mapping.madvise(mmap.MADV_DONTNEED)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """A process that was spawned maps the file itself."""
@@ -203,7 +234,9 @@ def _open(path: Path, state: str) -> SceneArrays | None:
 def _map(path: Path, state: str) -> SceneArrays:
     try:
         with open(path, "rb") as file:
-            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            large = os.fstat(file.fileno()).st_size > _HELD
+            kind = _LargeFile if large else mmap.mmap
+            mapping = kind(file.fileno(), 0, access=mmap.ACCESS_READ)
         end = len(mapping) - _TRAILER.size
         position, ending = _TRAILER.unpack(mapping[max(end, 0) :])
         if ending != _ENDING:

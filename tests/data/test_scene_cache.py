@@ -1,7 +1,6 @@
 """The cache of thinned scenes: equal batches, never stale, never half-written, shared, small."""
 
 import errno
-import mmap
 import multiprocessing
 import os
 import pickle
@@ -284,21 +283,25 @@ def test_loader_workers_get_the_same_batches(root, method):
     assert_equal(list(DataLoader(dataset, **options)), dataset)
 
 
-def test_pages_are_let_go_of(root, monkeypatch):
-    """A process does not hold all that it has ever looked at."""
+@pytest.mark.parametrize("sampling", ["potential", "balanced", "random", "coverage"])
+def test_of_a_large_file_only_what_is_needed_is_read_and_held(root, sampling, monkeypatch):
+    memory = in_memory(root, sampling=sampling)
+    SceneDataset(root, "train", **OPTIONS, sampling=sampling)
     calls = []
-
-    class Mapping(mmap.mmap):
-        def madvise(self, option):
-            calls.append(option)
-            super().madvise(option)
-
-    SceneDataset(root, "train", **OPTIONS)
-    monkeypatch.setattr(mmap, "mmap", Mapping)
+    advise = scene_cache._LargeFile._advise
+    monkeypatch.setattr(
+        scene_cache._LargeFile, "_advise", lambda *a: (calls.append(a[1:]), advise(*a))
+    )
     monkeypatch.setattr(scene_cache, "_HELD", 100_000)
-    dataset = SceneDataset(root, "train", **OPTIONS)
-    assert_equal(dataset, in_memory(root))
-    assert calls and set(calls) == {mmap.MADV_DONTNEED}
+    dataset = cached(root, sampling=sampling)
+    for epoch in (0, 1):
+        memory.set_epoch(epoch)
+        dataset.set_epoch(epoch)
+        assert_equal(dataset, memory)
+    assert {name for name, *_ in calls} == {"MADV_RANDOM", "MADV_WILLNEED", "MADV_DONTNEED"}
+    (path,) = (root / ".cache").glob("thinned-*.bin")
+    where = [place for name, *place in calls if name == "MADV_WILLNEED"]
+    assert all(begin >= 0 and begin + length <= path.stat().st_size for begin, length in where)
 
 
 def test_a_progress_bar_is_shown_on_a_terminal_only(root, monkeypatch, capfd):
