@@ -74,26 +74,35 @@ class CropIndex:
             a cylinder, distances are measured in the ground plane.
         """
         runs = self._runs(center)
-        if not runs:
-            return np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0, np.int64)
-        whole = slice(runs[0][0], runs[-1][1])
-        points, rows = self.arrays["points"], self.arrays["rows"]
-        will_need(points[whole])
-        will_need(rows[whole])
-        near = np.concatenate([points[start:end] for start, end in runs])
-        offsets = near[:, : self._axes] - center[: self._axes].astype(np.float32)
-        squared = np.einsum("nd,nd->n", offsets, offsets)
+        squared = self._squared_distances(runs, center)
         inside = np.flatnonzero(squared < self.radius**2)
-        found = np.concatenate([rows[start:end] for start, end in runs])[inside]
-        places = np.concatenate([np.arange(start, end) for start, end in runs])[inside]
-        order = np.argsort(found)
-        return found[order].astype(np.int64), squared[inside[order]], places[order]
+        places = np.concatenate([np.arange(0), *(np.arange(*run) for run in runs)])[inside]
+        rows = self._read("rows", runs)[inside].astype(np.int64)
+        order = np.argsort(rows)
+        return rows[order], squared[inside[order]], places[order]
+
+    def count(self, center: np.ndarray) -> int:
+        """Number of points closer than the radius; faster than :meth:`query`."""
+        squared = self._squared_distances(self._runs(center), center)
+        return int(np.count_nonzero(squared < self.radius**2))
 
     def point(self, row: int) -> np.ndarray:
         """The point of a row, ``(3,)`` float32."""
         rows = self.arrays["rows"]
         will_need(rows)
         return self.arrays["points"][(rows == row).argmax()]
+
+    def _squared_distances(self, runs: list[tuple[int, int]], center: np.ndarray) -> np.ndarray:
+        points = self._read("points", runs)
+        offsets = points[:, : self._axes] - center[: self._axes].astype(np.float32)
+        return np.einsum("nd,nd->n", offsets, offsets)
+
+    def _read(self, name: str, runs: list[tuple[int, int]]) -> np.ndarray:
+        array = self.arrays[name]
+        if not runs:
+            return array[:0]
+        will_need(array[runs[0][0] : runs[-1][1]])
+        return np.concatenate([array[start:end] for start, end in runs])
 
     def _runs(self, center: np.ndarray) -> list[tuple[int, int]]:
         """First places and ends of the runs of points that may lie within the radius."""

@@ -312,9 +312,10 @@ class SceneDataset(Dataset[PointBatch]):
 
     def _covering_records(self) -> Iterator[Record]:
         """Centres that cover a scene, and the number of points of their crops."""
-        for arrays in self._thinned.scenes:
-            centers = crops.covering_centers(arrays["points"], self.radius, self.crop, self.reach)
-            counts = [len(self._find(arrays, center)[0]) for center in centers]
+        for index in self._indices:
+            points = index.arrays["points"]
+            centers = crops.covering_centers(points, self.radius, self.crop, self.reach)
+            counts = [index.count(center) for center in centers]
             yield {"centers": centers, "counts": np.array(counts, np.int64)}, {}
 
     def _make_plan(self, epoch: int) -> list[list[crops.Center]]:
@@ -353,7 +354,10 @@ class SceneDataset(Dataset[PointBatch]):
                 yield scene, self._thinned.values["middle"][scene]
 
     def _count(self, scene: int, center: np.ndarray) -> int:
-        return len(self._find(self._thinned.scenes[scene], center)[0])
+        """Number of points of a crop of a batch."""
+        whole = self.crop == "none"
+        size = int(self._sizes[scene]) if whole else self._indices[scene].count(center)
+        return min(size, self.max_points)
 
     def _find(
         self, arrays: scene_cache.Arrays, center: np.ndarray

@@ -38,6 +38,8 @@ def test_query_agrees_with_brute_force(seed, n, radius, shape, center):
     index = crops.CropIndex(points, radius, shape)
     rows, squared, places = index.query(center)
     np.testing.assert_array_equal(index.arrays["points"][places], points[rows])
+    assert index.count(center) == len(rows)
+    assert rows.dtype == places.dtype == np.int64 and squared.dtype == np.float32
     expected, all_squared = brute_force(points, center, radius, shape)
     rim = np.flatnonzero(np.abs(all_squared - radius**2) < 1e-5 * (1 + radius**2))
     assert set(rows) ^ set(expected) <= set(rim)
