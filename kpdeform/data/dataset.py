@@ -210,12 +210,8 @@ class SceneDataset(Dataset[PointBatch]):
         self, kind: str, settings: dict[str, Any], make: Callable[[], Iterable[Record]]
     ) -> SceneArrays:
         """Arrays of all scenes from the cache of the data set, or in memory."""
-
-        def records() -> Iterator[Record]:
-            return scene_cache.tracked(make(), len(self.scene_names), f"{kind} {self._split}")
-
         if self._folder is None or (kind != "thinned" and self._thinned.in_memory):
-            return SceneArrays.of(records())
+            return SceneArrays.of(make())
         settings |= {
             "split": self._split,
             "scenes": self.scene_names,
@@ -226,6 +222,10 @@ class SceneDataset(Dataset[PointBatch]):
             "ignored_label": self.info.ignored_label,
             "radius": None if self.crop == "none" else float(self.radius),
         }
+
+        def records() -> Iterator[Record]:
+            return scene_cache.tracked(make(), len(self.scene_names), f"{self._split}: {kind}")
+
         return scene_cache.cached(self._folder.root, kind, settings, self._state, records)
 
     def _thin(self, scene: Scene) -> tuple[ThinScene, Tensor, Tensor | None]:

@@ -248,6 +248,8 @@ def _map(path: Path, state: str) -> SceneArrays:
             for name, dtype, row in json.loads(str(index.pop("layout")))
         ]
         offsets, lengths = index.pop("offsets"), index.pop("lengths")
+        if any(dtype.hasobject for _, dtype, _ in layout):
+            raise ValueError("an array holds Python objects")
         widths = [dtype.itemsize * math.prod(row) for _, dtype, row in layout]
         if min(offsets.min(initial=0), lengths.min(initial=0)) < 0 or (
             (offsets + lengths * widths).max(initial=0) > position

@@ -1,6 +1,8 @@
 """The cache of thinned scenes: equal batches, never stale, never half-written, shared, small."""
 
 import errno
+import io
+import json
 import multiprocessing
 import os
 import pickle
@@ -158,6 +160,18 @@ def test_files_cut_short_after_the_index_was_moved_are_refused(root):
         position = int.from_bytes(content[-16:-8], "little")
         path.write_bytes(content[position:-16] + (0).to_bytes(8, "little") + content[-8:])
     assert_equal(SceneDataset(root, "train", **OPTIONS), in_memory(root))
+
+
+def test_a_file_with_python_objects_is_refused(root):
+    SceneDataset(root, "train", **OPTIONS)
+    for path in (root / ".cache").iterdir():
+        arrays = {"offsets": np.zeros((1, 1), int), "lengths": np.ones((1, 1), int), "state": "s"}
+        index = io.BytesIO()
+        np.savez(index, layout=json.dumps([["points", "O", []]]), **arrays)
+        trailer = (64).to_bytes(8, "little") + path.read_bytes()[-8:]
+        path.write_bytes(bytes(64) + index.getvalue() + trailer)
+        with pytest.raises(ValueError, match="holds Python objects"):
+            scene_cache._map(path, "s")
 
 
 def _killed(root):
