@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -139,7 +138,7 @@ class SceneDataset(Dataset[PointBatch]):
         self.set_epoch(0)
 
     def __len__(self) -> int:
-        return len(self._plan)
+        return self._num_batches
 
     @property
     def points_per_cell(self) -> float | None:
@@ -168,12 +167,21 @@ class SceneDataset(Dataset[PointBatch]):
         """Plans the crops of another epoch.
 
         Call this before each pass over the data set. The workers of a ``DataLoader`` copy the plan
-        when they start, so persistent workers must call it themselves.
+        when they start, so persistent workers must call it themselves. Random crops are planned
+        when a batch needs them, in the same order whatever batch is asked for.
         """
         if epoch != self._epoch:
-            self._epoch, self._plan = epoch, self._make_plan(epoch)
+            self._epoch, self._plan = epoch, []
+            self._unplanned = self._batches_of(epoch)
+            self._num_batches = self._batches_per_epoch
+            if self.sampling == "coverage":
+                self._plan = list(self._unplanned)
+                self._num_batches = len(self._plan)
 
     def __getitem__(self, item: int) -> PointBatch:
+        item = range(len(self))[item]
+        while len(self._plan) <= item:
+            self._plan.append(next(self._unplanned))
         samples = [self._sample(scene, center) for scene, center in self._plan[item]]
         entropy = np.random.SeedSequence((self.seed, self._epoch, item + 1))
         generator = Generator().manual_seed(int(entropy.generate_state(1)[0]))
@@ -203,8 +211,16 @@ class SceneDataset(Dataset[PointBatch]):
         return rows.long(), labels
 
     def __getstate__(self) -> dict[str, Any]:
-        """Workers receive only the thinned scenes: copies of the mapped files would be large."""
-        return self.__dict__ | {"_raw_scenes": None}
+        """Workers receive only the thinned scenes: copies of the mapped files would be large.
+
+        They plan the epoch themselves.
+        """
+        return self.__dict__ | {"_raw_scenes": None, "_plan": [], "_unplanned": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        epoch, self._epoch = self._epoch, None
+        self.set_epoch(epoch)
 
     def _stored(
         self, kind: str, settings: dict[str, Any], make: Callable[[], Iterable[Record]]
@@ -318,12 +334,13 @@ class SceneDataset(Dataset[PointBatch]):
             counts = [index.count(center) for center in centers]
             yield {"centers": centers, "counts": np.array(counts, np.int64)}, {}
 
-    def _make_plan(self, epoch: int) -> list[list[crops.Center]]:
+    def _batches_of(self, epoch: int) -> Iterator[list[crops.Center]]:
+        """The crops of every batch of an epoch; without end unless they cover the scenes."""
         if self.sampling == "coverage":
-            return list(_pack(self._covering_crops(), self.max_points))
+            return _pack(self._covering_crops(), self.max_points)
         rng = np.random.default_rng((self.seed, epoch))
         sized = ((center, self._count(*center)) for center in self._centers(rng))
-        return list(islice(_pack(sized, self.max_points), self._batches_per_epoch))
+        return _pack(sized, self.max_points)
 
     def _covering_crops(self) -> Iterator[tuple[crops.Center, int]]:
         """Every crop of the scenes with its number of points, in order."""

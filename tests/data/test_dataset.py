@@ -133,6 +133,20 @@ def test_plan_depends_on_seed_and_epoch_alone(root, sampling):
     assert not torch.equal(different[2].points, zero.points)
 
 
+@pytest.mark.parametrize("sampling", ["potential", "coverage"])
+def test_batches_may_be_asked_for_in_any_order(root, sampling):
+    options = CROP | {"sampling": sampling, "max_points": 2000}
+    forward, backward = (SceneDataset(root, "train", **options) for _ in range(2))
+    last = backward[len(backward) - 1]
+    plain = backward.without_transform()
+    for index in range(len(forward)):
+        assert_same(forward[index], plain[index])
+        assert_same(forward[index], backward[index])
+    assert_same(last, forward[-1])
+    with pytest.raises(IndexError):
+        forward[len(forward)]
+
+
 def test_loader_workers_change_nothing(root):
     options = CROP | {"transform": transforms.RandomRotation("z")}
     dataset = SceneDataset(root, "train", **options)
