@@ -38,9 +38,10 @@ _FORMAT = 1  # part of every digest; raise it when the files or what they hold c
 _ENDING = b"KPSCENES"
 _TRAILER = struct.Struct("<Q8s")  # position of the index, and the ending
 _ALIGNMENT = 64  # bytes
-# Bytes of a larger file that a process may have looked at before it lets go of them. They stay in
-# the system's memory as long as there is room, but count for the process while it holds them.
-_HELD = 2**30
+_LARGE = 2**30  # bytes of a file that may not fit into memory, with the rest of the training
+# Bytes of the scenes of a large file that a process looks at before it lets go of them. They stay
+# in the system's memory as long as there is room, but count for the process while it holds them.
+_HELD = 2**29
 
 Arrays = Mapping[str, np.ndarray]
 Record = tuple[Arrays, Mapping[str, Any]]  # arrays of a scene, and its small values of fixed shape
@@ -234,7 +235,7 @@ def _open(path: Path, state: str) -> SceneArrays | None:
 def _map(path: Path, state: str) -> SceneArrays:
     try:
         with open(path, "rb") as file:
-            large = os.fstat(file.fileno()).st_size > _HELD
+            large = os.fstat(file.fileno()).st_size > _LARGE
             kind = _LargeFile if large else mmap.mmap
             mapping = kind(file.fileno(), 0, access=mmap.ACCESS_READ)
         end = len(mapping) - _TRAILER.size

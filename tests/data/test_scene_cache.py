@@ -306,6 +306,7 @@ def test_of_a_large_file_only_what_is_needed_is_read_and_held(root, sampling, mo
     monkeypatch.setattr(
         scene_cache._LargeFile, "_advise", lambda *a: (calls.append(a[1:]), advise(*a))
     )
+    monkeypatch.setattr(scene_cache, "_LARGE", 1000)
     monkeypatch.setattr(scene_cache, "_HELD", 100_000)
     dataset = cached(root, sampling=sampling)
     for epoch in (0, 1):
