@@ -1,4 +1,4 @@
-"""Scores a trained network on whole scenes at full resolution."""
+"""Scores a trained network on whole scenes at full resolution, or on whole shapes."""
 
 from kpdeform.cli import start
 

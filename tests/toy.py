@@ -68,6 +68,21 @@ trainer: {{log_every: 1, checkpoint_every: 3, validate_every: 0, progress_bar: f
     return path
 
 
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory) -> Path:
+    """Spheres and cubes."""
+    root = tmp_path_factory.mktemp("shapes")
+    rng = np.random.default_rng(0)
+    with SceneWriter(root, DatasetInfo("shapes", ("sphere", "cube"))) as writer:
+        for split, count in (("train", 12), ("val", 6)):
+            for number in range(count):
+                points = rng.normal(size=(400, 3))
+                order = 2 if number % 2 == 0 else np.inf
+                points /= np.linalg.norm(points, order, axis=1, keepdims=True)
+                writer.write(split, f"shape{number:02d}", points, np.full(400, number % 2))
+    return root
+
+
 def write_toy_laz(path: Path, classes: int = 0) -> Path:
     """Writes the points of a toy scene; they have classes 0, 1, ... in turn if there are any."""
     import laspy

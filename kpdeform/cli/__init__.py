@@ -15,7 +15,7 @@ COMMANDS = {
     "inspect": "say what files hold, and propose how to train on them",
     "prepare": "turn the files of a data set into scenes",
     "train": "train a network on scenes, shapes or images",
-    "evaluate": "score a trained network on whole scenes",
+    "evaluate": "score a trained network on whole scenes or shapes",
     "merge": "add up the scores of several evaluations, such as the folds of S3DIS",
     "label": "label point cloud files with a trained network",
     "view": "show a point cloud, or the deformed kernels of a trained network",

@@ -1,27 +1,35 @@
-"""Scores a trained network on whole scenes at full resolution.
+"""Scores a trained network on whole scenes at full resolution, or on whole shapes.
 
     kpdeform evaluate --model runs/ign --data data/ign --out runs/ign/val
+    kpdeform evaluate --model runs/modelnet40 --data data/modelnet40 --split test --votes 10
+        --out runs/modelnet40/test
 
-Prints the IoU of every class, the mean IoU, and the overall and mean accuracy. Writes scores.json
-(with the confusion matrix), confusion.png, report.html (scores and pictures of every scene in one
-file) and, with --predictions, one labelled cloud or list of labels per scene.
+Prints the IoU of every class, the mean IoU, and the overall and mean accuracy; for shapes, the
+accuracy of every class. Writes scores.json (with the confusion matrix), confusion.png and
+report.html. For scenes, the report also has pictures of every scene, and --predictions writes one
+labelled cloud or list of labels per scene. For shapes, shapes.csv holds the prediction of every
+shape.
 """
 
+import csv
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import torch
 
 from kpdeform._device import describe_device
+from kpdeform._files import replacing
 from kpdeform._words import counted
 from kpdeform.cli.options import call, imported_factory
-from kpdeform.data import open_dataset
-from kpdeform.data.recipe import warn
+from kpdeform.data import SceneFolder, open_dataset
+from kpdeform.data.recipe import track, warn
 from kpdeform.inference import (
     Predictor,
     Tiles,
     confusion_matrix,
     predict_scene,
+    predict_shapes,
     progress_bar,
     write_prediction,
     write_scores,
@@ -45,9 +53,9 @@ def evaluate(
     precision: Precision = "32-true",
     factory: str | None = None,
 ) -> None:
-    """Scores a trained network on whole scenes at full resolution.
+    """Scores a trained network on whole scenes at full resolution, or on whole shapes.
 
-    Scenes without labels do not enter the scores.
+    Scenes and shapes without labels do not enter the scores.
 
     Args:
         model: Name of a packaged model, such as aerial; model folder; folder of a run; checkpoint;
@@ -55,8 +63,8 @@ def evaluate(
         data: Folder of the prepared data set.
         out: Folder for scores.json, confusion.png, report.html and the predictions.
         split: Split of the data set.
-        votes: Predictions to average for each tile, each with the cloud rotated about z by another
-            angle, >= 1.
+        votes: Predictions to average, >= 1. Each rotates the tile of a scene about z by another
+            angle, or changes a shape at random as the training did.
         tile_size: Side of a tile in the scenes' unit, > 0, or .inf for whole scenes at once; by
             default as wide as the training crops.
         overlap: Share of a tile's side by which it overlaps the next one, in (0, 0.5].
@@ -78,6 +86,15 @@ def evaluate(
             f"{data} has other classes {dataset.info.class_names} than the model {names}"
         )
     check_preparation(predictor, dataset.info, data)
+    facts = {"model": model, "data": f"{data}, split {split}", "votes": votes}
+    if predictor.task != "segmentation":
+        if tile_size is not None or predictions != "none":
+            raise ValueError(
+                "--tile-size and --predictions are for networks that label the points of scenes; "
+                f"{model} is for the {predictor.task} of whole shapes"
+            )
+        _evaluate_shapes(predictor, dataset, out, split, votes, facts)
+        return
     size = tile_size if tile_size is not None else predictor.tiles.size
     tiles = Tiles(size, overlap, predictor.tiles.dimensions)
     report = Report(names, predictor.class_colors)
@@ -101,9 +118,53 @@ def evaluate(
             write_prediction(out / f"{scene.name}.{predictions}", scene, found, predictor)
     result = write_scores(out, confusion, names)
     print(result.as_text(names) if confusion.any() else "  no point has a label, so no scores")
-    facts = {"model": model, "data": f"{data}, split {split}", "votes": votes}
     print(f"  all in {out / 'scores.json'}")
     print(f"  pictures in {report.write(out / 'report.html', confusion, facts)}")
+
+
+def _evaluate_shapes(
+    predictor: Predictor,
+    dataset: SceneFolder,
+    out: Path,
+    split: str,
+    votes: int,
+    facts: Mapping[str, object],
+) -> None:
+    names = predictor.class_names
+    confusion = torch.zeros(len(names), len(names), dtype=torch.int64)
+    rows = []
+    for shape in predict_shapes(
+        predictor, dataset, split, votes=votes, progress=lambda batches: track(batches, "shapes")
+    ):
+        found = shape.probabilities.argmax(1)
+        confusion += confusion_matrix(shape.labels.numpy(), found.numpy(), len(names))
+        label = int(shape.labels)
+        rows.append(
+            (
+                shape.name,
+                names[label] if label >= 0 else "",
+                names[int(found)],
+                f"{float(shape.probabilities.max()):.4f}",
+            )
+        )
+    result = write_scores(out, confusion, names)
+    _write_table(out / "shapes.csv", ("shape", "label", "prediction", "probability"), rows)
+    for name, accuracy in zip(names, result.accuracy.tolist(), strict=True):
+        print(f"  {name:24s} accuracy {accuracy:.4f}")
+    print(
+        f"  overall accuracy {result.overall_accuracy:.4f}, mean accuracy "
+        f"{result.mean_accuracy:.4f} of {int(confusion.sum())} shapes"
+    )
+    report = Report(names, predictor.class_colors)
+    report.write(out / "report.html", confusion, facts)
+    print(f"  all in {out / 'scores.json'}, shapes.csv and report.html")
+
+
+def _write_table(path: Path, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(head)
+        writer.writerows(rows)
 
 
 def main() -> None:

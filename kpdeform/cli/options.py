@@ -22,19 +22,16 @@ from jsonargparse import ArgumentParser
 
 from kpdeform.cli.packaged import packaged
 from kpdeform.data.recipe import read_config
+from kpdeform.data.transforms import TRANSFORMS
 from kpdeform.models.config import FACTORIES, Factory, ModelConfig
 
-_TRANSFORMS = (
-    "AutoContrast", "ColorDrop", "Compose", "FeatureDrop", "Jitter", "RandomDensity", "RandomFlip",
-    "RandomRotation", "RandomScale",
-)  # fmt: skip
 _MIXINGS = ("Mix3D", "PolarMix")
 _OPTIMIZERS = ("AdamWSetup", "AdamWStepSetup", "SGDSetup")
 _LOGGERS = (
     "CSVLogger", "CometLogger", "MLFlowLogger", "NeptuneLogger", "TensorBoardLogger", "WandbLogger",
 )  # fmt: skip
 CLASSES = (
-    *(f"kpdeform.data.transforms.{name}" for name in _TRANSFORMS),
+    *(f"kpdeform.data.transforms.{name}" for name in TRANSFORMS),
     *(f"kpdeform.data.mixing.{name}" for name in _MIXINGS),
     *(f"kpdeform.train.{name}" for name in _OPTIMIZERS),
     *(f"lightning.pytorch.loggers.{name}" for name in _LOGGERS),

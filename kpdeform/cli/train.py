@@ -308,8 +308,11 @@ def _train(
 def _next(options: Any, task: type) -> list[str]:
     """Commands that follow a training."""
     commands = [f"tensorboard --logdir {options.run}"]
+    evaluate = f"kpdeform evaluate --model {options.run} --data {options.data.root}"
+    if task is ClassificationTask:
+        split = options.data.val_split
+        commands = [f"{evaluate} --split {split} --out {options.run / split}", *commands]
     if task is SegmentationTask:
-        evaluate = f"kpdeform evaluate --model {options.run} --data {options.data.root}"
         commands = [
             f"{evaluate} --out {options.run / 'val'}",
             f"kpdeform label FILE --model {options.run} --out {options.run / 'labelled'}",

@@ -7,10 +7,11 @@ same state of the generator gives the same result.
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -253,6 +254,57 @@ class RandomDensity:
         kept = max(1, round(total * self.minimum**drawn))
         rows = torch.randperm(total, generator=generator)[:kept].sort().values
         return take_rows(sample, rows)
+
+
+TRANSFORMS: dict[str, type] = {
+    transform.__name__: transform
+    for transform in (
+        AutoContrast, ColorDrop, Compose, FeatureDrop, Jitter, RandomDensity, RandomFlip,
+        RandomRotation, RandomScale,
+    )
+}  # fmt: skip
+
+
+def as_record(transforms: Sequence[Transform]) -> list[dict[str, Any]] | None:
+    """Describes transforms by their names and arguments, with values that JSON can hold.
+
+    Returns:
+        One entry ``{"name": ..., "arguments": ...}`` per transform; None if one of them is none of
+        ``TRANSFORMS``.
+    """
+    entries: list[dict[str, Any]] = []
+    for transform in transforms:
+        if isinstance(transform, Compose):
+            inner = as_record(transform.transforms)
+            if inner is None:
+                return None
+            entries += inner
+            continue
+        name = type(transform).__name__
+        if TRANSFORMS.get(name) is not type(transform):
+            return None
+        arguments = {
+            key: getattr(transform, key) for key in inspect.signature(type(transform)).parameters
+        }
+        entries.append({"name": name, "arguments": {k: _plain(v) for k, v in arguments.items()}})
+    return entries
+
+
+def from_record(record: Sequence[Mapping[str, Any]]) -> list[Transform]:
+    """Makes the transforms that :func:`as_record` has described.
+
+    Raises:
+        KeyError: An entry lacks its name or arguments, or the name is none of ``TRANSFORMS``.
+        TypeError: An entry is no mapping, or an argument is unknown or has the wrong type.
+        ValueError: An argument is out of its range.
+    """
+    return [TRANSFORMS[entry["name"]](**entry["arguments"]) for entry in record]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return None if value == math.inf else value  # Jitter without a limit
 
 
 def random_rotation(generator: Generator) -> Tensor:

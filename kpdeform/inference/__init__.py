@@ -16,10 +16,12 @@ from kpdeform.inference.metrics import Scores, scores
 from kpdeform.inference.predictor import Predictor
 from kpdeform.inference.rules import Rules
 from kpdeform.inference.segment import Labelled, segment_file
+from kpdeform.inference.shapes import PredictedShape, predict_shapes
 from kpdeform.inference.tiling import Tiles, progress_bar
 
 __all__ = [
     "Labelled",
+    "PredictedShape",
     "Predictor",
     "Rules",
     "Scores",
@@ -27,6 +29,7 @@ __all__ = [
     "compile_network",
     "confusion_matrix",
     "predict_scene",
+    "predict_shapes",
     "progress_bar",
     "scores",
     "segment_file",

@@ -192,6 +192,7 @@ def segment_files(
         ValueError: An output would replace a source, or two sources have one output.
         OSError: Another process writes to the folder, or the disk has too little space.
     """
+    predictor.check_labels_points()
     folder, rules, tiles = Path(folder), rules or Rules(), tiles or predictor.tiles
     team = team or Team.alone()
     outputs = {source: folder / output for source, output in find_sources(sources).items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -133,20 +133,26 @@ def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: i
     return torch.from_numpy(counts).view(num_classes, num_classes)
 
 
-def write_scores(folder: Path, confusion: Tensor, class_names: Sequence[str]) -> Scores:
+def write_scores(
+    folder: Path,
+    confusion: Tensor,
+    class_names: Sequence[str],
+    more: Mapping[str, object] | None = None,
+) -> Scores:
     """Writes ``scores.json`` and ``confusion.png`` and returns the scores.
 
     Args:
         folder: Folder to write to, created if needed.
         confusion: Counts, ``(classes, classes)``; row = label, column = prediction.
         class_names: Names of the classes.
+        more: Further entries of ``scores.json``.
 
     Returns:
         The scores.
     """
     result = scores(confusion)
     folder.mkdir(parents=True, exist_ok=True)
-    content = {**result.as_dict(class_names), "confusion": confusion.tolist()}
+    content = {**(more or {}), **result.as_dict(class_names), "confusion": confusion.tolist()}
     (folder / "scores.json").write_text(json.dumps(content, indent=1))
     figure = confusion_figure(confusion, result.iou, class_names)
     write_figure(figure, folder / "confusion.png")

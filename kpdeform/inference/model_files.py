@@ -240,6 +240,12 @@ def _read_folder(folder: Path) -> TrainedModel:
 def _read_checkpoint(path: Path) -> TrainedModel:
     content = read_checkpoint(path)
     entry = content.get("kpdeform") if isinstance(content, Mapping) else None
+    if isinstance(entry, Mapping) and entry and entry.get("model") is None:
+        raise ValueError(
+            f"{path} does not say which model it holds: it is of a training on images, whose "
+            "scores are in its run's metrics.csv, or of one without a ModelConfig; give "
+            "make_trainer the ModelConfig of a network for clouds"
+        )
     if not isinstance(entry, Mapping) or entry.get("model") is None:
         raise ValueError(
             f"{path} does not say which model it holds: it was not written by kpdeform's training "

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from kpdeform import _checks, ops
 from kpdeform._device import choose_device
-from kpdeform.data import PointBatch, PyramidSpec, Sample, build_pyramid
+from kpdeform.data import PointBatch, PyramidSpec, Sample, build_pyramid, transforms
 from kpdeform.data.columns import floor_of, floor_of_parts, from_file, input_columns
-from kpdeform.data.transforms import replace_points, transform_linear
+from kpdeform.data.transforms import Transform, replace_points, transform_linear
 from kpdeform.inference.model_files import build_without_memory, read_model, write_model
 from kpdeform.inference.precision import Precision, in_bfloat16
 from kpdeform.inference.record import check_record, make_record
@@ -52,6 +52,10 @@ class Predictor:
         licence: Licence of that data set.
         source: Origin of that data set.
         statistics: Statistics of its training scenes; None if they are unknown.
+        task: What it predicts: "segmentation" labels every point of a scene, "classification" whole
+            shapes.
+        transforms: Random changes of the training shapes, with which several votes are made; for
+            models of shapes.
     """
 
     model: nn.Module
@@ -71,6 +75,8 @@ class Predictor:
     source: str = ""
     statistics: Statistics | None = None
     optional: Sequence[str] = ()
+    task: str = "segmentation"
+    transforms: Sequence[Transform] = ()
     precision: Precision = "32-true"
 
     def __post_init__(self) -> None:
@@ -155,6 +161,8 @@ class Predictor:
             source=data["source"],
             statistics=statistics,
             optional=tuple(data.get("optional_features", ())),
+            task=data.get("task", "segmentation"),
+            transforms=transforms.from_record(data.get("transforms", ())),
         )
 
     def save(self, folder: str | PathLike[str], *, half: bool = False) -> None:
@@ -198,6 +206,9 @@ class Predictor:
             "max_neighbors": self.spec.max_neighbors and list(self.spec.max_neighbors),
             "tiles": self.tiles.as_record(),
         }
+        if self.task != "segmentation":
+            data["task"] = self.task
+            data["transforms"] = transforms.as_record(self.transforms) or []
         if self.statistics is not None:
             data["statistics"] = self.statistics.as_record()
         write_model(folder, self.model, make_record(self.model, config, data, self.scores), half)
@@ -211,6 +222,19 @@ class Predictor:
     def file_features(self) -> list[str]:
         """The ``features`` that a file must contain; all others are computed from positions."""
         return from_file(self.features)
+
+    def check_labels_points(self) -> None:
+        """Checks that the model labels the points of scenes.
+
+        Raises:
+            ValueError: It is a model of shapes.
+        """
+        if self.task != "segmentation":
+            raise ValueError(
+                f"the model is for the {self.task} of whole shapes, and does not label the points "
+                "of a cloud; score it on prepared shapes with kpdeform evaluate, or take its "
+                "predictions from kpdeform.inference.predict_shapes"
+            )
 
     def predict_cloud(
         self, cloud: SortedCloud, votes: int = 1, progress: Progress | None = None
@@ -249,6 +273,7 @@ class Predictor:
         Returns:
             ``(N, classes)`` float32.
         """
+        self.check_labels_points()
         _checks.count("Predictor", "votes", votes)
         _checks.finite("Predictor: features", torch.from_numpy(features), "values")
         sample, inverse = self._thinned(points, features, floor)

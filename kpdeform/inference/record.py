@@ -14,10 +14,12 @@ from typing import Any
 from torch import nn
 
 import kpdeform
+from kpdeform.data import transforms
 from kpdeform.inference.statistics import Statistics
 from kpdeform.inference.tiling import Tiles
 from kpdeform.models.config import ModelConfig
 
+TASKS = ("segmentation", "classification")
 FORMAT = 1  # a number that grows when an older kpdeform would misread a record
 
 
@@ -185,6 +187,14 @@ def _are_statistics(value: Any) -> bool:
     return True
 
 
+def _are_transforms(value: Any) -> bool:
+    try:
+        transforms.from_record(value)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return False
+    return True
+
+
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and value.isprintable()
 
@@ -228,6 +238,8 @@ _DATA_ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
 # A record of an earlier version lacks these.
 _LATER_ENTRIES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "optional_features": (_list_of(_is_name), "a list of names"),
+    "task": (lambda value: value in TASKS, f"one of {', '.join(TASKS)}"),
+    "transforms": (_are_transforms, "a list of mappings with name and arguments of a transform"),
     "statistics": (
         _are_statistics,
         "None or a mapping with points_per_cell, neighbors, columns, height_range and sparsest",

@@ -96,10 +96,12 @@ def segment_file(
         What became of the points.
 
     Raises:
-        ValueError: The file is damaged, lacks a feature of the model, has NaN or infinite values in
-            one, or cannot store the ids; or, with ``strict``, does not look like the training data.
+        ValueError: The model is one of shapes; or the file is damaged, lacks a feature of the
+            model, has NaN or infinite values in one, or cannot store the ids; or, with ``strict``,
+            does not look like the training data.
         OSError: Another process writes this output, or the disk has too little space.
     """
+    predictor.check_labels_points()
     _checks.count("segment_file", "votes", votes)
     source, output, rules = Path(source), Path(output), rules or Rules()
     if source.suffix.lower() != output.suffix.lower():

@@ -26,7 +26,8 @@ from kpdeform.data import (
 )
 from kpdeform.data.columns import from_file
 from kpdeform.data.mixing import Mixing
-from kpdeform.data.transforms import Compose, FeatureDrop, RandomDensity, Transform
+from kpdeform.data.transforms import Compose, FeatureDrop, RandomDensity, Transform, as_record
+from kpdeform.inference.shapes import shape_class
 from kpdeform.inference.statistics import Measurement, Statistics
 from kpdeform.inference.tiling import Tiles
 from kpdeform.train.loading import (
@@ -479,22 +480,33 @@ class ShapeDataModule(_DataModule):
         """A single tile, because shapes are not cut."""
         return Tiles(math.inf, dimensions=3)
 
+    def record(self) -> dict[str, Any]:
+        """The record of the base class, with the task and the augmentations to vote with."""
+        record = {**super().record(), "task": "classification"}
+        described = as_record(self.transforms)
+        return record if described is None else {**record, "transforms": described}
+
     def batches(self, split: str, train: bool) -> _ShapeBatches:
-        """The shapes in a new order each epoch or, without ``train``, every shape once."""
-        return _ShapeBatches(
-            SceneDataset(
-                self.folder,
-                split,
-                cell_size=self.cell_size,
-                features=self.features,
-                crop="none",
-                sampling="potential" if train else "coverage",
-                max_points=self.max_points,
-                batches_per_epoch=self.batches_per_epoch,
-                transform=Compose(self.transforms) if train else None,
-                seed=self.seed,
-            )
+        """The shapes in a new order each epoch or, without ``train``, every shape once.
+
+        Raises:
+            ValueError: The points of a scene have several classes, so that it is no shape.
+        """
+        source = SceneDataset(
+            self.folder,
+            split,
+            cell_size=self.cell_size,
+            features=self.features,
+            crop="none",
+            sampling="potential" if train else "coverage",
+            max_points=self.max_points,
+            batches_per_epoch=self.batches_per_epoch,
+            transform=Compose(self.transforms) if train else None,
+            seed=self.seed,
         )
+        for name, scene in zip(source.scene_names, source.scenes, strict=True):
+            shape_class(name, scene.labels)
+        return _ShapeBatches(source)
 
     def class_counts(self) -> Tensor:
         """Number of training shapes of each class, ``(classes,)`` int64."""

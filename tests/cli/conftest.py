@@ -1,3 +1,3 @@
 """The toy data set and its configuration are fixtures of these tests."""
 
-from tests.toy import config, toy  # noqa: F401
+from tests.toy import config, shapes, toy  # noqa: F401

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from kpdeform.data import DatasetInfo, SceneWriter, read_cloud
+from kpdeform.data import read_cloud
 from kpdeform.inference import Predictor
 from kpdeform.train import ShapeDataModule
 from tests.toy import ROOT, run_python, run_script, toy_scene
@@ -112,33 +112,6 @@ def test_segment_cloud_labels_a_file(trained, tmp_path):
     assert set(found["classification"]) <= {3, 8}
     for name in vertices.dtype.names:
         assert np.array_equal(found[name], vertices[name])
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory):
-    """Spheres and cubes."""
-    root = tmp_path_factory.mktemp("shapes")
-    rng = np.random.default_rng(0)
-    with SceneWriter(root, DatasetInfo("shapes", ("sphere", "cube"))) as writer:
-        for split, count in (("train", 12), ("val", 6)):
-            for number in range(count):
-                points = rng.normal(size=(400, 3))
-                order = 2 if number % 2 == 0 else np.inf
-                points /= np.linalg.norm(points, order, axis=1, keepdims=True)
-                writer.write(split, f"shape{number:02d}", points, np.full(400, number % 2))
-    return root
-
-
-def test_train_classification(shapes, tmp_path):
-    run_script(
-        "train_classification.py",
-        *["--run", tmp_path / "run", "--max_steps", 20, "--trainer.validate_every", 20],
-        *["--data.root", shapes, "--data.cell_size", 0.2, "--data.max_points", 1500],
-        *["--model.arguments", "{width: 8}", "--trainer.progress_bar", "false"],
-        *["--task.class_weights", "sqrt_inverse"],
-    )
-    text = (tmp_path / "run" / "metrics.csv").read_text()
-    assert "val/overall_accuracy" in text and (tmp_path / "run" / "best.ckpt").exists()
 
 
 def test_shapes_are_counted_per_class(shapes):

@@ -5,6 +5,7 @@ import csv
 import numpy as np
 import pytest
 
+from kpdeform.inference import Predictor
 from tests.toy import ROOT, run_script
 
 pillow = pytest.importorskip("PIL.Image")
@@ -46,6 +47,8 @@ def test_learns_and_resumes(folder):
     assert last >= 39
     assert logged[last, "val/mean_iou"] > max(0.6, logged[19, "val/mean_iou"])
     assert (last, "val/iou/disc") in logged
+    with pytest.raises(ValueError, match=r"training on images, whose scores are in .*metrics\.csv"):
+        Predictor.load(folder / "run")
 
 
 def test_missing_label_images_are_named(folder):

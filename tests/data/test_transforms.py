@@ -1,5 +1,7 @@
 """Transforms against meshes that are moved and measured again, and their invariances."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -265,3 +267,30 @@ def test_samples_without_colours_normals_or_points():
 def test_bad_arguments_are_refused(make):
     with pytest.raises(ValueError, match="got"):
         make()
+
+
+def test_transforms_are_described_and_made_again():
+    given = [
+        transforms.RandomScale(0.8, 1.2, anisotropic=True),
+        transforms.Compose([transforms.RandomFlip("xyz", 0.25), transforms.Jitter(0.01)]),
+        transforms.FeatureDrop(["ones"], 0.5),
+        transforms.RandomRotation("all"),
+        transforms.RandomDensity(0.5),
+    ]
+    record = json.loads(json.dumps(transforms.as_record(given), allow_nan=False))
+    assert record[2] == {"name": "Jitter", "arguments": {"sigma": 0.01, "clip": None}}
+    sample = Sample(torch.rand(50, 3), torch.ones(50, 1), ("ones",))
+    made = transforms.Compose(transforms.from_record(record))
+    before, after = (
+        change(sample, torch.Generator().manual_seed(3))
+        for change in (transforms.Compose(given), made)
+    )
+    assert torch.equal(before.points, after.points) and torch.equal(before.features, after.features)
+
+
+def test_a_transform_of_ones_own_cannot_be_described():
+    def own(sample, generator):
+        return sample
+
+    assert transforms.as_record([transforms.RandomFlip("x"), own]) is None
+    assert transforms.as_record([transforms.Compose([own])]) is None

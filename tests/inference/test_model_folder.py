@@ -397,3 +397,21 @@ def test_the_hub(hub, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(hub, "snapshot_download", fails)
     with pytest.raises(OSError, match=r"hf://owner/name cannot .*: no such repository$"):
         Predictor.load("hf://owner/name", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("task", "boxes"),
+        ("task", 3),
+        ("transforms", 3),
+        ("transforms", ["Jitter"]),
+        ("transforms", [{"name": "Jitter"}]),
+        ("transforms", [{"name": "Jitter", "arguments": {"sigma": -1}}]),
+        ("transforms", [{"name": "Jitter", "arguments": {"width": 1}}]),
+        ("transforms", [{"name": "os.system", "arguments": {}}]),
+    ],
+)
+def test_wrong_entries_of_models_of_shapes_are_named(name, value):
+    with pytest.raises(ValueError, match=f"the record of the data: {name} must be"):
+        predictor_of(**{name: value})
