@@ -160,7 +160,7 @@ def test_configurations_are_valid(path):
         TrainerConfig,
     )
 
-    is_shapes = "modelnet" in path.stem
+    is_shapes = path.stem in ("modelnet40", "scanobjectnn")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--max_steps", type=int)
     parser.add_class_arguments(ShapeDataModule if is_shapes else SceneDataModule, "data")

@@ -1,9 +1,12 @@
 """Shapes for classification, as text and as meshes."""
 
+import json
+
 import numpy as np
 import pytest
 
 from kpdeform.data import open_dataset
+from tests.toy import run_script
 
 # a cube of side 2 of quadrilaterals, and far from it in area, a small triangle
 CUBE = """8 6 0
@@ -142,3 +145,47 @@ def test_real_shapes(modelnet, shared, tmp_path):
         np.testing.assert_allclose(np.linalg.norm(scene.features, axis=1), 1, atol=1e-5)
     text = shapes / "modelnet_style_txt" / "chair" / "chair_0001.txt"
     assert modelnet.read_text(text).shape == (2048, 6)
+
+
+def write_spheres_and_boxes(raw):
+    """The text layout with ten shapes to learn and four to test on, and with their normals."""
+    rng = np.random.default_rng(0)
+    splits = {"train": [], "test": []}
+    for label, order in (("bed", np.inf), ("night_stand", 2)):
+        (raw / label).mkdir(parents=True)
+        for number in range(1, 8):
+            points = rng.normal(size=(300, 3))
+            points /= np.linalg.norm(points, order, axis=1, keepdims=True)
+            peak = np.abs(points) == np.abs(points).max(1, keepdims=True)
+            normals = points if order == 2 else np.sign(points) * peak
+            name = f"{label}_{number:04d}"
+            np.savetxt(raw / label / f"{name}.txt", np.c_[points / 2, normals], "%.6f", ",")
+            splits["train" if number < 6 else "test"].append(name)
+    (raw / "modelnet40_shape_names.txt").write_text("bed\nnight_stand\n")
+    for split, names in splits.items():
+        (raw / f"modelnet40_{split}.txt").write_text("\n".join(names))
+
+
+@pytest.mark.parametrize(
+    "features", [pytest.param("[ones]", marks=pytest.mark.slow), "[ones, nx, ny, nz]"]
+)
+def test_twenty_steps_and_ten_votes(modelnet, tmp_path, features):
+    """The packaged configuration on the miniature, with a small network."""
+    write_spheres_and_boxes(tmp_path / "raw")
+    data = tmp_path / "data"
+    modelnet.main([str(tmp_path / "raw"), "--axes", "xzy", "--output", str(data)])
+    run_script(
+        "train_classification.py",
+        *["--config", "modelnet40", "--run", tmp_path / "run", "--data.root", data],
+        *["--max_steps", 20, "--trainer.log_every", 1, "--trainer.progress_bar", "false"],
+        *["--data.max_points", 900, "--data.batches_per_epoch", 4, "--data.num_workers", 0],
+        *["--trainer.validate_every", 0, "--data.cell_size", 0.1, "--data.features", features],
+        *["--model.factory", "kpcnn_small", "--model.arguments", "{width: 8, deformable: false}"],
+    )
+    run_script(
+        *["evaluate.py", "--model", tmp_path / "run" / "last.ckpt", "--data", data],
+        *["--split", "test", "--votes", 10, "--out", tmp_path / "test"],
+    )
+    found = json.loads((tmp_path / "test" / "scores.json").read_text())
+    assert np.sum(found["confusion"], axis=1).tolist() == [2, 2]
+    assert 0 <= found["overall_accuracy"] <= 1
