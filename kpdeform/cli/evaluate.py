@@ -5,10 +5,10 @@
         --out runs/modelnet40/test
 
 Prints the IoU of every class, the mean IoU, and the overall and mean accuracy; for shapes, the
-accuracy of every class. Writes scores.json (with the confusion matrix), confusion.png and
-report.html. For scenes, the report also has pictures of every scene, and --predictions writes one
-labelled cloud or list of labels per scene. For shapes, shapes.csv holds the prediction of every
-shape.
+accuracy of every class, or the IoU of the parts of every category. Writes scores.json (with the
+confusion matrix), confusion.png and report.html. For scenes, the report also has pictures of every
+scene, and --predictions writes one labelled cloud or list of labels per scene. For shapes,
+shapes.csv has a row for every shape.
 """
 
 import csv
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from kpdeform._device import describe_device
 from kpdeform._files import replacing
@@ -25,6 +26,7 @@ from kpdeform.cli.options import call, imported_factory
 from kpdeform.data import SceneFolder, open_dataset
 from kpdeform.data.recipe import track, warn
 from kpdeform.inference import (
+    PredictedShape,
     Predictor,
     Tiles,
     confusion_matrix,
@@ -35,6 +37,7 @@ from kpdeform.inference import (
     write_scores,
 )
 from kpdeform.inference.evaluation import check_preparation
+from kpdeform.inference.parts import Parts
 from kpdeform.inference.precision import Precision
 from kpdeform.inference.report import Report
 
@@ -130,34 +133,68 @@ def _evaluate_shapes(
     votes: int,
     facts: Mapping[str, object],
 ) -> None:
+    shapes = predict_shapes(
+        predictor, dataset, split, votes=votes, progress=lambda batches: track(batches, "shapes")
+    )
+    score = _score_parts if predictor.task == "parts" else _score_classes
+    confusion, lines = score(predictor, shapes, out)
+    report = Report(predictor.class_names, predictor.class_colors)
+    report.write(out / "report.html", confusion, facts)
+    for line in [*lines, f"all in {out / 'scores.json'}, shapes.csv and report.html"]:
+        print(f"  {line}")
+
+
+def _score_classes(
+    predictor: Predictor, shapes: Iterable[PredictedShape], out: Path
+) -> tuple[Tensor, list[str]]:
+    """Writes scores and predictions of classified shapes; returns confusion and lines to print."""
     names = predictor.class_names
     confusion = torch.zeros(len(names), len(names), dtype=torch.int64)
     rows = []
-    for shape in predict_shapes(
-        predictor, dataset, split, votes=votes, progress=lambda batches: track(batches, "shapes")
-    ):
-        found = shape.probabilities.argmax(1)
-        confusion += confusion_matrix(shape.labels.numpy(), found.numpy(), len(names))
-        label = int(shape.labels)
-        rows.append(
-            (
-                shape.name,
-                names[label] if label >= 0 else "",
-                names[int(found)],
-                f"{float(shape.probabilities.max()):.4f}",
-            )
-        )
+    for shape in shapes:
+        found, label = int(shape.probabilities.argmax()), int(shape.labels)
+        if label >= 0:
+            confusion[label, found] += 1
+        truth = names[label] if label >= 0 else ""
+        rows.append((shape.name, truth, names[found], f"{shape.probabilities.max():.4f}"))
     result = write_scores(out, confusion, names)
     _write_table(out / "shapes.csv", ("shape", "label", "prediction", "probability"), rows)
-    for name, accuracy in zip(names, result.accuracy.tolist(), strict=True):
-        print(f"  {name:24s} accuracy {accuracy:.4f}")
-    print(
-        f"  overall accuracy {result.overall_accuracy:.4f}, mean accuracy "
-        f"{result.mean_accuracy:.4f} of {int(confusion.sum())} shapes"
+    lines = [f"{n:24s} accuracy {v:.4f}" for n, v in zip(names, result.accuracy, strict=True)]
+    lines.append(
+        f"overall accuracy {result.overall_accuracy:.4f}, mean accuracy "
+        f"{result.mean_accuracy:.4f} of {counted(int(confusion.sum()), 'shape')}"
     )
-    report = Report(names, predictor.class_colors)
-    report.write(out / "report.html", confusion, facts)
-    print(f"  all in {out / 'scores.json'}, shapes.csv and report.html")
+    return confusion, lines
+
+
+def _score_parts(
+    predictor: Predictor, shapes: Iterable[PredictedShape], out: Path
+) -> tuple[Tensor, list[str]]:
+    """Writes the scores of the parts of shapes; returns confusion and lines to print."""
+    names, parts = predictor.class_names, Parts(predictor.categories, predictor.class_names)
+    confusion = torch.zeros(len(names), len(names), dtype=torch.int64)
+    ious: dict[str, list[float]] = {name: [] for name in parts.names}
+    rows = []
+    for shape in shapes:
+        found, category = shape.probabilities.argmax(1), parts.names[shape.category]
+        counts = confusion_matrix(shape.labels.numpy(), found.numpy(), len(names))
+        confusion += counts
+        ious[category].append(parts.mean_iou(counts, shape.category))
+        rows.append((shape.name, category, f"{ious[category][-1]:.4f}"))
+    means = {name: sum(values) / len(values) for name, values in ious.items() if values}
+    scores = {
+        "instance_iou": sum(map(sum, ious.values())) / len(rows),
+        "category_iou": sum(means.values()) / len(means),
+        "categories": means,
+    }
+    write_scores(out, confusion, names, scores)
+    _write_table(out / "shapes.csv", ("shape", "category", "iou"), rows)
+    lines = [f"{name:24s} IoU {value:.4f}" for name, value in means.items()]
+    lines.append(
+        f"instance IoU {scores['instance_iou']:.4f}, category IoU {scores['category_iou']:.4f} of "
+        f"{counted(len(rows), 'shape')}"
+    )
+    return confusion, lines
 
 
 def _write_table(path: Path, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -2,6 +2,7 @@
 
     kpdeform train --config ign --run runs/ign
     kpdeform train classification --config modelnet40 --run runs/modelnet40
+    kpdeform train parts --config shapenetpart --run runs/shapenetpart
     kpdeform train images --config mosd --run runs/mosd_images
 
 The run's folder gets config.yaml, git_hash.txt, metrics.csv, curves.png, TensorBoard files,
@@ -34,6 +35,8 @@ from kpdeform.train import (
     ClassificationTask,
     ImageFolderDataModule,
     ImageSegmentationTask,
+    PartDataModule,
+    PartSegmentationTask,
     SceneDataModule,
     SegmentationTask,
     ShapeDataModule,
@@ -54,8 +57,13 @@ _USUAL = (
 
 
 def main() -> None:
-    """Trains on scenes or, if this is the first argument, on shapes or images."""
-    kinds = {"segmentation": segmentation, "classification": classification, "images": images}
+    """Trains on scenes or, if this is the first argument, on shapes, their parts or images."""
+    kinds = {
+        "segmentation": segmentation,
+        "classification": classification,
+        "parts": parts,
+        "images": images,
+    }
     kind = segmentation
     if sys.argv[1:] and sys.argv[1] in kinds:
         kind = kinds[sys.argv.pop(1)]
@@ -66,7 +74,8 @@ def segmentation() -> None:
     """Trains a network that labels every point of a scene."""
     parser = _parser(
         "Trains a network that labels every point of a scene. As first argument, classification "
-        "trains one that labels whole shapes, and images one that labels every pixel."
+        "trains one that labels whole shapes, parts one that finds the parts of shapes, and images "
+        "one that labels every pixel."
     )
     parser.add_class_arguments(SceneDataModule, "data", help="crops to learn from")
     _add_network(parser, ModelConfig, SegmentationTask)
@@ -82,6 +91,17 @@ def classification() -> None:
     parser.set_defaults({"model.factory": "kpcnn_small"})
     _add_fine_tuning(parser)
     _train(parser, ClassificationTask, _network_of_points)
+
+
+def parts() -> None:
+    """Trains a network that labels every point of a shape with a part of the shape's category."""
+    parser = _parser(
+        "Trains a network that labels every point of a shape with a part of the shape's category."
+    )
+    parser.add_class_arguments(PartDataModule, "data", help="shapes to learn from")
+    _add_network(parser, ModelConfig, PartSegmentationTask)
+    _add_fine_tuning(parser)
+    _train(parser, PartSegmentationTask, _network_of_points)
 
 
 def images() -> None:
@@ -137,7 +157,7 @@ def _add_network(parser: Any, model: type, task: type, skip: set[str] = frozense
     parser.add_class_arguments(
         task,
         "task",
-        skip={"model", "class_names", "class_counts"},
+        skip={"model", "class_names", "class_counts", "categories"},
         instantiate=False,
         help="loss and optimizer",
     )
@@ -278,7 +298,8 @@ def _train(
     )
     balanced = made.task["class_weights"] == "sqrt_inverse"
     counts = made.data.class_counts() if balanced else None
-    learner = task(model, made.data.class_names, class_counts=counts, **made.task)
+    given = {"categories": made.data.categories} if task is PartSegmentationTask else {}
+    learner = task(model, made.data.class_names, class_counts=counts, **given, **made.task)
     if "freeze" in options:
         quiet = checkpoint is not None or not trainer.is_global_zero
         _fine_tune(learner, config, made.data, options, quiet)
@@ -309,7 +330,7 @@ def _next(options: Any, task: type) -> list[str]:
     """Commands that follow a training."""
     commands = [f"tensorboard --logdir {options.run}"]
     evaluate = f"kpdeform evaluate --model {options.run} --data {options.data.root}"
-    if task is ClassificationTask:
+    if task in (ClassificationTask, PartSegmentationTask):
         split = options.data.val_split
         commands = [f"{evaluate} --split {split} --out {options.run / split}", *commands]
     if task is SegmentationTask:

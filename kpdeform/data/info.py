@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,12 +30,16 @@ class DatasetInfo:
         feature_scales: Divisor that turns a file's values into features, by name of the feature.
         unit: Unit of the points.
         scale: Factor that turns a file's coordinates into points.
+        categories: Where every scene is a shape and every class a part of shapes: the names of the
+            classes that are the parts of each category, by its name. Every class is then a part of
+            exactly one category. Otherwise it is empty.
         made_from: Options of the preparation and, under "scenes", the source files of each scene;
             filled in by :class:`kpdeform.data.SceneWriter`.
 
     Raises:
         ValueError: A field has the wrong type or an impossible value, a name is missing or occurs
-            twice, there is not one colour and one id per class, or the ignored label is a class.
+            twice, there is not one colour and one id per class, the ignored label is a class, or
+            there are categories and a class is not in exactly one of them.
     """
 
     name: str
@@ -50,6 +55,7 @@ class DatasetInfo:
     feature_scales: dict[str, float] = field(default_factory=dict)
     unit: str = "metre"
     scale: float = 1.0
+    categories: dict[str, tuple[str, ...]] = field(default_factory=dict)
     made_from: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -86,6 +92,7 @@ class DatasetInfo:
         values.known(where + "feature_scales", scales, self.feature_names)
         put("feature_scales", {k: values.positive(where + k, v) for k, v in scales.items()})
         put("splits", _check_splits(where + "splits", self.splits))
+        put("categories", check_categories(where, self.categories, self.class_names))
         values.mapping(where + "made_from", self.made_from, "{options: ...}")
         values.whole(where + "ignored_label", self.ignored_label)
         if 0 <= self.ignored_label < num_classes:
@@ -98,6 +105,24 @@ class DatasetInfo:
     def num_classes(self) -> int:
         """Number of classes, without the ignored label."""
         return len(self.class_names)
+
+
+def check_categories(
+    where: str, categories: object, class_names: Sequence[str]
+) -> dict[str, tuple[str, ...]]:
+    """Checks the categories of :class:`DatasetInfo`, and returns them with tuples."""
+    place = where + "categories"
+    checked = {
+        values.text(place, name): values.names(f"{place}: {name}", parts)
+        for name, parts in values.mapping(place, categories, "{mug: [handle, cup]}").items()
+    }
+    parts = [part for listed in checked.values() for part in listed]
+    if checked and sorted(parts) != sorted(class_names):
+        raise ValueError(
+            f"{place}: every class must be a part of exactly one category; the classes are "
+            f"{', '.join(class_names)}, the parts {', '.join(parts)}"
+        )
+    return checked
 
 
 def _check_splits(where: str, splits: object) -> dict[str, tuple[str, ...]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
@@ -113,7 +114,8 @@ def difference(a: ArrayLike, b: ArrayLike) -> float:
         >>> difference((0, 0, 0), (255, 255, 255)).__round__()
         100
     """
-    return float(np.linalg.norm(_seen(a) - _seen(b), axis=-1).min())
+    seen_a, seen_b = (_seen(tuple(np.asarray(color).tolist())) for color in (a, b))
+    return float(np.linalg.norm(seen_a - seen_b, axis=-1).min())
 
 
 def _expected(name: str) -> Color | None:
@@ -122,14 +124,16 @@ def _expected(name: str) -> Color | None:
 
 
 def _next(taken: Sequence[Color]) -> Color:
-    def least(color: Color) -> float:
-        return min((difference(color, other) for other in taken), default=np.inf)
+    if not taken:
+        return _FREE[0]
+    others = np.stack([_seen(color) for color in taken])  # (taken, sights, 3)
+    least = {color: np.linalg.norm(others - _seen(color), axis=-1).min() for color in _FREE}
+    fitting = (color for color in _FREE if least[color] >= _TOO_CLOSE)
+    return next(fitting, None) or max(_FREE, key=least.__getitem__)
 
-    fitting = (color for color in _FREE if least(color) >= _TOO_CLOSE)
-    return next(fitting, None) or max(_FREE, key=least)
 
-
-def _seen(color: ArrayLike) -> NDArray[np.float64]:
+@lru_cache(maxsize=1024)
+def _seen(color: tuple[float, ...]) -> NDArray[np.float64]:
     """L*a*b* of a colour for each kind of sight, ``(3, 3)``."""
     value = np.asarray(color, np.float64) / 255
     linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)

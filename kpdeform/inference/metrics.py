@@ -71,18 +71,31 @@ def scores(confusion: Tensor) -> Scores:
     """
     if confusion.ndim != 2 or confusion.shape[0] != confusion.shape[1]:
         raise ValueError(f"scores: confusion must be square, got shape {tuple(confusion.shape)}")
-    counts = confusion.detach().to("cpu", torch.float64)
-    right = counts.diagonal()
-    labelled, predicted = counts.sum(1), counts.sum(0)
+    right, either = intersections_and_unions(confusion)
+    labelled = confusion.detach().to("cpu", torch.float64).sum(1)
     accuracy = right / labelled  # 0 / 0 is NaN for a class that does not occur
-    iou = (right / (labelled + predicted - right)).masked_fill(labelled == 0, torch.nan)
+    iou = (right / either).masked_fill(labelled == 0, torch.nan)
     return Scores(
         iou,
         accuracy,
         iou.nanmean().item(),
         accuracy.nanmean().item(),
-        (right.sum() / counts.sum()).item(),
+        (right.sum() / labelled.sum()).item(),
     )
+
+
+def intersections_and_unions(confusion: Tensor) -> tuple[Tensor, Tensor]:
+    """Sizes of the intersection and of the union of labels and predictions, for each class.
+
+    Args:
+        confusion: Counts, ``(classes, classes)``; row = label, column = prediction.
+
+    Returns:
+        Two tensors ``(classes,)`` float64 on the CPU.
+    """
+    counts = confusion.detach().to("cpu", torch.float64)
+    right = counts.diagonal()
+    return right, counts.sum(0) + counts.sum(1) - right
 
 
 def _number(value: float) -> float | None:

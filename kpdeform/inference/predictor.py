@@ -53,7 +53,8 @@ class Predictor:
         source: Origin of that data set.
         statistics: Statistics of its training scenes; None if they are unknown.
         task: What it predicts: "segmentation" labels every point of a scene, "classification" whole
-            shapes.
+            shapes, and "parts" every point of a shape whose category is given.
+        categories: For "parts": names of the classes that are the parts of each category.
         transforms: Random changes of the training shapes, with which several votes are made; for
             models of shapes.
     """
@@ -76,6 +77,7 @@ class Predictor:
     statistics: Statistics | None = None
     optional: Sequence[str] = ()
     task: str = "segmentation"
+    categories: Mapping[str, Sequence[str]] = field(default_factory=dict)
     transforms: Sequence[Transform] = ()
     precision: Precision = "32-true"
 
@@ -162,6 +164,7 @@ class Predictor:
             statistics=statistics,
             optional=tuple(data.get("optional_features", ())),
             task=data.get("task", "segmentation"),
+            categories=data.get("categories", {}),
             transforms=transforms.from_record(data.get("transforms", ())),
         )
 
@@ -208,6 +211,7 @@ class Predictor:
         }
         if self.task != "segmentation":
             data["task"] = self.task
+            data["categories"] = {name: list(parts) for name, parts in self.categories.items()}
             data["transforms"] = transforms.as_record(self.transforms) or []
         if self.statistics is not None:
             data["statistics"] = self.statistics.as_record()
@@ -232,7 +236,7 @@ class Predictor:
         if self.task != "segmentation":
             raise ValueError(
                 f"the model is for the {self.task} of whole shapes, and does not label the points "
-                "of a cloud; score it on prepared shapes with kpdeform evaluate, or take its "
+                "of scenes; score it on prepared shapes with kpdeform evaluate, or take its "
                 "predictions from kpdeform.inference.predict_shapes"
             )
 

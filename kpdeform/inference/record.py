@@ -15,11 +15,12 @@ from torch import nn
 
 import kpdeform
 from kpdeform.data import transforms
+from kpdeform.data.info import check_categories
 from kpdeform.inference.statistics import Statistics
 from kpdeform.inference.tiling import Tiles
 from kpdeform.models.config import ModelConfig
 
-TASKS = ("segmentation", "classification")
+TASKS = ("segmentation", "classification", "parts")
 FORMAT = 1  # a number that grows when an older kpdeform would misread a record
 
 
@@ -66,6 +67,10 @@ def check_record(record: Any) -> Mapping[str, Any]:
     _check_entries("the record of the data", data, _DATA_ENTRIES)
     later = {name: entry for name, entry in _LATER_ENTRIES.items() if name in data}
     _check_entries("the record of the data", data, later)
+    if "categories" in data:
+        check_categories("the record of the data: ", data["categories"], data["class_names"])
+    if data.get("task") == "parts" and not data.get("categories"):
+        raise ValueError("the record of the data lacks categories, of which the classes are parts")
     if "statistics" in data:
         measured = (data["statistics"] or {}).get("columns", data["features"])
         if set(measured) != set(data["features"]):

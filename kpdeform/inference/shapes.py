@@ -1,16 +1,18 @@
-"""Predicts whole shapes: the class of every shape."""
+"""Predicts whole shapes: their classes, or the parts that they consist of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from copy import copy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from kpdeform import _checks
-from kpdeform.data import SceneDataset, SceneFolder, build_pyramid
+from kpdeform.data import PointBatch, SceneDataset, SceneFolder, build_pyramid
 from kpdeform.data.transforms import Compose, RandomDensity
+from kpdeform.inference.parts import Parts
 from kpdeform.inference.predictor import Predictor
 
 _MAX_POINTS = 60_000  # points of a batch; a larger shape is a batch of its own
@@ -20,15 +22,21 @@ _MAX_POINTS = 60_000  # points of a batch; a larger shape is a batch of its own
 class PredictedShape:
     """A shape and what a model says about it.
 
+    R is 1 for a model that classifies shapes, and the number of points of the shape, at full
+    resolution, for a model of parts.
+
     Attributes:
         name: Name of the scene that is the shape.
-        labels: Class number of the shape, ``(1,)`` int64; -1 if it is unknown.
-        probabilities: Probability of each class, ``(1, classes)`` float32.
+        labels: Class numbers, ``(R,)`` int64; -1 is unknown.
+        probabilities: Probability of each class, ``(R, classes)`` float32. With a model of parts,
+            it is 0 for the parts of other categories.
+        category: Number of the shape's category; -1 for a model that classifies shapes.
     """
 
     name: str
     labels: Tensor
     probabilities: Tensor
+    category: int = -1
 
 
 def shape_class(name: str, labels: Tensor | None) -> int:
@@ -59,7 +67,7 @@ def predict_shapes(
     *,
     votes: int = 1,
     seed: int = 0,
-    progress: Callable[[Sequence[tuple[int, int]]], Iterable[tuple[int, int]]] | None = None,
+    progress: Callable[[Iterable[int]], Iterable[int]] | None = None,
 ) -> Iterator[PredictedShape]:
     """Predicts every shape of a split.
 
@@ -81,7 +89,8 @@ def predict_shapes(
     Raises:
         ValueError: The model is not one of shapes; ``votes`` is not positive, or above 1 for a
             model that was trained without random changes; the data set lacks a feature of the
-            model; or the points of a shape have several classes.
+            model; the points of a shape have several classes or, for a model of parts, are not of
+            one category, which the labels tell.
     """
     _checks.count("predict_shapes", "votes", votes)
     if predictor.task == "segmentation":
@@ -105,21 +114,57 @@ def predict_shapes(
         transform=Compose(changes) if votes > 1 else None,
         seed=seed,
     )
-    labels = [
-        shape_class(name, scene.labels)
-        for name, scene in zip(data.scene_names, data.scenes, strict=True)
-    ]
-    totals: dict[int, Tensor] = {}
-    for vote, index in (progress or iter)(
-        [(vote, index) for vote in range(votes) for index in range(len(data))]
-    ):
-        if index == 0:
-            data.set_epoch(vote)
-        batch = data[index].to(predictor.device)
-        logits, _ = predictor.model(build_pyramid(batch, predictor.spec), batch.features)
-        found = logits.float().softmax(1).cpu().split(1)
-        for scene, values in zip(batch.scenes.tolist(), found, strict=True):
-            totals[scene] = totals[scene] + values if vote else values
-    for scene in sorted(totals):
-        name, label = data.scene_names[scene], torch.tensor([labels[scene]])
-        yield PredictedShape(name, label, totals[scene] / votes)
+    finish = _Parts(predictor, data) if predictor.task == "parts" else _Classes(data)
+    passes = [copy(data) for _ in range(votes)]  # they share the scenes
+    for vote, one in enumerate(passes):
+        one.set_epoch(vote)
+    for index in (progress or iter)(range(len(data))):
+        total = 0.0
+        for one in passes:
+            batch = one[index].to(predictor.device)
+            logits, _ = predictor.model(build_pyramid(batch, predictor.spec), batch.features)
+            total = total + finish.restrict(logits.float(), batch).softmax(1).cpu()
+        yield from finish.shapes(total / votes, batch)
+
+
+class _Classes:
+    """Turns the logits of shapes into predictions."""
+
+    def __init__(self, data: SceneDataset) -> None:
+        self.names = data.scene_names
+        pairs = zip(data.scene_names, data.scenes, strict=True)
+        self.labels = [shape_class(name, scene.labels) for name, scene in pairs]
+
+    def restrict(self, logits: Tensor, batch: PointBatch) -> Tensor:
+        return logits
+
+    def shapes(self, probabilities: Tensor, batch: PointBatch) -> Iterator[PredictedShape]:
+        for scene, values in zip(batch.scenes.tolist(), probabilities.split(1), strict=True):
+            yield PredictedShape(self.names[scene], torch.tensor([self.labels[scene]]), values)
+
+
+class _Parts:
+    """Turns the logits of the points of shapes into predictions at full resolution."""
+
+    def __init__(self, predictor: Predictor, data: SceneDataset) -> None:
+        self.data, self.parts = data, Parts(predictor.categories, predictor.class_names)
+        pairs = list(zip(data.scene_names, data.scenes, strict=True))
+        self.categories = [self.parts.of_shape(name, scene.labels) for name, scene in pairs]
+        known = zip(pairs, self.categories, strict=True)
+        if unknown := [name for (name, s), category in known if category < 0 and len(s.points)]:
+            raise ValueError(
+                f"{len(unknown)} shapes have no labels, which tell their category: "
+                f"{', '.join(unknown[:5])}"
+            )
+
+    def restrict(self, logits: Tensor, batch: PointBatch) -> Tensor:
+        categories = torch.tensor([self.categories[scene] for scene in batch.scenes.tolist()])
+        return self.parts.restrict(logits, categories.to(logits.device), batch.lengths)
+
+    def shapes(self, probabilities: Tensor, batch: PointBatch) -> Iterator[PredictedShape]:
+        thinned = probabilities.split(batch.lengths.tolist())
+        for scene, values in zip(batch.scenes.tolist(), thinned, strict=True):
+            rows, labels = self.data.full_resolution(scene)
+            yield PredictedShape(
+                self.data.scene_names[scene], labels, values[rows], self.categories[scene]
+            )

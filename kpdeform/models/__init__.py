@@ -19,6 +19,7 @@ from kpdeform.models.presets import (
     kpfcnn_s3dis_deform_light,
     kpfcnn_s3dis_heavy,
     kpfcnn_s3dis_light,
+    kpfcnn_shapenetpart,
     kpfcnn_small,
 )
 from kpdeform.models.replace import replace_deform_convs
@@ -43,6 +44,7 @@ __all__ = [
     "kpfcnn_s3dis_deform_light",
     "kpfcnn_s3dis_heavy",
     "kpfcnn_s3dis_light",
+    "kpfcnn_shapenetpart",
     "kpfcnn_small",
     "load_image_weights",
     "load_weights",

@@ -4,7 +4,7 @@ A training consists of three parts. The task defines the loss and the scores of 
 module makes batches with their pyramids, and the trainer runs the steps and writes the run's files.
 """
 
-from kpdeform.train.datamodules import SceneDataModule, ShapeDataModule
+from kpdeform.train.datamodules import PartDataModule, SceneDataModule, ShapeDataModule
 from kpdeform.train.images import (
     ImageBatch,
     ImageFolder,
@@ -13,7 +13,7 @@ from kpdeform.train.images import (
 )
 from kpdeform.train.losses import focal_loss, lovasz_softmax
 from kpdeform.train.optimizers import AdamWSetup, AdamWStepSetup, OptimizerSetup, SGDSetup
-from kpdeform.train.tasks import ClassificationTask, SegmentationTask
+from kpdeform.train.tasks import ClassificationTask, PartSegmentationTask, SegmentationTask
 from kpdeform.train.trainer import TrainerConfig, checkpoint_to_resume, make_trainer
 
 __all__ = [
@@ -25,6 +25,8 @@ __all__ = [
     "ImageFolderDataModule",
     "ImageSegmentationTask",
     "OptimizerSetup",
+    "PartDataModule",
+    "PartSegmentationTask",
     "SGDSetup",
     "SceneDataModule",
     "SegmentationTask",

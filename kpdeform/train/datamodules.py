@@ -27,6 +27,7 @@ from kpdeform.data import (
 from kpdeform.data.columns import from_file
 from kpdeform.data.mixing import Mixing
 from kpdeform.data.transforms import Compose, FeatureDrop, RandomDensity, Transform, as_record
+from kpdeform.inference.parts import Parts
 from kpdeform.inference.shapes import shape_class
 from kpdeform.inference.statistics import Measurement, Statistics
 from kpdeform.inference.tiling import Tiles
@@ -486,13 +487,19 @@ class ShapeDataModule(_DataModule):
         described = as_record(self.transforms)
         return record if described is None else {**record, "transforms": described}
 
-    def batches(self, split: str, train: bool) -> _ShapeBatches:
+    def batches(self, split: str, train: bool) -> PlannedBatches:
         """The shapes in a new order each epoch or, without ``train``, every shape once.
 
         Raises:
             ValueError: The points of a scene have several classes, so that it is no shape.
         """
-        source = SceneDataset(
+        source = self._shapes(split, train)
+        for name, scene in zip(source.scene_names, source.scenes, strict=True):
+            shape_class(name, scene.labels)
+        return _ShapeBatches(source)
+
+    def _shapes(self, split: str, train: bool) -> SceneDataset:
+        return SceneDataset(
             self.folder,
             split,
             cell_size=self.cell_size,
@@ -504,13 +511,55 @@ class ShapeDataModule(_DataModule):
             transform=Compose(self.transforms) if train else None,
             seed=self.seed,
         )
-        for name, scene in zip(source.scene_names, source.scenes, strict=True):
-            shape_class(name, scene.labels)
-        return _ShapeBatches(source)
 
     def class_counts(self) -> Tensor:
         """Number of training shapes of each class, ``(classes,)`` int64."""
         return (self.train_batches().source.class_counts > 0).sum(dim=0)
+
+
+class PartDataModule(ShapeDataModule):
+    """Whole shapes with a label per point for :class:`kpdeform.train.PartSegmentationTask`.
+
+    The data set must have categories, of which its classes are the parts. The arguments are those
+    of :class:`ShapeDataModule`.
+
+    Raises:
+        ValueError: The data set has no categories.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not self.categories:
+            raise ValueError(
+                f"{self.folder.root}: its classes are no parts of categories; train on scenes with "
+                "kpdeform train, and on shapes of one class each with kpdeform train classification"
+            )
+
+    @property
+    def categories(self) -> dict[str, tuple[str, ...]]:
+        """Names of the classes that are the parts of each category."""
+        return self.folder.info.categories
+
+    def record(self) -> dict[str, Any]:
+        """The record of shapes, with the categories."""
+        categories = {name: list(parts) for name, parts in self.categories.items()}
+        return {**super().record(), "task": "parts", "categories": categories}
+
+    def batches(self, split: str, train: bool) -> SceneDataset:
+        """The shapes in a new order each epoch or, without ``train``, every shape once.
+
+        Raises:
+            ValueError: The points of a shape have parts of several categories.
+        """
+        source, parts = self._shapes(split, train), Parts(self.categories, self.class_names)
+        for name, scene in zip(source.scene_names, source.scenes, strict=True):
+            parts.of_shape(name, scene.labels)
+        return source
+
+    def class_counts(self) -> Tensor:
+        """Number of thinned points of each class in the training shapes, ``(classes,)`` int64."""
+        labels = torch.cat([scene.labels for scene in self.train_batches().scenes])
+        return labels[labels >= 0].bincount(minlength=len(self.class_names))
 
 
 class _ShapeBatches:

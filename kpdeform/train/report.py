@@ -96,7 +96,7 @@ def _scores(best: Mapping[str, float], learner: Any) -> list[tuple[str, str]]:
 
 
 def _spoken(name: str) -> str:
-    return {"mean_iou": "mean IoU"}.get(name, name.replace("_", " "))
+    return name.replace("_", " ").replace("iou", "IoU")
 
 
 class StepLines(lightning.Callback):

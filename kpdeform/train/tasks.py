@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from kpdeform import _checks
 from kpdeform._optional import require
+from kpdeform.inference.evaluation import confusion_matrix
 from kpdeform.inference.metrics import scores
+from kpdeform.inference.parts import Parts
 from kpdeform.nn import Deformation, DeformKPConv, deformation_loss
 from kpdeform.train.loading import LabelledBatch
 from kpdeform.train.losses import focal_loss, lovasz_softmax
@@ -123,17 +125,26 @@ class _Task(lightning.LightningModule):
     def validation_step(self, batch: LabelledBatch, batch_idx: int) -> None:
         """Counts the predictions of one batch."""
         logits, _ = self(batch)
-        self.confusion.update(logits.float(), self.labels(batch))
+        self.count_predictions(logits.float(), batch)
 
-    def on_validation_epoch_end(self) -> None:
-        """Logs IoU and accuracies of the whole validation epoch, over all ranks."""
+    def count_predictions(self, logits: Tensor, batch: LabelledBatch) -> None:
+        """Counts the predictions of one batch of the validation."""
+        self.confusion.update(logits, self.labels(batch))
+
+    def validation_scores(self) -> dict[str, Tensor | float]:
+        """Scores of all that has been counted since the last call, over all ranks."""
         self.last_confusion = self.confusion.compute()
         result = scores(self.last_confusion)
         self.confusion.reset()
-        logged = {f"val/{name}": getattr(result, name) for name in _SCORES}
-        logged |= {
-            f"val/iou/{n}": v for n, v in zip(self.class_names, result.iou.tolist(), strict=True)
+        ious = zip(self.class_names, result.iou.tolist(), strict=True)
+        return {
+            **{name: getattr(result, name) for name in _SCORES},
+            **{f"iou/{name}": iou for name, iou in ious},
         }
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the scores of the whole validation epoch, over all ranks."""
+        logged = {f"val/{name}": value for name, value in self.validation_scores().items()}
         shown = f"val/{self.shown_score}"
         self.log(shown, logged.pop(shown), prog_bar=True, sync_dist=True)
         self.log_dict(logged, sync_dist=True)
@@ -254,6 +265,90 @@ class ClassificationTask(_Task):
     """
 
     shown_score = "overall_accuracy"
+
+
+class PartSegmentationTask(_Task):
+    """Training of a model that labels the points of shapes with the parts of their categories.
+
+    The category of a shape, which its labels tell, is given: only the logits of its own parts enter
+    the loss and the predictions. Loss and logged scores are otherwise those of
+    :class:`SegmentationTask`, and ``val/instance_iou`` is the mean over the shapes of the mean IoU
+    of their parts, as ShapeNetPart is scored, but on the thinned points.
+
+    Args:
+        model: ``model(pyramid, features) -> (logits (N, classes), deformations)``.
+        class_names: Names of the classes, in the order of the logits.
+        categories: Names of the classes that are the parts of each category, by its name.
+        optimizer: Optimizer and schedule; AdamW by default.
+        class_weights: "sqrt_inverse" weights the classes of the cross entropy by the square root of
+            their inverse frequency in the training shapes.
+        focal_gamma: Exponent of the focal loss, >= 0: with 2, points that are predicted well hardly
+            count in the cross entropy. 0 is the cross entropy itself.
+        lovasz_weight: Factor on the Lovász-Softmax loss, >= 0.
+        deformation_weight: Factor on the deformation loss, >= 0.
+        measure_statistics: Share of the steps, in [0, 1], in which batch normalisation measures the
+            statistics of each batch. Later steps use the running statistics, as labelling does.
+            Less than 1 helps where batches differ much, as with many densities.
+        class_counts: Points of each class, for their weights; ``class_counts()`` of a data module.
+    """
+
+    shown_score = "instance_iou"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        class_names: Sequence[str],
+        categories: Mapping[str, Sequence[str]],
+        optimizer: OptimizerSetup | None = None,
+        class_weights: Literal["none", "sqrt_inverse"] = "none",
+        focal_gamma: float = 0.0,
+        lovasz_weight: float = 0.0,
+        deformation_weight: float = 1.0,
+        measure_statistics: float = 1.0,
+        class_counts: Tensor | None = None,
+    ) -> None:
+        super().__init__(
+            model,
+            class_names,
+            optimizer,
+            class_weights,
+            focal_gamma=focal_gamma,
+            lovasz_weight=lovasz_weight,
+            deformation_weight=deformation_weight,
+            measure_statistics=measure_statistics,
+            class_counts=class_counts,
+        )
+        self.parts = Parts(categories, class_names)
+        self.instance_iou = torchmetrics.MeanMetric()
+
+    def forward(self, batch: LabelledBatch) -> tuple[Tensor, list[Any]]:
+        """Logits and deformations; logits of the parts of other categories are minus infinity."""
+        logits, deformations = super().forward(batch)
+        lengths = batch.batch.lengths
+        categories = self.parts.of_shapes(self.labels(batch), lengths)
+        return self.parts.restrict(logits, categories, lengths), deformations
+
+    def count_predictions(self, logits: Tensor, batch: LabelledBatch) -> None:
+        """Counts the predictions of one batch, and the mean IoU of each of its shapes."""
+        super().count_predictions(logits, batch)
+        labels, lengths = self.labels(batch).cpu(), batch.batch.lengths.cpu()
+        categories = self.parts.of_shapes(labels, lengths).tolist()
+        shapes = zip(
+            labels.split(lengths.tolist()),
+            logits.argmax(1).cpu().split(lengths.tolist()),
+            categories,
+            strict=True,
+        )
+        for truth, found, category in shapes:
+            if category >= 0:
+                confusion = confusion_matrix(truth.numpy(), found.numpy(), len(self.class_names))
+                self.instance_iou.update(self.parts.mean_iou(confusion, category))
+
+    def validation_scores(self) -> dict[str, Tensor | float]:
+        """Scores of all that has been counted since the last call, over all ranks."""
+        found = {**super().validation_scores(), "instance_iou": self.instance_iou.compute()}
+        self.instance_iou.reset()
+        return found
 
 
 def sqrt_inverse_weights(counts: Tensor) -> Tensor:

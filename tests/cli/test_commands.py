@@ -17,6 +17,7 @@ from tests.toy import ROOT, run_python, run_script, toy_scene
 SCRIPTS = {
     "train_segmentation.py": ["--run=missing/run", "--data.root=missing", "--data.cell_size=1"],
     "train_classification.py": ["--run=missing/run", "--data.root=missing", "--data.cell_size=1"],
+    "train_parts.py": ["--run=missing/run", "--data.root=missing", "--data.cell_size=1"],
     "train_image_segmentation.py": [
         "--run=missing/run",
         "--data.root=missing",
@@ -129,7 +130,9 @@ def test_missing_files_are_named_in_one_line(script, tmp_path, monkeypatch):
     assert "missing" in line and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["train_segmentation.py", "train_classification.py"])
+@pytest.mark.parametrize(
+    "name", ["train_segmentation.py", "train_classification.py", "train_parts.py"]
+)
 def test_help_explains_the_options(name, capsys):
     with pytest.raises(SystemExit):
         run_script(name, "--help", "all")
@@ -138,7 +141,7 @@ def test_help_explains_the_options(name, capsys):
         assert option in text
     for words in (
         "Optimizer and schedule",
-        "Share of the target",
+        "Factor on the Lovász-Softmax loss",
         "Factor on the deformation loss",
     ):
         assert words in text
@@ -154,20 +157,24 @@ def test_configurations_are_valid(path):
     from kpdeform.models import ModelConfig
     from kpdeform.train import (
         ClassificationTask,
+        PartDataModule,
+        PartSegmentationTask,
         SceneDataModule,
         SegmentationTask,
         ShapeDataModule,
         TrainerConfig,
     )
 
-    is_shapes = path.stem in ("modelnet40", "scanobjectnn")
+    shapes = (ShapeDataModule, ClassificationTask)
+    kinds = {"modelnet40": shapes, "scanobjectnn": shapes}
+    kinds["shapenetpart"] = (PartDataModule, PartSegmentationTask)
+    data, task = kinds.get(path.stem, (SceneDataModule, SegmentationTask))
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--max_steps", type=int)
-    parser.add_class_arguments(ShapeDataModule if is_shapes else SceneDataModule, "data")
+    parser.add_class_arguments(data, "data")
     parser.add_class_arguments(ModelConfig, "model")
-    task = ClassificationTask if is_shapes else SegmentationTask
     parser.add_class_arguments(
-        task, "task", skip={"model", "class_names", "class_counts"}, instantiate=False
+        task, "task", skip={"model", "class_names", "class_counts", "categories"}, instantiate=False
     )
     parser.add_class_arguments(TrainerConfig, "trainer")
     options = parser.parse_path(path)

@@ -13,6 +13,7 @@ from kpdeform.train import (
     AdamWSetup,
     AdamWStepSetup,
     ClassificationTask,
+    PartSegmentationTask,
     SegmentationTask,
     SGDSetup,
     focal_loss,
@@ -233,6 +234,38 @@ def test_optimizers_are_fused_where_gradients_can_be_clipped_all_the_same(setup,
 
 def test_classification_scores_clouds():
     assert ClassificationTask.shown_score == "overall_accuracy"
+
+
+def part_task():
+    return PartSegmentationTask(tiny_model(), "abc", {"mug": ["a", "c"], "ball": ["b"]})
+
+
+def test_parts_of_other_categories_have_no_share_in_the_loss():
+    task = part_task()
+    labels = torch.randint(2, (300,)) * 2  # a and c
+    batch = tiny_batch(task.model, labels)
+    task.eval()  # batch norm the same in both passes
+    logits, _ = task.model(batch.pyramid, batch.batch.features)
+    loss, logged = logged_step(task, batch)
+    expected = F.cross_entropy(logits[:, [0, 2]], labels // 2)
+    torch.testing.assert_close(logged["train/cross_entropy"], expected.detach())
+    assert task(batch)[0][:, 1].eq(-torch.inf).all()
+    loss.backward()
+    head = task.model.head[-1].linear.weight.grad
+    assert head[1].eq(0).all() and head[[0, 2]].ne(0).any(1).all()
+
+
+def test_the_score_of_parts_is_the_mean_over_shapes():
+    task = part_task()
+    labels = torch.tensor([0, 0, 2, 2, 1, 1])  # a mug and a ball
+    batch = PointBatch(torch.rand(6, 3), torch.rand(6, 1), torch.tensor([4, 2]), labels)
+    logits = F.one_hot(torch.tensor([0, 2, 2, 2, 1, 1]), 3).float()
+    task.count_predictions(logits, SimpleNamespace(batch=batch))
+    found = task.validation_scores()
+    assert found["instance_iou"].item() == pytest.approx(((1 / 2 + 2 / 3) / 2 + 1) / 2)
+    assert found["iou/b"] == 1 and task.shown_score in found
+    task.count_predictions(F.one_hot(labels, 3).float(), SimpleNamespace(batch=batch))
+    assert task.validation_scores()["instance_iou"] == 1  # counts begin anew
 
 
 def test_class_weights_have_mean_one_over_classes_that_occur():
