@@ -133,8 +133,6 @@ def test_the_confusion_matrix_has_support_and_iou():
     assert texts(figure) == [
         "80.0",
         "20.0",
-        "0.0",
-        "0.0",
         "10",
         "0.800",
         "0",
