@@ -38,12 +38,12 @@ def read_shapes(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """
     try:
         with require("h5py", "h5").File(path, "r") as file:
-            points, labels = np.array(file["data"], np.float32), np.array(file["label"], np.int64)
-    except (KeyError, OSError) as error:
+            points = np.array(file["data"], np.float32)
+            labels = np.array(file["label"], np.int64).reshape(-1)
+    except (KeyError, OSError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path}: has no arrays data and label that can be read ({error}); unpack it again"
         ) from error
-    labels = labels.reshape(len(labels), -1)[:, 0] if labels.size else labels.reshape(-1)
     if points.ndim != 3 or points.shape[::2] != (len(labels), 3) or not points.size:
         raise ValueError(
             f"{path}: data must be (shapes, points, 3) with one label per shape, got "

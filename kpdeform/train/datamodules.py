@@ -522,23 +522,22 @@ class PartDataModule(ShapeDataModule):
 
     The data set must have categories, of which its classes are the parts. The arguments are those
     of :class:`ShapeDataModule`.
-
-    Raises:
-        ValueError: The data set has no categories.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if not self.categories:
+    @property
+    def categories(self) -> dict[str, tuple[str, ...]]:
+        """Names of the classes that are the parts of each category.
+
+        Raises:
+            ValueError: The data set has no categories.
+        """
+        categories = self.folder.info.categories
+        if not categories:
             raise ValueError(
                 f"{self.folder.root}: its classes are no parts of categories; train on scenes with "
                 "kpdeform train, and on shapes of one class each with kpdeform train classification"
             )
-
-    @property
-    def categories(self) -> dict[str, tuple[str, ...]]:
-        """Names of the classes that are the parts of each category."""
-        return self.folder.info.categories
+        return categories
 
     def record(self) -> dict[str, Any]:
         """The record of shapes, with the categories."""
