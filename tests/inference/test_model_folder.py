@@ -415,3 +415,18 @@ def test_the_hub(hub, folder, tmp_path, monkeypatch):
 def test_wrong_entries_of_models_of_shapes_are_named(name, value):
     with pytest.raises(ValueError, match=f"the record of the data: {name} must be"):
         predictor_of(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"task": "parts"}, "the record of the data lacks categories"),
+        ({"task": "parts", "categories": {"house": ["low"]}}, "every class must be a part of"),
+        ({"task": "parts", "categories": 3}, "the record of the data: categories: must be a map"),
+    ],
+)
+def test_categories_of_a_model_of_parts_are_checked(data, words):
+    with pytest.raises(ValueError, match=words):
+        predictor_of(**data)
+    found = predictor_of(task="parts", categories={"house": ["low", "Gebäude"]})
+    assert list(found.categories) == ["house"]
