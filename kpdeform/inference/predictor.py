@@ -287,6 +287,22 @@ class Predictor:
             total += self._forward(turned)
         return (total / votes)[inverse].numpy()
 
+    def logits(self, batch: PointBatch) -> Tensor:
+        """The model's logits for thinned clouds, in the predictor's precision.
+
+        Args:
+            batch: Thinned clouds with the columns :attr:`features`, on the model's device.
+
+        Returns:
+            One row per point or, from a classifier, per cloud, float32.
+        """
+        pyramid, features = build_pyramid(batch, self.spec), batch.features
+        if self.precision == "32-true":
+            logits, _ = self.model(pyramid, features)
+        else:
+            logits, _ = self._rounded(pyramid, features.bfloat16())
+        return logits.float()
+
     def check_cloud(self, cloud: SortedCloud) -> list[str]:
         """Says in which respects a cloud does not look like the training data.
 
@@ -339,13 +355,7 @@ class Predictor:
         return PointBatch(sample.points, sample.features, lengths).to(self.device)
 
     def _forward(self, sample: Sample) -> Tensor:
-        batch = self._batch(sample)
-        pyramid, features = build_pyramid(batch, self.spec), batch.features
-        if self.precision == "32-true":
-            logits, _ = self.model(pyramid, features)
-        else:
-            logits, _ = self._rounded(pyramid, features.bfloat16())
-        return logits.float().softmax(1).cpu()
+        return self.logits(self._batch(sample)).softmax(1).cpu()
 
     @cached_property
     def _rounded(self) -> nn.Module:

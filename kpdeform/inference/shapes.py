@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kpdeform import _checks
-from kpdeform.data import PointBatch, SceneDataset, SceneFolder, build_pyramid
+from kpdeform.data import PointBatch, SceneDataset, SceneFolder
 from kpdeform.data.transforms import Compose, RandomDensity
 from kpdeform.inference.parts import Parts
 from kpdeform.inference.predictor import Predictor
@@ -122,8 +122,7 @@ def predict_shapes(
         total = 0.0
         for one in passes:
             batch = one[index].to(predictor.device)
-            logits, _ = predictor.model(build_pyramid(batch, predictor.spec), batch.features)
-            total = total + finish.restrict(logits.float(), batch).softmax(1).cpu()
+            total = total + finish.restrict(predictor.logits(batch), batch).softmax(1).cpu()
         yield from finish.shapes(total / votes, batch)
 
 

@@ -87,6 +87,16 @@ def test_votes_without_any_change_are_the_plain_prediction(run, shapes):
     torch.testing.assert_close(torch.cat(voted), torch.cat(plain))
 
 
+def test_shapes_are_predicted_in_the_precision_of_the_predictor(run, shapes):
+    folder = open_dataset(shapes)
+    exact, rounded = (
+        torch.cat([s.probabilities for s in predict_shapes(predictor, folder, "val")])
+        for predictor in (Predictor.load(run), Predictor.load(run, precision="bf16-mixed"))
+    )
+    assert not torch.equal(exact, rounded)
+    torch.testing.assert_close(exact, rounded, rtol=0, atol=0.05)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
