@@ -222,10 +222,7 @@ def check_file(path: Path, place: tuple[str, ...] = ()) -> None:
                 "a function of your own is given on the command line, with --model.factory, and "
                 "not in a file"
             )
-        if (
-            keys[-1] in ("class_path", "logger", "mixing", "optimizer", "transforms")
-            and value not in CLASSES
-        ):
+        if keys[-1] in _NAMES_OF_CLASSES and value not in CLASSES:
             raise ValueError(
                 f"{where}: {value!r} is none of the classes {', '.join(CLASSES)}; a "
                 "class of your own is given on the command line, and not in a file"

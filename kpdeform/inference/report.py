@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from kpdeform._files import replacing
+from kpdeform._html import image, write_page
 from kpdeform.data.palette import told_apart
 from kpdeform.data.scenes import Scene
 from kpdeform.inference.metrics import scores
@@ -24,20 +23,6 @@ from kpdeform.viz.sheet import pixels, png
 _LARGEST = 600_000  # points of a scene that are drawn
 _PLACES = 6  # worst places in a report
 _CELLS = 12  # along the longer side of a scene, among which the worst are looked for
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1240px; margin: 2em auto;
-       padding: 0 1em; }
-h1 { font-size: 1.6em; margin-bottom: 0.2em; } h2 { font-size: 1.2em; margin-top: 2em; }
-p.facts { color: #666; margin-top: 0; }
-table { border-collapse: collapse; } td, th { padding: 0.25em 0.9em 0.25em 0; text-align: left; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-tr + tr td { border-top: 1px solid #e4e4e4; }
-img { max-width: 100%; height: auto; } .scores { display: flex; gap: 3em; margin: 1em 0; }
-.scores b { display: block; font-size: 1.9em; }
-.charts { display: flex; gap: 1.5em; align-items: flex-start; }
-.charts img { min-width: 0; }
-"""
 
 
 class _Place(NamedTuple):
@@ -104,11 +89,10 @@ class Report:
             The path.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as partial:
-            partial.write_text(self._page(confusion, facts), encoding="utf-8")
+        write_page(path, "Evaluation", self._body(confusion, facts))
         return path
 
-    def _page(self, confusion: Tensor, facts: Mapping[str, object]) -> str:
+    def _body(self, confusion: Tensor, facts: Mapping[str, object]) -> str:
         result = scores(confusion)
         head = " · ".join(f"{escape(name)}: {escape(str(value))}" for name, value in facts.items())
         parts = [f"<h1>Evaluation</h1><p class='facts'>{head}</p>"]
@@ -127,21 +111,17 @@ class Report:
             matrix = confusion_figure(confusion, result.iou, self._names)
             parts.append("<h2>Classes</h2><div class='charts'>")
             parts += [
-                _image(png(pixels(figure)), "scores of the classes") for figure in (bars, matrix)
+                image(png(pixels(figure)), "scores of the classes") for figure in (bars, matrix)
             ]
             parts.append("</div>")
         else:
             parts.append("<p>No point has a label: there are no scores.</p>")
         if self._places:
             parts.append(f"<h2>Where most points are wrong</h2>{self._table()}")
-            parts += [_image(place.picture, place.confusion) for place in self._places]
+            parts += [image(place.picture, place.confusion) for place in self._places]
         for title, picture in self._scenes:
-            parts.append(f"<h2>{escape(title)}</h2>{_image(picture, title)}")
-        body = "\n".join(parts)
-        return (
-            "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'><title>Evaluation</title>"
-            f"<style>{_STYLE}</style></head><body>\n{body}\n</body></html>\n"
-        )
+            parts.append(f"<h2>{escape(title)}</h2>{image(picture, title)}")
+        return "\n".join(parts)
 
     def _table(self) -> str:
         head = "<th>scene</th><th>centre (x, y)</th><th>mostly</th>"
@@ -203,8 +183,3 @@ class Report:
 
 def _picture(clouds: Sequence[CloudScene], title: str = "") -> bytes:
     return png(pixels(cloud_figure(clouds, title)), colors=128)
-
-
-def _image(picture: bytes, text: str) -> str:
-    data = b64encode(picture).decode()
-    return f"<img alt='{escape(text, quote=True)}' src='data:image/png;base64,{data}'>"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kpdeform._files import replacing
+from kpdeform import _html
 from kpdeform._optional import require
 from kpdeform._words import counted
 from kpdeform.data.palette import palette
@@ -20,16 +19,6 @@ from kpdeform.inspection.tables import Table, is_las, name_of_label
 
 _CELLS = 160  # pixels of a top view along its longer side
 _PANELS = 6  # files that are drawn when they do not lie side by side
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; }
-table { border-collapse: collapse; margin: 0 0 2em; font-size: 14px; display: block;
-        overflow-x: auto; }
-th, td { padding: .25em .8em; text-align: left; border-bottom: 1px solid #ddd; }
-th { border-bottom: 2px solid #888; }
-img { max-width: 100%; }
-pre { background: #f4f4f4; padding: 1em; overflow-x: auto; }
-"""
 
 
 def write_page(
@@ -64,10 +53,7 @@ def write_page(
         parts.append(f"<h2>Next</h2><pre>{html.escape(chr(10).join(commands))}</pre>")
     parts += [_picture(name, figure) for name, figure in _figures(total)]
     parts += [_table(table) for table in tables]
-    head = f'<meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
-    page = f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>"
-    with replacing(path) as partial:
-        partial.write_text(page, encoding="utf-8")
+    _html.write_page(path, title, "\n".join(parts))
 
 
 def _table(table: Table) -> str:
@@ -81,8 +67,7 @@ def _table(table: Table) -> str:
 def _picture(name: str, figure: Any) -> str:
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=110, bbox_inches="tight")
-    text = base64.b64encode(content.getvalue()).decode()
-    return f'<h2>{name}</h2><img alt="{name}" src="data:image/png;base64,{text}">'
+    return f"<h2>{name}</h2>{_html.image(content.getvalue(), name)}"
 
 
 def _figures(total: Survey) -> list[tuple[str, Any]]:

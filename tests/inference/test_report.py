@@ -33,7 +33,7 @@ def test_it_needs_no_other_file_and_tells_where_it_is_worst(scene, tmp_path):
     report = Report(NAMES, COLORS)
     report.add(scene, predictions)
     page = written(report, tmp_path, confusion_matrix(scene.labels, predictions, 2))
-    assert not re.search(r"(src|href)='(?!data:)|https?:|<script|<b>tree", page)
+    assert not re.search(r"(src|href)=['\"](?!data:)|https?:|<script|<b>tree", page)
     assert "model: a&lt;b" in page and "first: 4,000 points" in page
     accuracy = 1 - corner.mean()
     assert f"overall accuracy<b>{accuracy:.3f}</b>" in page
@@ -43,7 +43,7 @@ def test_it_needs_no_other_file_and_tells_where_it_is_worst(scene, tmp_path):
     assert float(row[2]) == pytest.approx(6_200_001, abs=0.2)
     assert row[3] == "ground taken for &lt;b&gt;tree&lt;/b&gt;"
     assert f">{corner.sum()}<" in row[4] and ">100 %<" in row[4]
-    pictures = re.findall(r"base64,([\w+/=]+)'", page)
+    pictures = re.findall(r'base64,([\w+/=]+)"', page)
     assert len(pictures) == 4  # bars, confusion, worst place, scene
     assert all(b64decode(picture).startswith(b"\x89PNG") for picture in pictures)
 
