@@ -19,7 +19,8 @@ Color = tuple[int, int, int]
 _EXPECTED: dict[Color, str] = {
     (190, 190, 196): "other unclassified unlabelled unlabeled rest clutter unknown never noise",
     (170, 205, 95): "low grass lawn",
-    (16, 92, 58): "vegetation tree trees plant high medium bush",
+    (70, 150, 120): "medium bush bushes shrub hedge",
+    (16, 92, 58): "vegetation tree trees plant high",
     (172, 134, 92): "ground floor terrain soil earth",
     (105, 105, 112): "road street pavement asphalt sidewalk parking rail",
     (206, 92, 28): "building house roof facade",
