@@ -4,8 +4,6 @@
 #pragma once
 
 #include <torch/csrc/stable/accelerator.h>
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Half.h>
 
 #include <algorithm>
 #include <cmath>
@@ -16,6 +14,7 @@
 #include <type_traits>
 
 #include "base/common.h"
+#include "base/half.h"
 #include "base/tensors.h"
 
 #ifdef KPDEFORM_CUDA_SHIM
@@ -31,9 +30,6 @@ extern "C" AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_inde
 #endif
 
 namespace kpdeform {
-
-using torch::headeronly::BFloat16;
-using torch::headeronly::Half;
 
 // Unlike that of KPDEFORM_CHECK, the message does not begin with "kpdeform: ": ops/_call.py would
 // then blame the caller's data.

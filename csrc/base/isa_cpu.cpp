@@ -72,7 +72,8 @@ bool has_tiles() {
 namespace {
 
 int64_t instruction_set() {
-  return static_cast<int64_t>(best_isa());
+  const bool refused = best_isa() == Isa::amx && !has_tiles();
+  return static_cast<int64_t>(refused ? Isa::avx512 : best_isa());
 }
 
 }  // namespace

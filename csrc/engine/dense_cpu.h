@@ -21,9 +21,9 @@ constexpr int64_t kSuperTileBytes = 4 << 20;  // S of a super tile, shared by al
 // if that is fewer. Every task reads the whole weight, so that few sites are divided only as far as
 // the threads need it.
 inline int64_t site_grain(const DenseShape& shape, int64_t sites) {
-  const int64_t operations = (8 << 20) / (shape.row() * shape.group_out());
+  const int64_t affordable = (8 << 20) / (shape.row() * shape.group_out());
   const int64_t share = num_pieces(sites, 2 * num_threads());
-  return std::clamp<int64_t>(std::max(operations, share), 1, kGrain);
+  return std::clamp<int64_t>(std::max(affordable, share), 1, kGrain);
 }
 
 // The layout of a weight to pack into one matrix per group. The matrix of group g has `blocks`
