@@ -88,7 +88,7 @@ class _Task(lightning.LightningModule):
 
     def on_train_batch_start(self, batch: LabelledBatch, batch_idx: int) -> None:
         """Lets batch normalisation use its running statistics after the share of the steps."""
-        if self.trainer.global_step < self.measure_statistics * self.trainer.max_steps:
+        if self.trainer.global_step < self.measure_statistics * self._steps():
             return
         for module in self.model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -151,12 +151,9 @@ class _Task(lightning.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Optimizer and schedule of the setup."""
-        steps = self.trainer.max_steps
-        if steps <= 0:
-            steps = self.trainer.estimated_stepping_batches
         # With mixed precision, Lightning cannot clip the gradients of a fused optimizer.
         fused = self.trainer.precision == "32-true"
-        optimizer, factor, interval = self.optimizer_setup.build(self.model, int(steps), fused)
+        optimizer, factor, interval = self.optimizer_setup.build(self.model, self._steps(), fused)
         if self.loaded_lr_factor != 1:
             loaded = (p for name, p in self.model.named_parameters() if name in self.loaded)
             scale_learning_rate(optimizer, loaded, self.loaded_lr_factor)
@@ -165,6 +162,11 @@ class _Task(lightning.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": interval},
         }
+
+    def _steps(self) -> int:
+        """Number of steps of the whole training."""
+        steps = self.trainer.max_steps
+        return int(steps if steps > 0 else self.trainer.estimated_stepping_batches)
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The weighted mean over the labelled rows of all ranks, or that of the focal loss.

@@ -293,4 +293,8 @@ def test_statistics_are_measured_in_the_given_share_of_the_steps(share, measurin
         task.on_train_batch_start(None, 0)
         trained.append({norm.training for norm in norms})
     assert norms
+    task.trainer = SimpleNamespace(global_step=3, max_steps=-1, estimated_stepping_batches=8)
+    task.train()
+    task.on_train_batch_start(None, 0)
+    assert {norm.training for norm in norms} == {share >= 0.5}
     assert trained == [{True}] * measuring + [{False}] * (4 - measuring)
