@@ -238,7 +238,8 @@ def make_scenes(
 
     Raises:
         ValueError: Files have labels that the class map does not contain (all files are checked
-            first), two scenes have one name, or the folder holds another data set.
+            first), no label of the split train has a class, two scenes have one name, or the folder
+            holds another data set.
     """
     shape = {key: getattr(info, key) for key in _SHAPING}
     settings = _as_json({**shape, **(settings or {})})
@@ -272,6 +273,11 @@ def make_scenes(
         if unknown:
             others = f" and {len(files) - 1} more files" if len(files) > 1 else ""
             raise UnknownLabelsError(f"{files[0]}{others}", unknown)
+        if _nothing_to_learn(info, jobs, made.num_points):
+            raise ValueError(
+                f"{output}: no point of the split train has a label that can be learned; look at "
+                "the classes, the ignored labels and the files of this split"
+            )
     _report(info, output, made.num_points)
 
 
@@ -353,6 +359,14 @@ def _check_same_data_set(output: Path, info: DatasetInfo, jobs: Sequence[Job]) -
         )
 
 
+def _nothing_to_learn(
+    info: DatasetInfo, jobs: Sequence[Job], num_points: Mapping[tuple[str, int], int]
+) -> bool:
+    """Whether there is a split train, none of whose points has a class."""
+    known = any(num_points.get(("train", number), 0) for number in range(info.num_classes))
+    return any(job.split == "train" for job in jobs) and not known
+
+
 def _report(info: DatasetInfo, output: Path, num_points: Mapping[tuple[str, int], int]) -> None:
     """Prints the number of points of every class, and warns of what training would refuse."""
     prepared = open_dataset(output)
@@ -362,11 +376,6 @@ def _report(info: DatasetInfo, output: Path, num_points: Mapping[tuple[str, int]
         shown = ", ".join(f"{n} {c:,}" for n, c in zip(info.class_names, counts, strict=True))
         print(f"{split}: {counted(len(scenes), 'scene')}; points: {shown}; ignored {ignored:,}")
         empty = [n for n, c in zip(info.class_names, counts, strict=True) if not c]
-        if split == "train" and not any(counts):
-            raise ValueError(
-                f"{output}: no point of the split train has a label that can be learned; look at "
-                "the classes, the ignored labels and the files of this split"
-            )
         if split == "train" and empty:
             warn(f"no point of {', '.join(empty)} in the split train: it cannot be learned")
 

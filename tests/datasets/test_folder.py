@@ -51,6 +51,7 @@ def test_a_training_split_without_a_label_to_learn_is_refused(folder, tmp_path):
     options = [str(tmp_path), "--class", "ground=2", "--ignored", "7"]
     with pytest.raises(ValueError, match="no point of the split train has a label"):
         folder.main([*options, "--output", str(tmp_path / "out")])
+    assert not (tmp_path / "out" / "dataset.json").exists()
 
 
 @pytest.mark.parametrize("suffix", ["yaml", "json"])
