@@ -21,8 +21,11 @@ def merge(folders: list[Path], out: Path) -> None:
         folders: Folders that kpdeform evaluate wrote, each with scores.json.
         out: Folder for scores.json and confusion.png of the sum.
     """
-    if twice := [folder for i, folder in enumerate(folders) if folder in folders[:i]]:
+    places = [folder.resolve() for folder in folders]
+    if twice := [folder for i, folder in enumerate(folders) if places[i] in places[:i]]:
         raise ValueError(f"{twice[0]} is given twice; its points would count twice")
+    if out.resolve() in places:
+        raise ValueError(f"--out {out} is one of the folders to add up; choose another one")
     (names, confusion), *others = [_read(folder / "scores.json") for folder in folders]
     for folder, (classes, counts) in zip(folders[1:], others, strict=True):
         if classes != names:
@@ -43,8 +46,10 @@ def _read(path: Path) -> tuple[list[str], torch.Tensor]:
     try:
         content = json.loads(path.read_text())
         names, confusion = list(content["iou"]), torch.tensor(content["confusion"])
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
         raise ValueError(f"{path}: is no file of kpdeform evaluate ({error!r})") from error
+    if "instance_iou" in content:
+        raise ValueError(f"{path}: scores of parts of shapes cannot be added up")
     if confusion.shape != (len(names), len(names)) or confusion.is_floating_point():
         raise ValueError(
             f"{path}: confusion must hold {len(names)} x {len(names)} whole numbers, one row per "

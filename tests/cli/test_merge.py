@@ -50,6 +50,18 @@ def test_what_cannot_be_added_is_refused_in_one_line(run, tmp_path):
         with pytest.raises(SystemExit, match=words) as stop:
             run(*(tmp_path / folder for folder in folders), "--out", tmp_path / "all")
         assert len(stop.value.code.splitlines()) == 1
+    with pytest.raises(SystemExit, match="is one of the folders to add up"):
+        run(tmp_path / "a", "--out", tmp_path / "b" / ".." / "a")
+    with pytest.raises(SystemExit, match="is given twice"):
+        run(tmp_path / "a", tmp_path / "b" / ".." / "a", "--out", tmp_path / "all")
+    parts = '{"iou": {"wall": 1.0}, "confusion": [[1]], "instance_iou": 0.5}'
+    for content, words in (
+        (parts, "parts of shapes"),
+        (parts.replace("1]", "null]"), "is no file"),
+    ):
+        (tmp_path / "d" / "scores.json").write_text(content)
+        with pytest.raises(SystemExit, match=words):
+            run(tmp_path / "d", "--out", tmp_path / "all")
     (tmp_path / "d" / "scores.json").write_text("[]")
     with pytest.raises(SystemExit, match="is no file of kpdeform evaluate"):
         run(tmp_path / "d", "--out", tmp_path / "all")
