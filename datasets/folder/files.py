@@ -27,12 +27,12 @@ class Layout:
     named: set[Path] = field(default_factory=set)
 
 
-def find_files(raw: Path, splits: Mapping[str, Sequence[str]]) -> Layout:
+def find_files(raw: Path, splits: Mapping[str, Sequence[str]], label_files: str = "") -> Layout:
     """Finds the files of every split by lists and patterns, or in the folders train, val and test.
 
     Symbolic links are followed. Hidden files are left out. Patterns have ``*``, ``?``, ``[a-c]``,
     and ``**`` for any number of folders. A name that exists is taken literally, and a folder stands
-    for all files in it.
+    for all files in it. Files that end with ``label_files`` belong to the clouds beside them.
 
     Raises:
         ValueError: A pattern matches nothing or leaves RAW, a file is in two splits, or there are
@@ -60,7 +60,10 @@ def find_files(raw: Path, splits: Mapping[str, Sequence[str]]) -> Layout:
                 raise ValueError(f"{path}: is in the splits {other} and {split}")
             if twin == path:  # the same file, found a second time
                 layout.files.setdefault(split, []).append(path)
-    _report_rest(raw, everything, {path for paths in layout.files.values() for path in paths})
+    used = {path for paths in layout.files.values() for path in paths}
+    if label_files:
+        used |= {path for path in everything if path.name.endswith(label_files)}
+    _report_rest(raw, everything, used)
     return layout
 
 
@@ -121,9 +124,6 @@ def scene_names(
     If several files of a split would have the same name, the names of all of them are their whole
     paths with suffix, with folders joined by ``--``. ``chosen`` names the scenes of some files, by
     the name of the file without its folders.
-
-    Raises:
-        ValueError: Two files of a split would still have the same name.
     """
     names: dict[Path, str] = {}
     for paths in layout.files.values():

@@ -327,7 +327,7 @@ def find_scales(paths: Sequence[Path], config: Config) -> dict[str, float]:
 def prepare(raw: Path, output: Path, config: Config, overwrite: bool = False) -> None:
     """Writes every file as one scene; only files of the split test may have no labels."""
     class_map = ClassMap.from_names(config.classes, config.ignored)
-    layout = find_files(raw, config.splits)
+    layout = find_files(raw, config.splits, config.label_files)
     layout = _without_stray_text(layout)
     names = scene_names(raw, layout, config.scene_names)
     learned = layout.files.get("train") or next(iter(layout.files.values()))

@@ -52,8 +52,11 @@ def read_object_labels(segments: Path, objects: Path, numbers: Mapping[str, int]
     """
     segment = np.asarray(_entry(segments, "segIndices"), np.int64)
     labels = np.full(len(segment), NOTHING)
-    for group in _entry(objects, "segGroups"):
-        labels[np.isin(segment, group["segments"])] = numbers.get(group["label"], NOTHING)
+    try:
+        for group in _entry(objects, "segGroups"):
+            labels[np.isin(segment, group["segments"])] = numbers.get(group["label"], NOTHING)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{objects}: an object lacks {error}; download it again") from error
     return labels
 
 

@@ -22,7 +22,8 @@ from kpdeform.data import DatasetInfo
 from kpdeform.data.recipe import IGNORED, Job, Parser, make_scenes, run
 
 CONFIG = Path(__file__).with_name("semantickitti.yaml")
-BENCHMARKS = (CONFIG.name, "semantickitti_multi.yaml")  # whose licence is known
+# Class maps of the benchmark, whose licence is known.
+BENCHMARKS = (CONFIG.resolve(), CONFIG.with_name("semantickitti_multi.yaml").resolve())
 UNSCORED = -1  # raw label of the points of earlier scans where they must not be scored
 
 
@@ -167,7 +168,7 @@ def prepare(
         class_colors=schema.colors,
         class_ids=schema.raw_ids,
         feature_names=("remission",) if frames == 1 else ("remission", "age"),
-        licence="CC-BY-NC-SA-4.0" if config.name in BENCHMARKS else "",
+        licence="CC-BY-NC-SA-4.0" if config.resolve() in BENCHMARKS else "",
         source=f"{config.name}, frames per scene: {frames}",
     )
     chosen = {

@@ -121,7 +121,7 @@ def prepare(raw: Path, output: Path, separate_val: bool = False, overwrite: bool
         class_names=CLASSES,
         feature_names=("nx", "ny", "nz"),
         licence="ShapeNet's terms of use: non-commercial research and education only",
-        source=raw.name,
+        source="ShapeNetPart, shapenetcore_partanno_segmentation_benchmark_v0_normal",
         categories=CATEGORIES,
     )
     jobs = [

@@ -36,7 +36,7 @@ from kpdeform.inference import (
     write_prediction,
     write_scores,
 )
-from kpdeform.inference.evaluation import check_preparation
+from kpdeform.inference.evaluation import check_prediction_ids, check_preparation
 from kpdeform.inference.parts import Parts
 from kpdeform.inference.precision import Precision
 from kpdeform.inference.report import Report
@@ -68,13 +68,15 @@ def evaluate(
         split: Split of the data set.
         votes: Predictions to average, >= 1. Each rotates the tile of a scene about z by another
             angle, or changes a shape at random as the training did.
-        tile_size: Side of a tile in the scenes' unit, > 0, or .inf for whole scenes at once; by
-            default as wide as the training crops.
-        overlap: Share of a tile's side by which it overlaps the next one, in (0, 0.5].
+        tile_size: For scenes: side of a tile in their unit, > 0, or .inf for whole scenes at once;
+            by default as wide as the training crops.
+        overlap: For scenes: share of a tile's side by which it overlaps the next one, in (0, 0.5].
         predictions: Format of the predictions, one file per scene: "ply" or "laz" for labelled
-            clouds, "txt" or "labels" for one class id per line, "label" for one byte per point;
-            "none" writes none. Servers of benchmarks take the latter three.
-        strict: Refuse scenes that do not look like the training data, instead of a warning.
+            clouds; "txt" (ScanNet, Paris-Lille-3D) or "labels" (Semantic3D) for one class id per
+            line; "label" (SensatUrban) for one byte per point; "none" writes none. For
+            SemanticKITTI, write "ply", which datasets/semantickitti/submit.py takes.
+        strict: For scenes: refuse those that do not look like the training data, instead of a
+            warning.
         device: "cpu", "cuda" or the like; "auto" is CUDA if it can be used, else the CPU.
         precision: "32-true", or "bf16-mixed" for products in bfloat16: faster on processors with
             AMX and on GPUs.
@@ -98,6 +100,8 @@ def evaluate(
             )
         _evaluate_shapes(predictor, dataset, out, split, votes, facts)
         return
+    if predictions != "none":
+        check_prediction_ids(predictor, f".{predictions}")  # before hours of predictions
     size = tile_size if tile_size is not None else predictor.tiles.size
     tiles = Tiles(size, overlap, predictor.tiles.dimensions)
     report = Report(names, predictor.class_colors)
@@ -159,6 +163,8 @@ def _score_classes(
         rows.append((shape.name, truth, names[found], f"{shape.probabilities.max():.4f}"))
     result = write_scores(out, confusion, names)
     _write_table(out / "shapes.csv", ("shape", "label", "prediction", "probability"), rows)
+    if not confusion.any():
+        return confusion, ["no shape has a label, so no scores"]
     lines = [f"{n:24s} accuracy {v:.4f}" for n, v in zip(names, result.accuracy, strict=True)]
     lines.append(
         f"overall accuracy {result.overall_accuracy:.4f}, mean accuracy "

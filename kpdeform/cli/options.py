@@ -31,12 +31,12 @@ _LOGGERS = (
     "CSVLogger", "CometLogger", "MLFlowLogger", "NeptuneLogger", "TensorBoardLogger", "WandbLogger",
 )  # fmt: skip
 CLASSES = (
-    *(f"kpdeform.data.transforms.{name}" for name in TRANSFORMS),
+    *(f"kpdeform.data.transforms.{name}" for name in ("Compose", *TRANSFORMS)),
     *(f"kpdeform.data.mixing.{name}" for name in _MIXINGS),
     *(f"kpdeform.train.{name}" for name in _OPTIMIZERS),
     *(f"lightning.pytorch.loggers.{name}" for name in _LOGGERS),
 )
-_NAMES_OF_CLASSES = ("class_path", "logger", "mixing", "optimizer", "transforms")  # keys
+_KEYS_OF_CLASSES = ("class_path", "logger", "mixing", "optimizer", "transforms")
 _GROUPS = ("data", "model", "task", "trainer")
 
 
@@ -222,7 +222,7 @@ def check_file(path: Path, place: tuple[str, ...] = ()) -> None:
                 "a function of your own is given on the command line, with --model.factory, and "
                 "not in a file"
             )
-        if keys[-1] in _NAMES_OF_CLASSES and value not in CLASSES:
+        if keys[-1] in _KEYS_OF_CLASSES and value not in CLASSES:
             raise ValueError(
                 f"{where}: {value!r} is none of the classes {', '.join(CLASSES)}; a "
                 "class of your own is given on the command line, and not in a file"

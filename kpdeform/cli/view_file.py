@@ -10,8 +10,8 @@ from kpdeform.data.asprs import NAMES
 from kpdeform.data.palette import palette
 from kpdeform.viz import CloudScene, cloud_scene, show_cloud
 from kpdeform.viz.colors import (
+    NOT_SCORED,
     RIGHT,
-    UNLABELLED,
     WRONG,
     by_error,
     by_label,
@@ -86,7 +86,7 @@ def colored(file: Path, cloud: Cloud, by: By | None) -> CloudScene:
         wrong = (labels != predictions)[known].mean() if known.any() else 0.0
         title = f"{title}: {100 * wrong:.1f} % wrong"
         legend = [("right", RIGHT), ("wrong", WRONG)]
-        legend += [] if known.all() else [("no label", UNLABELLED)]
+        legend += [] if known.all() else [("no label", NOT_SCORED)]
         return cloud_scene(points, by_error(labels, predictions), title=title, legend=legend)
     ids, row = np.unique(values[0], return_inverse=True)
     known = NAMES if file.suffix.lower() in (".las", ".laz") else {}

@@ -159,10 +159,10 @@ def random_centers(indices: CropIndices, rng: np.random.Generator) -> Iterator[C
     """Endless centres at random points, every point equally likely."""
     ends = np.cumsum(indices.sizes)
     while True:
-        row = int(rng.integers(ends[-1]))
-        cloud = int(np.searchsorted(ends, row, "right"))
-        point = indices[cloud].point(row - int(ends[cloud] - indices.sizes[cloud]))
-        yield cloud, point + _jitter(indices.radius, rng)
+        number = int(rng.integers(ends[-1]))
+        cloud = int(np.searchsorted(ends, number, "right"))
+        place = number - int(ends[cloud] - indices.sizes[cloud])
+        yield cloud, indices[cloud].arrays["points"][place] + _jitter(indices.radius, rng)
 
 
 def places_by_class(rows: np.ndarray, labels: np.ndarray, num_classes: int) -> PlacesByClass:

@@ -158,9 +158,10 @@ class SceneDataset(Dataset[PointBatch]):
         return _ThinScenes(self._thinned)
 
     def without_transform(self) -> SceneDataset:
-        """The same crops without the transform; the scenes are shared."""
+        """The same crops without transform and mixing; the scenes are shared."""
         plain = copy(self)
         plain.transform, plain.mixing = None, ()
+        plain._raw_scenes = self._raw_scenes  # which pickling leaves out, and so does copying
         return plain
 
     def set_epoch(self, epoch: int) -> None:

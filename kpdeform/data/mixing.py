@@ -67,6 +67,8 @@ class Mix3D(_Pairs):
 class PolarMix(_Pairs):
     """Exchanges sectors of two scans about the vertical axis, and copies objects between them.
 
+    With ``classes``, a batch can get more points than ``max_points``, which is counted before.
+
     Both crops of a pair exchange the points of a random sector, seen from their centres. With
     ``classes``, each also gets the points of these classes in the other crop three times, at
     random angles about the vertical axis.
@@ -75,7 +77,9 @@ class PolarMix(_Pairs):
         p: Probability for a pair, in [0, 1].
         classes: Numbers of the classes whose points are copied.
 
-    Source: Xiao et al. 2022, arXiv:2208.00223, section 3.2, on crops instead of whole scans.
+    Source: Xiao et al. 2022, arXiv:2208.00223, section 3.2.
+    Deviation: crops instead of whole scans; the sector is up to half a turn wide; all three copies
+        are turned.
 
     Example:
         >>> crops = [Sample(torch.randn(n, 3), torch.ones(n, 1), ("ones",)) for n in (50, 70)]

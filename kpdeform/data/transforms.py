@@ -259,7 +259,7 @@ class RandomDensity:
 TRANSFORMS: dict[str, type] = {
     transform.__name__: transform
     for transform in (
-        AutoContrast, ColorDrop, Compose, FeatureDrop, Jitter, RandomDensity, RandomFlip,
+        AutoContrast, ColorDrop, FeatureDrop, Jitter, RandomDensity, RandomFlip,
         RandomRotation, RandomScale,
     )
 }  # fmt: skip

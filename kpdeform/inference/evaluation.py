@@ -159,6 +159,20 @@ def write_scores(
     return result
 
 
+def check_prediction_ids(predictor: Predictor, suffix: str) -> None:
+    """Checks that a format of predictions can hold the class ids.
+
+    Args:
+        predictor: Its ``class_ids`` are checked.
+        suffix: Suffix of the format, such as ``".ply"``.
+
+    Raises:
+        ValueError: The format is unknown, or an id is below 0 or too large for it.
+    """
+    _checks.one_of("write_prediction", "suffix", suffix, tuple(_HIGHEST_ID))
+    check_class_ids(np.asarray(predictor.class_ids), _HIGHEST_ID[suffix])
+
+
 def write_prediction(path: Path, scene: Scene, labels: np.ndarray, predictor: Predictor) -> None:
     """Writes a labelled scene in the format that the suffix says.
 
@@ -176,11 +190,11 @@ def write_prediction(path: Path, scene: Scene, labels: np.ndarray, predictor: Pr
         predictor: Its ``class_ids`` and ``class_colors`` are used.
 
     Raises:
-        ValueError: A class id is below 0, or too large for the format: above 255, or 65535 in PLY
-            and 2**31 - 1 in text.
+        ValueError: The suffix is unknown; or a class id is below 0, or too large for the format:
+            above 255, or 65535 in PLY and 2**31 - 1 in text.
     """
+    check_prediction_ids(predictor, path.suffix)
     ids = np.asarray(predictor.class_ids)
-    check_class_ids(ids, _HIGHEST_ID[path.suffix])
     path.parent.mkdir(parents=True, exist_ok=True)
     classification = ids.astype(np.min_scalar_type(ids.max()))[labels]
     if path.suffix in _LISTS:

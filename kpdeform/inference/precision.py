@@ -18,8 +18,8 @@ def in_bfloat16(model: nn.Module) -> nn.Module:
     """Copies a network, with its weights rounded to bfloat16.
 
     The copy takes bfloat16 features. Positions stay float32, and so do the parameters and the
-    statistics of normalisation layers, as under autocast; weights are rounded once instead of in
-    every call.
+    statistics of batch and group normalisation, as under autocast; weights are rounded once instead
+    of in every call.
 
     Args:
         model: The network, float32; it does not change.

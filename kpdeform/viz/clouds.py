@@ -148,7 +148,7 @@ def cloud_figure(
     width, height = size
     gap, above, below = 14, 30, 26
     head = 40 if title else 4
-    per_row = columns * width // 160
+    per_row = max(1, columns * width // 160)
     legend_height = (26 * -(-len(first.legend) // per_row) + 8 if first.legend else 0) + (
         52 if first.scale else 0
     )

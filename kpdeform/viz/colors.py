@@ -19,7 +19,7 @@ _CONFIDENCES = ((0.45, 0.02, 0.20), (0.88, 0.36, 0.20), (0.97, 0.75, 0.45), (0.9
 UNLABELED: RGB = (0.85, 0.85, 0.85)
 RIGHT: RGB = (0.80, 0.82, 0.84)
 WRONG: RGB = (0.83, 0.10, 0.11)
-UNLABELLED: RGB = (0.94, 0.94, 0.94)
+NOT_SCORED: RGB = (0.94, 0.94, 0.94)
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def by_error(labels: ArrayLike, predictions: ArrayLike) -> NDArray[np.float32]:
     """
     labels = np.asarray(labels, np.int64)
     states = np.where(labels < 0, 2, labels != np.asarray(predictions))
-    return by_label(states, [RIGHT, WRONG, UNLABELLED])
+    return by_label(states, [RIGHT, WRONG, NOT_SCORED])
 
 
 def gradient(values: ArrayLike, stops: ArrayLike) -> NDArray[np.float32]:

@@ -49,10 +49,10 @@ def write_turntable(
     if suffix not in (".gif", ".mp4"):
         raise ValueError(f"turntable: path is {path}; it must end in .gif or .mp4")
     _checks.count("turntable", "frames", frames)
-    if suffix == ".mp4":
-        if size[0] % 2 or size[1] % 2:
-            raise ValueError(f"turntable: size is {size}; width and height of .mp4 must be even")
-        require("av", "video")  # before a minute is spent on drawing
+    if suffix == ".mp4" and (size[0] % 2 or size[1] % 2):
+        raise ValueError(f"turntable: size is {size}; width and height of .mp4 must be even")
+    # Before a minute is spent on drawing.
+    require(*(("PIL.Image", "viz") if suffix == ".gif" else ("av", "video")))
     pictures = list(_film(scene, frames, degrees, size))
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
