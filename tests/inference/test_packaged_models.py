@@ -29,7 +29,8 @@ def test_every_model_has_a_card_and_all_are_small():
         assert sorted(path.name for path in folder.iterdir()) == ["README.md", RECORD, WEIGHTS]
         card = (folder / "README.md").read_text()
         predictor = Predictor.load(name, "cpu")
-        for text in (f"--model {name}", "icence", "fails", "kpdeform train"):
+        source = {"aerial": "Source: IGN - Lidar HD", "rooms": "CC0 1.0"}[name]
+        for text in (f"--model {name}", source, "fails", "kpdeform train"):
             assert text in card, text
         total += sum(path.stat().st_size for path in folder.iterdir())
         assert predictor.scores and all(0 < s < 1 for s in predictor.scores.values())
@@ -67,10 +68,10 @@ def test_rooms_of_another_simulation_without_colours(shared, tmp_path):
         label = room["label"]
     segment_file(rooms, tmp_path / "room.npz", tmp_path / "out.npz", warn=pytest.fail)
     found = read_cloud(tmp_path / "out.npz").attributes["classification"]
-    for name in ("ceiling", "floor", "chair"):  # their numbers there: 0, 1 and 4
-        truth = label == {"ceiling": 0, "floor": 1, "chair": 4}[name]
-        right = found == rooms.class_names.index(name)
-        assert (truth & right).sum() / (truth | right).sum() > 0.6, name
+    numbers = {"ceiling": (0, 0.95), "floor": (1, 0.9), "chair": (4, 0.5)}  # there; least IoU
+    for name, (number, least) in numbers.items():
+        truth, right = label == number, found == rooms.class_names.index(name)
+        assert (truth & right).sum() / (truth | right).sum() > least, name
 
 
 def iou(truth, found):

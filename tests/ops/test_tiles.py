@@ -11,8 +11,8 @@ from kpdeform import ops, reference
 from tests.ops.isa import at_thread_counts, run_elsewhere
 
 pytestmark = pytest.mark.cpu_only
-# channels, outputs, groups: a part of a tile, whole tiles, tiles and a rest
 BOUND = 2.1 * 2**-8  # a rounding of S and one of the result; a twentieth is left to float32
+# channels, outputs, groups: a part of a tile, whole tiles, tiles and a rest
 SHAPES = [(1, 1, 1), (4, 32, 1), (16, 16, 1), (17, 33, 1), (48, 40, 1), (64, 64, 4), (96, 130, 1)]
 
 

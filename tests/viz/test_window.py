@@ -17,9 +17,6 @@ from kpdeform.viz.browser import KEYS
 from kpdeform.viz.sheet import pixels
 from kpdeform.viz.window import HELP, CloudView, KernelView
 
-Image = pytest.importorskip("PIL.Image")
-ImageGrab = pytest.importorskip("PIL.ImageGrab")
-
 
 @pytest.fixture
 def browser(scene) -> Browser:
@@ -172,7 +169,8 @@ class Desktop:
         )  # fmt: skip
 
     def screen(self) -> np.ndarray:
-        return np.asarray(ImageGrab.grab(xdisplay=self.display))
+        grab = pytest.importorskip("PIL.ImageGrab").grab
+        return np.asarray(grab(xdisplay=self.display))
 
     def type(self, *arguments: str) -> None:
         tool = ["xdotool", *arguments]
@@ -239,7 +237,7 @@ def test_on_a_display_keys_and_mouse_do_what_the_help_says(desktop, scenes, tmp_
     desktop.type("key", "s")
     desktop.wait(lambda: bool(list(tmp_path.glob("kpdeform_*.png"))))
     (saved,) = tmp_path.glob("*.png")
-    picture = np.asarray(Image.open(saved).convert("RGB"))
+    picture = np.asarray(pytest.importorskip("PIL.Image").open(saved).convert("RGB"))
     height, width = picture.shape[:2]
     np.testing.assert_array_equal(before[50 : 50 + height, 50 : 50 + width], picture)
 
