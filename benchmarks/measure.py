@@ -117,5 +117,6 @@ def _processor() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    widest = next((flag for flag in ("avx512f", "avx2") if any(flag in line for line in lines)), "")
+    flags = ("amx_bf16", "avx512f", "avx2")
+    widest = next((flag for flag in flags if any(flag in line for line in lines)), "")
     return f"{names[0] if names else platform.processor()} ({widest or platform.machine()})"
