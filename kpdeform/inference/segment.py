@@ -101,8 +101,8 @@ def segment_file(
             does not look like the training data.
         OSError: Another process writes this output, or the disk has too little space.
     """
-    predictor.check_labels_points()
     _checks.count("segment_file", "votes", votes)
+    predictor.check_labels_points()
     source, output, rules = Path(source), Path(output), rules or Rules()
     if source.suffix.lower() != output.suffix.lower():
         raise ValueError(f"output {output} must have the suffix of {source}: {source.suffix}")
