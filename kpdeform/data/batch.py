@@ -128,15 +128,16 @@ class PointBatch:
             points=torch.cat([sample.points for sample in samples]),
             features=torch.cat([sample.features for sample in samples]),
             lengths=torch.tensor([len(sample.points) for sample in samples]),
-            labels=_join([sample.labels for sample in samples]),
+            labels=join([sample.labels for sample in samples]),
             origins=_stack([sample.origin for sample in samples]),
-            indices=_join([sample.indices for sample in samples]),
+            indices=join([sample.indices for sample in samples]),
             scenes=torch.tensor([sample.scene for sample in samples]),
-            weights=_join([sample.weights for sample in samples]),
+            weights=join([sample.weights for sample in samples]),
         )
 
 
-def _join(tensors: list[Tensor | None]) -> Tensor | None:
+def join(tensors: list[Tensor | None]) -> Tensor | None:
+    """Concatenates along the first axis; a 0-d tensor counts as one row. None if one is None."""
     present = [torch.atleast_1d(tensor) for tensor in tensors if tensor is not None]
     return torch.cat(present) if len(present) == len(tensors) else None
 

@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from kpdeform import _checks
-from kpdeform.data.batch import Sample
+from kpdeform.data.batch import Sample, join
 from kpdeform.data.transforms import RandomRotation, take_rows
 
 Mixing = Callable[[Sequence[Sample], Generator], list[Sample]]
@@ -120,8 +120,6 @@ def _together(parts: Sequence[Sample]) -> Sample:
 
     It has no indices and weights, which belong to the points of a single scene.
     """
-    joined: dict[str, Tensor | None] = {"indices": None, "weights": None}
-    for name in ("points", "features", "labels"):
-        values = [getattr(part, name) for part in parts]
-        joined[name] = None if any(value is None for value in values) else torch.cat(values)
-    return replace(parts[0], **joined)
+    names = ("points", "features", "labels")
+    joined = {name: join([getattr(part, name) for part in parts]) for name in names}
+    return replace(parts[0], **joined, indices=None, weights=None)
