@@ -153,6 +153,22 @@ class SceneDataset(Dataset[PointBatch]):
         return torch.from_numpy(self._thinned.values["class_counts"])
 
     @property
+    def num_points(self) -> Tensor:
+        """Number of points of each thinned scene, ``(S,)`` int64."""
+        return torch.from_numpy(self._sizes)
+
+    def labels_of(self, scene: int) -> Tensor | None:
+        """Labels of a thinned scene as in :attr:`scenes`, without a copy of its points.
+
+        Args:
+            scene: Index of the scene in ``scene_names``.
+
+        Returns:
+            ``(N,)`` int64, where -1 is ignored, or None.
+        """
+        return _labels_by_row(self._thinned, scene)
+
+    @property
     def scenes(self) -> Sequence[ThinScene]:
         """The thinned scenes; each is copied when it is asked for."""
         return _ThinScenes(self._thinned)
@@ -432,12 +448,19 @@ class _ThinScenes(Sequence[ThinScene]):
 
     def __getitem__(self, scene: int) -> ThinScene:  # type: ignore[override]
         arrays, values = self._thinned.scenes[scene], self._thinned.values
-        points, features, labels = (
-            _by_row(arrays[name], arrays.get("rows")) for name in ("points", "features", "labels")
+        points, features = (
+            _by_row(arrays[name], arrays.get("rows")) for name in ("points", "features")
         )
-        labels = labels.long() if values["labelled"][scene] else None
+        labels = _labels_by_row(self._thinned, scene)
         origin = torch.from_numpy(values["origin"][scene])
         return ThinScene(points, features, labels, origin)
+
+
+def _labels_by_row(thinned: SceneArrays, scene: int) -> Tensor | None:
+    if not thinned.values["labelled"][scene]:
+        return None
+    arrays = thinned.scenes[scene]
+    return _by_row(arrays["labels"], arrays.get("rows")).long()
 
 
 def _by_row(array: np.ndarray, rows: np.ndarray | None) -> Tensor:

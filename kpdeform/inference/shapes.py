@@ -131,8 +131,9 @@ class _Classes:
 
     def __init__(self, data: SceneDataset) -> None:
         self.names = data.scene_names
-        pairs = zip(data.scene_names, data.scenes, strict=True)
-        self.labels = [shape_class(name, scene.labels) for name, scene in pairs]
+        self.labels = [
+            shape_class(name, data.labels_of(scene)) for scene, name in enumerate(data.scene_names)
+        ]
 
     def restrict(self, logits: Tensor, batch: PointBatch) -> Tensor:
         return logits
@@ -147,10 +148,12 @@ class _Parts:
 
     def __init__(self, predictor: Predictor, data: SceneDataset) -> None:
         self.data, self.parts = data, Parts(predictor.categories, predictor.class_names)
-        pairs = list(zip(data.scene_names, data.scenes, strict=True))
-        self.categories = [self.parts.of_shape(name, scene.labels) for name, scene in pairs]
-        known = zip(pairs, self.categories, strict=True)
-        if unknown := [name for (name, s), category in known if category < 0 and len(s.points)]:
+        self.categories = [
+            self.parts.of_shape(name, data.labels_of(scene))
+            for scene, name in enumerate(data.scene_names)
+        ]
+        known = zip(data.scene_names, self.categories, data.num_points.tolist(), strict=True)
+        if unknown := [name for name, category, size in known if category < 0 and size]:
             raise ValueError(
                 f"{len(unknown)} shapes have no labels, which tell their category: "
                 f"{', '.join(unknown[:5])}"

@@ -494,8 +494,8 @@ class ShapeDataModule(_DataModule):
             ValueError: The points of a scene have several classes, so that it is no shape.
         """
         source = self._shapes(split, train)
-        for name, scene in zip(source.scene_names, source.scenes, strict=True):
-            shape_class(name, scene.labels)
+        for scene, name in enumerate(source.scene_names):
+            shape_class(name, source.labels_of(scene))
         return _ShapeBatches(source)
 
     def _shapes(self, split: str, train: bool) -> SceneDataset:
@@ -551,13 +551,14 @@ class PartDataModule(ShapeDataModule):
             ValueError: The points of a shape have parts of several categories.
         """
         source, parts = self._shapes(split, train), Parts(self.categories, self.class_names)
-        for name, scene in zip(source.scene_names, source.scenes, strict=True):
-            parts.of_shape(name, scene.labels)
+        for scene, name in enumerate(source.scene_names):
+            parts.of_shape(name, source.labels_of(scene))
         return source
 
     def class_counts(self) -> Tensor:
         """Number of thinned points of each class in the training shapes, ``(classes,)`` int64."""
-        labels = torch.cat([scene.labels for scene in self.train_batches().scenes])
+        source = self.train_batches()
+        labels = torch.cat([source.labels_of(i) for i in range(len(source.scene_names))])
         return labels[labels >= 0].bincount(minlength=len(self.class_names))
 
 
