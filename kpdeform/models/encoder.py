@@ -37,6 +37,8 @@ class Encoder(nn.Module):
         influence: "linear", "gaussian" or "constant".
         aggregation: "sum" or "closest".
         modulated: Whether deformable layers also predict modulations.
+        offset_groups: Number of groups of channels in deformable layers that have their own
+            offsets.
         batch_norm_momentum: Weight of the batch statistics in the update of the running statistics.
         norm: Function from a number of channels to a normalisation module, such as ``nn.Bias`` for
             no normalisation; None means batch normalisation.
@@ -72,6 +74,7 @@ class Encoder(nn.Module):
         influence: Influence = "linear",
         aggregation: Aggregation = "sum",
         modulated: bool = False,
+        offset_groups: int = 1,
         batch_norm_momentum: float = 0.02,
         norm: Norm | None = None,
         shadow_zero: bool = True,
@@ -83,10 +86,11 @@ class Encoder(nn.Module):
         self.in_channels, self.out_channels = in_channels, self.plans[-1].out_channels
         self.skip_channels = [plan.in_channels for plan in self.plans if plan.strided]
         norm = norm or partial(BatchNorm, momentum=batch_norm_momentum)
+        deform = partial(DeformKPConv, modulated=modulated, offset_groups=offset_groups)
 
         def make_conv(plan: BlockPlan, in_channels: int, out_channels: int) -> KPConv:
             cell = cell_size * 2**plan.level
-            make = partial(DeformKPConv, modulated=modulated) if plan.deformable else KPConv
+            make = deform if plan.deformable else KPConv
             return make(
                 in_channels,
                 out_channels,

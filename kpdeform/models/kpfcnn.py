@@ -67,7 +67,7 @@ class KPFCNN(nn.Module):
                 for no normalisation; None means batch normalisation.
             **options: Further arguments of :class:`Encoder`: ``conv_radius``, ``deform_radius``,
                 ``sigma``, ``kernel_size``, ``dimension``, ``influence``, ``aggregation``,
-                ``modulated``, ``shadow_zero``, ``generator``.
+                ``modulated``, ``offset_groups``, ``shadow_zero``, ``generator``.
 
         Returns:
             The model.

@@ -195,6 +195,17 @@ def test_a_new_deformable_network_equals_its_rigid_twin():
     torch.testing.assert_close(deformable(pyramid, features)[0], expected)
 
 
+def test_offset_groups_reach_every_deformable_layer():
+    names = ["simple", "resnetb_deformable_strided", "resnetb_deformable"]
+    model = models.KPFCNN.from_architecture(
+        [*names, "nearest_upsample", "unary"], 3, 5, cell_size=0.1, width=32, offset_groups=2
+    )
+    groups = [m.offset_groups for m in model.modules() if hasattr(m, "offset_groups")]
+    assert groups == [2, 2]
+    _, deformations = model(*batch(model, [60]))
+    assert [d.kernel_points.shape[1:] for d in deformations] == [(2, 15, 3)] * 2
+
+
 def test_one_seed_gives_one_model():
     states = []
     for _ in range(2):
