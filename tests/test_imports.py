@@ -12,7 +12,7 @@ from tests.toy import run_python
 # From the bottom to the top. A part of the package imports from lower lines and from itself.
 LAYERS = [
     ["_checks", "_library", "_files", "_locks", "_optional", "_types", "_version", "_words"],
-    ["_html", "_image_sizes"],
+    ["_html", "_image_sizes", "_progress"],
     ["_device", "_info"],
     ["kernel_points", "reference"],
     ["ops"],

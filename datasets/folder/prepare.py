@@ -497,7 +497,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("raw", type=Path, help="folder with your files")
     parser.add_argument("--config", type=Path, help="YAML or JSON class map, see README.md")
-    parser.add_argument("--output", type=Path, help="folder to write, data/NAME if not given")
+    parser.add_output(None, "data/NAME")
     parser.add_argument("--name", help="name of the data set")
     parser.add_argument(
         "--class",
@@ -543,7 +543,6 @@ def main(arguments: list[str] | None = None) -> None:
         default=None,
         help="leave out stray points that are too far away for float32",
     )
-    parser.add_argument("--overwrite", action="store_true", help="start again instead of going on")
     args = parser.parse_args(arguments)
 
     options = _options(args, args.raw)

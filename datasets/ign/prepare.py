@@ -161,7 +161,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Reads the command line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("raw", type=Path, help="folder with the tiles, searched recursively")
-    parser.add_argument("--output", type=Path, default=Path("data/ign"), help="folder to write")
+    parser.add_output(Path("data/ign"))
     parser.add_argument(
         "--features",
         nargs="*",
@@ -182,7 +182,6 @@ def main(arguments: list[str] | None = None) -> None:
         metavar="PART",
         help="part of the file names of tiles of the Dutch AHN, whose class 1 has the vegetation",
     )
-    parser.add_argument("--overwrite", action="store_true", help="start again instead of going on")
     args = parser.parse_args(arguments)
     splits = dict(SPLITS)
     if args.split:

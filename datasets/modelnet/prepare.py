@@ -214,9 +214,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Reads the command line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("raw", type=Path, help="folder with one folder per class")
-    parser.add_argument(
-        "--output", type=Path, help="folder to write, data/modelnetVARIANT if not given"
-    )
+    parser.add_output(None, "data/modelnetVARIANT")
     parser.add_argument(
         "--variant", type=int, choices=(10, 40), default=40, help="text: which lists"
     )
@@ -228,7 +226,6 @@ def main(arguments: list[str] | None = None) -> None:
         choices=("xyz", "xzy", "yzx", "zxy", "yxz", "zyx"),
         help="order of the axes to write; xzy turns the text files' y, which is up, into z",
     )
-    parser.add_argument("--overwrite", action="store_true", help="start again instead of going on")
     args = parser.parse_args(arguments)
     if args.points < 1:
         parser.error(f"--points {args.points} must be at least 1")

@@ -85,7 +85,7 @@ def prepare(
 def main(arguments: list[str] | None = None) -> None:
     """Reads the command line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, default=Path("data/rooms"), help="folder to write")
+    parser.add_output(Path("data/rooms"))
     parser.add_argument("--rooms", type=int, default=12, help="number of rooms, a quarter for val")
     parser.add_argument(
         "--split",
@@ -102,7 +102,6 @@ def main(arguments: list[str] | None = None) -> None:
         default=0.025,
         help="metres; one return is kept per cube of this side",
     )
-    parser.add_argument("--overwrite", action="store_true", help="start again instead of going on")
     args = parser.parse_args(arguments)
     val = max(1, round(args.rooms / 4))
     split = args.split or [args.rooms - val, val]

@@ -185,7 +185,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Reads the command line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("raw", type=Path, help="folder that holds Area_1 ... Area_6")
-    parser.add_argument("--output", type=Path, default=Path("data/s3dis"), help="folder to write")
+    parser.add_output(Path("data/s3dis"))
     parser.add_argument(
         "--scenes", choices=("room", "area"), default="room", help="what a scene is"
     )
@@ -197,7 +197,6 @@ def main(arguments: list[str] | None = None) -> None:
         help="order of the classes: kpconv (chair table bookcase sofa; KPConv weights need it) or "
         "pointnet (table chair sofa bookcase; PointNet, Pointcept, Open3D-ML)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="start again instead of going on")
     args = parser.parse_args(arguments)
     prepare(args.raw, args.output, args.scenes, args.test_area, args.order, args.overwrite)
 

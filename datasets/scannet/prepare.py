@@ -218,8 +218,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("raw", type=Path, help="folder that holds scans/ and scans_test/")
     parser.add_argument("--config", type=Path, default=CONFIG, help="classes (20 of the benchmark)")
     parser.add_argument("--lists", type=Path, help=f"folder of the lists and of {TABLE} (RAW)")
-    parser.add_argument("--output", type=Path, help="folder to write, data/CONFIG if not given")
-    parser.add_argument("--overwrite", action="store_true", help="start again instead of going on")
+    parser.add_output(None, "data/CONFIG")
     args = parser.parse_args(arguments)
     output = args.output or Path("data") / args.config.stem
     prepare(args.raw, output, args.config, args.lists or args.raw, args.overwrite)

@@ -131,12 +131,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Reads the command line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("raw", type=Path, help="folder main_split, or the one above it")
-    parser.add_argument("--output", type=Path, default=Path("data/scanobjectnn"))
+    parser.add_output(Path("data/scanobjectnn"))
     parser.add_argument(
         "--points", type=int, default=1024,
         help="points to keep of the 2,048 of a shape, by farthest point sampling; 1,024 by default",
     )  # fmt: skip
-    parser.add_argument("--overwrite", action="store_true", help="start again instead of going on")
     args = parser.parse_args(arguments)
     if args.points < 1:
         parser.error(f"--points {args.points} must be at least 1")

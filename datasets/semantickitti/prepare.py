@@ -224,7 +224,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--config", type=Path, default=CONFIG, help="classes and splits (19 classes)"
     )
-    parser.add_argument("--output", type=Path, help="folder to write, data/CONFIG if not given")
+    parser.add_output(None, "data/CONFIG")
     parser.add_argument(
         "--frames", type=int, default=1, help="scans per scene, aligned by their poses"
     )
@@ -232,7 +232,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--sequences", type=int, nargs="+", metavar="N", help="only these sequences"
     )
-    parser.add_argument("--overwrite", action="store_true", help="start again instead of going on")
     args = parser.parse_args(arguments)
     if args.frames < 1 or args.every < 1:
         parser.error(f"--frames {args.frames} and --every {args.every} must be at least 1")

@@ -14,8 +14,9 @@ import numpy as np
 from schema import Schema
 
 from kpdeform._files import replacing
+from kpdeform._progress import track
 from kpdeform.data import read_cloud
-from kpdeform.data.recipe import run, track
+from kpdeform.data.recipe import run
 
 CONFIG = Path(__file__).with_name("semantickitti.yaml")
 

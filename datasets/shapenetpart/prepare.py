@@ -135,12 +135,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Reads the command line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("raw", type=Path, help="folder with one folder per category")
-    parser.add_argument("--output", type=Path, default=Path("data/shapenetpart"))
+    parser.add_output(Path("data/shapenetpart"))
     parser.add_argument(
         "--separate-val", action="store_true",
         help="keep the official validation shapes apart, as the split val",
     )  # fmt: skip
-    parser.add_argument("--overwrite", action="store_true", help="start again instead of going on")
     args = parser.parse_args(arguments)
     prepare(args.raw, args.output, args.separate_val, args.overwrite)
 

@@ -21,10 +21,11 @@ from torch import Tensor
 
 from kpdeform._device import describe_device
 from kpdeform._files import replacing
+from kpdeform._progress import track
 from kpdeform._words import counted
 from kpdeform.cli.options import call, imported_factory
 from kpdeform.data import SceneFolder, open_dataset
-from kpdeform.data.recipe import track, warn
+from kpdeform.data.recipe import warn
 from kpdeform.inference import (
     PredictedShape,
     Predictor,

@@ -14,9 +14,10 @@ import argparse
 from pathlib import Path
 
 from kpdeform import _checks
+from kpdeform._progress import track
 from kpdeform._words import counted
 from kpdeform.data.files import TEXT_SUFFIXES
-from kpdeform.data.recipe import Parser, option_numbers, option_pairs, track, warn
+from kpdeform.data.recipe import Parser, option_numbers, option_pairs, warn
 from kpdeform.inspection import (
     Reading,
     Survey,

@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
 from kpdeform import _checks, ops
+from kpdeform._progress import track
 from kpdeform.data import columns, crops, scene_cache
 from kpdeform.data.batch import PointBatch, Sample
 from kpdeform.data.mixing import Mixing
@@ -257,7 +258,7 @@ class SceneDataset(Dataset[PointBatch]):
         }
 
         def records() -> Iterator[Record]:
-            return scene_cache.tracked(make(), len(self.scene_names), f"{self._split}: {kind}")
+            return track(make(), f"{self._split}: {kind}", len(self.scene_names))
 
         return scene_cache.cached(self._folder.root, kind, settings, self._state, records)
 

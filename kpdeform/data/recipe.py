@@ -20,17 +20,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from kpdeform._optional import require
+from kpdeform._progress import track
 from kpdeform._words import counted
 from kpdeform.data import values
 from kpdeform.data.info import DatasetInfo
 from kpdeform.data.scenes import SceneWriter, open_dataset
-
-T = TypeVar("T")
 
 IGNORED = -1
 
@@ -419,11 +418,6 @@ def _as_json(content: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(content))
 
 
-def track(items: Iterable[T], what: str, total: int | None = None) -> Iterable[T]:
-    """Iterates over ``items``, ``total`` if they have no length, and shows a progress bar."""
-    return require("rich.progress", "io").track(items, what, total)
-
-
 def warn(message: str) -> None:
     """Prints a warning as one line to stderr."""
     print(f"warning: {_one_line(message)}", file=sys.stderr)
@@ -444,6 +438,18 @@ class Parser(argparse.ArgumentParser):
             else:
                 joined.append(argument)
         return super().parse_args(joined, namespace)
+
+    def add_output(self, default: Path | None, shown: str = "") -> None:
+        """Adds ``--output``, the folder to write, and ``--overwrite``, which every recipe has.
+
+        Args:
+            default: The folder if none is given, or None if other options decide it.
+            shown: What the help calls the folder that other options decide, such as "data/NAME".
+        """
+        text = f"folder to write, {shown or default} if not given"
+        self.add_argument("--output", type=Path, default=default, help=text)
+        text = "start again instead of going on"
+        self.add_argument("--overwrite", action="store_true", help=text)
 
     def error(self, message: str) -> Any:
         """Raises ValueError, which :func:`run` prints."""

@@ -23,7 +23,7 @@ import os
 import struct
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -296,17 +296,3 @@ def _append(file: IO[bytes], array: np.ndarray) -> int:
 
 def _stacked(values: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     return {name: np.stack([v[name] for v in values]) for name in (values[0] if values else {})}
-
-
-def tracked(items: Iterable[Any], total: int, what: str) -> Iterator[Any]:
-    """Yields the items and shows a progress bar on a terminal, if Rich is installed."""
-    try:
-        from rich.console import Console
-        from rich.progress import track
-    except ImportError:
-        yield from items
-        return
-    console = Console(stderr=True)
-    yield from track(
-        items, what, total, console=console, transient=True, disable=not console.is_terminal
-    )

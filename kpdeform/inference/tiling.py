@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from kpdeform._files import replacing, reserve
-from kpdeform._optional import require
+from kpdeform._progress import track
 
 # A part of a cloud: points (n, 3) float64 and features (n, F) float32.
 Chunk = tuple[np.ndarray, np.ndarray]
@@ -262,8 +262,7 @@ def predict_tiles(
 
 def progress_bar(remaining: Sequence[int], total: int) -> Iterable[int]:
     """Iterates over ``remaining``, and shows finished tiles and the time left on the terminal."""
-    track = require("rich.progress", "io").track
-    return track(remaining, "tiles", total=total, completed=total - len(remaining))
+    return track(remaining, "tiles", total, completed=total - len(remaining))
 
 
 def read_probabilities(

@@ -54,8 +54,8 @@ class KPCNN(nn.Module):
             head_width: Number of hidden channels of the head.
             **options: Further arguments of :class:`Encoder`: ``conv_radius``, ``deform_radius``,
                 ``sigma``, ``kernel_size``, ``dimension``, ``influence``, ``aggregation``,
-                ``modulated``, ``offset_groups``, ``batch_norm_momentum``, ``norm``, ``shadow_zero``,
-                ``generator``.
+                ``modulated``, ``offset_groups``, ``batch_norm_momentum``, ``norm``,
+                ``shadow_zero``, ``generator``.
 
         Returns:
             The model.

@@ -317,11 +317,3 @@ def test_of_a_large_file_only_what_is_needed_is_read_and_held(root, sampling, mo
     (path,) = (root / ".cache").glob("thinned-*.bin")
     where = [place for name, *place in calls if name == "MADV_WILLNEED"]
     assert all(begin >= 0 and begin + length <= path.stat().st_size for begin, length in where)
-
-
-def test_a_progress_bar_is_shown_on_a_terminal_only(root, monkeypatch, capfd):
-    assert list(scene_cache.tracked([1, 2], 2, "thinning")) == [1, 2]
-    assert capfd.readouterr().err == ""
-    monkeypatch.setenv("FORCE_COLOR", "1")  # as Rich takes any output for a terminal then
-    assert list(scene_cache.tracked([1, 2], 2, "thinning")) == [1, 2]
-    assert "thinning" in capfd.readouterr().err
