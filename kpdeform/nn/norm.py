@@ -63,11 +63,10 @@ class BatchNorm(Layer, nn.BatchNorm1d):
             slope=slope,
         )
         if measures:
-            with torch.no_grad():
-                unbiased = variance * (x.shape[0] / (x.shape[0] - 1))
-                self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-                self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
-                self.num_batches_tracked += 1
+            unbiased = variance * (x.shape[0] / (x.shape[0] - 1))  # neither needs a gradient
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+            self.num_batches_tracked.add_(1)  # += would register the buffer again, which is slow
         return y.to(x.dtype)
 
 
