@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import math
 import random
@@ -14,11 +15,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 import kpdeform
 from kpdeform._files import replacing
 from kpdeform._optional import require
-from kpdeform.inference.model_files import write_model
+from kpdeform.inference.model_files import read_model, write_model
 from kpdeform.inference.record import make_record
 from kpdeform.models.config import ModelConfig
 
@@ -89,6 +91,32 @@ class _StepCallback(lightning.Callback):
         if self._validates:
             self._validates = False
             self.step_end(trainer)
+
+
+class AverageWeights(lightning.callbacks.WeightAveraging):
+    """Keeps an exponential moving average of the weights and running statistics.
+
+    Validation uses the average, and checkpoints have it as their ``state_dict``. The weights that
+    the next step starts from are in the checkpoint too, so that a resumed run has the same bits.
+
+    It must come before the callbacks that write checkpoints, so that these have the average after
+    the step and not the one before it.
+
+    Args:
+        decay: Share of the average that stays in each step, in (0, 1).
+        accelerator: "cpu" or "gpu", where the average is kept.
+    """
+
+    def __init__(self, decay: float, accelerator: str = "cpu") -> None:
+        device = "cuda" if accelerator == "gpu" else "cpu"
+        super().__init__(device, multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Does nothing yet: ``last.ckpt``, which is written now, needs the weights of the step."""
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Leaves the average in the model."""
+        super().on_train_end(trainer, pl_module)
 
 
 class RunRecord(_StepCallback):
@@ -171,7 +199,16 @@ class RunRecord(_StepCallback):
         return make_record(model, self.model, data, self._scores)
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict) -> None:
-        """Keeps the states of the random number generators until the training starts."""
+        """Keeps the states of the random number generators until the training starts.
+
+        Raises:
+            ValueError: The checkpoint has averaged weights, and this run does not average any.
+        """
+        averages = any(isinstance(callback, AverageWeights) for callback in trainer.callbacks)
+        if "averaging_state" in checkpoint and not averages:
+            raise ValueError(
+                "--resume: the run averages its weights; give --trainer.average_weights as before"
+            )
         self._rng = checkpoint.get("kpdeform", {}).get("rng")
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -216,19 +253,22 @@ class RunRecord(_StepCallback):
             self._best = score
             self.best_scores, self.best_step = self._scores, trainer.global_step
             trainer.save_checkpoint(self.folder / "best.ckpt")
-            self._save_model(trainer)
+            self._save_model(trainer, "best.ckpt")
         super().on_validation_end(trainer, pl_module)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         """Saves ``last.ckpt`` with the last step in it and, without validation, the model."""
         self.save_last(trainer)
         if self._best == -math.inf:
-            self._save_model(trainer)
+            self._save_model(trainer, "last.ckpt")
 
-    def _save_model(self, trainer: Any) -> None:
+    def _save_model(self, trainer: Any, checkpoint: str) -> None:
+        """Writes the model folder with the weights of a checkpoint, which may be averages."""
         record = self._model_record(trainer)
         if record and trainer.is_global_zero:
-            write_model(self.folder / "model", trainer.lightning_module.model, record)
+            model = copy.deepcopy(trainer.lightning_module.model)
+            model.load_state_dict(read_model(self.folder / checkpoint).weights)
+            write_model(self.folder / "model", model, record)
 
     def save_last(self, trainer: Any) -> None:
         """Saves ``last.ckpt`` unless it has been saved at this step already.

@@ -18,7 +18,13 @@ from kpdeform._optional import require
 from kpdeform.models.config import ModelConfig
 from kpdeform.models.files import read_checkpoint
 from kpdeform.train.report import Pictures, StepLines
-from kpdeform.train.runs import AtomicCheckpointIO, CsvMetrics, RunRecord, StopOnSignal
+from kpdeform.train.runs import (
+    AtomicCheckpointIO,
+    AverageWeights,
+    CsvMetrics,
+    RunRecord,
+    StopOnSignal,
+)
 
 lightning = require("lightning.pytorch", "train")
 Logger = lightning.loggers.Logger
@@ -37,6 +43,10 @@ class TrainerConfig:
         gradient_clip: Bound on the gradients, > 0; null for no bound.
         gradient_clip_by: Whether the bound holds for each "value" or for the "norm" of all values.
         accumulate: Number of batches whose gradients are accumulated for one step, >= 1.
+        average_weights: Decay of an exponential moving average of the weights and running
+            statistics, in [0, 1). Validation, ``best.ckpt`` and the model folder have the average
+            instead of the weights of the last step; with 0.99 it covers the last hundreds of steps.
+            0 for no average.
         validate_every: Steps between two validations, >= 0; 0 never validates, and null validates
             ten times. Without a validation split there is no validation.
         log_every: Steps between two rows of metrics, >= 1.
@@ -59,6 +69,7 @@ class TrainerConfig:
     gradient_clip: float | None = 10.0
     gradient_clip_by: str = "norm"
     accumulate: int = 1
+    average_weights: float = 0.0
     validate_every: int | None = None
     log_every: int = 20
     checkpoint_every: int = 500
@@ -76,6 +87,10 @@ class TrainerConfig:
         if self.gradient_clip is not None:
             _checks.positive(owner, "gradient_clip", self.gradient_clip)
         _checks.one_of(owner, "gradient_clip_by", self.gradient_clip_by, ("norm", "value"))
+        if not 0 <= self.average_weights < 1:
+            raise ValueError(
+                f"{owner}: average_weights must be in [0, 1), got {self.average_weights}"
+            )
         for name in ("accumulate", "log_every", "checkpoint_every"):
             _checks.count(owner, name, getattr(self, name))
         _checks.positive(owner, "checkpoint_minutes", self.checkpoint_minutes)
@@ -166,12 +181,15 @@ def make_trainer(
     validate_every = options.validate_every
     if validate_every is None:
         validate_every = max(max_steps // 10, 1)
+    accelerator = _accelerator(options.accelerator)
     chosen = [
         record,
         Pictures(folder),
         StopOnSignal(record),
         lightning.callbacks.LearningRateMonitor("step"),
     ]
+    if options.average_weights > 0:
+        chosen.insert(0, AverageWeights(options.average_weights, accelerator))
     if options.progress_bar:
         chosen.append(StepBar() if sys.stdout.isatty() else StepLines(options.log_every))
     loggers = [CsvMetrics(folder), lightning.loggers.TensorBoardLogger(folder, "", "")]
@@ -179,7 +197,7 @@ def make_trainer(
         loggers.append(options.logger)
     return lightning.Trainer(
         max_steps=max_steps,
-        accelerator=_accelerator(options.accelerator),
+        accelerator=accelerator,
         devices=os.environ.get("LOCAL_WORLD_SIZE", options.devices),  # set by torchrun
         num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", 1)),
         precision=options.precision,
