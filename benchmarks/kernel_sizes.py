@@ -1,8 +1,9 @@
 """Rigid and deformable networks trained for the same core seconds, three seeds each.
 
 Few and many kernel points, one or two deformable levels, modulations and offset groups, in the
-small KPFCNN of a configuration. The steps of every variant are chosen such that all take the same
-time, which is measured once. Complete runs are not repeated, so that a killed experiment continues.
+small KPFCNN of a configuration. Every variant has as many steps as take the time of ``--steps`` of
+the first one, which is measured once. Complete runs are not repeated, so that a killed experiment
+continues.
 Writes results/kernel_sizes-<name of --out>.md.
 
     python -m benchmarks.kernel_sizes --config scripts/configs/ign.yaml --data data/ign \
@@ -12,15 +13,18 @@ Writes results/kernel_sizes-<name of --out>.md.
 import argparse
 import json
 import statistics
-import time
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from benchmarks import measure
 from benchmarks.budget import run_script
+from benchmarks.kpfcnn import Training
 from kpdeform._optional import require
+from kpdeform.data import SceneDataset, neighbor_limits
+from kpdeform.models import KPFCNN
 
 
 class Variant(NamedTuple):
@@ -59,10 +63,10 @@ def architecture(deformable_levels: int) -> list[str]:
     return names + ["nearest_upsample", "unary"] * 3
 
 
-def training_options(config: Path, data: Path, variant: Variant) -> list[str]:
-    """Options of the training script: the configuration's network, changed as the variant says."""
-    arguments = require("yaml", "train").safe_load(config.read_text())["model"]["arguments"]
-    arguments = {
+def model_arguments(config: dict[str, Any], variant: Variant) -> dict[str, Any]:
+    """Arguments of ``KPFCNN.from_architecture``: those of the configuration, changed."""
+    arguments = config["model"]["arguments"]
+    return {
         "names": architecture(variant.deformable_levels),
         "width": arguments["width"],
         "deform_radius": arguments["deform_radius"],
@@ -72,47 +76,66 @@ def training_options(config: Path, data: Path, variant: Variant) -> list[str]:
         "batch_norm_momentum": 0.1,
         "shadow_zero": False,
     }
+
+
+def make_training(config: dict[str, Any], data: Path, variant: Variant) -> Training:
+    """A training on one batch of the data, with the configuration's neighbour limits."""
+    settings = config["data"]
+    names = ("cell_size", "features", "crop", "radius", "max_points")
+    dataset = SceneDataset(data, "train", **{name: settings[name] for name in names})
+    batches = [dataset[index] for index in range(8)]
+    model = KPFCNN.from_architecture(
+        in_channels=batches[0].features.shape[1],
+        num_classes=len(dataset.info.class_names),
+        cell_size=settings["cell_size"],
+        **model_arguments(config, variant),
+    )
+    limits = neighbor_limits(batches, model.pyramid_spec, settings["neighbor_quantile"])
+    model.encoder.pyramid_spec = replace(model.pyramid_spec, max_neighbors=limits)
+    largest = max(batches, key=lambda batch: len(batch.points))
+    labels = largest.labels.clamp(min=0)
+    return Training(replace(largest, labels=labels), model)
+
+
+def choose_steps(options: argparse.Namespace, config: dict[str, Any]) -> dict[str, int]:
+    """The steps of every variant that take as long as ``options.steps`` of the first one.
+
+    A step is measured by its least processor time among many that take turns, which hardly depends
+    on what else the machine does. Loading the data, which is the same for all, is not part of it.
+    """
+    file = options.out / "steps.json"
+    if not file.exists():
+        trainings = {n: make_training(config, options.data, v) for n, v in VARIANTS.items()}
+        times = measure.interleaved({n: t.step for n, t in trainings.items()}, 15)
+        least = {name: min(found.cpu) for name, found in times.items()}
+        first = next(iter(least.values()))
+        steps = {name: round(options.steps * first / time) for name, time in least.items()}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"steps": steps, "milliseconds": least}, indent=1))
+    return json.loads(file.read_text())["steps"]
+
+
+def training_options(config: dict[str, Any], path: Path, data: Path, variant: Variant) -> list[str]:
+    """Options of the training script."""
     options = {
-        "config": config,
+        "config": path,
         "data.root": data,
         "model.factory": "KPFCNN.from_architecture",
-        "model.arguments": json.dumps(arguments),
+        "model.arguments": json.dumps(model_arguments(config, variant)),
         "trainer.validate_every": 0,
         "trainer.progress_bar": False,
     }
     return [text for name, value in options.items() for text in (f"--{name}", str(value))]
 
 
-def core_seconds(common: list[str], run: Path, steps: int) -> float:
-    """Core seconds of a training of so many steps, in a folder whose name says when it began."""
-    fresh = run.with_name(f"{run.name}-{steps}-{time.time_ns()}")
-    return run_script(
-        "train_segmentation.py", *common, "--run", str(fresh), "--max_steps", str(steps)
-    )["seconds"]
-
-
-def choose_steps(options: argparse.Namespace) -> dict[str, int]:
-    """The steps that take ``options.seconds`` for every variant, measured unless that was done."""
-    file = options.out / "steps.json"
-    known = json.loads(file.read_text()) if file.exists() else {}
-    for name in options.variants:
-        if name not in known:
-            common = training_options(options.config, options.data, VARIANTS[name])
-            run = options.out / "trial"
-            few, many = (min(core_seconds(common, run, n) for _ in range(2)) for n in (5, 65))
-            step = (many - few) / 60
-            known[name] = round((options.seconds - few) / step + 5)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(known, indent=1))
-    return known
-
-
-def result(options: argparse.Namespace, name: str, steps: int, seed: int) -> dict[str, float]:
+def result(
+    options: argparse.Namespace, config: dict[str, Any], name: str, steps: int, seed: int
+) -> dict[str, float]:
     """Trains and scores a variant with one seed, unless that was done before."""
     run = options.out / f"{name.replace(', ', '_').replace(' ', '_')}-{seed}"
     file = run / "result.json"
     if not file.exists():
-        common = training_options(options.config, options.data, VARIANTS[name])
+        common = training_options(config, options.config, options.data, VARIANTS[name])
         common += ["--run", str(run), "--seed", str(seed), "--max_steps", str(steps)]
         used = run_script("train_segmentation.py", *common)["seconds"]
         where = ["--model", str(run / "last.ckpt"), "--data", str(options.data)]
@@ -142,12 +165,13 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True, help="configuration to vary")
     parser.add_argument("--data", type=Path, required=True, help="prepared data set")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--seconds", type=float, default=60, help="core seconds of a training")
+    parser.add_argument("--steps", type=int, default=600, help="steps of the first variant")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    steps = choose_steps(options)
+    config = require("yaml", "train").safe_load(options.config.read_text())
+    steps = choose_steps(options, config)
     lines = [
         "| variant | steps | core seconds | mean IoU per seed | mean ± deviation |",
         "|---|---|---|---|---|",
@@ -156,7 +180,7 @@ def main() -> None:
     found = {name: [] for name in options.variants}
     for seed in options.seeds:
         for name in options.variants:
-            found[name].append(result(options, name, steps[name], seed))
+            found[name].append(result(options, config, name, steps[name], seed))
     lines += [row(name, steps[name], runs) for name, runs in found.items()]
     text = "\n".join([*lines, ""])
     print(text)
