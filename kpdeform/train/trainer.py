@@ -17,6 +17,7 @@ from kpdeform._device import choose_device
 from kpdeform._optional import require
 from kpdeform.models.config import ModelConfig
 from kpdeform.models.files import read_checkpoint
+from kpdeform.train.kernel_pictures import KernelPictures
 from kpdeform.train.report import Pictures, StepLines
 from kpdeform.train.runs import (
     AtomicCheckpointIO,
@@ -185,6 +186,7 @@ def make_trainer(
     chosen = [
         record,
         Pictures(folder),
+        KernelPictures(),
         StopOnSignal(record),
         lightning.callbacks.LearningRateMonitor("step"),
     ]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kpdeform.data import Pyramid
 from kpdeform.nn import Deformation, DeformKPConv
+from kpdeform.viz.camera import Camera
 from kpdeform.viz.colors import RGB, ColorScale
 from kpdeform.viz.scene import KernelScene, kernel_scene
 from kpdeform.viz.scene_data import Array
@@ -61,6 +62,7 @@ class LayerDeformation:
         reason: str = "",
         legend: tuple[tuple[str, RGB], ...] = (),
         scale: ColorScale | None = None,
+        camera: Camera | None = None,
     ) -> KernelScene:
         """Describes a picture of one query's kernel.
 
@@ -72,6 +74,7 @@ class LayerDeformation:
             reason: As there.
             legend: As there.
             scale: As there.
+            camera: As there.
 
         Returns:
             A :class:`kpdeform.viz.KernelScene`.
@@ -90,6 +93,7 @@ class LayerDeformation:
             layer=f"{self.name}, level {self.level}",
             legend=legend,
             scale=scale,
+            camera=camera,
         )
 
 

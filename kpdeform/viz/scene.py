@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from kpdeform.viz import sheet, web
-from kpdeform.viz.camera import look_at_kernel
+from kpdeform.viz.camera import Camera, look_at_kernel
 from kpdeform.viz.colors import RGB, ColorScale, height_scale
 from kpdeform.viz.files import write_mesh, write_turntable
 from kpdeform.viz.scene_data import Array, SceneData, influence_sums, length_text
@@ -97,8 +97,9 @@ def kernel_scene(
     legend: tuple[tuple[str, RGB], ...] = (),
     scale: ColorScale | None = None,
     context: float = 3.0,
+    camera: Camera | None = None,
 ) -> KernelScene:
-    """Describes a picture of one kernel in its cloud, seen from the open side.
+    """Describes a picture of one kernel in its cloud.
 
     Args:
         points: Cloud, ``(N, 3)``; N may be 0.
@@ -117,6 +118,7 @@ def kernel_scene(
         legend: Names and colours of what ``colors`` mean; those that are not seen are left out.
         scale: What ``colors`` mean where they are numbers.
         context: How far the cloud is shown, in multiples of the kernel's extent.
+        camera: Where it is seen from; by default from the open side, where the offsets look long.
 
     Returns:
         A :class:`KernelScene`.
@@ -150,7 +152,7 @@ def kernel_scene(
         raise ValueError(
             f"kernel_scene: weights must not be negative, the least is {weights.min()}"
         )
-    camera = look_at_kernel(query, rigid, deformed, points)
+    camera = camera or look_at_kernel(query, rigid, deformed, points)
     extent = max(np.linalg.norm(np.vstack([rigid, deformed]), axis=1).max(), sigma)
     shown = np.linalg.norm(points - query, axis=1) < context * extent
     shown &= (points - camera.eye) @ camera.rotation[2] > camera.near

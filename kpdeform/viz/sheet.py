@@ -86,11 +86,18 @@ def contact_sheet(
     if not scenes:
         raise ValueError("contact_sheet: scenes is empty")
     check_suffix("contact_sheet", path)
+    return write_figure(contact_figure(scenes, columns, size, title), Path(path))
+
+
+def contact_figure(
+    scenes: Sequence[SceneData], columns: int, size: tuple[int, int], title: str = ""
+) -> Figure:
+    """The figure that :func:`contact_sheet` writes; ``scenes`` is not empty."""
     highest = float(max(scene.weights.max() for scene in scenes))
     scenes = [replace(scene, highest_weight=highest) for scene in scenes]
     with drawing_window(size) as window:
         pictures = [draw(window, scene, meshes(geometry.geometries(scene))) for scene in scenes]
-    return write_figure(sheet(scenes, pictures, min(columns, len(scenes)), title), Path(path))
+    return sheet(scenes, pictures, min(columns, len(scenes)), title)
 
 
 def check_suffix(function: str, path: str | Path) -> None:

@@ -92,6 +92,7 @@ def test_the_end_shows_the_best_scores_the_files_and_the_next_commands(told, toy
     assert f"kpdeform label FILE --model {folder}" in text
 
 
+@pytest.mark.usefixtures("offscreen")
 def test_curves_confusion_and_deformation_are_recorded(told):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -100,6 +101,7 @@ def test_curves_confusion_and_deformation_are_recorded(told):
     events = EventAccumulator(str(folder), {"images": 0, "scalars": 0})
     events.Reload()
     assert [event.step for event in events.Images("val/confusion")] == [3, 6]
+    assert [event.step for event in events.Images("val/kernels")] == [3, 6]
     for name in ("train/shift", "train/reach"):
         values = [event.value for event in events.Scalars(name)]
         assert len(values) == 3 and all(value > 0 for value in values)
