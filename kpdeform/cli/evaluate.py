@@ -30,6 +30,7 @@ from kpdeform.inference import (
     PredictedShape,
     Predictor,
     Tiles,
+    Votes,
     confusion_matrix,
     predict_scene,
     predict_shapes,
@@ -41,6 +42,7 @@ from kpdeform.inference.evaluation import check_prediction_ids, check_preparatio
 from kpdeform.inference.parts import Parts
 from kpdeform.inference.precision import Precision
 from kpdeform.inference.report import Report
+from kpdeform.inference.votes import Voting
 
 
 def evaluate(
@@ -49,6 +51,8 @@ def evaluate(
     out: Path,
     split: str = "val",
     votes: int = 1,
+    voting: Voting = "tiles",
+    seed: int = 0,
     tile_size: float | None = None,
     overlap: float = 0.25,
     predictions: Literal["none", "ply", "laz", "txt", "labels", "label"] = "none",
@@ -69,6 +73,9 @@ def evaluate(
         split: Split of the data set.
         votes: Predictions to average, >= 1. Each rotates the tile of a scene about z by another
             angle, or changes a shape at random as the training did.
+        voting: For scenes: "tiles", or "potentials" for the votes of KPConv's published scores:
+            random crops until every place has a potential of --votes.
+        seed: Seed of the crops of --voting potentials, >= 0.
         tile_size: For scenes: side of a tile in their unit, > 0, or .inf for whole scenes at once;
             by default as wide as the training crops.
         overlap: For scenes: share of a tile's side by which it overlaps the next one, in (0, 0.5].
@@ -92,12 +99,12 @@ def evaluate(
             f"{data} has other classes {dataset.info.class_names} than the model {names}"
         )
     check_preparation(predictor, dataset.info, data)
-    facts = {"model": model, "data": f"{data}, split {split}", "votes": votes}
+    facts = {"model": model, "data": f"{data}, split {split}", "votes": f"{votes} of {voting}"}
     if predictor.task != "segmentation":
-        if tile_size is not None or predictions != "none":
+        if tile_size is not None or predictions != "none" or voting != "tiles":
             raise ValueError(
-                "--tile-size and --predictions are for networks that label the points of scenes; "
-                f"{model} is for the {predictor.task} of whole shapes"
+                "--tile-size, --predictions and --voting are for networks that label the points of "
+                f"scenes; {model} is for the {predictor.task} of whole shapes"
             )
         _evaluate_shapes(predictor, dataset, out, split, votes, facts)
         return
@@ -113,7 +120,7 @@ def evaluate(
             predictor,
             scene,
             dataset.info.feature_names,
-            votes=votes,
+            votes=Votes(votes, voting, seed),
             tiles=tiles,
             strict=strict,
             warn=warn,

@@ -29,6 +29,7 @@ from kpdeform.inference import (
     Predictor,
     Rules,
     Tiles,
+    Votes,
     progress_bar,
     segment_file,
     segment_files,
@@ -36,6 +37,7 @@ from kpdeform.inference import (
 from kpdeform.inference.precision import Precision
 from kpdeform.inference.rules import renamed
 from kpdeform.inference.team import Team
+from kpdeform.inference.votes import Voting
 
 
 def label(
@@ -43,6 +45,8 @@ def label(
     model: str,
     out: Path | None = None,
     votes: int = 1,
+    voting: Voting = "tiles",
+    seed: int = 0,
     tile_size: float | None = None,
     overlap: float = 0.25,
     class_ids: list[int] | None = None,
@@ -72,6 +76,9 @@ def label(
             earlier command has finished are skipped.
         votes: Predictions to average for each tile, each with the cloud rotated about z by another
             angle, >= 1.
+        voting: "tiles", or "potentials" for the votes of KPConv's published scores: random crops
+            until every place has a potential of --votes.
+        seed: Seed of the crops of --voting potentials, >= 0.
         tile_size: Side of a tile in the model's unit, > 0; by default as wide as the training
             crops.
         overlap: Share of a tile's side by which it overlaps the next one, in (0, 0.5].
@@ -120,7 +127,7 @@ def label(
     predictor = replace(predictor, feature_scales={**predictor.feature_scales, **scales})
     size = tile_size if tile_size is not None else predictor.tiles.size
     options = {
-        "votes": votes,
+        "votes": Votes(votes, voting, seed),
         "tiles": Tiles(size, overlap, predictor.tiles.dimensions),
         "class_ids": renamed(class_ids or predictor.class_ids, _numbers(map or [])),
         "rules": rules,

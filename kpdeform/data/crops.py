@@ -234,16 +234,59 @@ def potential_centers(coarse: CropIndices, rng: np.random.Generator) -> Iterator
         if cloud not in potentials:
             again.bit_generator.state = before[cloud]
             potentials[cloud] = _first_potentials(coarse.sizes[cloud], again)
-        index = coarse[cloud]
-        center = index.point(int(potentials[cloud].argmin())) + _jitter(coarse.radius, rng)
-        rows, squared, _ = index.query(center)
-        potentials[cloud][rows] += blending_weights(squared, coarse.radius)
+        center, _, _ = add_crop(coarse[cloud], potentials[cloud], rng)
         lowest[cloud] = potentials[cloud].min()
         yield cloud, center
 
 
 def _first_potentials(size: int, rng: np.random.Generator) -> np.ndarray:
     return rng.random(size, np.float32) * np.float32(1e-3)
+
+
+def add_crop(
+    index: CropIndex, potentials: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Chooses a centre near the point of lowest potential, and raises the potentials around it.
+
+    Args:
+        index: Index of the coarse points of a cloud.
+        potentials: Their potentials, ``(N,)`` float32, which are changed.
+        rng: Source of randomness.
+
+    Returns:
+        The centre ``(3,)`` float32, and the rows ``(n,)`` and squared distances ``(n,)`` of the
+        coarse points in the crop.
+    """
+    center = index.point(int(potentials.argmin())) + _jitter(index.radius, rng)
+    rows, squared, _ = index.query(center)
+    potentials[rows] += blending_weights(squared, index.radius)
+    return center, rows, squared
+
+
+def centers_until(
+    index: CropIndex, votes: int, covered: float, rng: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """Centres that visit all places evenly, until each place has had enough crops.
+
+    A place is finished when its potential has reached ``votes`` and a crop had its centre nearer
+    than ``covered``; the next centre is near the unfinished place of lowest potential.
+
+    Args:
+        index: Index of the coarse points of a cloud.
+        votes: Potential to reach, >= 1.
+        covered: Distance from the centre of one crop at least, in (0, radius].
+        rng: Source of randomness.
+
+    Source: Thomas et al. 2019, arXiv:1904.08889, and the code of its tests.
+    Deviation: there, the potentials alone decide when to stop.
+    """
+    potentials, near = _first_potentials(len(index), rng), np.zeros(len(index), bool)
+    while np.isfinite(potentials).any():
+        center, rows, squared = add_crop(index, potentials, rng)
+        near[rows] |= squared < covered**2
+        finished = near[rows] & (potentials[rows] >= votes)
+        potentials[rows[finished]] = np.inf
+        yield center
 
 
 def covering_centers(points: np.ndarray, radius: float, shape: Shape, reach: float) -> np.ndarray:

@@ -18,6 +18,7 @@ from kpdeform.inference.rules import Rules
 from kpdeform.inference.segment import Labelled, segment_file
 from kpdeform.inference.shapes import PredictedShape, predict_shapes
 from kpdeform.inference.tiling import Tiles, progress_bar
+from kpdeform.inference.votes import Votes
 
 __all__ = [
     "Labelled",
@@ -26,6 +27,7 @@ __all__ = [
     "Rules",
     "Scores",
     "Tiles",
+    "Votes",
     "compile_network",
     "confusion_matrix",
     "predict_scene",

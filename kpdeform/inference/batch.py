@@ -29,6 +29,7 @@ from kpdeform.inference.rules import Rules
 from kpdeform.inference.segment import Labelled, job_of, segment_file, work_folder
 from kpdeform.inference.team import Team
 from kpdeform.inference.tiling import Progress, Tiles
+from kpdeform.inference.votes import Votes
 
 _LIST = ".kpdeform.json"
 
@@ -150,7 +151,7 @@ def segment_files(
     sources: Sequence[str | Path],
     folder: str | Path,
     *,
-    votes: int = 1,
+    votes: Votes | int = 1,
     tiles: Tiles | None = None,
     class_ids: Sequence[int] | None = None,
     rules: Rules | None = None,
@@ -169,7 +170,7 @@ def segment_files(
         predictor: A trained model.
         sources: Files, folders and patterns; see :func:`find_sources`.
         folder: Folder of the outputs, created if needed.
-        votes: Number of predictions to average for each tile, >= 1.
+        votes: Number of predictions to average for each tile, >= 1; or votes of another kind.
         tiles: How to cut the clouds; by default the tiles of the predictor.
         class_ids: Number to write for each class; by default those of the predictor.
         rules: Which points are classified anew, and what is written beside the classification; by

@@ -24,6 +24,7 @@ from kpdeform.inference.metrics import Scores, scores
 from kpdeform.inference.predictor import Predictor
 from kpdeform.inference.segment import check_looks
 from kpdeform.inference.tiling import Progress, SortedCloud, Tiles, read_probabilities
+from kpdeform.inference.votes import Votes
 from kpdeform.viz.charts import confusion_figure
 from kpdeform.viz.sheet import write_figure
 
@@ -62,7 +63,7 @@ def predict_scene(
     scene: Scene,
     feature_names: Sequence[str],
     *,
-    votes: int = 1,
+    votes: Votes | int = 1,
     tiles: Tiles | None = None,
     strict: bool = False,
     warn: Callable[[str], None] = warnings.warn,
@@ -74,7 +75,7 @@ def predict_scene(
         predictor: A trained model.
         scene: The scene, at full resolution.
         feature_names: Names of the columns of the scene's features.
-        votes: Number of predictions to average for each tile, >= 1.
+        votes: Number of predictions to average for each tile, >= 1; or votes of another kind.
         tiles: How to cut the scene; by default the tiles of the predictor.
         strict: Whether a scene that does not look like the training data is refused.
         warn: Called with every warning; by default :func:`warnings.warn`.
@@ -87,7 +88,7 @@ def predict_scene(
         ValueError: The scene lacks a feature that the model needs or, with ``strict``, does not
             look like the training data.
     """
-    _checks.count("predict_scene", "votes", votes)
+    votes = Votes.of(votes)
     names = predictor.file_features
     present = [name for name in names if name in feature_names]
     missing = [name for name in names if name not in (*present, *predictor.optional)]

@@ -22,7 +22,8 @@ from kpdeform.inference.model_files import build_without_memory, read_model, wri
 from kpdeform.inference.precision import Precision, in_bfloat16
 from kpdeform.inference.record import check_record, make_record
 from kpdeform.inference.statistics import Measurement, Statistics, differences
-from kpdeform.inference.tiling import Progress, SortedCloud, Tiles, predict_tiles
+from kpdeform.inference.tiling import Progress, SortedCloud, Tiles, predict_pieces
+from kpdeform.inference.votes import Votes, even_angles
 from kpdeform.models.config import Factory, ModelConfig
 
 
@@ -241,24 +242,27 @@ class Predictor:
             )
 
     def predict_cloud(
-        self, cloud: SortedCloud, votes: int = 1, progress: Progress | None = None
+        self, cloud: SortedCloud, votes: Votes | int = 1, progress: Progress | None = None
     ) -> None:
-        """Runs :func:`kpdeform.inference.tiling.predict_tiles` with this model.
+        """Runs :func:`kpdeform.inference.tiling.predict_pieces` with this model.
 
         Args:
             cloud: Sorted cloud with the features :attr:`file_features`.
-            votes: Number of predictions to average for each tile. Each rotates the cloud about z by
-                another angle.
-            progress: Wraps the iteration over tiles to show its progress.
+            votes: How many predictions are averaged, and of which pieces; a number is one of tiles.
+            progress: Wraps the iteration over the pieces to show its progress.
+
+        Raises:
+            ValueError: ``votes`` are not positive; or they are of potentials, and the tiles are
+                infinite, or so small that the potentials would not fit into memory.
         """
         floor = self._floor(cloud) if "height" in self.features else 0.0
+        pieces = Votes.of(votes).pieces(cloud)
 
-        def predict(points: np.ndarray, features: np.ndarray) -> np.ndarray:
-            return self.probabilities(points, features, floor, votes)
+        def predict(number: int, points: np.ndarray, features: np.ndarray) -> np.ndarray:
+            return self._turned(points, features, floor, pieces.angles(number))
 
-        predict_tiles(cloud, predict, len(self.class_names), progress)
+        predict_pieces(cloud, pieces, predict, len(self.class_names), progress)
 
-    @torch.inference_mode()
     def probabilities(
         self, points: np.ndarray, features: np.ndarray, floor: float = 0.0, votes: int = 1
     ) -> np.ndarray:
@@ -277,15 +281,21 @@ class Predictor:
         Returns:
             ``(N, classes)`` float32.
         """
-        self.check_labels_points()
         _checks.count("Predictor", "votes", votes)
+        return self._turned(points, features, floor, even_angles(votes))
+
+    @torch.inference_mode()
+    def _turned(
+        self, points: np.ndarray, features: np.ndarray, floor: float, angles: Sequence[float]
+    ) -> np.ndarray:
+        """Mean probabilities of predictions with the points rotated about z by every angle."""
+        self.check_labels_points()
         _checks.finite("Predictor: features", torch.from_numpy(features), "values")
         sample, inverse = self._thinned(points, features, floor)
         total = torch.zeros(len(sample.points), len(self.class_names))
-        for vote in range(votes):
-            turned = transform_linear(sample, _rotation(2 * math.pi * vote / votes))
-            total += self._forward(turned)
-        return (total / votes)[inverse].numpy()
+        for angle in angles:
+            total += self._forward(transform_linear(sample, _rotation(angle)))
+        return (total / len(angles))[inverse].numpy()
 
     def logits(self, batch: PointBatch) -> Tensor:
         """The model's logits for thinned clouds, in the predictor's precision.

@@ -24,6 +24,7 @@ from kpdeform.inference.context import Context
 from kpdeform.inference.predictor import Predictor
 from kpdeform.inference.rules import Rules
 from kpdeform.inference.tiling import Chunk, Progress, SortedCloud, Tiles, read_probabilities
+from kpdeform.inference.votes import Votes
 
 
 class Labelled(NamedTuple):
@@ -54,7 +55,7 @@ def segment_file(
     source: str | Path,
     output: str | Path,
     *,
-    votes: int = 1,
+    votes: Votes | int = 1,
     tiles: Tiles | None = None,
     class_ids: Sequence[int] | None = None,
     rules: Rules | None = None,
@@ -78,7 +79,7 @@ def segment_file(
             read as a whole, so that memory is bounded by the file.
         output: File to write, with the same suffix. It is replaced if it exists, and may be
             ``source`` itself.
-        votes: Number of predictions to average for each tile, >= 1.
+        votes: Number of predictions to average for each tile, >= 1; or votes of another kind.
         tiles: How to cut the cloud; by default the tiles of the predictor.
         class_ids: Number to write for each class; by default those of the predictor.
         rules: Which points are classified anew, and what is written beside the classification; by
@@ -88,7 +89,7 @@ def segment_file(
         strict: Whether a file that does not look like the training data is refused.
         warn: Called with every warning, such as that the file does not look like the training data;
             by default :func:`warnings.warn`.
-        progress: See :func:`kpdeform.inference.tiling.predict_tiles`.
+        progress: See :func:`kpdeform.inference.tiling.predict_pieces`.
         finish: Called with the result when the output is complete, before the work folder is
             removed: a caller that keeps a list of finished outputs never misses one.
 
@@ -101,7 +102,7 @@ def segment_file(
             does not look like the training data.
         OSError: Another process writes this output, or the disk has too little space.
     """
-    _checks.count("segment_file", "votes", votes)
+    votes = Votes.of(votes)
     predictor.check_labels_points()
     source, output, rules = Path(source), Path(output), rules or Rules()
     if source.suffix.lower() != output.suffix.lower():
@@ -209,7 +210,11 @@ def _bytes_per_point(num_features: int, num_classes: int) -> int:
 
 
 def job_of(
-    predictor: Predictor, source: Path, votes: int, tiles: Tiles, neighbors: Sequence[Path] = ()
+    predictor: Predictor,
+    source: Path,
+    votes: Votes | int,
+    tiles: Tiles,
+    neighbors: Sequence[Path] = (),
 ) -> str:
     """Identifies the computation, so that a work folder of another one is not continued."""
     job = {
@@ -219,7 +224,7 @@ def job_of(
         "features": list(predictor.features),
         "feature_scales": dict(predictor.feature_scales),
         "scale": predictor.scale,
-        "votes": votes,
+        "votes": asdict(Votes.of(votes)),
         "precision": predictor.precision,
         "tiles": asdict(tiles),
     }

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise, product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -28,9 +28,38 @@ from kpdeform._progress import track
 
 # A part of a cloud: points (n, 3) float64 and features (n, F) float32.
 Chunk = tuple[np.ndarray, np.ndarray]
+
 # Shows the progress over tiles: takes the remaining tiles and the number of all tiles, and returns
 # an iterable over the remaining tiles.
 Progress = Callable[[Sequence[int], int], Iterable[int]]
+
+
+class Piece(NamedTuple):
+    """The points that the network sees at once.
+
+    Attributes:
+        rows: Rows of the sorted cloud, ``(n,)`` int64.
+        points: World coordinates, ``(n, 3)`` float64.
+        weights: Weights of the predictions, ``(n,)`` float32; 0 for points that are only seen.
+    """
+
+    rows: np.ndarray
+    points: np.ndarray
+    weights: np.ndarray
+
+
+class Pieces(Protocol):
+    """Pieces that cover a cloud, in the order of their prediction.
+
+    Attributes:
+        keep: Factor on the sums of a point before the weighted prediction of a piece is added.
+    """
+
+    keep: float
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int) -> Piece: ...
 
 
 @dataclass(frozen=True)
@@ -163,20 +192,20 @@ class SortedCloud:
         )
         return SortedCloud(folder)
 
-    def tile_rows(self, tile: int) -> np.ndarray:
-        """Rows of the points that may be in a tile: those of its cell and the cells around it."""
+    def rows_around(self, cell: np.ndarray) -> np.ndarray:
+        """Rows of the points in a cell, which may be empty, and in the cells around it."""
         shifts = product((-1, 0, 1), repeat=self.tiles.dimensions)
-        around = [tuple(self.cells[tile] + np.array(shift)) for shift in shifts]
+        around = [tuple((cell + np.array(shift)).tolist()) for shift in shifts]
         numbers = [self._cell_number[c] for c in around if c in self._cell_number]
-        return np.concatenate([self.cell_rows(number) for number in numbers])
+        return np.concatenate([np.arange(0), *(self.cell_rows(number) for number in numbers)])
 
-    def tile(self, tile: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The rows, points ``(n, 3)`` and weights ``(n,)`` of the points in a tile."""
-        rows = self.tile_rows(tile)
+    def tile(self, tile: int) -> Piece:
+        """The points in a tile."""
+        rows = self.rows_around(self.cells[tile])
         points = self.points(rows)
         weights = self.tiles.weights(points, self.cells[tile])
         inside = weights > 0
-        return rows[inside], points[inside], weights[inside]
+        return Piece(rows[inside], points[inside], weights[inside])
 
     def some_tiles(self, count: int) -> list[int]:
         """At most ``count`` tiles, spread over the points of the cloud."""
@@ -215,48 +244,51 @@ class SortedCloud:
         return np.memmap(path, dtype, mode="r", shape=(self.num_points, columns))
 
 
-def predict_tiles(
+def predict_pieces(
     cloud: SortedCloud,
-    predict: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    pieces: Pieces,
+    predict: Callable[[int, np.ndarray, np.ndarray], np.ndarray],
     num_classes: int,
     progress: Progress | None = None,
 ) -> None:
-    """Sums up the weighted class probabilities of all tiles in the cloud's work folder.
+    """Sums up the weighted class probabilities of all pieces in the cloud's work folder.
 
-    If an earlier call was killed, this call continues after its last finished tile.
+    If an earlier call was killed, this call continues after its last finished piece.
 
     Args:
         cloud: The sorted cloud.
-        predict: Takes points ``(n, 3)`` float64 and features ``(n, F)`` float32 of a tile, and
-            returns probabilities ``(n, classes)`` float32.
+        pieces: Pieces that cover the cloud; the same ones in every call.
+        predict: Takes the number of a piece, its points ``(n, 3)`` float64 and features ``(n, F)``
+            float32, and returns probabilities ``(n, classes)`` float32.
         num_classes: Number of classes.
-        progress: Wraps the iteration over tiles to show its progress, for example
+        progress: Wraps the iteration over pieces to show its progress, for example
             :func:`progress_bar`.
 
     Raises:
         ValueError: A probability is NaN or infinite.
     """
-    num_tiles = len(cloud.cells)
+    num_pieces = len(pieces)
     sums = cloud.folder / "probabilities.bin"
     if not sums.exists():
         reserve(sums, 4 * cloud.num_points * num_classes)
     first = _replay_journal(cloud)
-    remaining = range(first, num_tiles)
-    for tile in remaining if progress is None else progress(remaining, num_tiles):
-        rows, points, weights = cloud.tile(tile)
-        own = cloud.is_own(rows)
-        if not own.any():
+    remaining = range(first, num_pieces)
+    for number in remaining if progress is None else progress(remaining, num_pieces):
+        rows, points, weights = pieces[number]
+        counts = cloud.is_own(rows) & (weights > 0)
+        if not counts.any():
             continue
-        probabilities = predict(points, cloud.features(rows))
+        probabilities = predict(number, points, cloud.features(rows))
         if not np.isfinite(probabilities).all():
             raise ValueError(
-                f"the model gives NaN for points of tile {tile + 1} of {num_tiles}, around "
+                f"the model gives NaN for points of tile {number + 1} of {num_pieces}, around "
                 f"{points.mean(0).tolist()}; nothing was labelled. Look at the features there"
             )
-        rows = rows[own]
+        rows = rows[counts]
         values = _open_sums(cloud, num_classes)[rows]
-        values += weights[own, None] * probabilities[own]
-        _save_atomically(cloud.folder / "journal.npz", tile=tile, rows=rows, values=values)
+        values *= np.float32(pieces.keep)
+        values += weights[counts, None] * probabilities[counts]
+        _save_atomically(cloud.folder / "journal.npz", piece=number, rows=rows, values=values)
         _apply(cloud, rows, values)
 
 
@@ -268,7 +300,7 @@ def progress_bar(remaining: Sequence[int], total: int) -> Iterable[int]:
 def read_probabilities(
     cloud: SortedCloud, num_classes: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields the result of :func:`predict_tiles` for the points to label, in parts.
+    """Yields the result of :func:`predict_pieces` for the points to label, in parts.
 
     Args:
         cloud: The sorted cloud.
@@ -299,7 +331,7 @@ def _replay_journal(cloud: SortedCloud) -> int:
         return 0
     with np.load(path) as journal:
         _apply(cloud, journal["rows"], journal["values"])
-        return int(journal["tile"]) + 1
+        return int(journal["piece"]) + 1
 
 
 def _apply(cloud: SortedCloud, rows: np.ndarray, values: np.ndarray) -> None:

@@ -102,6 +102,7 @@ def test_shapes_are_predicted_in_the_precision_of_the_predictor(run, shapes):
     [
         (["--votes", "0"], "votes must be"),
         (["--tile-size", "3"], "are for networks that label the points of scenes"),
+        (["--voting", "potentials"], "are for networks that label the points of scenes"),
         (["--predictions", "ply"], "are for networks that label the points of scenes"),
         (["--split", "test"], "no split 'test'|no scenes in the split"),
     ],

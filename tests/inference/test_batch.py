@@ -268,7 +268,7 @@ if rank == "2" and attempt == "0":
     save = tiling._save_atomically
     def save_and_die(path, **arrays):
         save(path, **arrays)
-        if arrays.get("tile") == 1:
+        if arrays.get("piece") == 1:
             os.kill(os.getpid(), signal.SIGKILL)
     tiling._save_atomically = save_and_die
 sys.argv[0] = "kpdeform"

@@ -13,7 +13,7 @@ from kpdeform.data import (
     build_pyramid,
     open_dataset,
 )
-from kpdeform.inference import Predictor, Tiles, predict_scene
+from kpdeform.inference import Predictor, Tiles, Votes, predict_scene
 from kpdeform.inference.tiling import SortedCloud
 from kpdeform.train import SceneDataModule
 from tests.toy import TINY, toy_scene
@@ -113,6 +113,17 @@ def test_tiles_agree_with_the_whole_scene_away_from_borders(toy, predictor):
     whole = predict_scene(predictor, scene, ["intensity"], tiles=Tiles(math.inf))
     tiled = predict_scene(predictor, scene, ["intensity"], tiles=Tiles(4.0, 0.5))
     assert (whole == tiled).mean() > 0.9
+
+
+def test_votes_of_potentials_agree_with_those_of_tiles(toy, predictor):
+    (scene,) = open_dataset(toy).scenes("val")
+    tiles = Tiles(4.0, dimensions=3)
+    tiled = predict_scene(predictor, scene, ["intensity"], tiles=tiles, votes=4)
+    potentials = Votes(1, "potentials", seed=0)
+    found = predict_scene(predictor, scene, ["intensity"], tiles=tiles, votes=potentials)
+    assert (found == tiled).mean() > 0.9
+    again = predict_scene(predictor, scene, ["intensity"], tiles=tiles, votes=potentials)
+    np.testing.assert_array_equal(found, again)
 
 
 def test_a_missing_feature_is_named(toy, predictor):

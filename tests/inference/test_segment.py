@@ -7,7 +7,7 @@ import pytest
 
 laspy = pytest.importorskip("laspy")
 
-from kpdeform.inference import Predictor, Tiles, segment, segment_file, tiling  # noqa: E402
+from kpdeform.inference import Predictor, Tiles, Votes, segment, segment_file, tiling  # noqa: E402
 from tests.toy import TINY, toy_scene, write_toy_laz  # noqa: E402
 
 
@@ -71,8 +71,12 @@ def test_class_ids_can_be_chosen(source, tmp_path, predictor):
 
 
 @pytest.mark.parametrize("after", [0, 4])
-def test_killed_and_run_again_gives_the_same_bytes(source, tmp_path, predictor, monkeypatch, after):
-    segment_file(predictor, source, tmp_path / "whole.laz")
+@pytest.mark.parametrize("kind", ["tiles", "potentials"])
+def test_killed_and_run_again_gives_the_same_bytes(
+    source, tmp_path, predictor, monkeypatch, kind, after
+):
+    votes = Votes(1, kind, seed=3)
+    segment_file(predictor, source, tmp_path / "whole.laz", votes=votes)
     output, calls = tmp_path / "out.laz", 0
     apply = tiling._apply
 
@@ -85,10 +89,15 @@ def test_killed_and_run_again_gives_the_same_bytes(source, tmp_path, predictor, 
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(tiling, "_apply", dying)
-        segment_file(predictor, source, output)
+        segment_file(predictor, source, output, votes=votes)
     assert not output.exists() and (tmp_path / ".out.laz.work").is_dir()
     shown = []
-    segment_file(predictor, source, output, progress=lambda todo, total: shown.extend(todo) or todo)
+
+    def progress(todo, total):
+        shown.extend(todo)
+        return todo
+
+    segment_file(predictor, source, output, votes=votes, progress=progress)
     assert shown[0] == after + 1  # goes on, does not begin again
     assert output.read_bytes() == (tmp_path / "whole.laz").read_bytes()
 

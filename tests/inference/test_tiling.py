@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from kpdeform.inference import tiling
-from kpdeform.inference.tiling import SortedCloud, Tiles, predict_tiles, read_probabilities
+from kpdeform.inference.tiling import SortedCloud, Tiles, predict_pieces, read_probabilities
+from kpdeform.inference.votes import TurnedTiles
 
 
 def cloud_of(folder: Path, points, features, tiles, step=700):
@@ -26,6 +27,13 @@ def gather(cloud, num_classes):
     for rows, values in read_probabilities(cloud, num_classes):
         out[rows] = values
     return out
+
+
+def predict_tiles(cloud, predict, num_classes):
+    def of_piece(number, points, features):
+        return predict(points, features)
+
+    predict_pieces(cloud, TurnedTiles(cloud), of_piece, num_classes)
 
 
 def of_features(points, features):
