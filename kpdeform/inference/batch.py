@@ -26,7 +26,7 @@ from kpdeform.data.text_files import has_numbers
 from kpdeform.inference.context import boxes_of, neighbors_of
 from kpdeform.inference.predictor import Predictor
 from kpdeform.inference.rules import Rules
-from kpdeform.inference.segment import Labelled, job_of, segment_file, work_folder
+from kpdeform.inference.segment import Labelled, job_of, remove_work, segment_file, work_folder
 from kpdeform.inference.team import Team
 from kpdeform.inference.tiling import Progress, Tiles
 from kpdeform.inference.votes import Votes
@@ -230,6 +230,7 @@ def segment_files(
                 )
                 points = finished.points(output, job)
                 if points is not None:
+                    remove_work(output)
                     report(f"{where}: finished before")
                     summary.finished.append(source)
                     summary.points += points

@@ -7,6 +7,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -139,7 +140,7 @@ def segment_file(
         yield from context.chunks()
 
     output.parent.mkdir(parents=True, exist_ok=True)
-    with lock(output.with_name(f".{output.name}.lock"), f"the output {output}"):
+    with _locked(output):
         _prepare(work, job_of(predictor, source, votes, tiles, neighbors))
         try:
             if not (work / "cells.npz").exists():
@@ -199,6 +200,16 @@ def check_looks(
 def work_folder(output: Path) -> Path:
     """The folder that exists while an output is unfinished."""
     return output.with_name(f".{output.name}.work")
+
+
+def remove_work(output: Path) -> None:
+    """Removes what a process left that was killed after it had finished an output."""
+    with _locked(output):
+        shutil.rmtree(work_folder(output), ignore_errors=True)
+
+
+def _locked(output: Path) -> AbstractContextManager[None]:
+    return lock(output.with_name(f".{output.name}.lock"), f"the output {output}")
 
 
 def _bytes_per_point(num_features: int, num_classes: int) -> int:

@@ -139,6 +139,25 @@ def test_a_kill_before_the_list_is_written_is_no_conflict(raw, tmp_path, predict
     assert (tmp_path / "out/a.laz").read_bytes() == before
 
 
+def test_a_kill_after_the_list_is_written_leaves_nothing(raw, tmp_path, predictor, monkeypatch):
+    from kpdeform.inference import segment
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(segment.shutil, "rmtree", die)
+        patch.setattr(segment, "_prepare", lambda work, job: work.mkdir())
+        segment_files(predictor, [raw / "a.laz"], tmp_path / "out")
+    (tmp_path / "out/.a.laz.lock").touch()
+    assert ".a.laz.work/cells.npz" in names(tmp_path / "out")
+    assert len(segment_files(predictor, [raw / "a.laz"], tmp_path / "out").finished) == 1
+    assert names(tmp_path / "out") == [".kpdeform.json", "a.laz"]
+
+
 def test_two_processes_in_one_folder(raw, tmp_path, predictor):
     (tmp_path / "out").mkdir()
     with lock(tmp_path / "out/.kpdeform.lock", "the folder"):
