@@ -115,15 +115,18 @@ def accuracy(model: nn.Module, data: Data, views: int = 4) -> float:
     return 100 * statistics.mean(right)
 
 
+# Names of some classes of Fashion-MNIST, by number.
+SHOWN = {0: "T-shirt", 1: "trousers", 7: "sneaker", 8: "bag"}
+
+
 def picture(model: nn.Module, data: Data, path: Path) -> None:
     generator = torch.Generator().manual_seed(7)
     model.eval()
     brightness = data.images.mean((1, 2, 3))  # dark garments are hardly seen
-    chosen = [
-        int(torch.where(data.labels == label, brightness, 0).argmax()) for label in (0, 1, 7, 8)
-    ]
+    chosen = [int(torch.where(data.labels == label, brightness, 0).argmax()) for label in SHOWN]
     images = turned(data.images[chosen], generator)
-    render_grids([(image[0], capture_grids(model, image)) for image in images], path)
+    rows = [(image[0], capture_grids(model, image)) for image in images]
+    render_grids(rows, path, names=list(SHOWN.values()))
 
 
 def main() -> None:

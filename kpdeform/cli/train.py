@@ -125,7 +125,8 @@ def images() -> None:
     image, _ = data.val_set[0]
     grids = capture_grids(model.eval().cpu(), image)
     if grids:  # the model has deformable layers
-        render_grids([((image + 1) / 2, grids)], run / "offsets.png")
+        name = data.val_set.images[0].name
+        render_grids([((image + 1) / 2, grids)], run / "offsets.png", names=[name])
 
 
 def _parser(description: str, max_steps: int = 10_000) -> Any:

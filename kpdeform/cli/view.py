@@ -142,6 +142,7 @@ def view(
         show([picture(of, place) for of in (shown, *others) for place in places])
     else:
         title = f"Kernels of {shown.name} before and after deformation, in {name}"
+        title += {"label": ", with labels", "prediction": ", with predictions"}.get(color_by, "")
         contact_sheet([picture(shown, place) for place in places], output, title=title)
         print(f"  {output}: layer {shown.name}, {len(places)} points")
 

@@ -19,14 +19,23 @@ from kpdeform.viz.colors import (
     height_scale,
 )
 
-By = Literal["label", "confidence", "error", "height", "color"]
+By = Literal["label", "prediction", "confidence", "error", "height", "color"]
 
 COLUMNS = {
     "label": ("classification",),
+    "prediction": ("classification",),
     "confidence": ("confidence",),
     "error": ("classification", "label"),
     "height": (),
     "color": ("red", "green", "blue"),
+}
+TITLES = {
+    "label": "Labels",
+    "prediction": "Predictions",
+    "confidence": "Confidence",
+    "error": "Errors",
+    "height": "Heights",
+    "color": "Colours",
 }
 SUFFIXES = (".png", ".svg", ".html")
 
@@ -36,10 +45,11 @@ def view_file(file: Path, by: By | None = None, output: Path | None = None) -> N
 
     Args:
         file: Point cloud file of any format that can be read, such as LAZ, PLY, E57 or text.
-        by: What the colours show: "label" (the classification), "confidence" (a column that
-            kpdeform label --confidence writes), "error" (where the classification differs from the
-            column label that kpdeform evaluate --predictions writes), "height" or "color". By
-            default the classification where the file has one, else the height.
+        by: What the colours show: "label" (the column label that kpdeform evaluate --predictions
+            writes, or else the classification), "prediction" (the classification that kpdeform
+            label or evaluate has written), "confidence" (a column that kpdeform label --confidence
+            writes), "error" (where the classification differs from the column label), "height" or
+            "color". By default the classification where the file has one, else the height.
         output: File to write: .png or .svg for the cloud from above and in perspective, .html for a
             page on which it can be turned. Without it a window opens.
     """
@@ -55,8 +65,10 @@ def view_file(file: Path, by: By | None = None, output: Path | None = None) -> N
 def colored(file: Path, cloud: Cloud, by: By | None) -> CloudScene:
     """The scene of a file; points without finite coordinates are left out."""
     if by is None:
-        by = "label" if "classification" in cloud.attributes else "height"
+        by = _default(cloud)
     needed = COLUMNS[by]
+    if by == "label" and "label" in cloud.attributes:
+        needed = ("label",)
     missing = [name for name in needed if name not in cloud.attributes]
     if missing:
         there = ", ".join(sorted(cloud.attributes)) or "none"
@@ -70,7 +82,7 @@ def colored(file: Path, cloud: Cloud, by: By | None) -> CloudScene:
         print(f"{file}: left out {(~finite).sum():,} points whose coordinates are not finite")
     points = cloud.points[finite]
     values = [cloud.attributes[name][finite] for name in needed]
-    title = f"{file.name} by {by}"
+    title = f"{TITLES[by]} of {file.name}"
     if by == "height":
         scale = height_scale(points[:, 2])
         return cloud_scene(points, scale.colors(points[:, 2]), title=title, scale=scale)
@@ -84,13 +96,20 @@ def colored(file: Path, cloud: Cloud, by: By | None) -> CloudScene:
         labels, predictions = values[1].astype(np.int64), values[0]
         known = labels >= 0
         wrong = (labels != predictions)[known].mean() if known.any() else 0.0
-        title = f"{title}: {100 * wrong:.1f} % wrong"
+        title = f"Errors in {file.name}: {100 * wrong:.1f} % of the labelled points are wrong"
         legend = [("right", RIGHT), ("wrong", WRONG)]
-        legend += [] if known.all() else [("no label", NOT_SCORED)]
+        legend += [] if known.all() else [("not scored (no label)", NOT_SCORED)]
         return cloud_scene(points, by_error(labels, predictions), title=title, legend=legend)
-    ids, row = np.unique(values[0], return_inverse=True)
+    ids, row = np.unique(values[0].astype(np.int64), return_inverse=True)
     known = NAMES if file.suffix.lower() in (".las", ".laz") else {}
     names = ["no label" if i < 0 else known.get(int(i), f"class {i}") for i in ids]
     colors = np.array(palette(names)).reshape(-1, 3) / 255
     legend = [(name, (r, g, b)) for name, (r, g, b) in zip(names, colors.tolist(), strict=True)]
     return cloud_scene(points, by_label(row, colors), title=title, legend=legend)
+
+
+def _default(cloud: Cloud) -> By:
+    """The classification if there is one; a file with columns of predictions holds predictions."""
+    if "classification" not in cloud.attributes:
+        return "height"
+    return "prediction" if {"confidence", "label"} & {*cloud.attributes} else "label"

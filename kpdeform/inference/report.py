@@ -16,7 +16,7 @@ from kpdeform.data.scenes import Scene
 from kpdeform.inference.metrics import scores
 from kpdeform.viz.charts import bars_figure, confusion_figure
 from kpdeform.viz.clouds import CloudScene, cloud_figure, cloud_scene
-from kpdeform.viz.colors import RIGHT, WRONG, by_error, by_label
+from kpdeform.viz.colors import NOT_SCORED, RIGHT, UNLABELED, WRONG, by_error, by_label
 from kpdeform.viz.scene_data import thinned
 from kpdeform.viz.sheet import pixels, png
 
@@ -125,7 +125,7 @@ class Report:
 
     def _table(self) -> str:
         head = "<th>scene</th><th>centre (x, y)</th><th>mostly</th>"
-        head += "<th class='number'>wrong</th><th class='number'>share</th>"
+        head += "<th class='number'>wrong</th><th class='number'>of the labelled points there</th>"
         lines = [
             f"<tr><td>{escape(place.scene)}</td>"
             f"<td>{place.center[0]:.2f}, {place.center[1]:.2f}</td>"
@@ -142,13 +142,15 @@ class Report:
         legend = list(zip(self._names, colors, strict=True))
         predicted = by_label(predictions, self._palette)
         if labels is None:
-            return [cloud_scene(points, predicted, title="prediction", legend=legend)]
+            return [cloud_scene(points, predicted, title="Predictions", legend=legend)]
         legend += [("right", RIGHT), ("wrong", WRONG)]
         labels = np.where(labels < len(self._names), labels, -1)
+        if (labels < 0).any():
+            legend += [("no label", UNLABELED), ("not scored (no label)", NOT_SCORED)]
         return [
-            cloud_scene(points, by_label(labels, self._palette), title="label", legend=legend),
-            cloud_scene(points, predicted, title="prediction"),
-            cloud_scene(points, by_error(labels, predictions), title="error"),
+            cloud_scene(points, by_label(labels, self._palette), title="Labels", legend=legend),
+            cloud_scene(points, predicted, title="Predictions"),
+            cloud_scene(points, by_error(labels, predictions), title="Errors"),
         ]
 
     def _worst_places(

@@ -227,6 +227,7 @@ def render_grids(
     *,
     sites: int = 4,
     group: int = 0,
+    names: Sequence[str] = (),
 ) -> None:
     """Writes a PNG: a line per image, a column per layer, with a legend.
 
@@ -239,22 +240,29 @@ def render_grids(
         path: File to write.
         sites: Output pixels per layer, 1 to 4.
         group: Offset group; layers with fewer groups show their last one.
+        names: A name for every image, which stands above its line; by default none.
 
     Raises:
         ImportError: matplotlib is missing.
-        ValueError: ``rows`` is empty, ``group`` is negative, or ``sites`` is not 1 to 4.
+        ValueError: ``rows`` is empty, ``group`` is negative, ``sites`` is not 1 to 4, or ``names``
+            are not as many as ``rows``.
     """
     if not rows:
         raise ValueError("render_grids: rows is empty")
+    if names and len(names) != len(rows):
+        raise ValueError(f"render_grids: there are {len(rows)} rows, but {len(names)} names")
     _checks.count("render_grids", "sites", sites, most=len(SITES))
     _checks.count("render_grids", "group", group, least=0)
     require("matplotlib", "viz")
     from matplotlib.figure import Figure
 
     columns = max(len(grids) for _, grids in rows)
-    side, head, legend = 3.2, 0.35, 0.75  # inches
+    side, head, legend = 3.2, 0.7 if names else 0.35, 0.75  # inches
     height = len(rows) * (side + head) + legend
     figure = Figure(figsize=(columns * side, height), dpi=100, facecolor=_GROUND)
+    for line, name in enumerate(names):
+        top = height - line * (side + head) - 0.22
+        figure.text(0.01, top / height, name, fontsize=12, weight="bold", color=_INK, va="center")
     for line, (image, grids) in enumerate(rows):
         for column, grid in enumerate(grids):
             shown = min(group, grid.deformed.shape[2] - 1)
@@ -267,8 +275,7 @@ def render_grids(
             if grid.deformed.shape[2] > 1:
                 title += f", offset group {shown + 1} of {grid.deformed.shape[2]}"
             axes.set_title(title, fontsize=9, color=_INK, loc="left", pad=5)
-    names = list(telling_sites(*_first(rows), sites))
-    _legend(figure, names)
+    _legend(figure, list(telling_sites(*_first(rows), sites)))
     with replacing(Path(path)) as partial:
         figure.savefig(partial, format="png", facecolor=_GROUND)
 

@@ -188,6 +188,7 @@ def sheet(
     ]  # fmt: skip
     below = 12 + 19 * max(len(text) for text in lines)
     handles, names, handlers = _legend(scenes)
+    bar_length = _common_length(scenes, (width, height))
     bars = _color_bars(scenes)
     inner = columns * (width + gap) - gap
     beside = inner > 1200  # the bars stand beside the legend, else below it
@@ -219,7 +220,7 @@ def sheet(
                 text, (0, -(8 + 19 * line)), xycoords=("axes fraction", "axes pixels"),
                 va="top", size=10, color=color,
             )  # fmt: skip
-        _scale_bar(axes, scene, (width, height))
+        _scale_bar(axes, scene, (width, height), bar_length)
         for spine in axes.spines.values():
             spine.set_color("0.85")
     for i, bar in enumerate(bars):
@@ -263,10 +264,16 @@ def round_length(limit: float) -> float:
     return float(f"{step * power:.12g}")
 
 
-def draw_scale_bar(axes: Axes, pixels_per_unit: float, size: tuple[int, int], note: str) -> None:
-    """A bar of a round length in the lower left corner of a picture."""
+def draw_scale_bar(
+    axes: Axes,
+    pixels_per_unit: float,
+    size: tuple[int, int],
+    note: str,
+    length: float | None = None,
+) -> None:
+    """A bar in the lower left corner of a picture, by default of a round length."""
     width, height = size
-    length = round_length(width / 5 / pixels_per_unit)
+    length = length or round_length(width / 5 / pixels_per_unit)
     text = f"{length:g} m" if length >= 1 else length_text(length)
     left, y = 0.03 * width, height - 0.035 * height
     right = left + length * pixels_per_unit
@@ -280,12 +287,28 @@ def draw_scale_bar(axes: Axes, pixels_per_unit: float, size: tuple[int, int], no
     axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
 
 
-def _scale_bar(axes: Axes, scene: SceneData, size: tuple[int, int]) -> None:
+def _scale_bar(
+    axes: Axes, scene: SceneData, size: tuple[int, int], length: float | None = None
+) -> None:
     """Its length is right at the distance of the query point."""
+    scale = _pixels_per_unit(scene, size)
+    if scale > 0:
+        draw_scale_bar(axes, scale, size, " at the query point", length)
+
+
+def _pixels_per_unit(scene: SceneData, size: tuple[int, int]) -> float:
+    """At the distance of the query point; 0 if it is behind the camera."""
     depth = float(scene.camera.project([scene.query], size)[0, 2])
-    if depth > 0:
-        focal = scene.camera.focal_length(size[1])
-        draw_scale_bar(axes, focal / depth, size, " at the query point")
+    return scene.camera.focal_length(size[1]) / depth if depth > 0 else 0.0
+
+
+def _common_length(scenes: Sequence[SceneData], size: tuple[int, int]) -> float | None:
+    """One length for the scale bars of all pictures; None if one of them would be too short."""
+    scales = [scale for scene in scenes if (scale := _pixels_per_unit(scene, size)) > 0]
+    if not scales:
+        return None
+    length = round_length(size[0] / 5 / max(scales))
+    return length if length * min(scales) >= size[0] / 30 else None
 
 
 def _color_bars(scenes: Sequence[SceneData]) -> list[ColorScale]:
@@ -313,11 +336,12 @@ def _legend(scenes: Sequence[SceneData]) -> tuple[list[Any], list[str], dict[typ
         (dot(geometry.QUERY, 8), "query point"),
         (dot(geometry.RIGID, 6), "kernel point before deformation"),
         (weights, "kernel point after deformation"),
+        (dot(scenes[0].weight_scale.stops[2], 9, alpha=0.4), "pale mark: behind a surface"),
         (Line2D([], [], color=geometry.OFFSET, linewidth=2), "learned offset"),
         (dot(geometry.NEIGHBOR, 5), "input point within reach"),
         (
             dot("none", 13, markeredgecolor=geometry.REACH),
-            f"reach of one kernel point, σ = {reach}",
+            f"σ = {reach} around the darkest one",
         ),
     ]
     classes = {name: color for scene in scenes for name, color in scene.legend}

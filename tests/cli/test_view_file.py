@@ -37,16 +37,22 @@ def shown(monkeypatch) -> list[CloudScene]:
     return scenes
 
 
-@pytest.mark.parametrize("by", [None, "label", "confidence", "error", "height", "color"])
+@pytest.mark.parametrize("by", [None, *view_file.COLUMNS])
 def test_colours_mean_what_was_asked_for(table, shown, by):
     cloud = read_cloud(table)
     view_file.view_file(table, by)
     (scene,) = shown
     np.testing.assert_allclose(scene.points, cloud.points)
-    assert f"by {by or 'label'}" in scene.title and scene.caption == "200 points"
-    if by in (None, "label"):
-        assert [name for name, _ in scene.legend] == ["class 0", "class 1", "class 2"]
-        row = cloud.attributes["classification"]
+    titles = {None: "Predictions", "error": "Errors", "height": "Heights", "color": "Colours"}
+    titles |= {"label": "Labels", "prediction": "Predictions", "confidence": "Confidence"}
+    assert scene.title.startswith(titles[by])
+    assert "all.csv" in scene.title and scene.caption == "200 points"
+    names = [name for name, _ in scene.legend]
+    if by in (None, "prediction", "label"):
+        field = "label" if by == "label" else "classification"
+        unlabelled = ["no label"] if by == "label" else []
+        assert names == [*unlabelled, "class 0", "class 1", "class 2"]
+        row = cloud.attributes[field].astype(int) + len(unlabelled)
         np.testing.assert_allclose(
             scene.colors, np.array([c for _, c in scene.legend])[row], atol=1e-6
         )
@@ -59,12 +65,18 @@ def test_colours_mean_what_was_asked_for(table, shown, by):
         wrong = (cloud.attributes["label"] != cloud.attributes["classification"])[:190]
         expected = np.where(wrong[:, None], WRONG, RIGHT)
         np.testing.assert_allclose(scene.colors[:190], expected, atol=1e-6)
-        assert f"{100 * wrong.mean():.1f} % wrong" in scene.title
-        assert [name for name, _ in scene.legend] == ["right", "wrong", "no label"]
+        share = f"{100 * wrong.mean():.1f} % of the labelled points are wrong"
+        assert scene.title == f"Errors in all.csv: {share}"
+        assert names == ["right", "wrong", "not scored (no label)"]
     elif by == "height":
         assert scene.scale.name == "height" and 30 <= scene.scale.low < scene.scale.high <= 35
     else:
         np.testing.assert_allclose(scene.colors[:, 0], cloud.attributes["red"] / 255, atol=1e-6)
+
+
+def test_a_file_with_a_classification_alone_has_labels(tmp_path, shown):
+    view_file.view_file(write_toy_laz(tmp_path / "a.laz", classes=4))
+    assert shown[0].title == "Labels of a.laz"
 
 
 def test_las_codes_have_names(tmp_path, shown):
@@ -90,7 +102,7 @@ def test_the_command_writes_files(table, tmp_path, monkeypatch, capsys, suffix):
     content = path.read_bytes()
     if suffix == ".html":
         page = content.decode()
-        assert "all.csv by confidence" in page and "confidence" in page
+        assert "Confidence of all.csv" in page and "confidence" in page
         assert not re.search(r"<(script|link|img)[^>]+(src|href)=", page)  # one file
     else:
         assert content[:5] in (b"\x89PNG\r", b"<?xml")

@@ -118,6 +118,11 @@ def test_picture(tmp_path):
     picture = image_file.imread(path)[..., :3]
     assert picture[0, 0].max() < 0.2  # light on dark
     assert picture.shape[0] > 300
+    render_grids([(image, capture_grids(model, image))], path, names=["a bag"])
+    named = image_file.imread(path)[..., :3]
+    assert named.shape[0] > picture.shape[0] and named[:30, :60].max() > 0.8  # text on dark
+    with pytest.raises(ValueError, match="there are 1 rows, but 2 names"):
+        render_grids([(image, [])], path, names=["a", "b"])
     with pytest.raises(ValueError, match="rows is empty"):
         render_grids([], path)
     with pytest.raises(ValueError, match="sites must be at most 4"):

@@ -123,6 +123,30 @@ def test_the_scale_bar_is_as_long_as_it_says(scene):
     assert right - left == pytest.approx(end[0] - start[0], abs=1.5)
 
 
+def test_scale_bars_of_a_sheet_have_one_length(scene):
+    from kpdeform.viz.sheet import sheet
+
+    near = replace(scene, camera=scene.camera.approached(0.6))
+    blank = np.zeros((240, 320, 3), np.uint8)
+    axes = sheet([near, scene], [blank, blank], 2, "").axes[:2]
+    texts = [one.texts[-1].get_text() for one in axes]
+    bars = [np.ptp(one.lines[-1].get_xdata()) for one in axes]
+    assert texts[0] == texts[1] and bars[1] == pytest.approx(0.6 * bars[0], rel=0.05)
+    far = replace(scene, camera=scene.camera.approached(40.0))
+    axes = sheet([scene, far], [blank, blank], 2, "").axes[:2]
+    texts = [one.texts[-1].get_text() for one in axes]
+    assert texts[0] != texts[1]  # else one of the bars would not be seen
+
+
+def test_the_legend_explains_pale_marks_and_the_ring(scene):
+    from kpdeform.viz.sheet import sheet
+
+    (legend,) = sheet([scene], [np.zeros((240, 320, 3), np.uint8)], 1, "").legends
+    names = [text.get_text() for text in legend.texts]
+    assert "pale mark: behind a surface" in names
+    assert "σ = 15 cm around the darkest one" in names
+
+
 def test_the_same_scene_gives_the_same_bytes(scene):
     np.testing.assert_array_equal(image(scene, SIZE), image(scene, SIZE))
 
