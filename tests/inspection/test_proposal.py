@@ -1,5 +1,6 @@
 """What is proposed for toy clouds and for real ones, and that prepare and train take it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,13 @@ import yaml
 
 from kpdeform.inspection import (
     Reading,
+    Trial,
     commands,
     find_clouds,
     merge,
     propose,
     survey_files,
+    trial_table,
     try_out,
     write_configuration,
 )
@@ -202,3 +205,12 @@ def test_rooms_get_about_their_packaged_configuration(shared):
     found = propose(survey(paths, reading), reading)
     assert (found.cell_size, found.radius, found.crop) == (0.04, 1.2, "sphere")
     assert found.features == ("ones", "height")
+
+
+def test_thinned_scenes_need_room_on_the_disk_not_in_memory(tmp_path):
+    proposal = propose(survey([write_csv(tmp_path / "a.csv", room(0, step=0.05))]), Reading())
+    trial = Trial((20,), 1.0, 1.0, num_bytes=1_500_000_000, num_parameters=10)
+    many = replace(proposal, places=1_000_000, crop_points=8000, features=("ones", "height"))
+    (one, two) = (dict(trial_table(p, trial).rows) for p in (proposal, many))
+    assert one["memory"] == two["memory"] == "1.5 GB"
+    assert two["cache on the disk"] == "224.0 GB, the thinned scenes"  # 28 bytes a point
