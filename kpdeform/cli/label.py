@@ -59,6 +59,7 @@ def label(
     only: list[int] | None = None,
     alone: bool = False,
     scale: float | None = None,
+    floor: float | None = None,
     feature_scales: list[str] | None = None,
     strict: bool = False,
     device: str = "auto",
@@ -95,6 +96,9 @@ def label(
             are read too, so that labels do not change at borders between files.
         scale: Factor that turns the coordinates of the files into the model's unit, > 0, such as
             0.3048 for files in feet; by default that of the training files.
+        floor: For models with the feature height: the z coordinate at which it is 0, in the model's
+            unit, so that it is the same in all files of a survey; by default the 1 % quantile of z
+            of each file.
         feature_scales: Divisors for features, such as intensity=255, where the files have other
             ranges than the training files.
         strict: Refuse files that do not look like the training data, instead of a warning.
@@ -123,6 +127,13 @@ def label(
     print(describe_device(predictor.device))
     if scale is not None:
         predictor = replace(predictor, scale=_checks.positive("label", "--scale", scale))
+    if floor is not None:
+        if "height" not in predictor.features:
+            raise ValueError(
+                "--floor is for models with the feature height, and this one has "
+                f"{', '.join(predictor.features)}"
+            )
+        predictor = replace(predictor, floor=floor)
     scales = _divisors(feature_scales or [], predictor.file_features)
     predictor = replace(predictor, feature_scales={**predictor.feature_scales, **scales})
     size = tile_size if tile_size is not None else predictor.tiles.size

@@ -58,6 +58,8 @@ class Predictor:
         categories: For "parts": names of the classes that are the parts of each category.
         transforms: Random changes of the training shapes, with which several votes are made; for
             models of shapes.
+        floor: The z coordinate, in the model's unit, at which the feature "height" is 0; by default
+            the 1 % quantile of z of each cloud.
     """
 
     model: nn.Module
@@ -81,6 +83,7 @@ class Predictor:
     categories: Mapping[str, Sequence[str]] = field(default_factory=dict)
     transforms: Sequence[Transform] = ()
     precision: Precision = "32-true"
+    floor: float | None = None
 
     def __post_init__(self) -> None:
         _checks.one_of("Predictor", "precision", self.precision, get_args(Precision))
@@ -255,7 +258,7 @@ class Predictor:
             ValueError: ``votes`` are not positive; or they are of potentials, and the tiles are
                 infinite, or so small that the potentials would not fit into memory.
         """
-        floor = self._floor(cloud) if "height" in self.features else 0.0
+        floor = self._floor(cloud)
         pieces = Votes.of(votes).pieces(cloud)
 
         def predict(number: int, points: np.ndarray, features: np.ndarray) -> np.ndarray:
@@ -324,7 +327,7 @@ class Predictor:
         """
         if self.statistics is None:
             return []
-        floor = self._floor(cloud) if "height" in self.features else 0.0
+        floor = self._floor(cloud)
         measurement, num_points, num_cells = Measurement(self.features), 0, 0
         for tile in cloud.some_tiles(8):
             rows, points, _ = cloud.tile(tile)
@@ -382,7 +385,9 @@ class Predictor:
         return replace_points(sample, points)
 
     def _floor(self, cloud: SortedCloud) -> float:
-        """The 1 % quantile of z of the thinned cloud."""
+        """The given floor, or the 1 % quantile of z of the thinned cloud."""
+        if self.floor is not None or "height" not in self.features:
+            return self.floor or 0.0
 
         def thinned() -> Iterator[Tensor]:
             for cell in range(len(cloud.cells)):

@@ -235,6 +235,7 @@ def job_of(
         "features": list(predictor.features),
         "feature_scales": dict(predictor.feature_scales),
         "scale": predictor.scale,
+        "floor": predictor.floor,
         "votes": asdict(Votes.of(votes)),
         "precision": predictor.precision,
         "tiles": asdict(tiles),

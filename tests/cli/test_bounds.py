@@ -61,3 +61,13 @@ def test_votes_and_tiles(tmp_path):
     for size, overlap in ((0, 0.2), (float("nan"), 0.2), (3, 0), (3, 0.6), (3, float("nan"))):
         with pytest.raises(ValueError, match="Tiles: "):
             Tiles(size, overlap)
+
+
+@pytest.mark.parametrize(
+    ("model", "floor", "words"),
+    [("aerial", "3", "for models with the feature height"), ("rooms", "nan", "Expected a float")],
+)
+def test_a_floor(model, floor, words, tmp_path, monkeypatch):
+    files = [tmp_path / "a.ply", tmp_path / "b.ply"]
+    options = [*files, "--model", model, "--floor", floor, "--device", "cpu"]
+    assert words in refused(monkeypatch, "label", "main", options)

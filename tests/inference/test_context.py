@@ -4,7 +4,7 @@ import torch
 
 laspy = pytest.importorskip("laspy")
 
-from kpdeform.inference import Predictor, Tiles, segment_file, segment_files  # noqa: E402
+from kpdeform.inference import Predictor, Rules, Tiles, segment_file, segment_files  # noqa: E402
 from kpdeform.inference.context import boxes_of, neighbors_of  # noqa: E402
 from tests.toy import TINY, toy_scene  # noqa: E402
 
@@ -69,6 +69,34 @@ def test_labels_do_not_change_at_borders(cut, tmp_path, predictor):
     alone = agreement(tmp_path, cut)
     print(f"{with_neighbors:.5f} of the labels agree, {alone:.5f} without neighbours")
     assert with_neighbors >= 0.999 > alone
+
+
+def test_heights_do_not_change_at_borders_if_the_floor_is_given(tmp_path):
+    points, _, intensity = toy_scene(0, 1500)
+    points[:, 2] += points[:, 0] - points[:, 0].min()  # a slope
+    part = points[:, 0] > points[:, 0].min() + 4
+    write(tmp_path / "whole/0.las", points, intensity[:, 0])
+    for number in range(2):
+        rows = part == number
+        write(tmp_path / f"parts/{number}.las", points[rows], intensity[rows, 0])
+    model = TINY.complete(in_channels=2, num_classes=2, cell_size=0.5).build().eval()
+    features, colors, tiles = ("ones", "height"), [(0, 0, 0)] * 2, Tiles(2.5)
+    differences = []
+    for floor in (None, 100.0):
+        predictor = Predictor(
+            model, model.pyramid_spec, features, "ab", colors, (1, 2), {}, tiles, floor=floor
+        )
+        for folder in ("whole", "parts"):
+            out = tmp_path / f"{folder}_{floor}"
+            segment_files(predictor, [tmp_path / folder], out, rules=Rules(confidence=True))
+        sure = [
+            np.array(laspy.read(tmp_path / f"{name}.las").confidence)
+            for name in (f"whole_{floor}/0", f"parts_{floor}/0", f"parts_{floor}/1")
+        ]
+        whole = np.concatenate([sure[0][~part], sure[0][part]])
+        differences.append(np.abs(np.concatenate(sure[1:]) - whole))
+    assert (differences[0] > 1e-3).mean() > 0.3  # each file has a floor of its own
+    assert (differences[1] < 1e-5).mean() >= 0.999
 
 
 def test_files_of_one_place_are_no_neighbours(tmp_path, predictor):
