@@ -341,7 +341,7 @@ def _legend(scenes: Sequence[SceneData]) -> tuple[list[Any], list[str], dict[typ
         (dot(geometry.NEIGHBOR, 5), "input point within reach"),
         (
             dot("none", 13, markeredgecolor=geometry.REACH),
-            f"σ = {reach} around the darkest one",
+            f"σ = {reach} around the one with most points",
         ),
     ]
     classes = {name: color for scene in scenes for name, color in scene.legend}

@@ -144,7 +144,7 @@ def test_the_legend_explains_pale_marks_and_the_ring(scene):
     (legend,) = sheet([scene], [np.zeros((240, 320, 3), np.uint8)], 1, "").legends
     names = [text.get_text() for text in legend.texts]
     assert "pale mark: behind a surface" in names
-    assert "σ = 15 cm around the darkest one" in names
+    assert "σ = 15 cm around the one with most points" in names
 
 
 def test_the_same_scene_gives_the_same_bytes(scene):
