@@ -25,7 +25,7 @@ from kpdeform.data.recipe import read_config
 from kpdeform.data.transforms import TRANSFORMS
 from kpdeform.models.config import FACTORIES, Factory, ModelConfig
 
-_MIXINGS = ("Mix3D", "PolarMix")
+_MIXINGS = ("Mix3D", "PolarMix", "RSMix")
 _OPTIMIZERS = ("AdamWSetup", "AdamWStepSetup", "SGDSetup")
 _LOGGERS = (
     "CSVLogger", "CometLogger", "MLFlowLogger", "NeptuneLogger", "TensorBoardLogger", "WandbLogger",

@@ -60,6 +60,8 @@ class PointBatch:
         indices: Row of every point in its thinned scene, ``(N,)`` int64, or None.
         scenes: Index of the scene of each cloud, ``(B,)`` int64, or None.
         weights: Blending weights of overlapping crops, ``(N,)`` float32, or None.
+        shares: Share of every class in the label of every cloud, ``(B, classes)`` float32, where
+            shapes were mixed; or None.
 
     Raises:
         ValueError: The tensors disagree in their number of rows or clouds.
@@ -80,6 +82,7 @@ class PointBatch:
     indices: Tensor | None = None
     scenes: Tensor | None = None
     weights: Tensor | None = None
+    shares: Tensor | None = None
 
     def __post_init__(self) -> None:
         _checks.tensors("PointBatch", points=self.points, features=self.features)
@@ -92,7 +95,7 @@ class PointBatch:
         for name in ("features", "indices", "weights"):
             _check_rows(name, getattr(self, name), (num_points,))
         _check_rows("labels", self.labels, (num_points, len(self.lengths)))
-        for name in ("origins", "scenes"):
+        for name in ("origins", "scenes", "shares"):
             _check_rows(name, getattr(self, name), (len(self.lengths),))
 
     @property

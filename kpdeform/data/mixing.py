@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 from kpdeform import _checks
 from kpdeform.data.batch import Sample, join
-from kpdeform.data.transforms import RandomRotation, take_rows
+from kpdeform.data.transforms import RandomRotation, replace_points, take_rows
 
 Mixing = Callable[[Sequence[Sample], Generator], list[Sample]]
 
@@ -107,6 +107,60 @@ class PolarMix(_Pairs):
                 objects = take_rows(other, torch.isin(other.labels, torch.tensor(self.classes)))
                 parts += [self._turn(objects, generator) for _ in range(3)]
         return [_together(parts) for parts in mixed]
+
+
+class RSMix(_Pairs):
+    """Puts a piece of one shape into another one, whose label then is a mixture of both.
+
+    From both shapes of a pair, the points in a ball of random radius about a random point are
+    taken, and each gets those of the other, moved without turning from one centre to the other. The
+    labels of points stay, so that the share of the points of a class is its share of the label. A
+    batch can get more points than ``max_points``, which is counted before.
+
+    Args:
+        p: Probability for a pair, in [0, 1].
+        radius: Largest radius, in the unit of the shapes, > 0; the radius is uniform below it.
+        most: Largest share of the points of a shape that is taken, nearest first, in (0, 1).
+
+    Source: Lee et al. 2021, arXiv:2102.01929, section 3.
+    Deviation: pairs exchange their pieces instead of a permutation of the batch, each pair has a
+        radius of its own, and a shape may change its number of points.
+
+    Example:
+        >>> shapes = [Sample(torch.randn(n, 3), torch.ones(n, 1), ("ones",)) for n in (50, 70)]
+        >>> sum(len(shape.points) for shape in RSMix(p=1.0)(shapes, torch.Generator()))
+        120
+    """
+
+    def __init__(self, p: float = 0.5, radius: float = 1.0, most: float = 0.5) -> None:
+        super().__init__(p)
+        self.radius = _checks.positive("RSMix", "radius", radius)
+        if not 0 < most < 1:
+            raise ValueError(f"RSMix: most must be in (0, 1), got {most}")
+        self.most = most
+
+    def _mix(self, first: Sample, second: Sample, generator: Generator) -> list[Sample]:
+        radius = self.radius * float(torch.rand((), generator=generator))
+        (a, a_center), (b, b_center) = (
+            self._ball(sample.points, radius, generator) for sample in (first, second)
+        )
+        return [
+            _together([take_rows(first, ~a), _moved(take_rows(second, b), a_center - b_center)]),
+            _together([take_rows(second, ~b), _moved(take_rows(first, a), b_center - a_center)]),
+        ]
+
+    def _ball(self, points: Tensor, radius: float, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Whether each point is taken, ``(N,)`` bool, and the centre of the ball, ``(3,)``."""
+        center = points[int(torch.randint(len(points), (), generator=generator))]
+        distance = (points - center).norm(dim=1)
+        taken = distance <= radius
+        nearest = distance.argsort(stable=True)
+        taken[nearest[int(self.most * len(points)) :]] = False
+        return taken, center
+
+
+def _moved(sample: Sample, shift: Tensor) -> Sample:
+    return replace_points(sample, sample.points + shift)
 
 
 def _sector(points: Tensor, start: float, width: float) -> Tensor:

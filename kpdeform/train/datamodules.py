@@ -446,6 +446,8 @@ class ShapeDataModule(_DataModule):
         max_points: Largest number of points of a batch, >= 1; shapes are added up to it.
         batches_per_epoch: Batches of an epoch, over all processes, >= 1.
         transforms: Augmentations of the training shapes, applied in this order.
+        mixing: Augmentations that mix the shapes of a batch, applied in this order after these,
+            such as RSMix; a mixed shape is labelled by the shares of its points.
         train_split: Split to train on.
         val_split: Split to validate on; without such a split there is no validation.
         neighbor_quantile: Share of the points that keep all their neighbours on every level, in
@@ -464,6 +466,7 @@ class ShapeDataModule(_DataModule):
         max_points: int = 20_000,
         batches_per_epoch: int = 300,
         transforms: Sequence[Transform] = (),
+        mixing: Sequence[Mixing] = (),
         train_split: str = "train",
         val_split: str = "val",
         neighbor_quantile: float = 0.9,
@@ -476,6 +479,7 @@ class ShapeDataModule(_DataModule):
             num_workers, max_points, batches_per_epoch, random_grids, seed,
         )  # fmt: skip
         self.transforms = transforms
+        self.mixing = mixing
 
     def tiles(self) -> Tiles:
         """A single tile, because shapes are not cut."""
@@ -509,6 +513,7 @@ class ShapeDataModule(_DataModule):
             max_points=self.max_points,
             batches_per_epoch=self.batches_per_epoch,
             transform=Compose(self.transforms) if train else None,
+            mixing=self.mixing if train else (),
             seed=self.seed,
         )
 
@@ -521,7 +526,7 @@ class PartDataModule(ShapeDataModule):
     """Whole shapes with a label per point for :class:`kpdeform.train.PartSegmentationTask`.
 
     The data set must have categories, of which its classes are the parts. The arguments are those
-    of :class:`ShapeDataModule`.
+    of :class:`ShapeDataModule`, without ``mixing``.
     """
 
     @property
@@ -548,8 +553,14 @@ class PartDataModule(ShapeDataModule):
         """The shapes in a new order each epoch or, without ``train``, every shape once.
 
         Raises:
-            ValueError: The points of a shape have parts of several categories.
+            ValueError: The points of a shape have parts of several categories, or ``mixing`` is
+                given.
         """
+        if self.mixing:
+            raise ValueError(
+                "data.mixing: a shape whose parts are learned has one category, so that shapes "
+                "cannot be mixed; remove it"
+            )
         source, parts = self._shapes(split, train), Parts(self.categories, self.class_names)
         for scene, name in enumerate(source.scene_names):
             parts.of_shape(name, source.labels_of(scene))
@@ -563,7 +574,10 @@ class PartDataModule(ShapeDataModule):
 
 
 class _ShapeBatches:
-    """Batches of whole clouds with one label per cloud instead of one per point."""
+    """Batches of whole clouds with one label per cloud instead of one per point.
+
+    A mixed cloud has the label of its first point, and the shares of the classes of its points.
+    """
 
     def __init__(self, source: SceneDataset) -> None:
         self.source = source
@@ -584,4 +598,11 @@ class _ShapeBatches:
     def __getitem__(self, index: int) -> PointBatch:
         batch = self.source[index]
         first = batch.lengths.cumsum(0) - batch.lengths
-        return replace(batch, labels=batch.labels[first])
+        labels = batch.labels
+        if not self.source.mixing:
+            return replace(batch, labels=labels[first])
+        cloud = torch.arange(batch.batch_size).repeat_interleave(batch.lengths)
+        counts = torch.zeros(batch.batch_size, self.source.info.num_classes)
+        counts.index_put_((cloud, labels), torch.ones(len(labels)), accumulate=True)
+        shares = counts / batch.lengths[:, None]
+        return replace(batch, labels=labels[first], shares=shares)

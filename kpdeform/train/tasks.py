@@ -86,6 +86,10 @@ class _Task(lightning.LightningModule):
         """One label per row of the logits; -1 marks rows without a label."""
         return batch.batch.labels
 
+    def targets(self, logits: Tensor, batch: LabelledBatch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Logits, their labels, and the share of each in the loss, or None if all count alike."""
+        return logits, self.labels(batch), None
+
     def on_train_batch_start(self, batch: LabelledBatch, batch_idx: int) -> None:
         """Lets batch normalisation use its running statistics after the share of the steps."""
         if self.trainer.global_step < self.measure_statistics * self._steps():
@@ -98,7 +102,7 @@ class _Task(lightning.LightningModule):
         """Loss of one batch."""
         logits, deformations = self(batch)
         labels = self.labels(batch)
-        entropy = self._cross_entropy(logits, labels)
+        entropy = self._cross_entropy(*self.targets(logits, batch))
         deformation = deformation_loss(deformations)
         loss = entropy + self.deformation_weight * deformation
         if self.lovasz_weight > 0:
@@ -168,7 +172,7 @@ class _Task(lightning.LightningModule):
         steps = self.trainer.max_steps
         return int(steps if steps > 0 else self.trainer.estimated_stepping_batches)
 
-    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def _cross_entropy(self, logits: Tensor, labels: Tensor, shares: Tensor | None) -> Tensor:
         """The weighted mean over the labelled rows of all ranks, or that of the focal loss.
 
         DDP's mean of the ranks' gradients is then the gradient of this mean.
@@ -176,7 +180,10 @@ class _Task(lightning.LightningModule):
         losses = focal_loss(
             logits, labels, self.focal_gamma, self.class_weights, self.label_smoothing
         )
-        weight = self.class_weights[labels.clamp(min=0)].masked_fill(labels < 0, 0).sum()
+        weights = self.class_weights[labels.clamp(min=0)].masked_fill(labels < 0, 0)
+        if shares is not None:
+            losses, weights = losses * shares, weights * shares
+        weight = weights.sum()
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(weight)
             weight = weight / dist.get_world_size()
@@ -247,7 +254,8 @@ class SegmentationTask(_Task):
 class ClassificationTask(_Task):
     """Training of a model that labels every cloud: logits ``(B, classes)``, labels ``(B,)``.
 
-    Loss and logged scores are those of :class:`SegmentationTask`.
+    Where shapes were mixed, the losses of the classes count by their shares of a label. Loss and
+    logged scores are otherwise those of :class:`SegmentationTask`.
 
     Args:
         model: ``model(pyramid, features) -> (logits (B, classes), deformations)``.
@@ -267,6 +275,14 @@ class ClassificationTask(_Task):
     """
 
     shown_score = "overall_accuracy"
+
+    def targets(self, logits: Tensor, batch: LabelledBatch) -> tuple[Tensor, Tensor, Tensor | None]:
+        """A mixed cloud has its logits once for every class that its label has a share of."""
+        shares = batch.batch.shares
+        if shares is None:
+            return super().targets(logits, batch)
+        clouds, labels = shares.nonzero(as_tuple=True)
+        return logits[clouds], labels, shares[clouds, labels]
 
 
 class PartSegmentationTask(_Task):

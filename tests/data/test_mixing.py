@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kpdeform.data import Sample, SceneDataset
-from kpdeform.data.mixing import Mix3D, PolarMix
+from kpdeform.data.mixing import Mix3D, PolarMix, RSMix
 from tests.toy import toy  # noqa: F401
 
 
@@ -45,7 +45,7 @@ def test_mix3d_lays_pairs_into_one_another(crops, generator):
     assert alone is crops[2]
 
 
-@pytest.mark.parametrize("mixing", [Mix3D, PolarMix])
+@pytest.mark.parametrize("mixing", [Mix3D, PolarMix, RSMix])
 def test_pairs_are_mixed_with_the_given_probability(mixing, crops, generator):
     assert mixing(p=0.0)(crops, generator) == crops
     mixed = [mixing(p=0.3)(crops[:2], generator)[0] is not crops[0] for _ in range(400)]
@@ -85,12 +85,46 @@ def test_polarmix_copies_the_objects_of_the_other_crop(crops, generator):
     assert not torch.allclose(pasted.chunk(3)[0], pasted.chunk(3)[1])
 
 
+def test_rsmix_exchanges_balls_of_points(crops):
+    sizes = set()
+    for seed in range(30):
+        generator = torch.Generator().manual_seed(seed)
+        mixed = RSMix(p=1.0, radius=2.0, most=0.4)(crops[:2], generator)
+        came, gone = [], []
+        for result, own in zip(mixed, crops, strict=False):
+            mine = result.features[:, 0] == own.scene
+            kept = result.points[mine]
+            came.append(result.points[~mine])
+            stays = (own.points[:, None] == kept).all(2).any(1)
+            gone.append(own.points[~stays])
+            assert torch.equal(own.points[stays], kept)
+            assert torch.equal(own.labels[stays], result.labels[mine])
+            assert 1 <= len(gone[-1]) <= 0.4 * len(own.points)
+            # What went is a ball about one of its points.
+            reach = distances(gone[-1], gone[-1]).max(1).values
+            assert (reach < distances(gone[-1], kept).min(1).values).any()
+            assert torch.equal(result.features[:, 1], result.points[:, 2])  # z
+        shifts = [came[0] - gone[1], gone[0] - came[1]]
+        for shift in torch.cat(shifts):  # without turning, from one centre to the other
+            torch.testing.assert_close(shift, shifts[0][0])
+        ways = (gone[0][:, None] - gone[1]).view(-1, 3)
+        assert distances(shifts[0][:1], ways).min() < 1e-5
+        sizes |= {len(points) for points in gone}
+    assert len(sizes) > 5
+
+
+def distances(a, b):
+    return (a[:, None] - b).norm(dim=2)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: Mix3D(p=1.5), "p must be"),
         (lambda: PolarMix(p=-1), "p must be"),
         (lambda: PolarMix(classes=[-1]), "classes"),
+        (lambda: RSMix(radius=0), "radius must be"),
+        (lambda: RSMix(most=1.0), "most must be"),
     ],
 )
 def test_values_out_of_range_are_refused(make, message):

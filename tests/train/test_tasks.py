@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -8,20 +9,23 @@ import torch.nn.functional as F
 from torch import nn
 
 from kpdeform.data import PointBatch, build_pyramid
+from kpdeform.data.mixing import RSMix
 from kpdeform.nn import deformation_loss
 from kpdeform.train import (
     AdamWSetup,
     AdamWStepSetup,
     ClassificationTask,
+    PartDataModule,
     PartSegmentationTask,
     SegmentationTask,
     SGDSetup,
+    ShapeDataModule,
     focal_loss,
     lovasz_softmax,
 )
 from kpdeform.train.loading import LabelledBatch
 from kpdeform.train.tasks import sqrt_inverse_weights
-from tests.toy import TINY
+from tests.toy import TINY, shapes  # noqa: F401
 
 
 def tiny_model(in_channels=1):
@@ -298,3 +302,29 @@ def test_statistics_are_measured_in_the_given_share_of_the_steps(share, measurin
     task.on_train_batch_start(None, 0)
     assert {norm.training for norm in norms} == {share >= 0.5}
     assert trained == [{True}] * measuring + [{False}] * (4 - measuring)
+
+
+def test_the_loss_of_mixed_shapes_counts_classes_by_their_shares(shapes):  # noqa: F811
+    mixing = [RSMix(p=1.0)]
+    data = ShapeDataModule(shapes, 0.2, max_points=3000, mixing=mixing)
+    batch = data.train_batches()[0]
+    lengths, points = batch.lengths.tolist(), data.train_batches().source[0]
+    for shares, own in zip(batch.shares, points.labels.split(lengths), strict=True):
+        expected = own.bincount(minlength=2) / len(own)
+        torch.testing.assert_close(shares, expected)
+    assert ((batch.shares > 0) & (batch.shares < 1)).any()
+    task = ClassificationTask(torch.nn.Linear(1, 1), data.class_names)
+    logits = torch.randn(len(lengths), 2)
+    loss = task._cross_entropy(*task.targets(logits, LabelledBatch(batch, None)))
+    expected = -(logits.log_softmax(1) * batch.shares).sum(1).mean()
+    torch.testing.assert_close(loss, expected)
+    assert data.val_batches()[0].shares is None
+    plain = replace(batch, shares=None)
+    loss = task._cross_entropy(*task.targets(logits, LabelledBatch(plain, None)))
+    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits, batch.labels))
+
+
+def test_shapes_whose_parts_are_learned_are_not_mixed(shapes):  # noqa: F811
+    data = PartDataModule(shapes, 0.2, mixing=[RSMix()])
+    with pytest.raises(ValueError, match=r"data\.mixing: .* cannot be mixed; remove it"):
+        data.train_batches()
