@@ -78,6 +78,13 @@ inline Vec<T> shuffle(Vec<T> value, LaneNumbers<T> numbers) {
 #endif
 }
 
+// The value, or 0 if `kept` is false, without a branch.
+template <typename T>
+inline Vec<T> kept_if(bool kept, Vec<T> value) {
+  using Words = LaneNumbers<T>;
+  return reinterpret_cast<Vec<T>>(reinterpret_cast<Words>(value) & (Words{} - kept));
+}
+
 template <typename T>
 inline T horizontal_sum(Vec<T> value) {
   for (int distance = kLanes<T> / 2; distance > 0; distance /= 2)

@@ -105,16 +105,34 @@ inline int64_t place_of(const Span& span, const DenseShape& shape) {
   return span.group * shape.terms() + span.channel - span.group * shape.group_in();
 }
 
-// Computes S[site] as (G, K, C/G).
+// Writes a span of S for the pairs of a site, or adds further sources to it.
+template <typename T, typename F>
+void accumulate(const Pairs<T>& pairs, const DenseShape& shape, const Span& span, const F* features,
+                bool narrow, bool first, T* sampled) {
+  const F* rows = features + span.channel;
+  T* target = sampled + place_of(span, shape);
+  if (narrow && first && pairs.kernels != nullptr)
+    return accumulate_narrow(pairs, shape.num_kernel_points, rows, shape.in_stride, span.width,
+                             target, shape.group_in());
+  accumulate_pairs(pairs, shape.num_kernel_points, rows, shape.in_stride, span.width, first, target,
+                   shape.group_in());
+}
+
+template <typename T>
+bool is_narrow(const DenseShape& shape) {
+  return shape.group_in() <= kNarrow<T>;
+}
+
+// Computes S[site] as (G, K, C/G). If the shape is narrow, the sampler must list kernel points.
 template <typename View, typename Sampler, typename T, typename F>
 void sample_site(const View& view, Sampler& sampler, int64_t site, const DenseShape& shape,
                  const F* features, T* sampled) {
+  const bool narrow = is_narrow<T>(shape);
   for_each_load(sampler, site, [&](bool first) {
     for (int64_t g = 0; g < view.num_groups(); ++g) {
       const Pairs<T> pairs = sampler.list(g);
       for_each_span(shape, view.num_groups(), g, [&](const Span& span) {
-        accumulate_pairs(pairs, shape.num_kernel_points, features + span.channel, shape.in_stride,
-                         span.width, first, sampled + place_of(span, shape), shape.group_in());
+        accumulate(pairs, shape, span, features, narrow, first, sampled);
       });
     }
   });
@@ -127,15 +145,14 @@ void sample_site_backward(const View& view, Sampler& sampler, int64_t site, cons
                           const F* features, const T* grad_sampled,
                           const SiteGradients<T>& gradients, T* sampled) {
   const int64_t kernels = shape.num_kernel_points, in = shape.group_in();
+  const bool narrow = is_narrow<T>(shape);
   for_each_load(sampler, site, [&](bool first) {
     for (int64_t g = 0; g < view.num_groups(); ++g) {
       const Pairs<T> pairs = sampler.list_derivatives(g);
       for_each_span(shape, view.num_groups(), g, [&](const Span& span) {
         const F* rows = features + span.channel;
         const int64_t place = place_of(span, shape);
-        if (sampled != nullptr)
-          accumulate_pairs(pairs, kernels, rows, shape.in_stride, span.width, first,
-                           sampled + place, in);
+        if (sampled != nullptr) accumulate(pairs, shape, span, features, narrow, first, sampled);
         for (int64_t k = 0; k < kernels; ++k) {
           PairSums<T, Sampler::kDims> sums;
           for (int i = pairs.begins[k]; i < pairs.begins[k + 1]; ++i)
@@ -418,7 +435,7 @@ void sample_and_combine(const View& view, const DenseShape& shape, const F* feat
   const int64_t group_size = round_up(shape.group_out(), kPanel<T>) * shape.terms();
   Carver carver(workspace);
   const DenseTile<T> tile(shape, carver);
-  with_sampler(view, false, workspace + carver.used(), [&](auto& sampler) {
+  with_sampler(view, is_narrow<T>(shape), workspace + carver.used(), [&](auto& sampler) {
     for (int64_t first = begin; first < end; first += tile.sites) {
       const int64_t sites = end - first < tile.sites ? end - first : tile.sites;
       for (int64_t i = 0; i < sites; ++i)
@@ -464,7 +481,7 @@ void sample_and_combine_pairs(const View& view, const DenseShape& shape, const B
   const int64_t size = shape.terms(), stride = shape.groups * tile.terms;
   for (int64_t i = 0; i < tile.sites * shape.groups; ++i)
     for (int64_t p = size; p < tile.terms; ++p) tile.sampled[i * tile.terms + p] = BFloat16{0};
-  with_sampler(view, false, workspace + carver.used(), [&](auto& sampler) {
+  with_sampler(view, is_narrow<float>(shape), workspace + carver.used(), [&](auto& sampler) {
     for (int64_t first = begin; first < end; first += tile.sites) {
       const int64_t sites = end - first < tile.sites ? end - first : tile.sites;
       for (int64_t i = 0; i < sites; ++i) {
@@ -494,7 +511,7 @@ void sample_backward(const View& view, const DenseShape& shape, const F* feature
   const int64_t group_size = round_up(shape.terms(), kPanel<T>) * shape.group_out();
   Carver carver(workspace);
   const DenseTile<T> tile(shape, carver);
-  with_sampler(view, false, workspace + carver.used(), [&](auto& sampler) {
+  with_sampler(view, is_narrow<T>(shape), workspace + carver.used(), [&](auto& sampler) {
     for (int64_t first = begin; first < end; first += tile.sites) {
       const int64_t sites = end - first < tile.sites ? end - first : tile.sites;
       T* target = sampled == nullptr ? nullptr : sampled + (first - begin) * shape.row();

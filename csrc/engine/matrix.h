@@ -23,35 +23,35 @@ inline int64_t lanes_within(int64_t columns, int v) {
   return rest < 0 ? 0 : rest < kLanes<T> ? rest : kLanes<T>;
 }
 
-// out (Rows, columns <= kPanel) = [out +] left (Rows, depth) @ panel (depth, kPanel);
+// out (Rows, columns <= Vectors * kLanes) = [out +] left (Rows, depth) @ panel (depth, kPanel);
 // element (i, p) of left is left[i * row_stride + p * term_stride].
-template <typename T, int Rows>
+template <typename T, int Vectors, int Rows>
 inline void register_tile(const T* left, int64_t row_stride, int64_t term_stride, const T* panel,
                           int64_t panel_stride, int64_t depth, int64_t columns, bool add, T* out,
                           int64_t out_stride) {
-  Vec<T> sum[Rows][kVectors];
-  const bool full = columns == kPanel<T>;
+  Vec<T> sum[Rows][Vectors];
+  const bool full = columns == Vectors * kLanes<T>;
   for (int i = 0; i < Rows; ++i) {
-    for (int v = 0; v < kVectors; ++v) sum[i][v] = Vec<T>{};
+    for (int v = 0; v < Vectors; ++v) sum[i][v] = Vec<T>{};
     if (!add) continue;
-    for (int v = 0; v < kVectors; ++v) {
+    for (int v = 0; v < Vectors; ++v) {
       const T* source = out + i * out_stride + v * kLanes<T>;
       sum[i][v] = full ? load(source) : load_first(source, lanes_within<T>(columns, v));
     }
   }
   for (int64_t p = 0; p < depth; ++p) {
-    Vec<T> right[kVectors];
+    Vec<T> right[Vectors];
 #pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) right[v] = load(panel + p * panel_stride + v * kLanes<T>);
-#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v) right[v] = load(panel + p * panel_stride + v * kLanes<T>);
+#pragma GCC unroll 12
     for (int i = 0; i < Rows; ++i) {
       const T value = left[i * row_stride + p * term_stride];
 #pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) sum[i][v] += value * right[v];
+      for (int v = 0; v < Vectors; ++v) sum[i][v] += value * right[v];
     }
   }
   for (int i = 0; i < Rows; ++i) {
-    for (int v = 0; v < kVectors; ++v) {
+    for (int v = 0; v < Vectors; ++v) {
       T* target = out + i * out_stride + v * kLanes<T>;
       if (full) {
         store(target, sum[i][v]);
@@ -63,32 +63,47 @@ inline void register_tile(const T* left, int64_t row_stride, int64_t term_stride
 }
 
 // Applies register_tile to the last rows, of which there are at most Rows.
-template <typename T, int Rows>
+template <typename T, int Vectors, int Rows>
 inline void last_register_tile(const T* left, int64_t row_stride, int64_t term_stride, int64_t rows,
                                const T* panel, int64_t panel_stride, int64_t depth, int64_t columns,
                                bool add, T* out, int64_t out_stride) {
   if (rows == Rows) {
-    register_tile<T, Rows>(left, row_stride, term_stride, panel, panel_stride, depth, columns, add,
-                           out, out_stride);
-  } else if constexpr (Rows > 1) {
-    last_register_tile<T, Rows - 1>(left, row_stride, term_stride, rows, panel, panel_stride, depth,
+    register_tile<T, Vectors, Rows>(left, row_stride, term_stride, panel, panel_stride, depth,
                                     columns, add, out, out_stride);
+  } else if constexpr (Rows > 1) {
+    last_register_tile<T, Vectors, Rows - 1>(left, row_stride, term_stride, rows, panel,
+                                             panel_stride, depth, columns, add, out, out_stride);
   }
 }
 
-// Applies register_tile to `rows` rows: tiles of kRows rows, then one tile for the remainder.
-template <typename T>
+// Applies register_tile to `rows` rows, with as few vectors as hold the columns: tiles of kRows
+// rows, or of twice as many rows if they have few vectors, then smaller ones for the remainder.
+template <typename T, int Vectors = kVectors>
 inline void register_tiles(const T* left, int64_t row_stride, int64_t term_stride, int64_t rows,
                            const T* panel, int64_t panel_stride, int64_t depth, int64_t columns,
                            bool add, T* out, int64_t out_stride) {
-  int64_t i = 0;
-  for (; i + kRows <= rows; i += kRows) {
-    register_tile<T, kRows>(left + i * row_stride, row_stride, term_stride, panel, panel_stride,
-                            depth, columns, add, out + i * out_stride, out_stride);
+  if constexpr (Vectors > 1) {
+    if (columns <= (Vectors - 1) * kLanes<T>) {
+      return register_tiles<T, Vectors - 1>(left, row_stride, term_stride, rows, panel,
+                                            panel_stride, depth, columns, add, out, out_stride);
+    }
   }
-  last_register_tile<T, kRows - 1>(left + i * row_stride, row_stride, term_stride, rows - i, panel,
-                                   panel_stride, depth, columns, add, out + i * out_stride,
-                                   out_stride);
+  int64_t i = 0;
+  if constexpr (2 * Vectors <= kVectors) {
+    for (; i + 2 * kRows <= rows; i += 2 * kRows) {
+      register_tile<T, Vectors, 2 * kRows>(left + i * row_stride, row_stride, term_stride, panel,
+                                           panel_stride, depth, columns, add, out + i * out_stride,
+                                           out_stride);
+    }
+  }
+  for (; i + kRows <= rows; i += kRows) {
+    register_tile<T, Vectors, kRows>(left + i * row_stride, row_stride, term_stride, panel,
+                                     panel_stride, depth, columns, add, out + i * out_stride,
+                                     out_stride);
+  }
+  last_register_tile<T, Vectors, kRows - 1>(left + i * row_stride, row_stride, term_stride,
+                                            rows - i, panel, panel_stride, depth, columns, add,
+                                            out + i * out_stride, out_stride);
 }
 
 // Packs `terms` rows of one panel. The first `columns` columns are copied, the others are set to 0.

@@ -50,6 +50,56 @@ inline void accumulate_pairs(Pairs<T> pairs, int64_t num_kernel_points, const F*
   }
 }
 
+// The most channels for which accumulate_narrow is faster than accumulate_pairs.
+template <typename T>
+constexpr int64_t kNarrow = 2 * kLanes<T>;
+
+// accumulate_pairs for the first sources of a site and at most kCount vectors of channels. A kernel
+// point has few pairs, and processors cannot predict how many, so that a loop over them costs more
+// by its end than by its work. Here one loop goes over all pairs of the site: it keeps the sums as
+// long as the kernel point stays the same, and stores them after every pair.
+template <int kCount, typename T, typename F>
+inline void accumulate_narrow_block(Pairs<T> pairs, int64_t num_kernel_points, const F* features,
+                                    int64_t stride, int64_t channels, T* target,
+                                    int64_t target_stride) {
+  constexpr int64_t kLane = kLanes<T>, kLast = kCount - 1;
+  const int64_t rest = channels - kLast * kLane;  // channels of the last vector
+  for (int64_t k = 0; k < num_kernel_points; ++k) {
+    T* sums = target + k * target_stride;
+    for (int v = 0; v < kLast; ++v) store(sums + v * kLane, Vec<T>{});
+    store_first(sums + kLast * kLane, Vec<T>{}, rest);
+  }
+  Vec<T> sum[kCount] = {};
+  int32_t before = -1;
+  for (int i = 0; i < pairs.count; ++i) {
+    const int32_t k = pairs.kernels[i];
+    const F* row = features + pairs.rows[i] * stride;
+    T* sums = target + k * target_stride;
+#pragma GCC unroll 2
+    for (int v = 0; v < kCount; ++v) sum[v] = kept_if<T>(k == before, sum[v]);
+#pragma GCC unroll 2
+    for (int v = 0; v < kLast; ++v) {
+      sum[v] += pairs.modulated[i] * load_as<T>(row + v * kLane);
+      store(sums + v * kLane, sum[v]);
+    }
+    sum[kLast] += pairs.modulated[i] * load_first_as<T>(row + kLast * kLane, rest);
+    store_first(sums + kLast * kLane, sum[kLast], rest);
+    before = k;
+  }
+}
+
+template <typename T, typename F>
+inline void accumulate_narrow(const Pairs<T>& pairs, int64_t num_kernel_points, const F* features,
+                              int64_t stride, int64_t channels, T* target, int64_t target_stride) {
+  if (channels <= kLanes<T>) {
+    accumulate_narrow_block<1>(pairs, num_kernel_points, features, stride, channels, target,
+                               target_stride);
+  } else {
+    accumulate_narrow_block<2>(pairs, num_kernel_points, features, stride, channels, target,
+                               target_stride);
+  }
+}
+
 // The dot product of left and right as one partial sum per lane.
 template <typename T, typename F>
 inline Vec<T> dot_lanes(const F* left, const T* right, int64_t count) {

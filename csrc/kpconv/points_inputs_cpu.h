@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 #include "base/common.h"
@@ -27,9 +28,12 @@ auto dispatch_index(const Tensor& table, const Body& body) {
 inline void check_indices(const Tensor& neighbors, int64_t num_points) {
   std::atomic<int64_t> bad{-1};
   dispatch_index(neighbors, [&](const auto* index) {
+    using Index = std::remove_cv_t<std::remove_reference_t<decltype(*index)>>;
+    const Index most = Index(std::min<int64_t>(num_points, std::numeric_limits<Index>::max()));
     parallel_chunks(neighbors.numel(), 1 << 18, [&](int64_t begin, int64_t end) {
-      bool fine = true;
-      for (int64_t i = begin; i < end; ++i) fine &= index[i] >= -1 && index[i] <= num_points;
+      Index wrong = 0;  // of the entries' type, so that the loop is vectorised
+      for (int64_t i = begin; i < end; ++i) wrong |= (index[i] < -1) | (index[i] > most);
+      const bool fine = wrong == 0;
       for (int64_t i = begin; i < end && !fine; ++i) {
         if (index[i] < -1 || index[i] > num_points) bad = i;
       }
