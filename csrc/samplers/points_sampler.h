@@ -181,24 +181,21 @@ class PointsSampler {
 
   // Computes y = point - query. `sign` is -1 if the sources are the queries.
   void place_sources(const T* sources, const T* site, T sign) {
-    const int count = count_;  // local copies, not aliased by stores
+    const int count = count_, dim = view_.dim;  // local copies, not aliased by stores
     const uint32_t* rows = rows_;
     T *y0 = y_[0], *y1 = y_[1], *y2 = y_[2];
-    if (view_.dim == 3) {
-      const T s0 = site[0], s1 = site[1], s2 = site[2];
-      for (int j = 0; j < count; ++j) {
-        const T* source = sources + int64_t(rows[j]) * 3;
-        y0[j] = sign * (source[0] - s0);
-        y1[j] = sign * (source[1] - s1);
-        y2[j] = sign * (source[2] - s2);
-      }
-    } else {
-      for (int j = 0; j < count; ++j) {
-        const T* source = sources + int64_t(rows[j]) * 2;
-        y0[j] = sign * (source[0] - site[0]);
-        y1[j] = sign * (source[1] - site[1]);
-        y2[j] = 0;
-      }
+    for (int j = 0; j < count; ++j) {
+      const T* source = sources + int64_t(rows[j]) * dim;
+      y0[j] = source[0];
+      y1[j] = source[1];
+      y2[j] = dim == 3 ? source[2] : T(0);
+    }
+    const Vec<T> s0 = broadcast(site[0]), s1 = broadcast(site[1]);
+    const Vec<T> s2 = broadcast(dim == 3 ? site[2] : T(0));
+    for (int j = 0; j < count; j += kLanes<T>) {  // pad() replaces what lies beyond the sources
+      store(y0 + j, sign * (load(y0 + j) - s0));
+      store(y1 + j, sign * (load(y1 + j) - s1));
+      store(y2 + j, sign * (load(y2 + j) - s2));
     }
   }
 
