@@ -62,7 +62,7 @@ def gradient_like(wanted: bool, tensor: Tensor | None, like: Tensor) -> Tensor:
 
 def run(op: torch._ops.OpOverload, *args: Any) -> Any:
     """Runs ``op(*args)``, so that autograd and the transforms of torch.func know its derivative."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
         return op(*args)
     if is_transformed():
         if op not in _transformed:
