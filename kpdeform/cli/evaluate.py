@@ -99,7 +99,8 @@ def evaluate(
             f"{data} has other classes {dataset.info.class_names} than the model {names}"
         )
     check_preparation(predictor, dataset.info, data)
-    facts = {"model": model, "data": f"{data}, split {split}", "votes": f"{votes} of {voting}"}
+    kind = "" if voting == "tiles" else f" by {voting}"
+    facts = {"model": model, "data": f"{data}, split {split}", "votes": f"{votes}{kind}"}
     if predictor.task != "segmentation":
         if tile_size is not None or predictions != "none" or voting != "tiles":
             raise ValueError(

@@ -1,5 +1,6 @@
 """Shows a point cloud file; ``kpdeform view`` calls it where no model is named."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -96,10 +97,11 @@ def colored(file: Path, cloud: Cloud, by: By | None) -> CloudScene:
         labels, predictions = values[1].astype(np.int64), values[0]
         known = labels >= 0
         wrong = (labels != predictions)[known].mean() if known.any() else 0.0
-        title = f"Errors in {file.name}: {100 * wrong:.1f} % of the labelled points are wrong"
         legend = [("right", RIGHT), ("wrong", WRONG)]
         legend += [] if known.all() else [("not scored (no label)", NOT_SCORED)]
-        return cloud_scene(points, by_error(labels, predictions), title=title, legend=legend)
+        scene = cloud_scene(points, by_error(labels, predictions), title=title, legend=legend)
+        share = f"{100 * wrong:.1f} % of those with a label are wrong"
+        return replace(scene, caption=f"{scene.caption}; {share}")
     ids, row = np.unique(values[0].astype(np.int64), return_inverse=True)
     known = NAMES if file.suffix.lower() in (".las", ".laz") else {}
     names = ["no label" if i < 0 else known.get(int(i), f"class {i}") for i in ids]

@@ -46,7 +46,7 @@ def test_colours_mean_what_was_asked_for(table, shown, by):
     titles = {None: "Predictions", "error": "Errors", "height": "Heights", "color": "Colours"}
     titles |= {"label": "Labels", "prediction": "Predictions", "confidence": "Confidence"}
     assert scene.title.startswith(titles[by])
-    assert "all.csv" in scene.title and scene.caption == "200 points"
+    assert "all.csv" in scene.title and scene.caption.startswith("200 points")
     names = [name for name, _ in scene.legend]
     if by in (None, "prediction", "label"):
         field = "label" if by == "label" else "classification"
@@ -65,8 +65,8 @@ def test_colours_mean_what_was_asked_for(table, shown, by):
         wrong = (cloud.attributes["label"] != cloud.attributes["classification"])[:190]
         expected = np.where(wrong[:, None], WRONG, RIGHT)
         np.testing.assert_allclose(scene.colors[:190], expected, atol=1e-6)
-        share = f"{100 * wrong.mean():.1f} % of the labelled points are wrong"
-        assert scene.title == f"Errors in all.csv: {share}"
+        share = f"{100 * wrong.mean():.1f} % of those with a label are wrong"
+        assert scene.caption == f"200 points; {share}"
         assert names == ["right", "wrong", "not scored (no label)"]
     elif by == "height":
         assert scene.scale.name == "height" and 30 <= scene.scale.low < scene.scale.high <= 35
