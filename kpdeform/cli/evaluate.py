@@ -71,8 +71,8 @@ def evaluate(
         data: Folder of the prepared data set.
         out: Folder for scores.json, confusion.png, report.html and the predictions.
         split: Split of the data set.
-        votes: Predictions to average, >= 1. Each rotates the tile of a scene about z by another
-            angle, or changes a shape at random as the training did.
+        votes: Predictions to average, >= 1. Each turns the tile of a scene about z and thins it
+            with a shifted grid, or changes a shape at random as the training did.
         voting: For scenes: "tiles", or "potentials" for the votes of KPConv's published scores:
             random crops until every place has a potential of --votes.
         seed: Seed of the crops of --voting potentials, >= 0.

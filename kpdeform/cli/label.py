@@ -75,8 +75,8 @@ def label(
             or hf://OWNER/NAME for one on the Hugging Face hub.
         out: Folder for the labelled files, which get the names of their sources. Files that an
             earlier command has finished are skipped.
-        votes: Predictions to average for each tile, each with the cloud rotated about z by another
-            angle, >= 1.
+        votes: Predictions to average for each tile, >= 1. Each turns the cloud about z and thins it
+            with a shifted grid.
         voting: "tiles", or "potentials" for the votes of KPConv's published scores: random crops
             until every place has a potential of --votes.
         seed: Seed of the crops of --voting potentials, >= 0.

@@ -272,14 +272,14 @@ class Predictor:
         """Class probabilities of every point of a tile.
 
         The points are thinned to the model's cell size, and every point gets the result of its
-        cell.
+        cell. Every vote turns the points about z by another angle and thins them with a grid that
+        is shifted by another share of a cell, so that votes tell points apart that share a cell.
 
         Args:
             points: ``(N, 3)`` float64, N > 0, in the model's unit.
             features: Columns :attr:`file_features`, ``(N, F)`` float32.
             floor: The z coordinate at which the feature "height" is 0.
-            votes: Number of predictions to average. Each rotates the points about z by another
-                angle.
+            votes: Number of predictions to average.
 
         Returns:
             ``(N, classes)`` float32.
@@ -291,14 +291,14 @@ class Predictor:
     def _turned(
         self, points: np.ndarray, features: np.ndarray, floor: float, angles: Sequence[float]
     ) -> np.ndarray:
-        """Mean probabilities of predictions with the points rotated about z by every angle."""
+        """Mean probabilities of predictions at every angle about z, each with a shifted grid."""
         self.check_labels_points()
         _checks.finite("Predictor: features", torch.from_numpy(features), "values")
-        sample, inverse = self._thinned(points, features, floor)
-        total = torch.zeros(len(sample.points), len(self.class_names))
-        for angle in angles:
-            total += self._forward(transform_linear(sample, _rotation(angle)))
-        return (total / len(angles))[inverse].numpy()
+        total = torch.zeros(len(points), len(self.class_names))
+        for vote, angle in enumerate(angles):
+            sample, inverse = self._thinned(points, features, floor, vote / len(angles))
+            total += self._forward(transform_linear(sample, _rotation(angle)))[inverse]
+        return (total / len(angles)).numpy()
 
     def logits(self, batch: PointBatch) -> Tensor:
         """The model's logits for thinned clouds, in the predictor's precision.
@@ -348,17 +348,24 @@ class Predictor:
         return differences(self.statistics, found, scales, self.unit, self.scale)
 
     def _thinned(
-        self, points: np.ndarray, features: np.ndarray, floor: float
+        self, points: np.ndarray, features: np.ndarray, floor: float, shift: float = 0.0
     ) -> tuple[Sample, Tensor]:
         """Thins a tile to the model's cell size.
+
+        Args:
+            points: ``(N, 3)`` float64.
+            features: Columns :attr:`file_features`, ``(N, F)`` float32.
+            floor: The z coordinate at which the feature "height" is 0.
+            shift: Share of a cell by which the grid is shifted along every axis.
 
         Returns:
             The input of the model, and the row in it of every point of the tile.
         """
-        # The origin is a multiple of the cell size. The grid cells of all tiles are therefore those
-        # of one grid over the cloud, and a flat floor is thinned in the same way in every tile.
+        # Without a shift, the origin is a multiple of the cell size. The grid cells of all tiles
+        # are then those of one grid over the cloud, and a flat floor is thinned in the same way in
+        # every tile; with the same shift, too.
         cell = self.spec.cell_size
-        center = np.round((points.min(0) + points.max(0)) / (2 * cell)) * cell
+        center = (np.round((points.min(0) + points.max(0)) / (2 * cell)) + shift) * cell
         local = torch.from_numpy((points - center).astype(np.float32))
         thinned = ops.grid_subsample(local, cell, features=torch.from_numpy(features))
         return self._sample(thinned.points, thinned.features, floor - center[2]), thinned.inverse

@@ -108,6 +108,26 @@ def test_votes_average_turned_clouds(predictor):
     assert np.abs(votes - turned).mean() < 0.02
 
 
+def test_every_vote_turns_the_cloud_and_shifts_the_grid(predictor):
+    cell = predictor.spec.cell_size
+    rng = np.random.default_rng(0)
+    points = np.concatenate([rng.uniform(-1.5, 1.5, (2000, 3)), [[-1.5] * 3, [1.5] * 3]])
+    features = rng.random((len(points), 1)).astype(np.float32)
+    found = predictor.probabilities(points, features, votes=2)
+
+    first = predictor.probabilities(points, features)
+    moved = (points - cell / 2) * [-1, -1, 1]  # half a turn maps the grid onto itself
+    second = predictor.probabilities(moved, features, floor=-cell / 2)
+    np.testing.assert_allclose(found, (first + second) / 2, atol=1e-5)
+
+    # Points that share a cell of one grid are told apart by the other.
+    cells = np.floor(points / cell).astype(int)
+    _, first_row, inverse = np.unique(cells, axis=0, return_index=True, return_inverse=True)
+    partner = first_row[inverse.ravel()]
+    np.testing.assert_array_equal(first, first[partner])
+    assert (np.abs(found - found[partner]).max(1) > 1e-6).mean() > 0.1
+
+
 def test_tiles_agree_with_the_whole_scene_away_from_borders(toy, predictor):
     (scene,) = open_dataset(toy).scenes("val")
     whole = predict_scene(predictor, scene, ["intensity"], tiles=Tiles(math.inf))
