@@ -2,7 +2,7 @@
 
 ``torch.library`` makes an op differentiable for ordinary autograd only, and for torch.compile. In
 eager mode, the same rule runs inside a :class:`torch.autograd.Function`, because the one that
-``torch.library`` makes takes 50 microseconds more for every call, which is much on the coarse
+``torch.library`` makes takes 30 microseconds more for every call, which is much on the coarse
 levels of a network. Under a torch.func transform, another Function takes its place: reverse-mode
 transforms such as ``grad``, ``vjp`` and ``jacrev`` work, ``vmap`` calls the op once per batch
 element, and forward-mode derivatives raise NotImplementedError, whose message names the op.
