@@ -78,7 +78,7 @@ def test_a_feature_that_is_nan(tmp_path, predictor):
 def test_a_model_that_gives_nan(source, tmp_path, predictor, monkeypatch):
     nan = np.float32("nan")
     monkeypatch.setattr(
-        Predictor, "probabilities", lambda self, points, *_: np.full((len(points), 2), nan)
+        Predictor, "_turned", lambda self, points, *_: np.full((len(points), 2), nan)
     )
     with pytest.raises(ValueError, match="the model gives NaN for points of tile 1 of"):
         segment_file(predictor, source, tmp_path / "out.ply")
@@ -128,15 +128,15 @@ def test_a_stopped_labeller_goes_on(number, code, source, tmp_path, monkeypatch,
     torch.save({"state_dict": state, "kpdeform": entry}, tmp_path / "last.ckpt")
     arguments = ["label", source, tmp_path / "out.ply", "--model", tmp_path / "last.ckpt"]
     monkeypatch.setattr(sys, "argv", [*map(str, arguments), "--device=cpu"])
-    done, whole = [], Predictor.probabilities
+    done, whole = [], Predictor._turned
 
-    def probabilities(*given):
+    def turned(*given):
         done.append(1)
         if len(done) == 2:
             os.kill(os.getpid(), number)
         return whole(*given)
 
-    monkeypatch.setattr(Predictor, "probabilities", probabilities)
+    monkeypatch.setattr(Predictor, "_turned", turned)
     with pytest.raises(SystemExit) as stop:
         start("label")
     assert stop.value.code == code
