@@ -69,8 +69,8 @@ def label(
     """Labels point cloud files with a trained network.
 
     Args:
-        files: A file to label and the file to write, with the same suffix; or, with --out, any
-            number of files, folders and quoted patterns such as 'tiles/*.laz'.
+        files: A file to label and the file to write, with the same suffix (.laz for E57); or, with
+            --out, any number of files, folders and quoted patterns such as 'tiles/*.laz'.
         model: Name of a packaged model, such as aerial; model folder; folder of a run; checkpoint;
             or hf://OWNER/NAME for one on the Hugging Face hub.
         out: Folder for the labelled files, which get the names of their sources. Files that an

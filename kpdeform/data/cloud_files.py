@@ -1,8 +1,9 @@
 """Opens point cloud files, to read them in parts and to copy them with new classifications.
 
 A copy differs from its source in the classification only: all other fields, the header, variable
-length records, comments, further PLY elements and the order of the points are the same. The one
-exception is a COPC file, whose copy is a plain LAZ file without the COPC index.
+length records, comments, further PLY elements and the order of the points are the same. Exceptions
+are a COPC file, whose copy is a plain LAZ file without the COPC index, and an E57 file, whose copy
+is a LAZ file.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from pathlib import Path
 from kpdeform.data._chunked_file import ChunkedFile, Column, check_class_ids
 from kpdeform.data.las_files import LasFile
 from kpdeform.data.ply_files import PlyFile
-from kpdeform.data.table_files import TableFile
+from kpdeform.data.table_files import E57File, TableFile
 
 __all__ = [
     "LABELLED_SUFFIXES",
     "ChunkedFile",
     "Column",
     "check_class_ids",
+    "copy_suffix",
     "open_cloud_file",
 ]
 
@@ -28,8 +30,14 @@ _KINDS: dict[str, Callable[[Path], ChunkedFile]] = {
     ".laz": LasFile,
     ".ply": PlyFile,
     **dict.fromkeys((".npz", ".npy", ".pcd", ".txt", ".csv", ".xyz", ".pts", ".asc"), TableFile),
+    ".e57": E57File,
 }
 LABELLED_SUFFIXES = tuple(_KINDS)
+
+
+def copy_suffix(path: Path) -> str:
+    """The suffix of a copy of a file with new classifications: its own, or ``.laz`` of E57."""
+    return ".laz" if path.suffix.lower() == ".e57" else path.suffix
 
 
 def open_cloud_file(path: str | Path) -> ChunkedFile:
@@ -45,7 +53,6 @@ def open_cloud_file(path: str | Path) -> ChunkedFile:
     kind = _KINDS.get(path.suffix.lower())
     if kind is None:
         raise ValueError(
-            f"{path}: a classification can be put into {' '.join(_KINDS)} files; convert it first, "
-            "for example an E57 file to LAZ"
+            f"{path}: a classification can be put into {' '.join(_KINDS)} files; convert it first"
         )
     return kind(path)

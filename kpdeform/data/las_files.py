@@ -297,3 +297,12 @@ def _damage_named(path: Path) -> Iterator[None]:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise  # a signal
         raise damaged(path, error) from None
+
+
+def las_scales(points: np.ndarray) -> np.ndarray:
+    """The resolution of LAS coordinates per axis.
+
+    It is 1e-4 units, or the smallest power of ten above for which the cloud fits into int32.
+    """
+    extent = points.max(0) - np.floor(points.min(0))
+    return np.maximum(1e-4, 10.0 ** np.ceil(np.log10(np.maximum(extent, 1e-9) / 2**31)))

@@ -20,7 +20,7 @@ import numpy as np
 
 from kpdeform._files import replacing
 from kpdeform._locks import lock
-from kpdeform.data.cloud_files import LABELLED_SUFFIXES
+from kpdeform.data.cloud_files import LABELLED_SUFFIXES, copy_suffix
 from kpdeform.data.files import TEXT_SUFFIXES, walk_files
 from kpdeform.data.text_files import has_numbers
 from kpdeform.inference.context import boxes_of, neighbors_of
@@ -141,7 +141,8 @@ def _is_cloud(path: Path) -> bool:
 
 
 def _plain(output: Path) -> Path:
-    """The name of the copy of a COPC file is that of a plain LAZ file."""
+    """The name of the copy of a COPC or E57 file is that of a plain LAZ file."""
+    output = output.with_suffix(copy_suffix(output))
     stem = output.stem
     return output.with_name(stem[:-5] + output.suffix) if stem.lower().endswith(".copc") else output
 

@@ -19,6 +19,7 @@ from kpdeform._optional import require
 from kpdeform.data.cloud_files import check_class_ids
 from kpdeform.data.columns import stored_features
 from kpdeform.data.info import DatasetInfo
+from kpdeform.data.las_files import las_scales
 from kpdeform.data.scenes import Scene
 from kpdeform.inference.metrics import Scores, scores
 from kpdeform.inference.predictor import Predictor
@@ -253,7 +254,7 @@ def _write_laz(
 ) -> None:
     laspy = require("laspy", "io")
     header = laspy.LasHeader(point_format=7, version="1.4")
-    header.offsets, header.scales = np.floor(points.min(0)), _las_scales(points)
+    header.offsets, header.scales = np.floor(points.min(0)), las_scales(points)
     if truth is not None:
         header.add_extra_dim(laspy.ExtraBytesParams("label", np.int32))
     las = laspy.LasData(header)
@@ -263,12 +264,3 @@ def _write_laz(
     if truth is not None:
         las.label = truth
     las.write(path)
-
-
-def _las_scales(points: np.ndarray) -> np.ndarray:
-    """The resolution of LAS coordinates per axis.
-
-    It is 1e-4 units, or the smallest power of ten above for which the cloud fits into int32.
-    """
-    extent = points.max(0) - np.floor(points.min(0))
-    return np.maximum(1e-4, 10.0 ** np.ceil(np.log10(np.maximum(extent, 1e-9) / 2**31)))

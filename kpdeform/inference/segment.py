@@ -18,7 +18,13 @@ from torch import nn
 from kpdeform import _checks
 from kpdeform._files import check_free, reserve
 from kpdeform._locks import lock
-from kpdeform.data.cloud_files import ChunkedFile, Column, check_class_ids, open_cloud_file
+from kpdeform.data.cloud_files import (
+    ChunkedFile,
+    Column,
+    check_class_ids,
+    copy_suffix,
+    open_cloud_file,
+)
 from kpdeform.data.columns import scaled
 from kpdeform.data.coordinate_systems import unlike_unit
 from kpdeform.inference.context import Context
@@ -76,10 +82,10 @@ def segment_file(
     Args:
         predictor: A trained model.
         source: File with one of the suffixes
-            ``.las .laz .ply .npz .npy .pcd .txt .csv .xyz .pts .asc``. All but the first three are
-            read as a whole, so that memory is bounded by the file.
-        output: File to write, with the same suffix. It is replaced if it exists, and may be
-            ``source`` itself.
+            ``.las .laz .ply .npz .npy .pcd .txt .csv .xyz .pts .asc .e57``. All but the first three
+            are read as a whole, so that memory is bounded by the file.
+        output: File to write, with the same suffix, or ``.laz`` for E57. It is replaced if it
+            exists, and may be ``source`` itself.
         votes: Number of predictions to average for each tile, >= 1; or votes of another kind.
         tiles: How to cut the cloud; by default the tiles of the predictor.
         class_ids: Number to write for each class; by default those of the predictor.
@@ -106,8 +112,8 @@ def segment_file(
     votes = Votes.of(votes)
     predictor.check_labels_points()
     source, output, rules = Path(source), Path(output), rules or Rules()
-    if source.suffix.lower() != output.suffix.lower():
-        raise ValueError(f"output {output} must have the suffix of {source}: {source.suffix}")
+    if (suffix := copy_suffix(source)).lower() != output.suffix.lower():
+        raise ValueError(f"output {output} must have the suffix {suffix}, for {source}")
     file = open_cloud_file(source)
     chosen = class_ids if class_ids is not None else predictor.class_ids
     numbers = [

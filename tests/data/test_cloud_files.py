@@ -162,9 +162,9 @@ def test_a_ply_file_cut_in_half_is_named(tmp_path, text):
 def test_other_problems_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"missing\.laz is not there"):
         open_cloud_file(tmp_path / "missing.laz")
-    (tmp_path / "a.e57").touch()
+    (tmp_path / "a.dwg").touch()
     with pytest.raises(ValueError, match="convert it first"):
-        open_cloud_file(tmp_path / "a.e57")
+        open_cloud_file(tmp_path / "a.dwg")
     (tmp_path / "a.ply").write_text("no ply")
     with pytest.raises(ValueError, match="not a PLY file"):
         open_cloud_file(tmp_path / "a.ply")

@@ -125,6 +125,6 @@ def test_what_is_wrong_is_named(tmp_path):
         open_cloud_file(tmp_path / "b.npz").write(
             tmp_path / "c.npz", lambda start, stop: LABELS[start:stop], columns()
         )
-    (tmp_path / "a.e57").write_bytes(b"")
-    with pytest.raises(ValueError, match="an E57 file to LAZ"):
-        open_cloud_file(tmp_path / "a.e57")
+    (tmp_path / "a.dwg").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"can be put into \.las .*; convert it first"):
+        open_cloud_file(tmp_path / "a.dwg")
