@@ -12,6 +12,7 @@ Writes results/kernel_sizes-<name of --out>.md.
 
 import argparse
 import json
+import shutil
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -135,6 +136,7 @@ def result(
     run = options.out / f"{name.replace(', ', '_').replace(' ', '_')}-{seed}"
     file = run / "result.json"
     if not file.exists():
+        shutil.rmtree(run, ignore_errors=True)  # of a training that was killed
         common = training_options(config, options.config, options.data, VARIANTS[name])
         common += ["--run", str(run), "--seed", str(seed), "--max_steps", str(steps)]
         used = run_script("train_segmentation.py", *common)["seconds"]
