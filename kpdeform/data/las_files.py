@@ -299,7 +299,43 @@ def _damage_named(path: Path) -> Iterator[None]:
         raise damaged(path, error) from None
 
 
-def las_scales(points: np.ndarray) -> np.ndarray:
+def write_laz(
+    path: Path,
+    points: np.ndarray,
+    classification: np.ndarray,
+    colors: np.ndarray | None,
+    columns: Fields,
+) -> None:
+    """Writes a LAZ file.
+
+    Args:
+        path: File to write.
+        points: ``(N, 3)`` float64.
+        classification: ``(N,)``, 0 to 255.
+        colors: ``(N, 3)`` uint16, of 16 bits; or None.
+        columns: Further columns, ``(N,)``; those that LAS has no dimension for are extra bytes.
+    """
+    laspy = require("laspy", "io")
+    require("lazrs", "io")
+    header = laspy.LasHeader(point_format=6 if colors is None else 7, version="1.4")
+    if len(points):
+        header.offsets, header.scales = np.floor(points.min(0)), _las_scales(points)
+    usual = set(header.point_format.dimension_names)
+    for name, values in columns.items():
+        if name not in usual:
+            header.add_extra_dim(laspy.ExtraBytesParams(name, values.dtype))
+    las = laspy.LasData(header)
+    las.x, las.y, las.z = points.T
+    las.classification = classification.astype(np.uint8)
+    if colors is not None:
+        las.red, las.green, las.blue = colors.T
+    for name, values in columns.items():
+        las[name] = values
+    with path.open("wb") as target:
+        las.write(target, do_compress=True)
+
+
+def _las_scales(points: np.ndarray) -> np.ndarray:
     """The resolution of LAS coordinates per axis.
 
     It is 1e-4 units, or the smallest power of ten above for which the cloud fits into int32.

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 
 from kpdeform._files import replacing
-from kpdeform._optional import require
 from kpdeform.data import _chunked_file
 from kpdeform.data._chunked_file import (
     ChunkedFile,
@@ -21,7 +20,7 @@ from kpdeform.data._chunked_file import (
 from kpdeform.data.array_files import read_npy, read_npz
 from kpdeform.data.e57_files import read_e57
 from kpdeform.data.fields import COLORS, Fields, damaged, plain_name, usual_names
-from kpdeform.data.las_files import las_scales
+from kpdeform.data.las_files import write_laz
 from kpdeform.data.pcd_files import read_pcd, write_pcd
 from kpdeform.data.text_files import copy_text, read_text
 
@@ -95,33 +94,21 @@ class E57File(TableFile):
 
     def write(self, path: Path, labels: Labels, extra: Sequence[Column] = ()) -> None:
         """See :meth:`ChunkedFile.write`."""
-        laspy = require("laspy", "io")
-        require("lazrs", "io")
         ids = np.asarray(labels(0, self.num_points))
         check_class_ids(ids, self.highest_label)
-        columns = {column.name: column.values(0, self.num_points) for column in extra}
-        intensity = self._fields.get("intensity", np.zeros(self.num_points, np.float32))
-        whole = bool(np.isin(intensity, np.arange(2**16)).all())
-        if not whole:
-            columns["scan_intensity"] = intensity
+        columns = {c.name: c.values(0, self.num_points).astype(np.float32) for c in extra}
+        if (intensity := self._fields.get("intensity")) is not None:
+            if np.isin(intensity, np.arange(2**16)).all():
+                columns["intensity"] = intensity.astype(np.uint16)
+            else:
+                columns["scan_intensity"] = intensity.astype(np.float32)
+        colors = None
+        if set(COLORS) <= set(self.names):
+            colors = np.stack([self._fields[color] for color in COLORS], 1)
+            colors = colors * np.uint16(257 if self._color_range == 255 else 1)
         points = np.stack([self._fields[axis] for axis in "xyz"], 1)
-        colored = set(COLORS) <= set(self.names)
-        header = laspy.LasHeader(point_format=7 if colored else 6, version="1.4")
-        if len(points):
-            header.offsets, header.scales = np.floor(points.min(0)), las_scales(points)
-        for name in columns:
-            header.add_extra_dim(laspy.ExtraBytesParams(name, np.float32))
-        las = laspy.LasData(header)
-        las.x, las.y, las.z = points.T
-        las.classification = ids.astype(np.uint8)
-        if whole:
-            las.intensity = intensity.astype(np.uint16)
-        for color in COLORS if colored else ():
-            las[color] = self._fields[color] * np.uint16(257 if self._color_range == 255 else 1)
-        for name, values in columns.items():
-            las[name] = values.astype(np.float32)
-        with replacing(path) as partial, partial.open("wb") as target:
-            las.write(target, do_compress=True)
+        with replacing(path) as partial:
+            write_laz(partial, points, ids, colors, columns)
 
 
 def _copy_npz(source: Path, target: Path, columns: Fields) -> None:

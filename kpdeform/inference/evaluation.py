@@ -19,7 +19,7 @@ from kpdeform._optional import require
 from kpdeform.data.cloud_files import check_class_ids
 from kpdeform.data.columns import stored_features
 from kpdeform.data.info import DatasetInfo
-from kpdeform.data.las_files import las_scales
+from kpdeform.data.las_files import write_laz
 from kpdeform.data.scenes import Scene
 from kpdeform.inference.metrics import Scores, scores
 from kpdeform.inference.predictor import Predictor
@@ -252,15 +252,5 @@ def _write_laz(
     colors: np.ndarray,
     truth: np.ndarray | None,
 ) -> None:
-    laspy = require("laspy", "io")
-    header = laspy.LasHeader(point_format=7, version="1.4")
-    header.offsets, header.scales = np.floor(points.min(0)), las_scales(points)
-    if truth is not None:
-        header.add_extra_dim(laspy.ExtraBytesParams("label", np.int32))
-    las = laspy.LasData(header)
-    las.x, las.y, las.z = points.T
-    las.classification = classification.astype(np.uint8)
-    las.red, las.green, las.blue = 257 * colors.astype(np.uint16).T
-    if truth is not None:
-        las.label = truth
-    las.write(path)
+    columns = {} if truth is None else {"label": truth}
+    write_laz(path, points, classification, 257 * colors.astype(np.uint16), columns)
