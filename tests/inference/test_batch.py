@@ -122,14 +122,16 @@ def test_no_points_and_one_point(num_points, suffix, tmp_path, predictor):
     assert len(laspy.read(tmp_path / f"out/a{suffix}")) == num_points
 
 
+class Killed(BaseException):
+    """Ends a run as a signal would: nothing of ours handles it."""
+
+
+def die(*_):
+    raise Killed
+
+
 def test_a_kill_before_the_list_is_written_is_no_conflict(raw, tmp_path, predictor, monkeypatch):
     from kpdeform.inference import batch
-
-    class Killed(BaseException):
-        pass
-
-    def die(*_):
-        raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(batch._FinishedOutputs, "add", die)
@@ -141,12 +143,6 @@ def test_a_kill_before_the_list_is_written_is_no_conflict(raw, tmp_path, predict
 
 def test_a_kill_after_the_list_is_written_leaves_nothing(raw, tmp_path, predictor, monkeypatch):
     from kpdeform.inference import segment
-
-    class Killed(BaseException):
-        pass
-
-    def die(*_):
-        raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(segment.shutil, "rmtree", die)
