@@ -9,6 +9,7 @@ on an AMD EPYC with AVX-512. Complete runs are not repeated. Writes results/budg
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -26,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Candidate(NamedTuple):
-    """A configuration and the number of steps to train it for."""
+    """A configuration, by its name in scripts/configs or its path, and the number of steps."""
 
     config: str
     steps: int
@@ -55,6 +56,7 @@ def trained(candidate: Candidate, data: Path, run: Path, seed: int) -> dict[str,
     """Trains and scores, unless done before; returns mean IoU, core seconds and memory."""
     usage = run / "usage.json"
     if not usage.exists():
+        shutil.rmtree(run, ignore_errors=True)  # of a training that was killed
         options = ["--config", str(ROOT / "scripts" / "configs" / candidate.config)]
         options += ["--data.root", str(data), "--run", str(run), "--seed", str(seed)]
         options += ["--max_steps", str(candidate.steps), *candidate.options]
@@ -83,17 +85,25 @@ def labelling_speed(checkpoint: Path, data: Path, repeats: int = 3) -> float:
     return sum(scene.num_points for scene in scenes) / statistics.median(seconds)
 
 
+def run_cells(runs: list[dict[str, float]]) -> list[str]:
+    """Cells of a table: core seconds, mean IoU per seed, mean and deviation."""
+    scores = [run["mean_iou"] for run in runs]
+    deviation = statistics.stdev(scores) if len(scores) > 1 else 0.0
+    return [
+        f"{statistics.mean(run['seconds'] for run in runs):.0f}",
+        ", ".join(f"{score:.3f}" for score in scores),
+        f"{statistics.mean(scores):.3f} ± {deviation:.3f}",
+    ]
+
+
 def row(name: str, runs: list[dict[str, float]], checkpoint: Path, data: Path) -> str:
     """Returns the row of one model in the table."""
-    scores = [run["mean_iou"] for run in runs]
     parameters = sum(p.numel() for p in Predictor.load(checkpoint).model.parameters())
     cells = [
         name,
         f"{parameters / 1e6:.2f} M",
         str(CANDIDATES[name].steps),
-        f"{statistics.mean(run['seconds'] for run in runs):.0f}",
-        ", ".join(f"{score:.3f}" for score in scores),
-        f"{statistics.mean(scores):.3f} ± {statistics.stdev(scores):.3f}",
+        *run_cells(runs),
         f"{labelling_speed(checkpoint, data):,.0f}",
         f"{max(run['memory'] for run in runs):.0f}",
     ]

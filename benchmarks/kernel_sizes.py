@@ -12,8 +12,6 @@ Writes results/kernel_sizes-<name of --out>.md.
 
 import argparse
 import json
-import shutil
-import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks import measure
-from benchmarks.budget import run_script
+from benchmarks.budget import Candidate, run_cells, trained
 from benchmarks.kpfcnn import Training
 from kpdeform._optional import require
 from kpdeform.data import SceneDataset, neighbor_limits
@@ -116,49 +114,16 @@ def choose_steps(options: argparse.Namespace, config: dict[str, Any]) -> dict[st
     return json.loads(file.read_text())["steps"]
 
 
-def training_options(config: dict[str, Any], path: Path, data: Path, variant: Variant) -> list[str]:
-    """Options of the training script."""
+def candidate(path: Path, config: dict[str, Any], variant: Variant, steps: int) -> Candidate:
+    """The training of a variant."""
     options = {
-        "config": path,
-        "data.root": data,
         "model.factory": "KPFCNN.from_architecture",
         "model.arguments": json.dumps(model_arguments(config, variant)),
-        "trainer.validate_every": 0,
-        "trainer.progress_bar": False,
+        "trainer.validate_every": "0",
+        "trainer.progress_bar": "false",
     }
-    return [text for name, value in options.items() for text in (f"--{name}", str(value))]
-
-
-def result(
-    options: argparse.Namespace, config: dict[str, Any], name: str, steps: int, seed: int
-) -> dict[str, float]:
-    """Trains and scores a variant with one seed, unless that was done before."""
-    run = options.out / f"{name.replace(', ', '_').replace(' ', '_')}-{seed}"
-    file = run / "result.json"
-    if not file.exists():
-        shutil.rmtree(run, ignore_errors=True)  # of a training that was killed
-        common = training_options(config, options.config, options.data, VARIANTS[name])
-        common += ["--run", str(run), "--seed", str(seed), "--max_steps", str(steps)]
-        used = run_script("train_segmentation.py", *common)["seconds"]
-        where = ["--model", str(run / "last.ckpt"), "--data", str(options.data)]
-        run_script("evaluate.py", *where, "--out", str(run / "val"))
-        score = json.loads((run / "val" / "scores.json").read_text())["mean_iou"]
-        file.write_text(json.dumps({"mean_iou": score, "seconds": used}))
-    return json.loads(file.read_text())
-
-
-def row(name: str, steps: int, runs: list[dict[str, float]]) -> str:
-    """Returns the row of one variant in the table."""
-    scores = [run["mean_iou"] for run in runs]
-    deviation = statistics.stdev(scores) if len(scores) > 1 else 0.0
-    cells = [
-        name,
-        str(steps),
-        f"{statistics.mean(run['seconds'] for run in runs):.0f}",
-        ", ".join(f"{score:.3f}" for score in scores),
-        f"{statistics.mean(scores):.3f} ± {deviation:.3f}",
-    ]
-    return "| " + " | ".join(cells) + " |"
+    pairs = [text for name, value in options.items() for text in (f"--{name}", value)]
+    return Candidate(str(path.resolve()), steps, tuple(pairs))
 
 
 def main() -> None:
@@ -182,8 +147,11 @@ def main() -> None:
     found = {name: [] for name in options.variants}
     for seed in options.seeds:
         for name in options.variants:
-            found[name].append(result(options, config, name, steps[name], seed))
-    lines += [row(name, steps[name], runs) for name, runs in found.items()]
+            run = options.out / f"{name.replace(', ', '_').replace(' ', '_')}-{seed}"
+            training = candidate(options.config, config, VARIANTS[name], steps[name])
+            found[name].append(trained(training, options.data, run, seed))
+    for name, runs in found.items():
+        lines.append("| " + " | ".join([name, str(steps[name]), *run_cells(runs)]) + " |")
     text = "\n".join([*lines, ""])
     print(text)
     note = f"{options.config.name}, one thread; scores at full resolution"

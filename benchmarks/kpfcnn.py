@@ -217,10 +217,8 @@ def typical(sizes: list[int], chosen: int) -> list[int]:
 
 def tile_of(cloud: SortedCloud, tile: int) -> tuple[np.ndarray, np.ndarray]:
     """Points and features in a tile."""
-    rows = cloud.rows_around(cloud.cells[tile])
-    points = cloud.points(rows)
-    inside = cloud.tiles.weights(points, cloud.cells[tile]) > 0
-    return points[inside], cloud.features(rows[inside])
+    rows, points, _ = cloud.tile(tile)
+    return points, cloud.features(rows)
 
 
 # ---- memory
